@@ -1,0 +1,223 @@
+"""A task's rows as token ids: tokenised once, kept flat, padded per batch.
+
+    row i of a split = input_ids[offsets[i] : offsets[i + 1]]
+
+Tokens depend on the rows, the tokenizer and the length limit, and on nothing that a run chooses, so they are made once per
+such triple and kept in memory and in a cache folder: `LORA_BENCH_CACHE`, or else the platform's cache folder.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lora_bench.config import ConfigError
+from lora_bench.tasks import Task
+
+CACHE_FORMAT = 1
+_CHUNK_ROWS = 10_000  # bounds the Python lists that the tokenizer returns
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One split.
+
+    Attributes:
+        input_ids: (n_tokens,) int32, all rows one after the other, special tokens included, without padding.
+        offsets: (n_rows + 1,) int64, where each row starts.
+        token_type_ids: (n_tokens,) int8, or None where the tokenizer has none.
+        labels: (n_rows,) int64, or float32 for regression.
+    """
+
+    input_ids: np.ndarray
+    offsets: np.ndarray
+    token_type_ids: np.ndarray | None
+    labels: np.ndarray
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """(n_rows,) tokens per row."""
+        return np.diff(self.offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+_in_memory: dict[str, dict[str, Tokens]] = {}
+
+
+def tokenise(task: Task, tokenizer: Any, *, max_length: int, tokenizer_fingerprint: str) -> dict[str, Tokens]:
+    """Tokens of every split of a task, from the cache where they are known.
+
+    Args:
+        tokenizer: a transformers tokenizer; called only when the cache lacks the tokens.
+        max_length: most tokens per row, special tokens included; of a pair the longer text is cut first.
+        tokenizer_fingerprint: names what the tokenizer does; equal fingerprints must give equal tokens.
+
+    Raises:
+        ConfigError: when `max_length` leaves no room for text, or a row has no token.
+    """
+    key = _key(task.fingerprint, tokenizer_fingerprint, max_length)
+    if key not in _in_memory:
+        path = cache_folder() / "tokens" / f"{key}.npz"
+        tokens = _load(path, task)
+        if tokens is None:
+            tokens = {split: _tokenise_split(split, table, tokenizer, max_length) for split, table in task.splits.items()}
+            _save(path, tokens)
+        _in_memory[key] = tokens
+    return _in_memory[key]
+
+
+def batch(
+    tokens: Tokens, rows: Sequence[int] | np.ndarray, pad_id: int, pad_to: int | None = None
+) -> dict[str, np.ndarray]:
+    """Some rows, padded on the right to the longest of them, or to `pad_to` tokens.
+
+    Returns:
+        input_ids, attention_mask and (where the tokenizer has them) token_type_ids, each (len(rows), length) int64, and
+        labels (len(rows),).
+
+    Raises:
+        ValueError: when there are no rows, or `pad_to` is shorter than the longest row.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    if rows.size == 0:
+        raise ValueError("no rows to batch; give at least one")
+    lengths = tokens.lengths[rows]
+    longest = int(lengths.max())
+    length = longest if pad_to is None else pad_to
+    if length < longest:
+        raise ValueError(f"pad_to={pad_to} is shorter than the longest row, {longest} tokens")
+    positions = np.arange(length)
+    is_token = positions < lengths[:, None]
+    where = (tokens.offsets[rows][:, None] + positions)[is_token]
+    result = {"input_ids": np.full(is_token.shape, pad_id, dtype=np.int64), "attention_mask": is_token.astype(np.int64)}
+    result["input_ids"][is_token] = tokens.input_ids[where]
+    if tokens.token_type_ids is not None:
+        result["token_type_ids"] = np.zeros(is_token.shape, dtype=np.int64)
+        result["token_type_ids"][is_token] = tokens.token_type_ids[where]
+    result["labels"] = tokens.labels[rows]
+    return result
+
+
+def cache_folder() -> Path:
+    """Where derived data may be kept between processes. Deleting it costs time only."""
+    if given := os.environ.get("LORA_BENCH_CACHE"):
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lora_bench"
+
+
+def _key(task_fingerprint: str, tokenizer_fingerprint: str, max_length: int) -> str:
+    library = metadata.version("tokenizers")  # another version may split text differently
+    parts = [CACHE_FORMAT, task_fingerprint, tokenizer_fingerprint, max_length, library]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _tokenise_split(split: str, table: pd.DataFrame, tokenizer: Any, max_length: int) -> Tokens:
+    has_pair = "text_b" in table
+    n_special = tokenizer.num_special_tokens_to_add(pair=has_pair)
+    if max_length <= n_special:
+        raise ConfigError(
+            f"train.max_length: {max_length} leaves no room for text beside {n_special} special tokens; "
+            f"give at least {n_special + 1}"
+        )
+    texts_a = table["text_a"].tolist()
+    texts_b = table["text_b"].tolist() if has_pair else None
+    ids, types, lengths = [], [], []
+    for start in range(0, len(table), _CHUNK_ROWS):
+        chunk = slice(start, start + _CHUNK_ROWS)
+        encoded = tokenizer(
+            texts_a[chunk],
+            texts_b[chunk] if texts_b else None,
+            truncation="longest_first",
+            max_length=max_length,
+            padding=False,
+            return_attention_mask=False,
+        )
+        lengths.extend(len(row) for row in encoded["input_ids"])
+        ids.append(_flat(encoded["input_ids"], np.int32))
+        if "token_type_ids" in encoded:
+            types.append(_flat(encoded["token_type_ids"], np.int8))
+    if 0 in lengths:
+        row = lengths.index(0)
+        raise ConfigError(f"task.name: row {row} of {split} has no token ({texts_a[row]!r}); drop the row from the data")
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return Tokens(np.concatenate(ids), offsets, np.concatenate(types) if types else None, table["label"].to_numpy())
+
+
+def _flat(rows: Sequence[Sequence[int]], dtype: type) -> np.ndarray:
+    return np.fromiter((number for row in rows for number in row), dtype=dtype, count=sum(map(len, rows)))
+
+
+def _save(path: Path, tokens: dict[str, Tokens]) -> None:
+    """Write all splits at once, through a temporary name. A folder that cannot be written costs time, not the run."""
+    arrays = {}
+    for split, each in tokens.items():
+        arrays |= {f"{split}.input_ids": each.input_ids, f"{split}.offsets": each.offsets}
+        if each.token_type_ids is not None:
+            arrays[f"{split}.token_type_ids"] = each.token_type_ids
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tokens-", suffix=".tmp", delete=False) as file:
+            temporary = Path(file.name)
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+    except OSError as error:
+        log.warning("tokens are kept in memory only: cannot write %s (%s)", path, error)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _load(path: Path, task: Task) -> dict[str, Tokens] | None:
+    """Cached tokens, or None where they are absent, damaged or do not fit the task. Labels are always the task's."""
+    if not path.is_file():
+        return None
+    tokens = {}
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            for split, table in task.splits.items():
+                offsets, input_ids = stored[f"{split}.offsets"], stored[f"{split}.input_ids"]
+                name = f"{split}.token_type_ids"
+                types = stored[name] if name in stored else None
+                if not _fits(len(table), offsets, input_ids, types):
+                    raise ValueError(f"{split} does not fit its {len(table)} rows")
+                tokens[split] = Tokens(input_ids, offsets, types, table["label"].to_numpy())
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        log.warning("rebuilding damaged token cache %s (%s)", path, error)
+        return None
+    return tokens
+
+
+def _fits(n_rows: int, offsets: np.ndarray, input_ids: np.ndarray, types: np.ndarray | None) -> bool:
+    return (
+        offsets.dtype == np.int64
+        and input_ids.dtype == np.int32
+        and offsets.shape == (n_rows + 1,)
+        and offsets[0] == 0
+        and bool((np.diff(offsets) > 0).all())
+        and input_ids.shape == (offsets[-1],)
+        and (types is None or types.shape == input_ids.shape)
+    )
