@@ -1,0 +1,424 @@
+"""Resolve roles to the weight matrices of one backbone, as a manifest.
+
+A role says what a matrix does, in the same word on every architecture:
+
+    attention   q k v o        softmax(x W_q (x W_k)^T) (x W_v) W_o
+    MLP         up gate down   (act(x W_gate) * x W_up) W_down,   or act(x W_up) W_down where there is no gate
+
+Known families come from the table in families.py, unknown ones from the names, shapes and positions of their linear
+layers; what stays ambiguous is refused, and mapped by hand with `model.roles`. Every function here works on a
+meta-device skeleton, so a sweep is checked before any weights load.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lora_bench.config import ROLES, ConfigError, parse_layers, parse_targets, spell_targets
+from lora_bench.families import FAMILIES, Layout
+from lora_bench.fused import FusedProjection, is_linear, linear_from_conv1d, shape_of, split_projection
+
+GROUP_ROLES = {"attention": ("q", "k", "v", "o"), "mlp": ("up", "gate", "down"), "all": ROLES}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One weight matrix that an adapter can change; layers that share weights share the matrix."""
+
+    role: str
+    layer: int  # counted from 0 over the distinct layers
+    module: str  # full path in the split backbone
+    d_in: int
+    d_out: int
+    fused: str | None = None  # full path of the fused projection that holds it in the Hub model
+    rank: int = 0
+
+    @property
+    def parameters_per_rank(self) -> int:
+        return self.d_in + self.d_out
+
+
+def roles_of(model: nn.Module, overrides: Mapping[str, str] | None = None) -> list[Matrix]:
+    """Every matrix of every role, by layer and role; the same list before and after `split_fused`.
+
+    Args:
+        model: a transformers model for sequence classification, with weights or on the meta device.
+        overrides: role -> regular expression (or plain suffix) that ends the paths of its modules (`model.roles`).
+
+    Raises:
+        ConfigError: for an encoder-decoder, an ambiguous structure, or an override that does not fit.
+    """
+    matrices = []
+    for found in _locate(model, overrides or {}):
+        if isinstance(found.role, Layout):
+            d_in, _ = _shape(found.module)
+            matrices += [
+                Matrix(role, found.layer, f"{found.path}.{role}", d_in, found.role.size(role), fused=found.path)
+                for role in found.role.roles
+            ]
+        else:
+            matrices.append(Matrix(found.role, found.layer, found.path, *_shape(found.module)))
+    return sorted(matrices, key=lambda matrix: (matrix.layer, ROLES.index(matrix.role)))
+
+
+def split_fused(model: nn.Module, overrides: Mapping[str, str] | None = None) -> list[str]:
+    """Replace fused projections, in place, by modules with one nn.Linear per matrix; Conv1D becomes nn.Linear.
+
+    The backbone computes the same function. Other modules are not touched, and a second call finds nothing to do.
+
+    Returns:
+        The paths of the modules that were replaced.
+
+    Raises:
+        ConfigError: as `roles_of`, and when a fused weight is quantised or sharded.
+    """
+    replaced = []
+    for found in _locate(model, overrides or {}):
+        if isinstance(found.role, Layout) and not isinstance(found.module, FusedProjection):
+            _replace(model, found.path, split_projection(found.path, found.module, found.role))
+        elif isinstance(found.module, Conv1D):
+            _replace(model, found.path, linear_from_conv1d(found.path, found.module))
+        else:
+            continue
+        replaced.append(found.path)
+    return replaced
+
+
+def select_layers(matrices: Sequence[Matrix], layers: str | Sequence[int]) -> list[int]:
+    """The layer numbers that `adapter.layers` (all, first:4, last:4 or a list) names on this backbone."""
+    n_layers = 1 + max(matrix.layer for matrix in matrices)
+    parsed = parse_layers(layers, n_layers)
+    if isinstance(parsed, str):
+        return list(range(n_layers))
+    if isinstance(parsed[0], str):
+        count = int(parsed[1])
+        return list(range(count)) if parsed[0] == "first" else list(range(n_layers - count, n_layers))
+    return [int(layer) for layer in parsed]
+
+
+def select_targets(
+    matrices: Sequence[Matrix], targets: str, layers: str | Sequence[int] = "all", *, backbone: str = "this backbone"
+) -> list[Matrix]:
+    """The matrices that `targets` names in `layers`, by layer and role.
+
+    Raises:
+        ConfigError: when a role is absent from the backbone or from one of the layers, or a layer is out of range.
+    """
+    chosen = set(select_layers(matrices, layers))
+    within = [matrix for matrix in matrices if matrix.layer in chosen]
+    roles = _expand(within, targets, backbone)
+    selected = [matrix for matrix in within if matrix.role in roles]
+    for role in roles:
+        missing = chosen - {matrix.layer for matrix in selected if matrix.role == role}
+        if missing:
+            having = sorted(chosen - missing)
+            raise ConfigError(
+                f"adapter.targets: {backbone} has no {role!r} matrix in layers {_listed(sorted(missing))}; "
+                f"adapter.layers={_listed(having)} has it"
+            )
+    return selected
+
+
+def canonical_targets(matrices: Sequence[Matrix], targets: str, *, backbone: str = "this backbone") -> str:
+    """One spelling per set of roles on this backbone: `vq` is `qv`, `mlp` is `up+down` or `up+gate+down`."""
+    return spell_targets(_expand(matrices, targets, backbone))
+
+
+def manifest_table(matrices: Iterable[Matrix]) -> list[dict[str, Any]]:
+    """Rows for printing: matrices that differ only in their layer share a row, with `*` for the layer's number.
+
+    Columns: role, module, fused, shape (d_out x d_in, as the weight is stored), layers, matrices,
+    parameters_per_rank (of all its matrices) and, once solved, rank (one number or `1-2`) and parameters.
+    """
+    rows: dict[tuple[Any, ...], list[Matrix]] = defaultdict(list)
+    for matrix in matrices:
+        rows[matrix.role, _starred(matrix.module), matrix.d_in, matrix.d_out].append(matrix)
+    table = []
+    for (role, module, d_in, d_out), members in sorted(rows.items(), key=lambda item: ROLES.index(item[0][0])):
+        ranks = sorted({member.rank for member in members})
+        table.append(
+            {
+                "role": role,
+                "module": module,
+                "fused": _starred(members[0].fused) if members[0].fused else "",
+                "shape": f"{d_out} x {d_in}",
+                "layers": _ranged([member.layer for member in members]),
+                "matrices": len(members),
+                "parameters_per_rank": sum(member.parameters_per_rank for member in members),
+                "rank": str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}",
+                "parameters": sum(member.rank * member.parameters_per_rank for member in members),
+            }
+        )
+    return table
+
+
+def _expand(matrices: Sequence[Matrix], targets: str, backbone: str) -> list[str]:
+    """Roles of a target string, with groups widened to what the backbone has, in the order of ROLES."""
+    has = [role for role in ROLES if any(matrix.role == role for matrix in matrices)]
+    roles: list[str] = []
+    for name in parse_targets(targets):
+        if name in GROUP_ROLES:
+            members = [role for role in GROUP_ROLES[name] if role in has]
+            halves = ("attention", "mlp") if name == "all" else (name,)
+            for half in halves:
+                if not set(GROUP_ROLES[half]) & set(has):
+                    raise ConfigError(f"adapter.targets: {backbone} has no {half} matrices; it has {', '.join(has)}")
+        elif name in has:
+            members = [name]
+        else:
+            raise ConfigError(f"adapter.targets: {backbone} has no {name!r} matrix; it has {', '.join(has)}")
+        repeated = [role for role in members if role in roles]
+        if repeated:
+            raise ConfigError(f"adapter.targets: role {repeated[0]!r} is named twice in {targets!r}; name each once")
+        roles += members
+    return [role for role in ROLES if role in roles]
+
+
+# --- where the matrices are -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """A linear layer of the repeated part of a model."""
+
+    stem: str  # path of the layer that holds it: `bert.encoder.layer.3`
+    inner: str  # path within the layer: `attention.self.query`
+    path: str
+    module: nn.Module
+
+
+@dataclass(frozen=True)
+class _Found:
+    layer: int
+    path: str
+    module: nn.Module
+    role: str | Layout
+
+
+def _locate(model: nn.Module, overrides: Mapping[str, str]) -> list[_Found]:
+    config: Any = model.config
+    kind = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise ConfigError(
+            f"model.name: {kind} is an encoder-decoder, where a role such as 'q' names three different matrices per "
+            "layer; use an encoder (bert, roberta, deberta-v2, modernbert ...) or a decoder (gpt2, llama, qwen3 ...)"
+        )
+    family = FAMILIES.get(kind)
+    # ALBERT nests two lists, so the last number is the layer's; in an unknown model a later one may count experts.
+    linears = _linears(model, greedy=family is not None)
+    known: dict[str, str | Layout] = {}
+    if family is not None:
+        known = {path: role for role, path in family.roles.items()}
+        text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        known.update({path: layout(text_config) for path, layout in family.fused.items()})
+    by_path = {linear.path: known[linear.inner] for linear in linears if linear.inner in known}
+    if not by_path:
+        by_path = dict(_infer(linears, kind, getattr(config, "hidden_size", None), lenient=bool(overrides)))
+    by_path = _override(by_path, linears, overrides, kind)
+    stems = list(dict.fromkeys(linear.stem for linear in linears if linear.path in by_path))
+    found = []
+    for linear in linears:
+        role = by_path.get(linear.path)
+        if role is None:
+            continue
+        if isinstance(role, Layout) and role.d_out != _shape(linear.module)[1]:
+            raise ConfigError(
+                f"model.name: {linear.path} has {_shape(linear.module)[1]} output rows where {kind} should have "
+                f"{role.d_out}; its fused layout is not the one that lora_bench knows"
+            )
+        found.append(_Found(stems.index(linear.stem), linear.path, linear.module, role))
+    twice = [key for key, n in Counter((f.layer, f.role) for f in found if isinstance(f.role, str)).items() if n > 1]
+    if twice:
+        layer, role = twice[0]
+        paths = [f.path for f in found if (f.layer, f.role) == twice[0]]
+        raise _ambiguous(kind, linears, f"layer {layer} has {len(paths)} matrices for {role!r}: {', '.join(paths)}")
+    return found
+
+
+def _linears(model: nn.Module, *, greedy: bool) -> list[_Linear]:
+    """Linear layers inside a numbered layer, in the order of the module tree; shared ones once."""
+    split = re.compile(r"(.*\.\d+)\.(.+)" if greedy else r"(.*?\.\d+)\.(.+)")
+    found = []
+    inside: str | None = None
+    for path, module in model.named_modules():
+        if inside is not None and path.startswith(inside):
+            continue
+        if not (isinstance(module, FusedProjection) or is_linear(module)):
+            continue
+        if isinstance(module, FusedProjection) or any(True for _ in module.children()):
+            inside = path + "."
+        if matched := split.fullmatch(path):
+            found.append(_Linear(matched[1], matched[2], path, module))
+    return found
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out)."""
+    if isinstance(module, FusedProjection):
+        return module.d_in, module.layout.d_out
+    return shape_of(module)
+
+
+def _override(
+    by_path: dict[str, str | Layout], linears: Sequence[_Linear], overrides: Mapping[str, str], kind: str
+) -> dict[str, str | Layout]:
+    """`by_path` with the roles of `model.roles` put in place of what was found for them."""
+    given: dict[str, str] = {}
+    for role, pattern in overrides.items():
+        if role not in ROLES:
+            raise ConfigError(f"model.roles: no role {role!r}; roles are {', '.join(ROLES)}")
+        try:
+            ends = re.compile(rf"(?:^|\.)(?:{pattern})$")
+        except re.error as error:
+            raise ConfigError(f"model.roles.{role}: {pattern!r} is no regular expression ({error})") from None
+        matched = [linear for linear in linears if ends.search(linear.path)]
+        say = f"model.roles.{role}: {pattern!r}"
+        if not matched:
+            raise ConfigError(f"{say} matches no linear layer of {kind}; it has {_described(linears)}")
+        for linear in matched:
+            known = given.get(linear.path) or by_path.get(linear.path)
+            if isinstance(known, Layout) or linear.path in given:
+                holds = ", ".join(known.roles) if isinstance(known, Layout) else f"{known}, {role}"
+                raise ConfigError(
+                    f"{say} matches {linear.path}, one fused weight for {holds}; its rows cannot be told apart from "
+                    "the config: map roles to layers of their own"
+                )
+            given[linear.path] = role
+    if not overrides:
+        return by_path
+    kept = {path: role for path, role in by_path.items() if role not in overrides and path not in given}
+    return {**kept, **given}
+
+
+# --- unknown architectures --------------------------------------------------------------------------------------------
+
+# Last part of a module's path -> role. `o` and the MLP names need their surroundings, below.
+_PROJECTIONS = {
+    **dict.fromkeys(("q", "query", "q_proj", "query_proj", "q_lin", "q_linear", "linear_q", "wq", "to_q"), "q"),
+    **dict.fromkeys(("k", "key", "k_proj", "key_proj", "k_lin", "k_linear", "linear_k", "wk", "to_k"), "k"),
+    **dict.fromkeys(("v", "value", "v_proj", "value_proj", "v_lin", "v_linear", "linear_v", "wv", "to_v"), "v"),
+}
+_ATTENTION_OUTPUTS = {
+    "o",
+    "o_proj",
+    "out_proj",
+    "out_lin",
+    "output_proj",
+    "linear_out",
+    "wo",
+    "to_out",
+    "dense",
+    "c_proj",
+}
+_MLP = {
+    **dict.fromkeys(("up_proj", "fc1", "lin1", "linear1", "c_fc", "fc_in", "dense_h_to_4h", "wi", "wi_1", "w3"), "up"),
+    **dict.fromkeys(("intermediate.dense", "ffn"), "up"),
+    **dict.fromkeys(("gate_proj", "wi_0"), "gate"),
+    **dict.fromkeys(("down_proj", "fc2", "lin2", "linear2", "c_proj", "fc_out", "dense_4h_to_h", "wo", "w2"), "down"),
+    **dict.fromkeys(("output.dense", "ffn_output"), "down"),
+}
+
+
+def _infer(linears: Sequence[_Linear], kind: str, hidden: int | None, *, lenient: bool) -> dict[str, str]:
+    """Role by path, from names, shapes and position.
+
+    Args:
+        lenient: leave out what cannot be told, rather than refuse (for use with `model.roles`).
+    """
+    shapes = {linear.inner: _shape(linear.module) for linear in linears}
+    roles = {inner: role for inner in shapes if (role := _by_name(inner, shapes))}
+    rest = [inner for inner in shapes if inner not in roles and not _is_attention(inner)]
+    if not {"up", "gate", "down"} & set(roles.values()) and len(rest) == 2:
+        first, second = rest
+        if shapes[first] == shapes[second][::-1] and shapes[first][0] == hidden != shapes[first][1]:
+            roles.update({first: "up", second: "down"})
+    problems = _problems(roles, shapes, hidden)
+    if problems and not lenient:
+        raise _ambiguous(kind, linears, problems[0])
+    counts = Counter(roles.values())
+    return {linear.path: roles[linear.inner] for linear in linears if counts[roles.get(linear.inner, "")] == 1}
+
+
+def _problems(roles: Mapping[str, str], shapes: Mapping[str, tuple[int, int]], hidden: int | None) -> list[str]:
+    """Why the guess cannot be trusted; empty when it can."""
+    problems = []
+    counts = Counter(roles.values())
+    problems += [
+        f"{role!r} could be {' or '.join(inner for inner in roles if roles[inner] == role)}"
+        for role, n in counts.items()
+        if n > 1
+    ]
+    problems += [f"no layer is recognised as {role!r}" for role in GROUP_ROLES["attention"] if not counts[role]]
+    if bool(counts["up"]) != bool(counts["down"]):
+        problems.append("only one of 'up' and 'down' is recognised")
+    problems += [f"{inner} has no recognised role" for inner in shapes if inner not in roles]
+    for inner, role in roles.items():
+        d_in, d_out = shapes[inner]
+        outer = d_out if role in ("o", "down") else d_in
+        if hidden is not None and outer != hidden:
+            problems.append(f"{inner} looks like {role!r} by name, but its shape ({d_in} -> {d_out}) says otherwise")
+    return problems
+
+
+def _by_name(inner: str, shapes: Mapping[str, tuple[int, int]]) -> str | None:
+    parts = inner.lower().split(".")
+    leaf, pair = parts[-1], ".".join(parts[-2:])
+    if any(part.isdigit() for part in parts) or "cross" in inner.lower():
+        return None
+    if leaf in _PROJECTIONS:
+        return _PROJECTIONS[leaf]
+    if _is_attention(inner):
+        return "o" if leaf in _ATTENTION_OUTPUTS else None
+    if leaf == "w1":  # Llama's own names: w2(act(w1 x) * w3 x); without w3 there is no gate
+        return "gate" if inner[:-1] + "3" in shapes else "up"
+    return _MLP.get(pair) or _MLP.get(leaf)
+
+
+def _is_attention(inner: str) -> bool:
+    return "att" in inner.lower()
+
+
+def _ambiguous(kind: str, linears: Sequence[_Linear], reason: str) -> ConfigError:
+    return ConfigError(
+        f"model.name: the roles of {kind} cannot be told from its structure: {reason}. Its linear layers are "
+        f"{_described(linears)}. Map them in the config, by the end of their paths, for example "
+        "model.roles='{q: self_attn.to_queries, v: self_attn.to_values}'"
+    )
+
+
+def _described(linears: Sequence[_Linear]) -> str:
+    shapes = {_starred(linear.path): _shape(linear.module) for linear in linears}
+    if not shapes:
+        return "none inside numbered layers"
+    return ", ".join(f"{path} ({d_in} -> {d_out})" for path, (d_in, d_out) in shapes.items())
+
+
+# --- small text helpers -----------------------------------------------------------------------------------------------
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+def _starred(path: str) -> str:
+    return re.sub(r"\.\d+\.", ".*.", path)
+
+
+def _listed(layers: Sequence[int]) -> str:
+    return "[" + ",".join(str(layer) for layer in layers) + "]"
+
+
+def _ranged(layers: Sequence[int]) -> str:
+    """`0-11`, or the numbers themselves when they have gaps."""
+    low, high = min(layers), max(layers)
+    if len(set(layers)) == high - low + 1:
+        return f"{low}-{high}" if high > low else str(low)
+    return _listed(sorted(set(layers)))
