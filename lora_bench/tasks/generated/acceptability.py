@@ -1,0 +1,235 @@
+"""Acceptability: is this sentence English?
+
+Every phenomenon is written so that both labels draw on the same words: the corruption moves a form to where it does not
+belong, or pairs two forms that are both fine elsewhere. Counting words therefore says nothing, structure everything.
+The phenomena follow BLiMP (Warstadt et al. 2020, arXiv:1912.00582); sentences and lexicon are our own.
+"""
+
+from __future__ import annotations
+
+from lora_bench.tasks.generated.draws import Draws, sentence
+from lora_bench.tasks.generated.lexicon import Lexicon
+
+LABELS = ("unacceptable", "acceptable")
+
+
+def row(draw: Draws, lexicon: Lexicon, label: int) -> tuple[str]:
+    """One sentence with the label asked for."""
+    return (PHENOMENA[draw.pick(NAMES)](draw, lexicon, label == 1),)
+
+
+def agreement(draw: Draws, lexicon: Lexicon, good: bool) -> str:
+    """The verb agrees with the head of its subject, not with the noun beside it."""
+    head, attractor = draw.pick_two(lexicon.people)
+    plural, attractor_plural = draw.flip(), draw.percent(50)
+    if draw.percent(70):
+        attractor_plural = not plural
+    marked_plural = plural if good else not plural
+    pattern = draw.below(4)
+    if pattern == 0:
+        subject = f"the {head.form(plural)} near the {attractor.form(attractor_plural)}"
+    elif pattern == 1:
+        subject = f"the {head.form(plural)} that the {attractor.form(attractor_plural)} {draw.pick(lexicon.treat).past}"
+    elif pattern == 2:
+        subject = f"the {head.form(plural)} who {draw.pick(lexicon.treat).past} the {attractor.form(attractor_plural)}"
+    else:
+        head, attractor = draw.pick(lexicon.things), draw.pick(lexicon.people)
+        subject = f"the {head.form(plural)} of the {attractor.form(attractor_plural)}"
+    if pattern < 3 and draw.flip():
+        verb = draw.pick(lexicon.act)
+        return sentence(subject, verb.base if marked_plural else verb.third, draw.pick(("often", "always", "")))
+    copula = draw.pick((("is", "are"), ("was", "were"), ("has been", "have been")))[marked_plural]
+    return sentence(subject, copula, draw.pick(lexicon.moods if pattern < 3 else lexicon.looks))
+
+
+def reflexive(draw: Draws, lexicon: Lexicon, good: bool) -> str:
+    """A reflexive takes gender and number from the subject of its own clause."""
+    candidates = (("himself", lexicon.masculine, False), ("herself", lexicon.feminine, False),
+                  ("themselves", lexicon.masculine + lexicon.feminine, True))
+    (own, own_nouns, own_plural), (other, other_nouns, other_plural) = draw.pick_two(candidates)
+    subject, bystander = draw.pick(own_nouns), draw.pick(other_nouns)
+    while bystander == subject:
+        bystander = draw.pick(other_nouns)
+    subject, bystander = f"the {subject.form(own_plural)}", f"the {bystander.form(other_plural)}"
+    reflexive_form = own if good else other
+    verb = draw.pick(lexicon.treat).past
+    pattern = draw.below(4)
+    if pattern == 0:
+        return sentence(bystander, draw.pick(lexicon.report_that), "that", subject, verb, reflexive_form)
+    if pattern == 1:
+        return sentence(subject, "near", bystander, verb, reflexive_form, adjunct(draw, lexicon, 50))
+    if pattern == 2:
+        return sentence(subject, "who", draw.pick(lexicon.treat).past, bystander, verb, reflexive_form)
+    return sentence(subject, "that", bystander, draw.pick(lexicon.treat).past, verb, reflexive_form)
+
+
+def determiner_noun(draw: Draws, lexicon: Lexicon, good: bool) -> str:
+    """A determiner agrees with its noun in number, and in whether the noun can be counted."""
+    agent = draw.pick(lexicon.women + lexicon.men)
+    first, second = draw.pick_two(lexicon.things)
+    verb = draw.pick(lexicon.handle).past
+    if draw.percent(30):
+        mass, count = draw.pick(lexicon.masses), first.plural
+        more, fewer = draw.pick((("much", "many"), ("less", "fewer"), ("little", "few")))
+        lead = "too" if more == "much" else draw.pick(("very", "too")) if more == "little" else ""
+        (one, one_noun), (two, two_noun) = draw.pick((((more, mass), (fewer, count)), ((fewer, count), (more, mass))))
+        if not good:
+            one, two = two, one
+        return sentence(agent, verb, lead, one, one_noun, "and", lead, two, two_noun, adjunct(draw, lexicon, 30))
+    plural = draw.flip()
+    singulars, plurals = ("this", "that"), ("these", "those")
+    here, there = draw.pick((singulars, plurals)[plural]), draw.pick((plurals, singulars)[plural])
+    if draw.percent(60):
+        if not good:
+            here, there = there, here
+        middle = draw.pick(("near", "and", "with"))
+        return sentence(agent, verb, here, adjective(draw, lexicon, 60), first.form(plural), middle, there,
+                        adjective(draw, lexicon, 40), second.form(not plural))
+    if not good:
+        here = there
+    return sentence(agent, verb, here, adjective(draw, lexicon, 100), first.form(plural), "near the",
+                    second.form(draw.flip()), adjunct(draw, lexicon, 30))
+
+
+def negative_polarity(draw: Draws, lexicon: Lexicon, good: bool) -> str:
+    """'ever' and 'any' need a negation above them, not merely one in the sentence."""
+    first, second = (noun.singular for noun in draw.pick_two(lexicon.people))
+    treat, done = draw.pick(lexicon.treat), draw.pick(lexicon.act)
+    handle, thing = draw.pick(lexicon.handle), draw.pick(lexicon.things).plural
+    pattern = draw.below(4)
+    if pattern == 0:
+        one, two = ("no", "the") if good else ("the", "no")
+        return sentence(one, first, "that", two, second, treat.past, "has ever", done.participle)
+    if pattern == 1:
+        one, two = ("no", "the") if good else ("the", "no")
+        return sentence(one, first, "who", treat.past, two, second, handle.past, "any", thing)
+    if pattern == 2:
+        one, two = (treat.past, f"did not {handle.base}") if good else (f"did not {treat.base}", handle.past)
+        return sentence("the", first, "who", one, "the", second, two, "any", thing)
+    said = draw.pick(lexicon.report_that)
+    if good:
+        return sentence("the", first, said, "that no", second, "had ever", done.participle)
+    return sentence("the", first, "that no", second, treat.past, said, "that the", draw.pick(lexicon.people).singular,
+                    "had ever", done.participle)
+
+
+def argument_structure(draw: Draws, lexicon: Lexicon, good: bool) -> str:
+    """A verb that needs an object has one, and a verb that takes none has none."""
+    first, second = (noun.singular for noun in draw.pick_two(lexicon.people))
+    thing = draw.pick(lexicon.things).singular
+    handle, act = draw.pick(lexicon.handle), draw.pick(lexicon.act)
+    pattern = draw.below(4)
+    if pattern == 0:
+        with_object, without = (handle.past, act.past) if good else (act.past, handle.past)
+        parts = [f"the {first} {with_object} the {thing}", f"the {second} {without}"]
+        if draw.flip():
+            parts.reverse()
+        return sentence(parts[0], draw.pick(("and", "before", "because")), parts[1])
+    if pattern == 1:
+        with_object, without = (handle.past, act.past) if good else (act.past, handle.past)
+        return sentence("the", first, "who", without, with_object, "the", adjective(draw, lexicon, 40), thing)
+    if pattern == 2:
+        verb = handle if good else act
+        return sentence("the", adjective(draw, lexicon, 50), thing, "was", verb.participle, "by the", first,
+                        adjunct(draw, lexicon, 50))
+    verb = act if good else handle
+    return sentence("the", mood(draw, lexicon, 60), first, verb.past, "near the", thing, adjunct(draw, lexicon, 60))
+
+
+def tense(draw: Draws, lexicon: Lexicon, good: bool) -> str:
+    """After 'have' stands the participle, after 'did' the base form, and alone the past."""
+    first, second = (noun.singular for noun in draw.pick_two(lexicon.people))
+    one, two = draw.pick(lexicon.irregular_act), draw.pick(lexicon.irregular_handle)
+    thing = draw.pick(lexicon.things).singular
+    pattern = draw.below(4)
+    if pattern == 0:
+        past, participle = (one.past, two.participle) if good else (one.participle, two.past)
+        parts = [f"the {first} {past}", f"the {second} had {participle} the {thing}"]
+        if draw.flip():
+            parts.reverse()
+        return sentence(parts[0], draw.pick(("and", "because")), parts[1])
+    if pattern == 1:
+        participle, past = (one.participle, two.past) if good else (one.past, two.participle)
+        return sentence("the", first, "who had", participle, past, "the", thing, adjunct(draw, lexicon, 50))
+    if pattern == 2:
+        base, participle = (two.base, one.participle) if good else (two.participle, one.base)
+        parts = [f"the {first} did not {base} the {thing}", f"the {second} has not {participle}"]
+        if draw.flip():
+            parts.reverse()
+        return sentence(parts[0], "and", parts[1])
+    verb = draw.pick(lexicon.handle + lexicon.treat)
+    base, past = (verb.base, one.past) if good else (verb.past, one.base)
+    target = thing if verb in lexicon.handle else draw.pick(lexicon.people).singular
+    return sentence("the", first, past, "and the", second, "will", base, "the", target)
+
+
+def pronoun_case(draw: Draws, lexicon: Lexicon, good: bool) -> str:
+    """Subjects are nominative and objects accusative; 'their' is neither."""
+    subject, other = draw.pick_two((("he", "him"), ("she", "her"), ("they", "them"), ("we", "us")))
+    noun = draw.pick(lexicon.people).singular
+    treat, act = draw.pick(lexicon.treat).past, draw.pick(lexicon.act).past
+    nominative, accusative = (subject[0], other[1]) if good else (subject[1], other[0])
+    pattern = draw.below(4)
+    if pattern == 0:
+        return sentence(draw.pick(lexicon.times), nominative, treat, accusative, "near the", noun)
+    if pattern == 1:
+        return sentence("the", noun, treat, accusative, draw.pick(("because", "before", "after")), nominative, act)
+    if pattern == 2:
+        return sentence("the", noun, draw.pick(lexicon.report_that), "that", nominative, treat, accusative,
+                        adjunct(draw, lexicon, 40))
+    possessive, accusative = ("their", "them") if good else ("them", "their")
+    return sentence(possessive, mood(draw, lexicon, 50), noun, treat, accusative, adjunct(draw, lexicon, 60))
+
+
+def relative_clause(draw: Draws, lexicon: Lexicon, good: bool) -> str:
+    """A relative clause leaves one place empty; 'who' stands for people and 'which' for things."""
+    first, second = (noun.singular for noun in draw.pick_two(lexicon.people))
+    thing, thing_two = (noun.singular for noun in draw.pick_two(lexicon.things))
+    handle, handle_two = (verb.past for verb in draw.pick_two(lexicon.handle))
+    pattern = draw.below(4)
+    if pattern == 0:
+        inner, outer = ("", "it") if good else ("it", "")
+        return sentence("the", first, handle, "the", thing, "that the", second, handle_two, inner, "and", "then",
+                        draw.pick(lexicon.handle).past, outer)
+    if pattern == 1:
+        inner, outer = ("", f"the {thing_two}") if good else (f"the {thing_two}", "")
+        return sentence("the", thing, "that the", first, handle, inner, draw.pick(("was near", "was under")),
+                        outer)
+    if pattern == 2:
+        person, matter = ("who", "which") if good else ("which", "who")
+        parts = [f"the {first} {person} was {draw.pick(lexicon.moods)}",
+                 f"the {thing} {matter} was {draw.pick(lexicon.looks)}"]
+        if draw.flip():
+            return sentence(parts[0], handle, parts[1])
+        return sentence(parts[1], "was", draw.pick(lexicon.handle).participle, "by", parts[0])
+    treat = draw.pick(lexicon.treat).past
+    middle = f"that {treat} the {second}" if good else f"{treat} the {second} that"
+    return sentence("the", first, middle, handle, "the", adjective(draw, lexicon, 30), thing)
+
+
+PHENOMENA = {
+    "agreement": agreement,
+    "reflexive": reflexive,
+    "determiner_noun": determiner_noun,
+    "negative_polarity": negative_polarity,
+    "argument_structure": argument_structure,
+    "tense": tense,
+    "pronoun_case": pronoun_case,
+    "relative_clause": relative_clause,
+}
+NAMES = tuple(PHENOMENA)
+
+
+def adjunct(draw: Draws, lexicon: Lexicon, chance: int) -> str:
+    """A phrase of time or place, in `chance` of 100 cases."""
+    if not draw.percent(chance):
+        return ""
+    return draw.pick(lexicon.times) if draw.flip() else f"in the {draw.pick(lexicon.places).singular}"
+
+
+def adjective(draw: Draws, lexicon: Lexicon, chance: int) -> str:
+    return draw.pick(lexicon.looks) if draw.percent(chance) else ""
+
+
+def mood(draw: Draws, lexicon: Lexicon, chance: int) -> str:
+    return draw.pick(lexicon.moods) if draw.percent(chance) else ""

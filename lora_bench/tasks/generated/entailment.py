@@ -1,0 +1,136 @@
+"""Entailment: if the first sentence is true, must the second be?
+
+Every pattern is used in both directions, or with both settings of the word that decides, so neither sentence alone nor
+the words that they share give the label. Logic as in MacCartney and Manning 2009 (natural logic, section 2); 'all Ns'
+is read as there being some, as people read it.
+"""
+
+from __future__ import annotations
+
+from lora_bench.tasks.generated.draws import Draws, sentence
+from lora_bench.tasks.generated.lexicon import Lexicon
+
+LABELS = ("not_entailment", "entailment")
+
+
+def row(draw: Draws, lexicon: Lexicon, label: int) -> tuple[str, str]:
+    """(premise, hypothesis) with the label asked for."""
+    return PHENOMENA[draw.pick(NAMES)](draw, lexicon, label == 1)
+
+
+# (quantifier, its restriction may widen, its restriction may narrow)
+QUANTIFIERS = (("all", False), ("no", False), ("not all", True), ("some", True), ("every one of the", False),
+               ("none of the", False), ("some of the", True), ("not one of the", False))
+
+
+def monotonicity(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
+    """'some dogs' may widen to 'some animals'; 'all animals' and 'no animals' may narrow to dogs."""
+    hypernym, hyponyms = draw.pick(lexicon.kinds)
+    wide = hypernym.plural
+    narrow = draw.pick(hyponyms).plural
+    kind = draw.below(3)
+    if kind == 1:
+        wide, narrow = narrow, f"{draw.pick(lexicon.looks)} {narrow}"
+    elif kind == 2:
+        wide, narrow = narrow, f"{narrow} in the {draw.pick(lexicon.places).singular}"
+    quantifier, widens = draw.pick(QUANTIFIERS)
+    premise, hypothesis = (narrow, wide) if widens == good else (wide, narrow)
+    if draw.flip():
+        return clauses(draw, lexicon, quantifier, premise, hypothesis)
+    fate = draw.pick(lexicon.fates)
+    return (sentence(quantifier, premise, number(quantifier), fate),
+            sentence(quantifier, hypothesis, number(quantifier), fate))
+
+
+def number(quantifier: str) -> str:
+    return "was" if quantifier in ("every one of the", "not one of the") else "were"
+
+
+def clauses(draw: Draws, lexicon: Lexicon, quantifier: str, premise: str, hypothesis: str) -> tuple[str, str]:
+    """The quantified noun as the object of a person's deed."""
+    agent, verb = draw.pick(lexicon.women + lexicon.men), draw.pick(lexicon.handle)
+    if quantifier.startswith("not"):
+        lead, quantifier = f"did not {verb.base}", {"not all": "all", "not one of the": "a single one of the"}[quantifier]
+    else:
+        lead = verb.past
+    return sentence(agent, lead, quantifier, premise), sentence(agent, lead, quantifier, hypothesis)
+
+
+def quantifier(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
+    """Stronger quantifiers entail weaker ones."""
+    hypernym, hyponyms = draw.pick(lexicon.kinds)
+    noun = draw.pick(hyponyms + (hypernym,)).plural
+    place = f"in the {draw.pick(lexicon.places).singular}" if draw.flip() else ""
+    fate = draw.pick(lexicon.fates)
+    if draw.flip():
+        low = draw.below(len(lexicon.numbers) - 1)
+        high = low + 1 + draw.below(len(lexicon.numbers) - 1 - low)
+        bound, rising = draw.pick((("at least", False), ("more than", False), ("at most", True), ("fewer than", True)))
+        pair = [f"{bound} {lexicon.numbers[low]} {noun}", f"{bound} {lexicon.numbers[high]} {noun}"]
+        if rising != good:
+            pair.reverse()
+    else:
+        pair = list(draw.pick((("all the", "some of the"), ("none of the", "not all the"), ("most of the", "some of the"),
+                               ("none of the", "not many of the"), ("all the", "more than half of the"))))
+        pair = [f"{word} {noun}" for word in pair]
+        if not good:
+            pair.reverse()
+    return sentence(pair[0], place, "were", fate), sentence(pair[1], place, "were", fate)
+
+
+def role_swap(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
+    """Who did it to whom, whatever the wording."""
+    first, second = (f"the {noun.singular}" for noun in draw.pick_two(lexicon.people))
+    one, two = (first, second) if good else (second, first)
+    pattern = draw.below(4)
+    if pattern == 0:
+        verb = draw.pick(lexicon.treat)
+        pair = [sentence(first, verb.past, second), sentence(two, "was", verb.participle, "by", one)]
+        if draw.flip():
+            pair.reverse()
+        return pair[0], pair[1]
+    if pattern == 1:
+        up, down = draw.pick(lexicon.converses)
+        if draw.flip():
+            up, down = down, up
+        return sentence(first, "was", up, "than", second), sentence(two, "was", down, "than", one)
+    if pattern == 2:
+        giving, to, taking, source = draw.pick(lexicon.exchanges)
+        thing = f"the {draw.pick(lexicon.things).singular}"
+        pair = [sentence(first, giving, thing, to, second), sentence(two, taking, thing, source, one)]
+        if draw.flip():
+            pair.reverse()
+        return pair[0], pair[1]
+    treat, act = draw.pick(lexicon.treat).past, draw.pick(lexicon.act).past
+    if draw.flip():
+        return sentence(first, "who", treat, second, act), sentence(one, act)
+    return sentence(first, "that", second, treat, act), sentence(one, act)
+
+
+def connective(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
+    """'and' gives each part, 'or' does not; under a negation it is the other way round."""
+    agent, verb = draw.pick(lexicon.women + lexicon.men), draw.pick(lexicon.handle)
+    things = tuple(f"the {noun.singular}" for noun in draw.pick_two(lexicon.things))
+    kept = draw.pick(things)
+    denied = draw.flip()
+    if draw.percent(40):
+        # the part that is not denied
+        first, second = (draw.pick(lexicon.women), draw.pick(lexicon.men)) if draw.flip() else (
+            draw.pick(lexicon.men), draw.pick(lexicon.women))
+        stated = first if good != denied else second
+        lead = f"did not {verb.base}" if denied else verb.past
+        return sentence(f"{first}, but not {second},", verb.past, things[0]), sentence(stated, lead, things[0])
+    if denied:
+        joined = f"{things[0]} or {things[1]}" if good else f"both {things[0]} and {things[1]}"
+        return sentence(agent, "did not", verb.base, joined), sentence(agent, "did not", verb.base, kept)
+    joined = f"{things[0]} and {things[1]}" if good else f"either {things[0]} or {things[1]}"
+    return sentence(agent, verb.past, joined), sentence(agent, verb.past, kept)
+
+
+PHENOMENA = {
+    "monotonicity": monotonicity,
+    "quantifier": quantifier,
+    "role_swap": role_swap,
+    "connective": connective,
+}
+NAMES = tuple(PHENOMENA)
