@@ -1,13 +1,15 @@
 """The configuration of a run: its schema, its limits, and its identity.
 
-Values live in conf/; types and limits live here and nowhere else. `parse` turns a composed configuration into dataclasses,
-so below it no code sees a DictConfig. `science` reduces a run to what can change its result, and `run_id` hashes that:
+Values live in conf/; types and limits live here and nowhere else. `parse` turns a composed configuration into
+dataclasses, so below it no code sees a DictConfig. `science` reduces a run to what can change its result, and `run_id`
+hashes that:
 
     run_id = sha256(canonical JSON of the science without display names)[:16]
 
 The same science has the same id wherever, and with whatever neighbours, it ran.
 """
 
+import copy
 import difflib
 import hashlib
 import json
@@ -15,10 +17,17 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 PROTOCOL = 1
 """Version of everything that turns a configuration into scores. Raised whenever old records stop being comparable."""
@@ -35,6 +44,21 @@ SOURCES = ("glue", "generated", "files", "planted")
 KINDS = ("classification", "regression")
 METRICS = ("accuracy", "balanced_accuracy", "matthews", "f1", "pearson", "spearman")
 
+COMMAND_KEYS = ("hydra", "show", "pack")
+"""Keys of a composed configuration that steer the command and are no part of a run."""
+
+LATER_FIELDS: dict[str, Any] = {}
+"""Scientific fields added after protocol 1, by dotted path, with the value that earlier versions amounted to.
+
+They enter a run's identity only where they differ from it, so the records from before keep their ids.
+"""
+
+
+def resource_root() -> Path:
+    """The folder that holds conf/ and sweeps/: this package in a wheel, the checkout in an editable install."""
+    package = Path(__file__).resolve().parent
+    return package if (package / "conf").is_dir() else package.parent
+
 
 class ConfigError(ValueError):
     """A configuration that cannot run: names the key, the value given and what would work."""
@@ -42,7 +66,7 @@ class ConfigError(ValueError):
 
 @dataclass
 class ModelConfig:
-    """A frozen backbone: a Hub name, a local folder, or (`weights: random`) an architecture with seeded random weights."""
+    """A frozen backbone: a Hub name, a local folder, or (`weights: random`) an architecture with seeded weights."""
 
     name: str = MISSING
     revision: str | None = None
@@ -50,7 +74,9 @@ class ModelConfig:
     package: str | None = None  # a Python package that carries the weights; the Hub is the fallback
     sha256: str | None = None  # of model.safetensors, checked before loading
     architecture: dict[str, Any] = field(default_factory=dict)  # transformers config values, for random weights
-    roles: dict[str, str] = field(default_factory=dict)  # role -> regular expression of module paths, where detection fails
+    roles: dict[str, str] = field(
+        default_factory=dict
+    )  # role -> regular expression of module paths, where detection fails
     trust_remote_code: bool = False
 
 
@@ -142,16 +168,16 @@ def parse(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
         ConfigError: on an unknown key, a wrong type, a missing or impossible value.
     """
     try:
-        given = composed if isinstance(composed, DictConfig) else OmegaConf.create(dict(composed))
+        given = _own_part(composed)
         _refuse_wrong_scalars(given)
         merged = OmegaConf.merge(OmegaConf.structured(RunConfig), given)
         config = OmegaConf.to_object(merged)
     except ConfigKeyError as error:
-        raise ConfigError(_unknown_key(error)) from None
+        raise ConfigError(unknown_key(str(error.full_key or error.key))) from None
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key}: no value given; set it on the command line or in a config file") from None
     except ValidationError as error:
-        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from None
+        raise ConfigError(f"{error.full_key}: {_explain(error)}") from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from None
     assert isinstance(config, RunConfig)
@@ -180,13 +206,16 @@ def check(config: RunConfig) -> None:
 def parse_targets(text: str) -> tuple[str, ...]:
     """The roles and groups that a target string names, in order, each once.
 
-    Parts are joined by `+`; a part is a group, an MLP role, or letters of `qkvo`: `qv`, `qkvo+up+down`, `attention+mlp`.
+    Parts are joined by `+`; a part is a group, an MLP role, or letters of `qkvo`: `qv`, `qkvo+up+down`.
 
     Raises:
         ConfigError: on an unknown, empty or repeated role.
     """
+    works = f"roles are {', '.join(ROLES)}, groups {', '.join(GROUPS)}"
     if not isinstance(text, str) or not text.strip():
-        raise ConfigError(f"adapter.targets: no role in {text!r}; roles are {', '.join(ROLES)}, groups {', '.join(GROUPS)}")
+        raise ConfigError(
+            f"adapter.targets: no role in {text!r}; roles are {', '.join(ROLES)}, groups {', '.join(GROUPS)}"
+        )
     found: list[str] = []
     for part in text.strip().split("+"):
         part = part.strip()
@@ -196,12 +225,8 @@ def parse_targets(text: str) -> tuple[str, ...]:
         unknown = [letter for letter in part if letter not in "qkvo"] if len(part) <= 4 else [part]
         if not part or unknown:
             named = unknown[0] if unknown else part
-            hint = difflib.get_close_matches(named, (*ROLES, *GROUPS), n=1, cutoff=0.6)
-            suffix = f" (did you mean {hint[0]!r}?)" if hint else ""
-            raise ConfigError(
-                f"adapter.targets: no role {named!r} in {text!r}; roles are {', '.join(ROLES)}, "
-                f"groups {', '.join(GROUPS)}{suffix}"
-            )
+            hint = did_you_mean(named, (*ROLES, *GROUPS))
+            raise ConfigError(f"adapter.targets: no role {named!r} in {text!r}; {works}{hint}")
         found.extend(part)
     repeated = [role for role in dict.fromkeys(found) if found.count(role) > 1]
     if repeated:
@@ -223,7 +248,9 @@ def parse_budget(budget: int | str) -> int | tuple[tuple[str, ...], int]:
     """
     if isinstance(budget, int) and not isinstance(budget, bool):
         if budget < 1:
-            raise ConfigError(f"adapter.budget: {budget} is below 1; give a number of parameters, or a cost such as q@8")
+            raise ConfigError(
+                f"adapter.budget: {budget} is below 1; give a number of parameters, or a cost such as q@8"
+            )
         return budget
     text = str(budget).strip()
     if re.fullmatch(r"[0-9][0-9_]*", text):
@@ -248,7 +275,7 @@ def parse_layers(layers: Any, n_layers: int | None = None) -> str | tuple[str, i
         count = int(matched[2])
         if count < 1 or (n_layers is not None and count > n_layers):
             raise ConfigError(f"{say}: {layers!r} is out of range; the backbone has {n_layers or 'at least 1'} layers")
-        return matched[1], count
+        return str(matched[1]), count
     if isinstance(layers, (list, tuple)) and layers and all(type(layer) is int for layer in layers):
         if len(set(layers)) < len(layers):
             raise ConfigError(f"{say}: {list(layers)} names a layer twice; name each once")
@@ -333,6 +360,12 @@ def run_id(science: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits of the science's hash. Display names and revisions do not enter, weights do."""
     identity = dict(science)
     identity["model"] = {"fingerprint": science["model"]["fingerprint"]}
+    for path, before in LATER_FIELDS.items():
+        section, _, name = path.rpartition(".")
+        held = identity.get(section) if section else identity
+        if isinstance(held, Mapping) and name in held and held[name] == before:
+            held = {key: value for key, value in held.items() if key != name}
+            identity = identity | {section: held} if section else held
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -350,9 +383,8 @@ def display_name(name: str) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass configuration as plain JSON values, in schema order."""
-    return {
-        each.name: to_dict(value) if is_dataclass(value := getattr(config, each.name)) else value for each in fields(config)
-    }
+    values = ((each.name, getattr(config, each.name)) for each in fields(config))
+    return {name: to_dict(value) if is_dataclass(value) else value for name, value in values}
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -416,7 +448,8 @@ def _check_adapter(adapter: AdapterConfig) -> None:
         parse_budget(adapter.budget)
         if adapter.rank is not None:
             raise ConfigError(
-                f"adapter.rank: {adapter.rank} beside adapter.budget={adapter.budget}; add adapter.rank=null to use the budget"
+                f"adapter.rank: {adapter.rank} beside adapter.budget={adapter.budget}; add adapter.rank=null to use "
+                "the budget, or adapter.budget=null to use the rank"
             )
     elif adapter.rank is None:
         raise ConfigError("adapter.rank: null without adapter.budget; give a rank such as 8, or a budget such as q@8")
@@ -448,9 +481,7 @@ def _check_train(train: TrainConfig) -> None:
 
 def _choice(key: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
-        hint = difflib.get_close_matches(str(value), choices, n=1)
-        suffix = f" (did you mean {hint[0]!r}?)" if hint else ""
-        raise ConfigError(f"{key}: no {value!r}; choices are {', '.join(choices)}{suffix}")
+        raise ConfigError(f"{key}: no {value!r}; choices are {', '.join(choices)}{did_you_mean(str(value), choices)}")
 
 
 def _text(key: str, value: object) -> None:
@@ -483,16 +514,18 @@ def _refuse_wrong_scalars(given: DictConfig) -> None:
         if not OmegaConf.is_dict(values):
             return
         for each in fields(schema):
-            if each.name not in values or OmegaConf.is_missing(values, each.name) or OmegaConf.is_interpolation(values, each.name):
+            name = each.name
+            if name not in values or OmegaConf.is_missing(values, name) or OmegaConf.is_interpolation(values, name):
                 continue
-            value = values[each.name]
+            value = values[name]
             nested = each.default_factory() if callable(each.default_factory) else None  # type: ignore[misc]
             if is_dataclass(nested):
                 if value is None:
-                    raise ConfigError(f"{prefix}{each.name}: null; give its keys, or leave it out")
-                walk(nested, value, f"{prefix}{each.name}.")
+                    raise ConfigError(f"{prefix}{name}: null; give its keys, or leave it out")
+                walk(nested, value, f"{prefix}{name}.")
             elif isinstance(value, bool) and each.type is not bool and each.type is not Any:
-                raise ConfigError(f"{prefix}{each.name}: {str(value).lower()} is a switch; give a value of type {_type_name(each.type)}")
+                kind = _type_name(each.type)
+                raise ConfigError(f"{prefix}{name}: {str(value).lower()} is a switch; give a value of type {kind}")
 
     walk(RunConfig, given, "")
 
@@ -501,19 +534,54 @@ def _type_name(kind: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
-def _unknown_key(error: ConfigKeyError) -> str:
-    full = str(error.full_key or error.key)
+def unknown_key(full: str) -> str:
+    """The message for a key that the schema does not have: its neighbours, and the likeliest one."""
     head, _, tail = full.rpartition(".")
     schema: Any = RunConfig
     for part in head.split(".") if head else []:
-        known = {each.name: each for each in fields(schema)}
+        known = {each.name: each for each in fields(schema)} if is_dataclass(schema) else {}
         if part not in known or not callable(known[part].default_factory):
-            break
+            return unknown_key(head) if schema is RunConfig else f"{full}: no such key"
         schema = type(known[part].default_factory())  # type: ignore[misc]
+    if full == "sweeps":
+        return "sweeps: no sweep was loaded; name a file of sweeps/ as +sweeps=NAME, such as +sweeps=quick"
     names = [each.name for each in fields(schema)] if is_dataclass(schema) else []
-    hint = difflib.get_close_matches(tail, names, n=1)
     where = f"keys of {head} are" if head else "keys are"
-    return f"{full}: no such key; {where} {', '.join(names)}" + (f" (did you mean {hint[0]!r}?)" if hint else "")
+    return f"{full}: no such key; {where} {', '.join(names)}{did_you_mean(tail, names)}"
+
+
+def did_you_mean(given: str, choices: Sequence[str]) -> str:
+    """The closest choice, as the end of a message; empty when none is close."""
+    hint = difflib.get_close_matches(given, choices, n=1)
+    return f" (did you mean {hint[0]!r}?)" if hint else ""
+
+
+def _own_part(composed: DictConfig | Mapping[str, Any]) -> DictConfig:
+    """The composed configuration without the command's own keys, with a preset's per-task table looked up."""
+    given: Any = copy.deepcopy(composed) if isinstance(composed, DictConfig) else OmegaConf.create(dict(composed))
+    with open_dict(given):
+        for key in COMMAND_KEYS:
+            given.pop(key, None)
+        train = given.get("train")
+        table = train.get("per_task") if isinstance(train, DictConfig) else None
+        if table is None:
+            return given
+        task = OmegaConf.select(given, "task.name")
+        try:
+            given.train = OmegaConf.to_container(given.train, resolve=True)
+        except InterpolationResolutionError:
+            known = ", ".join(map(str, table))
+            raise ConfigError(f"train: this preset has no values for task {task!r}; it has {known}") from None
+        del given.train["per_task"]
+    return given
+
+
+def _explain(error: Exception) -> str:
+    """OmegaConf's first line, with what would work."""
+    said = _first_line(error)
+    hints = {"Integer": "give a whole number", "Float": "give a number", "Boolean": "give true or false"}
+    hint = next((hint for kind, hint in hints.items() if said.endswith(f"to {kind}")), None)
+    return f"{said}; {hint}" if hint else said
 
 
 def _first_line(error: Exception) -> str:
