@@ -1,7 +1,7 @@
 """Tasks: rows to learn from, rows to choose on, rows to report, and the metrics that score them.
 
-A source (GLUE, files, the embedded grammars) gives an official train split and an official report split. What is common to
-all of them happens here: the cut into splits, and the fingerprint.
+A source (GLUE, files, the embedded grammars) gives an official train split and an official report split. What is common
+to all of them happens here: the cut into splits, and the fingerprint.
 
     shuffled = permutation(train, data seed 0)      select = shuffled[:s]      train = shuffled[s:][:task.train_rows]
     s = 10 % of train, at least 1 and at most 1,000 rows
@@ -13,7 +13,7 @@ all of them happens here: the cut into splits, and the fingerprint.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import pandas as pd
 from lora_bench.config import ConfigError, TaskConfig
 
 DATA_SEED = 0
-SELECT_FRACTION = 0.1
+SELECT_ONE_IN = 10
 SELECT_MOST_ROWS = 1_000
 SPLITS = ("train", "select", "report", "report_mismatched")
 
@@ -99,7 +99,7 @@ class Source:
     metrics: tuple[str, ...]
     splits: dict[str, Rows]
     absent: tuple[str, ...] = ()
-    extra_train: pd.DataFrame | None = field(default=None)  # used after the shuffled rows, never shuffled into them
+    extra_train: pd.DataFrame | None = None  # used after the shuffled rows, never shuffled into them
 
 
 _loaded: dict[str, Task] = {}
@@ -109,7 +109,7 @@ def load_task(config: TaskConfig) -> Task:
     """The task that a configuration names. Repeated calls in one process return the same object.
 
     Raises:
-        ConfigError: on an unknown name, unreadable or absent files, missing columns, wrong labels, empty or absent splits.
+        ConfigError: on an unknown name, unreadable or absent files, missing columns, wrong labels, absent splits.
     """
     key = _memory_key(config)
     if key not in _loaded:
@@ -125,7 +125,9 @@ def assemble(source: Source, config: TaskConfig) -> Task:
     """
     for split, rows in source.splits.items():
         if rows.table.empty:
-            raise ConfigError(f"task.name: the {rows.official_split!r} split of {config.name!r} is empty; {split} needs rows")
+            raise ConfigError(
+                f"task.name: the {rows.official_split!r} split of {config.name!r} is empty; {split} needs rows"
+            )
     metrics = _metrics(source, config)
     splits = _cut(source, config)
     return Task(
@@ -198,7 +200,7 @@ def _generated(config: TaskConfig) -> Source:
 EMBEDDED = {
     "acceptability": Source("generated", "classification", ("unacceptable", "acceptable"), ("matthews",), {}),
     "sentiment": Source("generated", "classification", ("negative", "positive"), ("accuracy",), {}),
-    "entailment": Source("generated", "classification", ("entailment", "not_entailment"), ("accuracy",), {}),
+    "entailment": Source("generated", "classification", ("not_entailment", "entailment"), ("accuracy",), {}),
     "similarity": Source("generated", "regression", (), ("pearson", "spearman"), {}),
 }
 
@@ -234,7 +236,7 @@ def _cut(source: Source, config: TaskConfig) -> dict[str, pd.DataFrame]:
 
 
 def _select_rows(n_train: int) -> int:
-    return min(max(int(n_train * SELECT_FRACTION), 1), SELECT_MOST_ROWS)
+    return min(max(n_train // SELECT_ONE_IN, 1), SELECT_MOST_ROWS)
 
 
 def _metrics(source: Source, config: TaskConfig) -> tuple[str, ...]:

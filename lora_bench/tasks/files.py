@@ -1,8 +1,8 @@
-"""The user's own rows: `task=files` with one or two text columns and a label column, and the readers for every file format.
+"""The user's own rows (`task=files`: one or two text columns and a label column), and the readers of every file format.
 
 CSV and TSV need a header line. Quotes follow RFC 4180; a TSV file whose quotes do not (GLUE's own format) is read with
-quotes as plain text. In JSONL each line is an object. Label names are learnt from train, so an unseen label elsewhere is
-an error; number labels are sorted as numbers, text labels as text.
+quotes as plain text. In JSONL each line is an object. Label names are learnt from train, so an unseen label elsewhere
+is an error; number labels are sorted as numbers, text labels as text.
 """
 
 import csv
@@ -54,7 +54,9 @@ def read(config: TaskConfig) -> Source:
     if not config.label_column:
         raise ConfigError("task.label_column: no column given; name the column that holds the labels")
     if config.label_column in config.text_columns:
-        raise ConfigError(f"task.label_column: {config.label_column!r} is one of task.text_columns; name another column")
+        raise ConfigError(
+            f"task.label_column: {config.label_column!r} is one of task.text_columns; name another column"
+        )
 
     read_in = {split: read_columns(path, key=f"task.{split}_file") for split, path in paths.items()}
     for split, columns in read_in.items():
@@ -107,7 +109,9 @@ def require(columns: Columns, names: Sequence[str], *, where: Path | str, key: s
     """Refuse a file that lacks a column."""
     for name in names:
         if name not in columns.values:
-            raise ConfigError(f"{key}: no column {name!r} in {str(where)!r}; it has {', '.join(columns.values) or 'none'}")
+            raise ConfigError(
+                f"{key}: no column {name!r} in {str(where)!r}; it has {', '.join(columns.values) or 'none'}"
+            )
 
 
 def text_table(columns: Columns, names: Sequence[str], *, where: Path | str, key: str) -> pd.DataFrame:
@@ -121,9 +125,13 @@ def text_table(columns: Columns, names: Sequence[str], *, where: Path | str, key
         for row, value in enumerate(values, start=1):
             if not isinstance(value, str):
                 found = "nothing" if _is_missing(value) else f"{value!r}, a {type(value).__name__}"
-                raise ConfigError(f"{key}: row {row} of {str(where)!r} holds {found} in {name!r}; every text must be a string")
+                raise ConfigError(
+                    f"{key}: row {row} of {str(where)!r} holds {found} in {name!r}; every text must be a string"
+                )
             if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-                raise ConfigError(f"{key}: row {row} of {str(where)!r} holds half a surrogate pair in {name!r}; use valid text")
+                raise ConfigError(
+                    f"{key}: row {row} of {str(where)!r} holds half a surrogate pair in {name!r}; use valid text"
+                )
     for row, cells in enumerate(zip(*texts, strict=True), start=1):
         if not any(cell.strip() for cell in cells):
             raise ConfigError(f"{key}: row {row} of {str(where)!r} has no text in {', '.join(names)}; drop the row")
@@ -137,7 +145,9 @@ def regression_labels(values: Sequence[Any], *, where: Path | str, key: str = "t
         if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
             value = float(value)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ConfigError(f"{key}: row {row} of {str(where)!r} has the label {value!r}; regression needs finite numbers")
+            raise ConfigError(
+                f"{key}: row {row} of {str(where)!r} has the label {value!r}; regression needs finite numbers"
+            )
         labels.append(float(value))
     return labels
 
@@ -151,7 +161,9 @@ def _classes(raw: dict[str, list[Any]], paths: dict[str, Path]) -> tuple[tuple[s
         for row, value in enumerate(values, start=1):
             text = _label_text(value) if isinstance(value, (str, int, float)) else ""
             if not text:
-                raise ConfigError(f"{key}: row {row} of {str(paths[split])!r} has no label ({value!r}); every row needs one")
+                raise ConfigError(
+                    f"{key}: row {row} of {str(paths[split])!r} has no label ({value!r}); every row needs one"
+                )
             texts[split].append(text)
     names = set(texts["train"])
     if all(_NUMBER.fullmatch(name) for name in names):
@@ -159,13 +171,15 @@ def _classes(raw: dict[str, list[Any]], paths: dict[str, Path]) -> tuple[tuple[s
             broken = next(name for name in texts["train"] if not float(name).is_integer())
             raise ConfigError(f"{key}: {broken!r} is no class; set task.kind=regression, or give whole numbers or text")
         texts = {split: [_whole(text) for text in found] for split, found in texts.items()}
-        ordered = tuple(sorted(set(texts["train"]), key=int))
+        ordered = sorted(set(texts["train"]), key=int)
     else:
-        ordered = tuple(sorted(names))
+        ordered = sorted(names)
     if len(ordered) < 2:
         raise ConfigError(f"{key}: train holds one label, {ordered[0]!r}; classification needs at least two")
     if len(ordered) > MOST_LABELS:
-        raise ConfigError(f"{key}: train holds {len(ordered)} labels; at most {MOST_LABELS}, or set task.kind=regression")
+        raise ConfigError(
+            f"{key}: train holds {len(ordered)} labels; at most {MOST_LABELS}, or set task.kind=regression"
+        )
     if ordered[0] == "-1":
         raise ConfigError(f"{key}: -1 marks hidden test labels; use splits whose labels are known")
     number = {name: position for position, name in enumerate(ordered)}
@@ -175,10 +189,11 @@ def _classes(raw: dict[str, list[Any]], paths: dict[str, Path]) -> tuple[tuple[s
             if text not in number:
                 shown = ", ".join(ordered[:10]) + (", ..." if len(ordered) > 10 else "")
                 raise ConfigError(
-                    f"{key}: row {row} of {str(paths[split])!r} has the label {text!r}, which train lacks; train has {shown}"
+                    f"{key}: row {row} of {str(paths[split])!r} has the label {text!r}, "
+                    f"which train lacks; train has {shown}"
                 )
         labels[split] = [number[text] for text in found]
-    return ordered, labels
+    return tuple(ordered), labels
 
 
 def _label_text(value: Any) -> str:
@@ -222,9 +237,13 @@ def _read_jsonl(text: str, path: Path, key: str) -> Columns:
         try:
             row = json.loads(content)
         except json.JSONDecodeError as error:
-            raise ConfigError(f"{key}: line {line} of {str(path)!r} is no JSON ({error.msg}); give one object a line") from None
+            raise ConfigError(
+                f"{key}: line {line} of {str(path)!r} is no JSON ({error.msg}); give one object a line"
+            ) from None
         if not isinstance(row, dict):
-            raise ConfigError(f"{key}: line {line} of {str(path)!r} is a {type(row).__name__}; give one JSON object a line")
+            raise ConfigError(
+                f"{key}: line {line} of {str(path)!r} is a {type(row).__name__}; give one JSON object a line"
+            )
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
     return Columns({name: [row.get(name) for row in rows] for name in names}, len(rows), {})
@@ -265,7 +284,7 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
 
 
 def _has_plain_quotes(text: str) -> bool:
-    """Whether a TSV file uses quotes as text: every line has all its fields, and some field is not quoted by RFC 4180."""
+    """Whether a TSV file uses quotes as text: every line has all fields, and some field breaks RFC 4180."""
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     lines = [line for line in lines if line]
     n_tabs = lines[0].count("\t") if lines else 0

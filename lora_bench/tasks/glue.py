@@ -1,8 +1,8 @@
 """The nine GLUE tasks, from the Hub (`nyu-mll/glue`) or from local files in the Hub's schema.
 
 Local files may be parquet, CSV, TSV or JSONL and may carry the Hub's names (`train-00000-of-00001.parquet`, several
-shards) or plain ones (`validation.csv`). A split is only ever taken from a file of its own name. Where the parquet schema
-carries a `glue_subset` entry or label names, they must agree with the task and the split that they are read for.
+shards) or plain ones (`validation.csv`). A split is only ever taken from a file of its own name. Where the parquet
+schema carries a `glue_subset` entry or label names, they must agree with the task and the split they are read for.
 
 Source: Wang et al. 2019, arXiv:1804.07461 (tasks and metrics); https://huggingface.co/datasets/nyu-mll/glue (schema).
 """
@@ -82,8 +82,8 @@ def read(config: TaskConfig) -> Source:
     """Official splits of a GLUE task, from `task.data_dir` or else from the Hub.
 
     Raises:
-        ConfigError: on an unknown task, an absent split (only MNLI's mismatched one may be), or files of another task or
-            split, with hidden labels or wrong columns.
+        ConfigError: on an unknown task, an absent split (only MNLI's mismatched one may be), or files of another task
+            or split, with hidden labels or wrong columns.
     """
     if config.name not in TASKS:
         raise ConfigError(f"task.name: no GLUE task {config.name!r}; tasks are {', '.join(TASKS)}")
@@ -111,9 +111,10 @@ def _from_files(name: str, given: Path) -> Source:
         splits[ROLE_OF[split]] = Rows(table, split, task.rows[split], is_complete, tuple(path.name for path in paths))
     absent = _absent(task, splits)
     if missing := [split for split in absent if ROLE_OF[split] != "report_mismatched"]:
-        there = sorted(path.name for path in folder.iterdir() if path.is_file())
+        there = sorted(path.name + ("/" if path.is_dir() else "") for path in folder.iterdir())
         raise ConfigError(
-            f"task.data_dir: no {missing[0]!r} split of {name} in {str(folder)!r}, which holds {', '.join(there) or 'nothing'}; "
+            f"task.data_dir: no {missing[0]!r} split of {name} in {str(folder)!r}, "
+            f"which holds {', '.join(there) or 'nothing'}; "
             f"add {missing[0]}.parquet (or .csv, .tsv, .jsonl), or set task.data_dir=null to load {name} from the Hub"
         )
     return Source("files", _kind(task), task.label_names, task.metrics, splits, absent)
@@ -130,7 +131,7 @@ def _from_hub(name: str, revision: str | None) -> Source:
     except Exception as error:  # the client raises its own, requests', httpx's and OS errors for one cause: no data
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"{key}: cannot load {name!r} from the Hub's {HUB_NAME}{f' at {revision!r}' if revision else ''} ({reason}); "
+            f"{key}: cannot load {name!r} from the Hub's {HUB_NAME} at {revision or 'main'!r} ({reason}); "
             f"set task.data_dir to a folder with its files, or use an embedded task such as task=acceptability"
         ) from error
     splits = {}
@@ -141,13 +142,13 @@ def _from_hub(name: str, revision: str | None) -> Source:
         names = getattr(found[split].features.get("label"), "names", None)
         if names is not None and tuple(names) != task.label_names:
             raise ConfigError(f"{key}: {where} labels {list(names)}, but {name} has {list(task.label_names)}")
-        values = found[split].to_dict()
-        columns = Columns(values, found[split].num_rows, {})
+        rows = found[split]
+        columns = Columns({column: list(rows[column]) for column in rows.column_names}, rows.num_rows, {})
         table = _table(task, columns, where=where, key=key)
         splits[ROLE_OF[split]] = Rows(table, split, official_rows, len(table) == official_rows)
     absent = _absent(task, splits)
     if missing := [split for split in absent if ROLE_OF[split] != "report_mismatched"]:
-        raise ConfigError(f"{key}: {origin} has no {missing[0]!r} split of {name}; it has {', '.join(found)}")
+        raise ConfigError(f"{key}: {origin} has no {missing[0]!r} split of {name}; it has {', '.join(map(str, found))}")
     return Source(origin, _kind(task), task.label_names, task.metrics, splits, absent)
 
 
@@ -168,7 +169,8 @@ def _task_folder(name: str, given: Path) -> Path:
         return given / name
     if given.resolve().name in TASKS and given.resolve().name != name:
         raise ConfigError(
-            f"task.data_dir: {str(given)!r} is the folder of {given.resolve().name}, not of {name}; give the folder of {name}"
+            f"task.data_dir: {str(given)!r} is the folder of {given.resolve().name}, not of {name}; "
+            f"give the folder of {name}"
         )
     return given
 
@@ -179,7 +181,8 @@ def _parse_name(path: Path, task: GlueTask) -> tuple[str, int | None, int | None
     matched = re.fullmatch(rf"([a-z_]+)(?:-(\d+)-of-(\d+))?({suffixes})", path.name, re.IGNORECASE)
     if not matched or matched[1] not in task.rows:
         return None
-    return matched[1], *((int(matched[2]), int(matched[3])) if matched[2] else (None, None))
+    shard, shards = (int(matched[2]), int(matched[3])) if matched[2] else (None, None)
+    return matched[1], shard, shards
 
 
 def _split_files(folder: Path, task: GlueTask) -> dict[str, list[Path]]:
@@ -211,7 +214,7 @@ def _split_files(folder: Path, task: GlueTask) -> dict[str, list[Path]]:
 
 
 def _check_metadata(metadata: dict[str, str], name: str, split: str, path: Path) -> bool:
-    """Whether a parquet file's `glue_subset` entry calls it complete; true without one, so that the row count decides."""
+    """Whether a file's `glue_subset` entry calls it complete; true without one, so that the row count decides."""
     subset = _json(metadata.get("glue_subset"))
     for key, expected in (("task", name), ("split", split)):
         if subset.get(key, expected) != expected:
@@ -250,7 +253,9 @@ def _table(task: GlueTask, columns: Columns, *, where: Path | str, key: str) -> 
         for row, number in enumerate(numbers, start=1):
             if not 0 <= number <= 5:
                 hint = "; -1 marks hidden test labels" if number == -1 else ""
-                raise ConfigError(f"{key}: row {row} of {str(where)!r} has the label {number:g}; labels are 0 to 5{hint}")
+                raise ConfigError(
+                    f"{key}: row {row} of {str(where)!r} has the label {number:g}; labels are 0 to 5{hint}"
+                )
         table["label"] = pd.Series(numbers, dtype="float32")
     table["idx"] = _row_numbers(columns)
     return table
@@ -258,7 +263,9 @@ def _table(task: GlueTask, columns: Columns, *, where: Path | str, key: str) -> 
 
 def _class_labels(values: Sequence[Any], names: tuple[str, ...], *, where: Path | str, key: str) -> list[int]:
     """Labels as positions in `names`; number text and the names themselves are read too."""
-    spelled = {str(number): number for number in range(len(names))} | {name: number for number, name in enumerate(names)}
+    spelled = {str(number): number for number in range(len(names))} | {
+        name: number for number, name in enumerate(names)
+    }
     labels = []
     for row, value in enumerate(values, start=1):
         text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()

@@ -7,6 +7,7 @@ Source: Wang et al. 2019, arXiv:1804.07461, table 1.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -60,13 +61,12 @@ def _score_one(metric: str, labels: np.ndarray, logits: np.ndarray) -> float | N
     if metric == "accuracy":
         return float((predicted == labels).mean())
     if metric == "balanced_accuracy":
-        recalls = sklearn_metrics.recall_score(labels, predicted, labels=np.unique(labels), average=None)
-        return float(np.mean(recalls))
+        return float(np.mean([(predicted[labels == label] == label).mean() for label in np.unique(labels)]))
     if metric == "matthews":
         return float(sklearn_metrics.matthews_corrcoef(labels, predicted))
     if n_labels != 2:
         raise ValueError(f"f1 is that of label 1 of two, got {n_labels} labels; use balanced_accuracy")
-    return float(sklearn_metrics.f1_score(labels, predicted, zero_division=0))
+    return float(sklearn_metrics.f1_score(labels, predicted, zero_division=0))  # pyright: ignore[reportArgumentType]
 
 
 def _correlation(metric: str, labels: np.ndarray, outputs: np.ndarray) -> float | None:
@@ -74,6 +74,6 @@ def _correlation(metric: str, labels: np.ndarray, outputs: np.ndarray) -> float 
         raise ValueError(f"{metric} needs finite labels")
     if len(labels) < 2 or np.ptp(labels) == 0 or np.ptp(outputs) == 0:
         return None
-    correlate = stats.pearsonr if metric == "pearson" else stats.spearmanr
+    correlate: Any = stats.pearsonr if metric == "pearson" else stats.spearmanr
     value = float(correlate(labels, outputs).statistic)
     return value if np.isfinite(value) else None

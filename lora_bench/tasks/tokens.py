@@ -2,8 +2,8 @@
 
     row i of a split = input_ids[offsets[i] : offsets[i + 1]]
 
-Tokens depend on the rows, the tokenizer and the length limit, and on nothing that a run chooses, so they are made once per
-such triple and kept in memory and in a cache folder: `LORA_BENCH_CACHE`, or else the platform's cache folder.
+Tokens depend on the rows, the tokenizer and the length limit, and on nothing else that a run chooses, so they are made
+once per such triple and kept in memory and in a cache folder: `LORA_BENCH_CACHE`, or else the platform's cache folder.
 """
 
 import hashlib
@@ -77,7 +77,9 @@ def tokenise(task: Task, tokenizer: Any, *, max_length: int, tokenizer_fingerpri
         path = cache_folder() / "tokens" / f"{key}.npz"
         tokens = _load(path, task)
         if tokens is None:
-            tokens = {split: _tokenise_split(split, table, tokenizer, max_length) for split, table in task.splits.items()}
+            tokens = {
+                split: _tokenise_split(split, table, tokenizer, max_length) for split, table in task.splits.items()
+            }
             _save(path, tokens)
         _in_memory[key] = tokens
     return _in_memory[key]
@@ -161,7 +163,9 @@ def _tokenise_split(split: str, table: pd.DataFrame, tokenizer: Any, max_length:
             types.append(_flat(encoded["token_type_ids"], np.int8))
     if 0 in lengths:
         row = lengths.index(0)
-        raise ConfigError(f"task.name: row {row} of {split} has no token ({texts_a[row]!r}); drop the row from the data")
+        raise ConfigError(
+            f"task.name: row {row} of {split} has no token ({texts_a[row]!r}); drop the row from the data"
+        )
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return Tokens(np.concatenate(ids), offsets, np.concatenate(types) if types else None, table["label"].to_numpy())
@@ -201,7 +205,7 @@ def _load(path: Path, task: Task) -> dict[str, Tokens] | None:
             for split, table in task.splits.items():
                 offsets, input_ids = stored[f"{split}.offsets"], stored[f"{split}.input_ids"]
                 name = f"{split}.token_type_ids"
-                types = stored[name] if name in stored else None
+                types = stored.get(name)
                 if not _fits(len(table), offsets, input_ids, types):
                     raise ValueError(f"{split} does not fit its {len(table)} rows")
                 tokens[split] = Tokens(input_ids, offsets, types, table["label"].to_numpy())
