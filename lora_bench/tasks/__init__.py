@@ -31,7 +31,7 @@ GENERATED_TRAIN_ROWS = 8_000
 GENERATED_REPORT_ROWS = 1_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tables do not compare to one truth value
 class Task:
     """A task that is ready to run. Instances are shared within a process: read the tables, do not change them.
 
@@ -64,7 +64,7 @@ class Task:
         return "text_b" in self.splits["train"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tables do not compare to one truth value
 class Rows:
     """One split as its source gives it, before any cut.
 
@@ -83,7 +83,7 @@ class Rows:
     files: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tables do not compare to one truth value
 class Source:
     """What a loader (glue, files, generated, planted) hands over for cutting.
 

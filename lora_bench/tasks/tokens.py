@@ -33,7 +33,7 @@ _CHUNK_ROWS = 10_000  # bounds the Python lists that the tokenizer returns
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokens:
     """One split.
 
