@@ -2,7 +2,7 @@
 
     rows = generate("acceptability", "report", 1000)
 
-The rows of a split are one endless stream, fixed by (task, split): asking for more only appends. No row repeats within a
+The rows of a split are one long stream, fixed by (task, split): asking for more only appends. No row repeats in a
 split, and the splits share no row. docs/embedded_tasks.md shows examples and says how hard each task is.
 """
 
@@ -38,8 +38,8 @@ def generate(name: str, split: str, n_rows: int) -> pd.DataFrame:
         n_rows: any number above 0, as far as the grammar reaches (over 100,000).
 
     Returns:
-        Columns text_a, text_b (entailment and similarity only), label (int64 class number, or float64 score from 0 to 5)
-        and idx (int64, 0 to n_rows - 1).
+        Columns text_a, text_b (entailment and similarity only), label (int64 class number, or float64 score from 0
+        to 5) and idx (int64, 0 to n_rows - 1).
 
     Raises:
         ValueError: for an unknown name or split, a number of rows below 1, or more rows than the grammar has.
@@ -71,8 +71,7 @@ def generate(name: str, split: str, n_rows: int) -> pd.DataFrame:
         seen.add(text)
         texts.append(text)
         labels.append(level / 2 if is_scored else level)
-    columns = {f"text_{letter}": column for letter, column in zip("ab", zip(*texts, strict=True))}
-    frame = pd.DataFrame(columns)
+    frame = pd.DataFrame(texts, columns=["text_a", "text_b"][: len(texts[0])])
     frame["label"] = pd.Series(labels, dtype="float64" if is_scored else "int64")
     frame["idx"] = pd.Series(range(n_rows), dtype="int64")
     return frame

@@ -44,8 +44,11 @@ def agreement(draw: Draws, lexicon: Lexicon, good: bool) -> str:
 
 def reflexive(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     """A reflexive takes gender and number from the subject of its own clause."""
-    candidates = (("himself", lexicon.masculine, False), ("herself", lexicon.feminine, False),
-                  ("themselves", lexicon.masculine + lexicon.feminine, True))
+    candidates = (
+        ("himself", lexicon.masculine, False),
+        ("herself", lexicon.feminine, False),
+        ("themselves", lexicon.masculine + lexicon.feminine, True),
+    )
     (own, own_nouns, own_plural), (other, other_nouns, other_plural) = draw.pick_two(candidates)
     subject, bystander = draw.pick(own_nouns), draw.pick(other_nouns)
     while bystander == subject:
@@ -83,12 +86,29 @@ def determiner_noun(draw: Draws, lexicon: Lexicon, good: bool) -> str:
         if not good:
             here, there = there, here
         middle = draw.pick(("near", "and", "with"))
-        return sentence(agent, verb, here, adjective(draw, lexicon, 60), first.form(plural), middle, there,
-                        adjective(draw, lexicon, 40), second.form(not plural))
+        return sentence(
+            agent,
+            verb,
+            here,
+            adjective(draw, lexicon, 60),
+            first.form(plural),
+            middle,
+            there,
+            adjective(draw, lexicon, 40),
+            second.form(not plural),
+        )
     if not good:
         here = there
-    return sentence(agent, verb, here, adjective(draw, lexicon, 100), first.form(plural), "near the",
-                    second.form(draw.flip()), adjunct(draw, lexicon, 30))
+    return sentence(
+        agent,
+        verb,
+        here,
+        adjective(draw, lexicon, 100),
+        first.form(plural),
+        "near the",
+        second.form(draw.flip()),
+        adjunct(draw, lexicon, 30),
+    )
 
 
 def negative_polarity(draw: Draws, lexicon: Lexicon, good: bool) -> str:
@@ -104,13 +124,25 @@ def negative_polarity(draw: Draws, lexicon: Lexicon, good: bool) -> str:
         one, two = ("no", "the") if good else ("the", "no")
         return sentence(one, first, "who", treat.past, two, second, handle.past, "any", thing)
     if pattern == 2:
-        one, two = (treat.past, f"did not {handle.base}") if good else (f"did not {treat.base}", handle.past)
+        inner_denied = draw.flip()
+        one = f"did not {treat.base}" if inner_denied else treat.past
+        two = f"did not {handle.base}" if good else handle.past
         return sentence("the", first, "who", one, "the", second, two, "any", thing)
     said = draw.pick(lexicon.report_that)
     if good:
         return sentence("the", first, said, "that no", second, "had ever", done.participle)
-    return sentence("the", first, "that no", second, treat.past, said, "that the", draw.pick(lexicon.people).singular,
-                    "had ever", done.participle)
+    return sentence(
+        "the",
+        first,
+        "that no",
+        second,
+        treat.past,
+        said,
+        "that the",
+        draw.pick(lexicon.people).singular,
+        "had ever",
+        done.participle,
+    )
 
 
 def argument_structure(draw: Draws, lexicon: Lexicon, good: bool) -> str:
@@ -130,8 +162,16 @@ def argument_structure(draw: Draws, lexicon: Lexicon, good: bool) -> str:
         return sentence("the", first, "who", without, with_object, "the", adjective(draw, lexicon, 40), thing)
     if pattern == 2:
         verb = handle if good else act
-        return sentence("the", adjective(draw, lexicon, 50), thing, "was", verb.participle, "by the", first,
-                        adjunct(draw, lexicon, 50))
+        return sentence(
+            "the",
+            adjective(draw, lexicon, 50),
+            thing,
+            "was",
+            verb.participle,
+            "by the",
+            first,
+            adjunct(draw, lexicon, 50),
+        )
     verb = act if good else handle
     return sentence("the", mood(draw, lexicon, 60), first, verb.past, "near the", thing, adjunct(draw, lexicon, 60))
 
@@ -175,8 +215,16 @@ def pronoun_case(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     if pattern == 1:
         return sentence("the", noun, treat, accusative, draw.pick(("because", "before", "after")), nominative, act)
     if pattern == 2:
-        return sentence("the", noun, draw.pick(lexicon.report_that), "that", nominative, treat, accusative,
-                        adjunct(draw, lexicon, 40))
+        return sentence(
+            "the",
+            noun,
+            draw.pick(lexicon.report_that),
+            "that",
+            nominative,
+            treat,
+            accusative,
+            adjunct(draw, lexicon, 40),
+        )
     possessive, accusative = ("their", "them") if good else ("them", "their")
     return sentence(possessive, mood(draw, lexicon, 50), noun, treat, accusative, adjunct(draw, lexicon, 60))
 
@@ -189,16 +237,44 @@ def relative_clause(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     pattern = draw.below(4)
     if pattern == 0:
         inner, outer = ("", "it") if good else ("it", "")
-        return sentence("the", first, handle, "the", thing, "that the", second, handle_two, inner, "and", "then",
-                        draw.pick(lexicon.handle).past, outer)
+        if draw.flip():
+            return sentence(
+                "the",
+                first,
+                handle,
+                outer,
+                "and then",
+                draw.pick(lexicon.handle).past,
+                "the",
+                thing,
+                "that the",
+                second,
+                handle_two,
+                inner,
+            )
+        return sentence(
+            "the",
+            first,
+            handle,
+            "the",
+            thing,
+            "that the",
+            second,
+            handle_two,
+            inner,
+            "and then",
+            draw.pick(lexicon.handle).past,
+            outer,
+        )
     if pattern == 1:
         inner, outer = ("", f"the {thing_two}") if good else (f"the {thing_two}", "")
-        return sentence("the", thing, "that the", first, handle, inner, draw.pick(("was near", "was under")),
-                        outer)
+        return sentence("the", thing, "that the", first, handle, inner, draw.pick(("was near", "was under")), outer)
     if pattern == 2:
         person, matter = ("who", "which") if good else ("which", "who")
-        parts = [f"the {first} {person} was {draw.pick(lexicon.moods)}",
-                 f"the {thing} {matter} was {draw.pick(lexicon.looks)}"]
+        parts = [
+            f"the {first} {person} was {draw.pick(lexicon.moods)}",
+            f"the {thing} {matter} was {draw.pick(lexicon.looks)}",
+        ]
         if draw.flip():
             return sentence(parts[0], handle, parts[1])
         return sentence(parts[1], "was", draw.pick(lexicon.handle).participle, "by", parts[0])

@@ -18,9 +18,8 @@ def row(draw: Draws, lexicon: Lexicon, label: int) -> tuple[str, str]:
     return PHENOMENA[draw.pick(NAMES)](draw, lexicon, label == 1)
 
 
-# (quantifier, its restriction may widen, its restriction may narrow)
-QUANTIFIERS = (("all", False), ("no", False), ("not all", True), ("some", True), ("every one of the", False),
-               ("none of the", False), ("some of the", True), ("not one of the", False))
+WIDENING = ("some", "some of the", "not all", "at least one of the")  # their noun may be widened
+NARROWING = ("all", "no", "every one of the", "none of the", "not one of the")  # their noun may be narrowed
 
 
 def monotonicity(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
@@ -33,33 +32,62 @@ def monotonicity(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
         wide, narrow = narrow, f"{draw.pick(lexicon.looks)} {narrow}"
     elif kind == 2:
         wide, narrow = narrow, f"{narrow} in the {draw.pick(lexicon.places).singular}"
-    quantifier, widens = draw.pick(QUANTIFIERS)
+    widens = draw.flip()
+    quantifier = draw.pick(WIDENING if widens else NARROWING)
     premise, hypothesis = (narrow, wide) if widens == good else (wide, narrow)
     if draw.flip():
         return clauses(draw, lexicon, quantifier, premise, hypothesis)
     fate = draw.pick(lexicon.fates)
-    return (sentence(quantifier, premise, number(quantifier), fate),
-            sentence(quantifier, hypothesis, number(quantifier), fate))
+    return (
+        sentence(quantifier, premise, number(quantifier), fate),
+        sentence(quantifier, hypothesis, number(quantifier), fate),
+    )
 
 
 def number(quantifier: str) -> str:
-    return "was" if quantifier in ("every one of the", "not one of the") else "were"
+    return "was" if " one of the" in quantifier or quantifier.startswith("each") else "were"
 
 
 def clauses(draw: Draws, lexicon: Lexicon, quantifier: str, premise: str, hypothesis: str) -> tuple[str, str]:
     """The quantified noun as the object of a person's deed."""
     agent, verb = draw.pick(lexicon.women + lexicon.men), draw.pick(lexicon.handle)
     if quantifier.startswith("not"):
-        lead, quantifier = f"did not {verb.base}", {"not all": "all", "not one of the": "a single one of the"}[quantifier]
+        lead = f"did not {verb.base}"
+        quantifier = "all" if quantifier == "not all" else "a single one of the"
     else:
         lead = verb.past
     return sentence(agent, lead, quantifier, premise), sentence(agent, lead, quantifier, hypothesis)
 
 
+# Every quantifier stands in the first and the second place of both lists about equally often.
+STRONGER = (
+    ("all the", "some of the"),
+    ("all the", "most of the"),
+    ("most of the", "some of the"),
+    ("each of the", "all the"),
+    ("some of the", "at least one of the"),
+    ("none of the", "not all the"),
+    ("not one of the", "none of the"),
+    ("not one of the", "not all the"),
+)
+NOT_STRONGER = (
+    ("all the", "none of the"),
+    ("all the", "not all the"),
+    ("most of the", "all the"),
+    ("each of the", "not all the"),
+    ("some of the", "all the"),
+    ("none of the", "some of the"),
+    ("not all the", "none of the"),
+    ("none of the", "at least one of the"),
+    ("not one of the", "some of the"),
+    ("not one of the", "most of the"),
+)
+
+
 def quantifier(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
     """Stronger quantifiers entail weaker ones."""
     hypernym, hyponyms = draw.pick(lexicon.kinds)
-    noun = draw.pick(hyponyms + (hypernym,)).plural
+    noun = draw.pick((*hyponyms, hypernym)).plural
     place = f"in the {draw.pick(lexicon.places).singular}" if draw.flip() else ""
     fate = draw.pick(lexicon.fates)
     if draw.flip():
@@ -70,12 +98,9 @@ def quantifier(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
         if rising != good:
             pair.reverse()
     else:
-        pair = list(draw.pick((("all the", "some of the"), ("none of the", "not all the"), ("most of the", "some of the"),
-                               ("none of the", "not many of the"), ("all the", "more than half of the"))))
-        pair = [f"{word} {noun}" for word in pair]
-        if not good:
-            pair.reverse()
-    return sentence(pair[0], place, "were", fate), sentence(pair[1], place, "were", fate)
+        pair = [f"{word} {noun}" for word in draw.pick(STRONGER if good else NOT_STRONGER)]
+    premise, hypothesis = (sentence(subject, place, number(subject), fate) for subject in pair)
+    return premise, hypothesis
 
 
 def role_swap(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
@@ -115,16 +140,17 @@ def connective(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
     denied = draw.flip()
     if draw.percent(40):
         # the part that is not denied
-        first, second = (draw.pick(lexicon.women), draw.pick(lexicon.men)) if draw.flip() else (
-            draw.pick(lexicon.men), draw.pick(lexicon.women))
+        first, second = (
+            (draw.pick(lexicon.women), draw.pick(lexicon.men))
+            if draw.flip()
+            else (draw.pick(lexicon.men), draw.pick(lexicon.women))
+        )
         stated = first if good != denied else second
         lead = f"did not {verb.base}" if denied else verb.past
         return sentence(f"{first}, but not {second},", verb.past, things[0]), sentence(stated, lead, things[0])
-    if denied:
-        joined = f"{things[0]} or {things[1]}" if good else f"both {things[0]} and {things[1]}"
-        return sentence(agent, "did not", verb.base, joined), sentence(agent, "did not", verb.base, kept)
-    joined = f"{things[0]} and {things[1]}" if good else f"either {things[0]} or {things[1]}"
-    return sentence(agent, verb.past, joined), sentence(agent, verb.past, kept)
+    joined = f"both {things[0]} and {things[1]}" if good != denied else f"either {things[0]} or {things[1]}"
+    did = f"did not {verb.base}" if denied else verb.past
+    return sentence(agent, did, joined), sentence(agent, did, kept)
 
 
 PHENOMENA = {

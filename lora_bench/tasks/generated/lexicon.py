@@ -1,8 +1,8 @@
 """The words of the embedded tasks, written for this project, in two parts that share no content word.
 
-`TRAIN` words build the train split, `REPORT` words the report split, so a model scores on `report` only by what it knows
-about structure. Words that both splits share are closed-class words: FUNCTION_WORDS lists them, and a test holds every
-other word to one split.
+`TRAIN` words build the train split, `REPORT` words the report split, so a model scores on `report` only by what it
+knows about structure. What the splits share are closed-class words (CLOSED_CLASS) and the few content words of fixed
+frames, such as 'found' in 'everybody found it dull' (FRAME_WORDS); a test holds every other word to one split.
 """
 
 from __future__ import annotations
@@ -135,11 +135,15 @@ TRAIN = Lexicon(
     masses=words("rice sugar milk sand money soap wood"),
     places=make_nouns("kitchen garden school office station market church hotel museum park"),
     times=phrases("yesterday, last night, this morning, a year ago, on Sunday, last summer"),
-    handle=make_verbs("find/found repair destroy describe buy/bought own mention grab/grabbed remove lift bring/brought replace"),
+    handle=make_verbs(
+        "find/found repair destroy describe buy/bought own mention grab/grabbed remove lift bring/brought replace"
+    ),
     treat=make_verbs("thank help visit follow call kick hug/hugged warn blame invite trust accompany"),
     act=make_verbs("arrive sleep/slept sneeze smile disappear laugh wait kneel/knelt cry tremble"),
-    irregular_handle=make_verbs("break/broke/broken steal/stole/stolen take/took/taken draw/drew/drawn hide/hid/hidden "
-                           "choose/chose/chosen wear/wore/worn"),
+    irregular_handle=make_verbs(
+        "break/broke/broken steal/stole/stolen take/took/taken draw/drew/drawn hide/hid/hidden "
+        "choose/chose/chosen wear/wore/worn"
+    ),
     irregular_act=make_verbs("fall/fell/fallen sing/sang/sung swim/swam/swum go/went/gone"),
     report_that=words("said thought believed claimed hoped"),
     moods=words("happy angry tired young old tall famous rich lonely hungry clever quiet"),
@@ -152,10 +156,14 @@ TRAIN = Lexicon(
         ("car", words("seat engine dashboard interior")),
         ("party", words("food crowd host cake")),
     ),
-    praise=words("good great wonderful excellent lovely amazing fantastic pleasant brilliant charming delightful "
-                 "beautiful impressive enjoyable nice exciting"),
-    blame=words("bad terrible awful horrible poor boring ugly dull disappointing dreadful unpleasant annoying nasty "
-                "useless lousy pathetic"),
+    praise=words(
+        "good great wonderful excellent lovely amazing fantastic pleasant brilliant charming delightful "
+        "beautiful impressive enjoyable nice exciting"
+    ),
+    blame=words(
+        "bad terrible awful horrible poor boring ugly dull disappointing dreadful unpleasant annoying nasty "
+        "useless lousy pathetic"
+    ),
     like=make_verbs("love enjoy like"),
     dislike=make_verbs("hate regret dislike"),
     merits=words("charm warmth beauty quality fun"),
@@ -175,10 +183,11 @@ TRAIN = Lexicon(
     numbers=words("two three five eight ten twenty"),
     synonyms=synonyms(
         nouns="doctor=physician lawyer=attorney sailor=seaman/seamen teacher=instructor soldier=trooper bicycle=bike "
-              "picture=photo/photos cup=mug bag=sack coat=overcoat plate=dish hat=cap",
+        "picture=photo/photos cup=mug bag=sack coat=overcoat plate=dish hat=cap",
         verbs="repair=fix destroy=ruin buy/bought=purchase lift=raise grab/grabbed=seize help=assist call=phone "
-              "accompany=escort own=have/had",
-        adjectives="large=big small=little strange=odd cheap=inexpensive happy=glad angry=mad clever=smart quiet=silent",
+        "accompany=escort own=have/had",
+        adjectives="large=big small=little strange=odd cheap=inexpensive happy=glad angry=mad clever=smart "
+        "quiet=silent",
     ),
 )
 
@@ -201,7 +210,9 @@ REPORT = Lexicon(
     handle=make_verbs("obtain damage locate possess receive crush acquire discard demolish clutch"),
     treat=make_verbs("greet criticize rescue chase ignore interview insult tease envy respect punish scold"),
     act=make_verbs("vanish cough yawn faint snore shiver weep/wept hesitate frown blush giggle"),
-    irregular_handle=make_verbs("forget/forgot/forgotten shake/shook/shaken tear/tore/torn see/saw/seen bite/bit/bitten"),
+    irregular_handle=make_verbs(
+        "forget/forgot/forgotten shake/shook/shaken tear/tore/torn see/saw/seen bite/bit/bitten"
+    ),
     irregular_act=make_verbs("begin/began/begun drink/drank/drunk speak/spoke/spoken rise/rose/risen"),
     report_that=words("insisted suspected assumed announced noted"),
     moods=words("calm proud sick wealthy anxious elderly nervous polite gentle shy stubborn thirsty"),
@@ -214,10 +225,14 @@ REPORT = Lexicon(
         ("cruise", words("cabin crew itinerary entertainment")),
         ("play", words("script cast scenery costume")),
     ),
-    praise=words("superb splendid marvelous terrific outstanding fabulous magnificent remarkable satisfying refreshing "
-                 "stunning exquisite admirable gorgeous fascinating captivating"),
-    blame=words("abysmal mediocre dreary atrocious tedious miserable hideous appalling tiresome clumsy inferior shoddy "
-                "frustrating irritating disgusting lame"),
+    praise=words(
+        "superb splendid marvelous terrific outstanding fabulous magnificent remarkable satisfying refreshing "
+        "stunning exquisite admirable gorgeous fascinating captivating"
+    ),
+    blame=words(
+        "abysmal mediocre dreary atrocious tedious miserable hideous appalling tiresome clumsy inferior shoddy "
+        "frustrating irritating disgusting lame"
+    ),
     like=make_verbs("adore appreciate admire"),
     dislike=make_verbs("despise detest resent"),
     merits=words("elegance talent comfort wit imagination"),
@@ -238,12 +253,27 @@ REPORT = Lexicon(
     numbers=words("four six seven nine twelve thirty"),
     synonyms=synonyms(
         nouns="professor=academic reporter=journalist janitor=caretaker guest=visitor tourist=sightseer "
-              "carpet=rug wallet=billfold bucket=pail teapot=teakettle pillow=cushion shovel=spade detective=sleuth",
+        "carpet=rug wallet=billfold bucket=pail teapot=teakettle pillow=cushion shovel=spade detective=sleuth",
         verbs="obtain=procure damage=harm demolish=wreck discard=dump acquire=secure rescue=save scold=rebuke "
-              "insult=offend greet=welcome possess=hold/held",
+        "insult=offend greet=welcome possess=hold/held",
         adjectives="huge=enormous tiny=minuscule expensive=costly ancient=antique sick=ill wealthy=affluent "
-                   "gentle=kind anxious=worried",
+        "gentle=kind anxious=worried",
     ),
 )
 
 LEXICONS = {"train": TRAIN, "report": REPORT}
+
+CLOSED_CLASS = frozenset(
+    words(
+        "a an the this that these those no not none nobody nothing never any anything all both each either every "
+        "everybody everyone everything some few fewer little less least more most many much plenty lot half one "
+        "single ever even always often then yet so too very hardly overall as at about after although an and anything "
+        "ago because before but by far from if in near of on or over than though to under until while with without "
+        "whatever which who whole am are be been being is was were do did does had has have can cannot could must "
+        "will would i he him himself her herself it its me my she their them themselves they us we way means part "
+        "last"
+    )
+)
+FRAME_WORDS = frozenset(
+    words("absolutely call expected felt finish found mind people really said simply start thought told truly view")
+)

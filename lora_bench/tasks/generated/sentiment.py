@@ -30,20 +30,34 @@ def negation(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     if pattern == 0:
         verb = draw.pick(lexicon.like if good != denied else lexicon.dislike)
         if denied:
-            return sentence(draw.pick((f"I did not {verb.base}", f"nobody {verb.past}", f"I never {verb.past}")), holder)
-        return sentence(draw.pick((f"I really {verb.past}", f"everybody {verb.past}", f"I always {verb.past}")), holder)
+            lead = draw.pick((f"I did not {verb.base}", f"nobody {verb.past}", f"I never {verb.past}"))
+        else:
+            lead = draw.pick((f"I really {verb.past}", f"everybody {verb.past}", f"I always {verb.past}"))
+        return sentence(lead, holder)
     if pattern == 1:
-        return sentence(draw.pick(("nobody", "no one")) if denied else draw.pick(("everybody", "everyone")), "found",
-                        holder, word)
+        return sentence(
+            draw.pick(("nobody", "no one")) if denied else draw.pick(("everybody", "everyone")), "found", holder, word
+        )
     if pattern == 2:
         noun = draw.pick(lexicon.merits if good != denied else lexicon.faults)
-        return sentence(holder, "had", draw.pick(("no", "hardly any", "not much") if denied else
-                                                ("much", "plenty of", "a lot of")), noun)
+        return sentence(
+            holder,
+            "had",
+            draw.pick(("no", "hardly any", "not much") if denied else ("much", "plenty of", "a lot of")),
+            noun,
+        )
     if pattern == 3:
-        return sentence(draw.pick(("I would not call", "I cannot call") if denied else ("I would call", "I must call")),
-                        holder, word)
-    return sentence(draw.pick(("nothing about", "no part of") if denied else ("everything about", "every part of")),
-                    f"the {item}", "was", word)
+        return sentence(
+            draw.pick(("I would not call", "I cannot call") if denied else ("I would call", "I must call")),
+            holder,
+            word,
+        )
+    return sentence(
+        draw.pick(("nothing about", "no part of") if denied else ("everything about", "every part of")),
+        f"the {item}",
+        "was",
+        word,
+    )
 
 
 def intensity(draw: Draws, lexicon: Lexicon, good: bool) -> str:
@@ -76,11 +90,14 @@ def contrast(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     if pattern == 0:
         return sentence(f"the {part} was {aside}, but the {item} as a whole was {verdict}")
     if pattern == 1:
-        return sentence(draw.pick(("although", "even though", "while")), f"the {part} was {aside}, the {item} overall was",
-                        verdict)
+        although = draw.pick(("although", "even though", "while"))
+        return sentence(although, f"the {part} was {aside}, the {item} overall was {verdict}")
     if pattern == 2:
-        return sentence(f"the {item} as a whole was {verdict}", draw.pick(("although", "even though", "even if")),
-                        f"the {part} was {aside}")
+        return sentence(
+            f"the {item} as a whole was {verdict}",
+            draw.pick(("although", "even though", "even if")),
+            f"the {part} was {aside}",
+        )
     return sentence(f"overall the {item} was {verdict}, but the {part} was {aside}")
 
 

@@ -1,13 +1,13 @@
 """Similarity: how much of the meaning do two sentences share, from 0 (nothing) to 5 (all of it)?
 
-The second sentence is the first after a few edits. Every edit has a price in meaning, and the score is 5 minus the sum of
-the prices:
+The second sentence is the first after a few edits. Every edit has a price in meaning, and the score is 5 minus the sum
+of the prices:
 
     score = 5 - sum of PRICES[edit]          (0: two events that share nothing)
 
 Rewording is free (passive voice, a synonym, an adjunct moved to the front), and who did it to whom costs much although
-no word changes, so counting shared words falls short. Scale of STS (Agirre et al. 2012, section 3): 5 is the same meaning,
-4 differs in a detail, 3 in something that matters, 2 shares some details, 1 the topic only, 0 nothing.
+no word changes, so counting shared words falls short. The scale is that of STS (Agirre et al. 2012, section 3): 5 is
+the same meaning, 4 differs in a detail, 3 in what matters, 2 shares some details, 1 the topic only, 0 nothing.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def row(draw: Draws, lexicon: Lexicon, level: int) -> tuple[str, str]:
 
 
 def combinations() -> dict[int, list[tuple[str, ...]]]:
-    """Sets of edits by their price in half points. 'swap' goes alone with small edits, so that it stays recognisable."""
+    """Sets of edits by their price in half points; 'swap' only beside small edits, where it stays recognisable."""
     found: dict[int, list[tuple[str, ...]]] = {cost: [] for cost in range(LEVELS - 1)}
     for size in range(5):
         for edits in itertools.combinations(PRICES, size):
@@ -102,8 +102,15 @@ def draw_event(draw: Draws, lexicon: Lexicon, *, is_personal: bool) -> Event:
 
 
 def content(event: Event) -> set[str]:
-    parts = (event.agent.noun.singular, event.patient.noun.singular, event.verb.base, event.agent.look,
-             event.patient.look, event.place, event.time)
+    parts = (
+        event.agent.noun.singular,
+        event.patient.noun.singular,
+        event.verb.base,
+        event.agent.look,
+        event.patient.look,
+        event.place,
+        event.time,
+    )
     return {part for part in parts if part}
 
 
@@ -148,8 +155,14 @@ def wording(draw: Draws, lexicon: Lexicon, event: Event, *, is_base: bool) -> st
 
     if draw.percent(35):
         was = ("was", "were")[event.patient.is_plural]
-        core = [party(event.patient), was, "not" if event.is_denied else "", word(event.verb.participle), "by",
-                party(event.agent)]
+        core = [
+            party(event.patient),
+            was,
+            "not" if event.is_denied else "",
+            word(event.verb.participle),
+            "by",
+            party(event.agent),
+        ]
     elif event.is_denied:
         core = [party(event.agent), "did not", word(event.verb.base), party(event.patient)]
     else:

