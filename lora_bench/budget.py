@@ -108,13 +108,11 @@ def _ranks_for(wanted: int, budget: str | int, matrices: Sequence[Matrix]) -> li
     level = _largest_level(wanted, costs, limits)
     ranks = np.minimum(level, limits)
     rest = wanted - int((ranks * costs).sum())
-    open_ = [index for index in _by_layer(matrices) if limits[index] > level]
+    open_ = [index for index in range(len(matrices)) if limits[index] > level]
     sizes = sorted({int(costs[index]) for index in open_}, reverse=True)
-    members = [[index for index in open_ if costs[index] == size] for size in sizes]
+    members = [[i for i in open_ if costs[i] == size] for size in sizes]
     for group, extra in zip(members, _nearest_sum(rest, sizes, [len(group) for group in members]), strict=True):
-        # Bresenham: `extra` of them, at even distances
-        for place, index in enumerate(group):
-            ranks[index] += (place + 1) * extra // len(group) > place * extra // len(group)
+        ranks[_spread(matrices, group, extra)] += 1
     return [int(value) for value in ranks]
 
 
@@ -132,17 +130,15 @@ def _largest_level(wanted: int, costs: np.ndarray, limits: np.ndarray) -> int:
 
 def _nearest_sum(rest: int, sizes: Sequence[int], available: Sequence[int]) -> list[int]:
     """How many of each size to take so that their sum is nearest to `rest`; among equals, the most even shares."""
-    if not sizes or rest == 0:
-        return [0] * len(sizes)
+    if not sizes:
+        return []
     *outer, last = range(len(sizes))
-    counts = (
-        np.stack(
-            [axis.reshape(-1) for axis in np.meshgrid(*(np.arange(available[i] + 1) for i in outer), indexing="ij")]
-        )
-        if outer
-        else np.zeros((0, 1), dtype=np.int64)
-    )
-    left = rest - np.array([sizes[i] for i in outer], dtype=np.int64) @ counts if outer else np.array([rest])
+    counts = np.zeros((0, 1), dtype=np.int64)
+    if outer:
+        grids = np.meshgrid(*(np.arange(available[i] + 1) for i in outer), indexing="ij")
+        counts = np.stack([grid.reshape(-1) for grid in grids])
+    left = rest - np.array([sizes[i] for i in outer], dtype=np.int64) @ counts
+    # the last size is not tried out: its best count follows from what the others leave
     filled = np.clip(np.rint(left / sizes[last]).astype(np.int64), 0, available[last])
     counts = np.concatenate([counts, filled[None]])
     gaps = np.abs(left - filled * sizes[last])
@@ -152,11 +148,16 @@ def _nearest_sum(rest: int, sizes: Sequence[int], available: Sequence[int]) -> l
     return [int(count) for count in counts[:, best]]
 
 
-def _by_layer(matrices: Sequence[Matrix]) -> list[int]:
-    """Positions of `matrices` by layer; the first role rotates, so that even steps favour no role."""
-    n_roles = len({matrix.role for matrix in matrices})
-    places = sorted({matrix.role for matrix in matrices}, key=ROLES.index)
-    return sorted(
-        range(len(matrices)),
-        key=lambda i: (matrices[i].layer, (places.index(matrices[i].role) - matrices[i].layer) % n_roles),
-    )
+def _spread(matrices: Sequence[Matrix], members: Sequence[int], extra: int) -> list[int]:
+    """`extra` of the positions `members`: each role its share, at even steps over its layers, roles out of step."""
+    roles = [role for role in ROLES if any(matrices[i].role == role for i in members)]
+    taken: list[int] = []
+    passed = 0
+    for place, role in enumerate(roles):
+        own = sorted((i for i in members if matrices[i].role == role), key=lambda i: matrices[i].layer)
+        share = (passed + len(own)) * extra // len(members) - passed * extra // len(members)
+        passed += len(own)
+        phase = place * len(own) // len(roles)
+        steps = [(step * share + phase) // len(own) for step in range(len(own) + 1)]
+        taken += [i for step, i in enumerate(own) if steps[step + 1] > steps[step]]
+    return taken

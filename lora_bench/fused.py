@@ -11,7 +11,9 @@ whose rank is the sum of theirs. GPT-2 stores its weights transposed (Conv1D); t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -84,6 +86,119 @@ def linear_from_conv1d(path: str, module: Conv1D) -> nn.Linear:
     weight, bias = _dense_weight(path, module)
     assert bias is not None
     return _linear(weight.detach().clone(), bias.detach().clone(), weight.requires_grad, kind=LinearFromConv1D)
+
+
+def fuse_adapter(
+    model: nn.Module, pieces: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
+    """The same update, as one (A, B, scale) per module of the untouched Hub model.
+
+    Args:
+        model: the split backbone (its weights are not read, so a skeleton will do).
+        pieces: module path in the split backbone -> (A (rank, d_in), B (d_out, rank), scale); update = scale * B A.
+
+    Returns:
+        Module path in the Hub model -> (A, B, scale), in the order of `pieces`. Parts of one fused projection are
+        stacked: its rank is the sum of theirs, and rows that no part owns are zero.
+    """
+    fused: dict[str, tuple[torch.Tensor, torch.Tensor, float]] = {}
+    by_projection: dict[str, dict[str, tuple[torch.Tensor, torch.Tensor, float]]] = {}
+    for path, piece in pieces.items():
+        parent, _, role = path.rpartition(".")
+        if isinstance(model.get_submodule(parent), FusedProjection):
+            by_projection.setdefault(parent, {})[role] = piece
+            fused.setdefault(parent, piece)  # holds the place
+        else:
+            fused[path] = piece
+    for path, parts in by_projection.items():
+        projection = model.get_submodule(path)
+        assert isinstance(projection, FusedProjection)
+        fused[path] = _stacked(projection.layout, parts)
+    return fused
+
+
+def peft_files(
+    model: nn.Module, pieces: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What stock peft needs to put `pieces` on the untouched Hub model: LoraConfig keywords and checkpoint tensors.
+
+    The configuration names full module paths, and each one's own rank and alpha where they differ. Heads, and other
+    modules saved whole, are the caller's to add.
+    """
+    fused = fuse_adapter(model, pieces)
+    ranks = {path: a.shape[0] for path, (a, _, _) in fused.items()}
+    alphas = {path: _tidy(scale * ranks[path]) for path, (_, _, scale) in fused.items()}
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    config: dict[str, Any] = {
+        "r": rank,
+        "lora_alpha": alpha,
+        "target_modules": list(fused),
+        "rank_pattern": {path: value for path, value in ranks.items() if value != rank},
+        "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
+        "fan_in_fan_out": any(_was_conv1d(model.get_submodule(path)) for path in fused),
+        "bias": "none",
+    }
+    tensors = {}
+    for path, (a, b, _) in fused.items():
+        tensors[f"base_model.model.{path}.lora_A.weight"] = a.contiguous()
+        tensors[f"base_model.model.{path}.lora_B.weight"] = b.contiguous()
+    return config, tensors
+
+
+def fuse_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights and biases of the split backbone under the names, and in the shapes, of the Hub model.
+
+    Parts of a fused tensor that `state` lacks are taken from `model`.
+    """
+    fused: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        path, _, kind = name.rpartition(".")
+        parent = path.rpartition(".")[0]
+        projection = model.get_submodule(parent)
+        if isinstance(projection, FusedProjection):
+            if f"{parent}.{kind}" in fused:
+                continue
+            layout = projection.layout
+            parts = {role: state.get(f"{parent}.{role}.{kind}") for role in layout.roles}
+            whole = tensor.new_empty((layout.d_out, *tensor.shape[1:]))
+            for role, part in parts.items():
+                rows = torch.from_numpy(layout.rows(role)).to(whole.device)
+                whole[rows] = projection.get_submodule(role).get_parameter(kind).detach() if part is None else part
+            fused[f"{parent}.{kind}"] = whole.T.contiguous() if projection.was_conv1d and kind == "weight" else whole
+        elif kind == "weight" and _was_conv1d(model.get_submodule(path)):
+            fused[name] = tensor.T.contiguous()
+        else:
+            fused[name] = tensor
+    return fused
+
+
+def _stacked(
+    layout: Layout, parts: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """One LoRA of the fused weight from those of its parts."""
+    roles = [role for role in layout.roles if role in parts]
+    common = max((parts[role][2] for role in roles), key=abs)
+    a_fused = torch.cat([parts[role][0] for role in roles])
+    _, b_first, _ = parts[roles[0]]
+    b_fused = b_first.new_zeros((layout.d_out, a_fused.shape[0]))
+    start = 0
+    for role in roles:
+        a, b, scale = parts[role]
+        rows = torch.from_numpy(layout.rows(role)).to(b.device)
+        b_fused[rows, start : start + a.shape[0]] = b if scale == common else b * (scale / common)
+        start += a.shape[0]
+    return a_fused, b_fused, common
+
+
+def _was_conv1d(module: nn.Module) -> bool:
+    if isinstance(module, FusedProjection):
+        return module.was_conv1d
+    return isinstance(getattr(module, "base_layer", module), (LinearFromConv1D, Conv1D))
+
+
+def _tidy(number: float) -> float | int:
+    return int(number) if float(number).is_integer() else float(number)
 
 
 def _dense_weight(path: str, module: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
