@@ -283,7 +283,7 @@ def parse_layers(layers: Any, n_layers: int | None = None) -> str | tuple[str, i
         if outside:
             limit = f"0 to {n_layers - 1}" if n_layers else "0 and above"
             raise ConfigError(f"{say}: no layer {outside[0]} in {list(layers)}; layers are {limit}")
-        return tuple(sorted(layers))
+        return tuple(sorted(int(layer) for layer in layers))
     raise ConfigError(f"{say}: cannot read {layers!r}; {works}")
 
 
@@ -568,11 +568,11 @@ def _own_part(composed: DictConfig | Mapping[str, Any]) -> DictConfig:
             return given
         task = OmegaConf.select(given, "task.name")
         try:
-            given.train = OmegaConf.to_container(given.train, resolve=True)
+            values: Any = OmegaConf.to_container(given.train, resolve=True)
         except InterpolationResolutionError:
             known = ", ".join(map(str, table))
             raise ConfigError(f"train: this preset has no values for task {task!r}; it has {known}") from None
-        del given.train["per_task"]
+        given.train = {key: value for key, value in values.items() if key != "per_task"}
     return given
 
 

@@ -1,0 +1,198 @@
+"""Make LoRA adapters with peft, initialise them from named streams, count and save them in PEFT format.
+
+    y = W x + s B A x        A: (rank, d_in)    B: (d_out, rank)    s = alpha / rank, or alpha / sqrt(rank) for rsLoRA
+
+W is frozen; A, B and the head train. B starts at zero, so before the first step the model is the backbone. A starts Gaussian with
+variance 1 / (3 d_in), which is the variance of peft's own default and does not depend on the rank, so ranks and placements start alike.
+Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA).
+"""
+
+import copy
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import nn
+
+from lora_bench import fused, seeds
+from lora_bench.backbone import Backbone, Blueprint, quiet
+from lora_bench.config import AdapterConfig
+from lora_bench.targets import Matrix
+
+PACKED_METHODS = ("lora", "lora_plus", "head_only")
+PACKED_INITS = ("gaussian", "kaiming", "peft_gaussian")
+
+
+@dataclass
+class LowRank:
+    """One matrix's adapter. A: (rank, d_in), B: (d_out, rank); the update of the weight is scale * B @ A."""
+
+    A: torch.Tensor
+    B: torch.Tensor
+    scale: float
+
+
+@dataclass
+class AdapterState:
+    """All that one run trains: low-rank pairs by module path of the split backbone, and head tensors by parameter path."""
+
+    low_rank: dict[str, LowRank]
+    head: dict[str, torch.Tensor]
+
+    def count(self) -> dict[str, int]:
+        """Trained parameters: {"adapter", "head"}."""
+        adapter = sum(pair.A.numel() + pair.B.numel() for pair in self.low_rank.values())
+        return {"adapter": adapter, "head": sum(tensor.numel() for tensor in self.head.values())}
+
+
+def scale_of(adapter: AdapterConfig, rank: int) -> float:
+    """The factor s in front of B A."""
+    if adapter.alpha_policy == "ratio":
+        return adapter.alpha
+    return adapter.alpha / (math.sqrt(rank) if adapter.alpha_policy == "rslora" else rank)
+
+
+def init_scale(init: str, d_in: int, rank: int) -> float | None:
+    """Standard deviation of A's entries at the start; None where it depends on the weights (pissa, olora)."""
+    return {"gaussian": 1 / math.sqrt(3 * d_in), "kaiming": 1 / math.sqrt(3 * d_in), "peft_gaussian": 1 / rank}.get(init)
+
+
+def lora_config(plan: Blueprint, adapter: AdapterConfig, matrices: Sequence[Matrix], head_modules: Sequence[str]) -> LoraConfig:
+    """The stock peft configuration of these matrices at their ranks, by full module paths."""
+    ranks = {matrix.module: matrix.rank for matrix in matrices}
+    rank = max(set(ranks.values()), key=list(ranks.values()).count)
+    alphas = {module: scale_of(adapter, r) * r for module, r in ranks.items()} if adapter.alpha_policy == "ratio" else {}
+    return LoraConfig(
+        task_type="SEQ_CLS",
+        r=rank,
+        target_modules=list(ranks),
+        rank_pattern={module: r for module, r in ranks.items() if r != rank},
+        lora_alpha=alphas.get(next(m for m, r in ranks.items() if r == rank), adapter.alpha),  # type: ignore[arg-type]
+        alpha_pattern={module: alpha for module, alpha in alphas.items() if ranks[module] != rank},
+        lora_dropout=adapter.dropout,
+        use_rslora=adapter.alpha_policy == "rslora",
+        use_dora=adapter.method == "dora",
+        init_lora_weights=adapter.init if adapter.init in ("pissa", "olora") else True,
+        modules_to_save=list(head_modules),
+    )
+
+
+def make(
+    backbone: Backbone, adapter: AdapterConfig, matrices: Sequence[Matrix], head: Mapping[str, torch.Tensor], seed: int
+) -> AdapterState:
+    """A run's adapter before its first step: modules, shapes and scales from peft, A from the run's own stream, B zero.
+
+    Args:
+        matrices: the adapted matrices with their ranks; none for `head_only`.
+        head: the initial head, from `backbone.head_state`.
+    """
+    dtype = torch.float64 if backbone.precision == "fp64" else torch.float32
+    low_rank: dict[str, LowRank] = {}
+    if matrices and adapter.method != "head_only":
+        config = lora_config(backbone.blueprint, adapter, matrices, backbone.new_modules)
+        scales = _peft_scales(backbone.blueprint, json.dumps(config.to_dict(), sort_keys=True, default=_plain))
+        for matrix in matrices:
+            stream = seeds.generator("adapter", seed, adapter.replicate, matrix.module, matrix.rank)
+            A = torch.empty(matrix.rank, matrix.d_in)
+            if adapter.init == "kaiming":
+                nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=stream)
+            else:
+                nn.init.normal_(A, std=init_scale(adapter.init, matrix.d_in, matrix.rank) or 0.0, generator=stream)
+            low_rank[matrix.module] = LowRank(A.to(dtype), torch.zeros(matrix.d_out, matrix.rank, dtype=dtype), scales[matrix.module])
+    return AdapterState(low_rank=low_rank, head={name: tensor.clone() for name, tensor in head.items()})
+
+
+def lift(model: PeftModel) -> AdapterState:
+    """The trained tensors of a stock peft model, by the module paths of its base model."""
+    low_rank, head = {}, {}
+    base = model.get_base_model()
+    for path, module in base.named_modules():
+        if hasattr(module, "lora_A") and "default" in module.lora_A:
+            low_rank[path] = LowRank(
+                module.lora_A["default"].weight.detach().clone(),
+                module.lora_B["default"].weight.detach().clone(),
+                float(module.scaling["default"]),
+            )
+        elif hasattr(module, "modules_to_save") and "default" in module.modules_to_save:
+            saved = module.modules_to_save["default"].named_parameters()
+            head |= {f"{path}.{name}": parameter.detach().clone() for name, parameter in saved}
+    return AdapterState(low_rank, head)
+
+
+def save(folder: Path, backbone: Backbone, adapter: AdapterConfig, matrices: Sequence[Matrix], state: AdapterState) -> None:
+    """Write a run's adapter and head so that stock `PeftModel.from_pretrained` loads them on the untouched backbone.
+
+    A run without low-rank pairs (head_only) saves `weights.safetensors` instead: parameter path -> tensor.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    head = {name: tensor.detach().cpu().contiguous() for name, tensor in state.head.items()}
+    if not state.low_rank:
+        save_file(head, folder / "weights.safetensors")
+        return
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in head.items()}
+    pieces = {module: (pair.A.detach().cpu(), pair.B.detach().cpu(), pair.scale) for module, pair in state.low_rank.items()}
+    if backbone.is_split:  # rank of a fused projection: the sum of its parts'; alpha such that every scale is kept
+        keywords, low_rank = fused.peft_files(backbone.model, pieces)
+        config = LoraConfig(
+            task_type="SEQ_CLS", lora_dropout=adapter.dropout, modules_to_save=list(backbone.new_modules), **keywords
+        )
+        tensors |= low_rank
+    else:
+        config = lora_config(backbone.blueprint, adapter, matrices, backbone.new_modules)
+        for module, (A, B, _) in pieces.items():
+            tensors[f"base_model.model.{module}.lora_A.weight"] = A.contiguous()
+            tensors[f"base_model.model.{module}.lora_B.weight"] = B.contiguous()
+    config.inference_mode = True
+    config.base_model_name_or_path, config.revision = backbone.blueprint.name, backbone.blueprint.config.revision
+    config.save_pretrained(str(folder))
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def load_stock(folder: Path, backbone: Backbone) -> nn.Module:
+    """The saved run through stock peft on a private, untouched copy of the backbone, in eval mode.
+
+    Raises:
+        RuntimeError: when `weights.safetensors` names parameters that the backbone lacks.
+    """
+    model = backbone.untouched()
+    for name in backbone.new_modules:
+        model.get_submodule(name).to(torch.float64 if backbone.precision == "fp64" else torch.float32)
+    weights = folder / "weights.safetensors"
+    if weights.is_file():
+        from safetensors.torch import load_file
+
+        tensors = load_file(weights)
+        unknown = set(tensors) - {name for name, _ in model.named_parameters()}
+        if unknown:
+            raise RuntimeError(f"weights.safetensors holds {sorted(unknown)[0]!r}, which {backbone.blueprint.name} lacks")
+        model.load_state_dict(tensors, strict=False)
+        return model.eval()
+    with quiet():
+        return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=backbone.precision != "fp64").eval()
+
+
+@functools.lru_cache(maxsize=256)
+def _peft_scales(plan: Blueprint, config_json: str) -> dict[str, float]:
+    """Module path -> scale, read off a real peft model over the weightless skeleton."""
+    config = LoraConfig(**json.loads(config_json))
+    with quiet():
+        model = get_peft_model(copy.deepcopy(plan.skeleton), config, low_cpu_mem_usage=True)
+    scales = {
+        path: float(module.scaling["default"])
+        for path, module in model.get_base_model().named_modules()
+        if hasattr(module, "lora_A") and "default" in module.lora_A
+    }
+    keys = {key.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for key in get_peft_model_state_dict(model) if ".lora_A." in key}
+    assert keys == set(scales), "peft stores its tensors under other names than expected"
+    return scales
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

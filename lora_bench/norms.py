@@ -1,0 +1,64 @@
+"""Section 7.3 of the LoRA paper, for every adapted matrix: how large the update is, and how much of the weight lies where it acts.
+
+    dW = s B A = U S V^T (rank r)        weight_in_update = ||U^T W V||_F        amplification = ||dW||_F / ||U^T W V||_F
+
+Kept in the record, so that Table 7 can be drawn without weights: the same norm in the top-r directions of W itself and in r random
+directions are what the paper compares with. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3 and Table 7.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lora_bench import seeds
+from lora_bench.adapters import AdapterState
+from lora_bench.backbone import Backbone
+from lora_bench.targets import Matrix
+
+
+@torch.no_grad()
+def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterState) -> list[dict[str, Any]]:
+    """Frobenius norms per adapted matrix: the weight, the update, and the weight within r directions of the update, of the weight's own
+    largest singular values, and of chance."""
+    rows = []
+    for matrix in matrices:
+        pair = state.low_rank[matrix.module]
+        A, B = pair.A.double().cpu(), pair.B.double().cpu()
+        weight = _weight(backbone, matrix.module)
+        # Orthonormal bases of the update's column and row spaces; the norm depends on the spaces only.
+        left, right = torch.linalg.qr(B)[0], torch.linalg.qr(A.T)[0]
+        stream = seeds.generator("random subspace", matrix.module, matrix.rank)
+        chance_left = torch.linalg.qr(torch.randn(B.shape, generator=stream, dtype=torch.float64))[0]
+        chance_right = torch.linalg.qr(torch.randn(A.T.shape, generator=stream, dtype=torch.float64))[0]
+        rows.append(
+            {
+                "module": matrix.module,
+                "role": matrix.role,
+                "layer": matrix.layer,
+                "rank": matrix.rank,
+                "scale": pair.scale,
+                "weight": float(weight.norm()),
+                "update": float(_product_norm(B, A) * pair.scale),
+                "weight_in_update": float((left.T @ weight @ right).norm()),
+                "weight_in_weight": float(_spectrum(backbone, matrix.module)[: matrix.rank].norm()),
+                "weight_in_random": float((chance_left.T @ weight @ chance_right).norm()),
+            }
+        )
+    return rows
+
+
+def _product_norm(B: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
+    """Frobenius norm of B A without forming it: tr(B^T B A A^T)."""
+    return ((B.T @ B) * (A @ A.T)).sum().clamp(min=0).sqrt()
+
+
+def _weight(backbone: Backbone, module: str) -> torch.Tensor:
+    return backbone.model.get_submodule(module).weight.detach().cpu().double()  # type: ignore[union-attr,operator]
+
+
+@functools.lru_cache(maxsize=1024)
+def _spectrum(backbone: Backbone, module: str) -> torch.Tensor:
+    """Singular values of a frozen weight, largest first; in fp32, which is ample for a norm."""
+    return torch.linalg.svdvals(_weight(backbone, module).float()).double()

@@ -1,0 +1,148 @@
+"""From a configuration to a run: everything that can be known, and everything that can be refused, before weights load."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lora_bench import adapters, backbone, budget, targets
+from lora_bench.backbone import Blueprint
+from lora_bench.config import LORA_METHODS, ConfigError, RunConfig, cell_id, run_id, science
+from lora_bench.targets import Matrix
+from lora_bench.tasks import Task, load_task
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that can be trained.
+
+    Attributes:
+        science: what its result depends on, canonically; `run_id` hashes it, `cell_id` hashes it without the seed.
+        matrices: the adapted matrices with their ranks; empty for methods without targets.
+        budget_gap: adapter parameters over what `adapter.budget` asks for, minus 1; None without a budget.
+    """
+
+    config: RunConfig
+    science: dict[str, Any]
+    run_id: str
+    cell_id: str
+    matrices: tuple[Matrix, ...]
+    budget_gap: float | None
+    steps: int
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Trainable parameters of the low-rank pairs; the head is counted apart, once the backbone is loaded."""
+        return budget.adapter_parameters(self.matrices)
+
+    @property
+    def task(self) -> Task:
+        return load_task(self.config.task)
+
+    @property
+    def blueprint(self) -> Blueprint:
+        return backbone.blueprint(self.config.model, self.task.n_labels)
+
+    @property
+    def precision(self) -> str:
+        return self.science["train"]["precision"]
+
+    @property
+    def manifest(self) -> list[dict[str, Any]]:
+        """The record's manifest: one row per adapted matrix."""
+        keys = ("role", "layer", "module", "d_in", "d_out", "rank", "fused")
+        return [{key: getattr(matrix, key) for key in keys} for matrix in self.matrices]
+
+
+def resolve(config: RunConfig) -> Run:
+    """Check a configuration against its backbone and its data, and name the run. Loads rows, but no weights.
+
+    Raises:
+        ConfigError: when a role, rank, budget, layer, length or split does not exist here.
+    """
+    task = load_task(config.task)
+    plan = backbone.blueprint(config.model, task.n_labels)
+    device = backbone.resolve_device(config.device)
+    _check_length(config, plan)
+    matrices, gap, spelled, layers = _select(config, plan)
+    n_train = len(task.splits["train"])
+    document = science(
+        config,
+        model_fingerprint=plan.fingerprint,
+        task_fingerprint=task.fingerprint,
+        metrics=task.metrics,
+        train_rows=n_train,
+        targets=spelled,
+        rank=_uniform_rank(matrices),
+        layers=layers,
+        precision=backbone.resolve_precision(config.train.precision, device),
+    )
+    return Run(
+        config=config,
+        science=document,
+        run_id=run_id(document),
+        cell_id=cell_id(document),
+        matrices=tuple(matrices),
+        budget_gap=gap,
+        steps=count_steps(n_train, config),
+    )
+
+
+def packable(run: Run) -> bool:
+    """Whether a run can share a backbone with others: its method leaves the frozen weights as they are."""
+    adapter = run.config.adapter
+    return adapter.method in adapters.PACKED_METHODS and (not run.matrices or adapter.init in adapters.PACKED_INITS)
+
+
+def pack_key(run: Run) -> tuple:
+    """Runs with equal keys may be packed: same backbone, rows, batches, schedule length, precision and seed."""
+    train = run.science["train"]
+    shared = ("epochs", "batch_size", "grad_accumulation", "max_length", "precision", "dropout", "checkpoint")
+    science = run.science
+    alone = () if packable(run) else (run.run_id,)
+    return (
+        science["model"]["fingerprint"],
+        science["task"]["fingerprint"],
+        science["seed"],
+        *(train[key] for key in shared),
+        run.config.train.compile,
+        *alone,
+    )
+
+
+def count_steps(n_rows: int, config: RunConfig) -> int:
+    """Optimizer steps of a run; a fraction of an epoch is rounded up to whole steps."""
+    return max(1, math.ceil(config.train.epochs * math.ceil(n_rows / config.train.batch_size) - 1e-9))
+
+
+def _select(config: RunConfig, plan: Blueprint) -> tuple[Sequence[Matrix], float | None, str, str | list[int]]:
+    adapter = config.adapter
+    if adapter.method not in LORA_METHODS:
+        return [], None, "", "all"
+    selected = targets.select_targets(plan.matrices, adapter.targets, adapter.layers, backbone=plan.name)
+    solved = budget.solve_ranks(
+        selected, rank=adapter.rank, budget=adapter.budget, all_matrices=plan.matrices, backbone=plan.name
+    )
+    gap = None
+    if adapter.budget is not None:
+        wanted = budget.budget_parameters(adapter.budget, selected, all_matrices=plan.matrices, backbone=plan.name)
+        gap = budget.budget_gap(solved, wanted)
+    numbers = targets.select_layers(plan.matrices, adapter.layers)
+    n_layers = 1 + max(matrix.layer for matrix in plan.matrices)
+    layers = "all" if len(numbers) == n_layers else numbers
+    return [m for m in solved if m.rank], gap, targets.canonical_targets(plan.matrices, adapter.targets, backbone=plan.name), layers
+
+
+def _uniform_rank(matrices: Sequence[Matrix]) -> int | dict[str, int] | None:
+    ranks = {matrix.rank for matrix in matrices}
+    if not ranks:
+        return None
+    return ranks.pop() if len(ranks) == 1 else {matrix.module: matrix.rank for matrix in matrices}
+
+
+def _check_length(config: RunConfig, plan: Blueprint) -> None:
+    longest = plan.longest_input
+    if longest is not None and config.train.max_length > longest:
+        raise ConfigError(
+            f"train.max_length: {config.train.max_length} is above {longest}, the most tokens that {plan.name} can read"
+        )

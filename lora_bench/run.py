@@ -1,0 +1,356 @@
+"""Pack in, records out: the one place that joins backbone, task, adapters, loop, guards, store and tracking."""
+
+import contextlib
+import logging
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lora_bench import adapters, backbone, guards, seeds
+from lora_bench.adapters import AdapterState
+from lora_bench.backbone import Backbone
+from lora_bench.cost import attribute, run_flops
+from lora_bench.evaluate import predict
+from lora_bench.norms import matrix_norms
+from lora_bench.packing import Pack
+from lora_bench.record import NonFiniteError, environment, failure, new_record, require_guards, utc_now
+from lora_bench.resolve import Run
+from lora_bench.store import AlreadyFinished, Store
+from lora_bench.tasks import Task
+from lora_bench.tasks.metrics import score
+from lora_bench.tasks.tokens import Tokens, tokenise
+from lora_bench.tracking import Silence, TrackedRun, Tracking, head_of
+from lora_bench.train import train_pack
+
+TRAIN_SAMPLE_ROWS = 1_000
+CURVE_POINTS = 400
+
+log = logging.getLogger(__name__)
+Notify = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class _Progress:
+    """One run of a pack: its mirror, and what it has shown so far."""
+
+    run: Run
+    tracked: TrackedRun
+    curve: dict[str, list[float]] = field(default_factory=lambda: {"step": [], "loss": [], "lr": [], "grad_norm": []})
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_score: float = float("-inf")
+    best_state: AdapterState | None = None
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What is left of a pack after training."""
+
+    states: list[AdapterState]
+    logits: dict[str, np.ndarray]  # split -> (P, n, n_labels)
+    finite_steps: list[int]
+    n_steps: int
+
+
+def run_pack(
+    runs: Sequence[Run],
+    store: Store,
+    *,
+    tracking: Tracking | None = None,
+    invocation: Mapping[str, Any] | None = None,
+    on_progress: Notify | None = None,
+    own_process: bool = False,
+) -> list[dict[str, Any]]:
+    """Train, score, check and store the runs of one pack. Runs that the store holds, or another process trains, are left out.
+
+    A run's failure ends in a failed record, never in an exception. When memory runs out the pack is halved and tried
+    again, down to single runs.
+
+    Args:
+        on_progress: called with {"event": "step" | "epoch" | "record" | "split", ...} as the pack goes on.
+        own_process: whether this process trains nothing else, so that its peak memory is the pack's.
+
+    Returns:
+        The records written, in the order of `runs`.
+    """
+    with contextlib.ExitStack() as claims:
+        mine = [run for run in runs if claims.enter_context(store.claim(run.run_id)) and not store.has(run.run_id)]
+        desk = _Desk(store, tracking or Silence(), dict(invocation or {}), on_progress or (lambda event: None), own_process)
+        return desk.work(mine)
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where a pack's runs are handled: the store they go to and whoever wants to hear of them."""
+
+    store: Store
+    tracking: Tracking
+    invocation: dict[str, Any]
+    notify: Notify
+    own_process: bool
+
+    def work(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
+        if not runs:
+            return []
+        started = utc_now()
+        progress = [_Progress(run, self.tracking.start(_head(run))) for run in runs]
+        try:
+            return self._train_and_store(progress, started)
+        except Exception as error:
+            fault = failure(error)
+            if fault["kind"] != "out_of_memory" or len(runs) == 1:
+                log.debug("pack failed", exc_info=error)
+                return [self._store(each, new_record(**_identity(each, started), error=fault, **self._about())) for each in progress]
+        except BaseException:
+            for each in progress:
+                each.tracked.finish("failed")
+            raise
+        # Out of memory: outside the handler, whose traceback keeps the pack's tensors alive.
+        for each in progress:
+            each.tracked.finish("failed")
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        half = (len(runs) + 1) // 2
+        log.warning("pack of %d runs: out of memory (%s); trying %d and %d", len(runs), fault["message"], half, len(runs) - half)
+        self.notify({"event": "split", "runs": len(runs), "message": fault["message"]})
+        return self.work(runs[:half]) + self.work(runs[half:])
+
+    def _train_and_store(self, progress: list[_Progress], started: str) -> list[dict[str, Any]]:
+        clock = time.perf_counter()
+        first = progress[0].run
+        threads = backbone.set_threads()
+        loaded = backbone.load(first.blueprint, precision=first.precision, device=backbone.resolve_device(first.config.device))
+        task, tokens = first.task, _tokens(first, loaded)
+        sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:TRAIN_SAMPLE_ROWS])
+        trained = self._train(progress, loaded, task, tokens, sample)
+        pack_seconds = time.perf_counter() - clock
+        peak = _peak_bytes(loaded.device) if self.own_process else None
+
+        n_tokens = int(tokens["train"].lengths.mean() * first.config.train.batch_size * trained.n_steps)
+        flops = [run_flops(loaded.blueprint.skeleton, each.run.config, each.run.matrices, n_tokens) for each in progress]
+        shares = attribute(pack_seconds, flops)
+        about = self._about(device=_device_name(loaded.device), threads=threads)
+        is_frozen = backbone.weights_hash(backbone.frozen_parameters(loaded.model, loaded.new_modules)) == loaded.frozen_hash
+        records = []
+        for index, each in enumerate(progress):
+            state = trained.states[index]
+            cost = {
+                "pack_seconds": pack_seconds,
+                "pack_size": len(progress),
+                "attributed_seconds": shares[index],
+                "tokens": n_tokens,
+                "flops": flops[index],
+                "adapter_bytes": _stored_bytes(state),
+                "peak_bytes": peak,
+                "overhead_seconds": None,
+            }
+            known = _identity(each, started) | about | {"parameters": _count(state, loaded), "cost": cost}
+            try:
+                if trained.finite_steps[index] < trained.n_steps:
+                    raise NonFiniteError(f"the loss or the gradient is not finite at step {trained.finite_steps[index]}")
+                logits = {split: values[index] for split, values in trained.logits.items()}
+                record = self._checked(each, known, loaded, task, tokens, sample, state, logits, is_frozen)
+            except AlreadyFinished:
+                each.tracked.finish("finished")
+                continue
+            except Exception as error:
+                record = new_record(**known, error=failure(error))
+            records.append(self._store(each, record))
+        return records
+
+    def _train(
+        self, progress: list[_Progress], loaded: Backbone, task: Task, tokens: dict[str, Tokens], sample: np.ndarray
+    ) -> _Trained:
+        runs, configs = [each.run for each in progress], [each.run.config for each in progress]
+        head = backbone.head_state(loaded, configs[0].seed)
+        states = [adapters.make(loaded, run.config.adapter, run.matrices, head, run.config.seed) for run in runs]
+        with Pack(
+            loaded,
+            states,
+            adapter_dropouts=[run.config.adapter.dropout if run.matrices else 0.0 for run in runs],
+            dropout=configs[0].train.dropout,
+            seed=configs[0].seed,
+            compile=configs[0].train.compile,
+        ) as pack:
+            guards.require_unchanged_start(pack, tokens["train"])
+            listener = _Listener(pack, progress, task, tokens["select"], runs[0].steps, self.notify)
+            train_pack(pack, tokens["train"], configs, total_steps=runs[0].steps, on_step=listener.on_step, on_epoch=listener.on_epoch)
+            if configs[0].train.checkpoint == "best":
+                pack.set_states([each.best_state or pack.state(index) for index, each in enumerate(progress)])
+            logits = {split: predict(pack, each) for split, each in tokens.items() if split != "train"}
+            logits["train"] = predict(pack, tokens["train"], sample)
+            return _Trained([pack.state(index) for index in range(len(runs))], logits, listener.finite_steps(), runs[0].steps)
+
+    def _checked(
+        self,
+        each: _Progress,
+        known: dict[str, Any],
+        loaded: Backbone,
+        task: Task,
+        tokens: dict[str, Tokens],
+        sample: np.ndarray,
+        state: AdapterState,
+        logits: dict[str, np.ndarray],
+        is_frozen: bool,
+    ) -> dict[str, Any]:
+        """Score a run, make it pass its guards, and write it with its predictions and adapter."""
+        clock = time.perf_counter()
+        run = each.run
+        scores: dict[str, Any] = {split: score(task.metrics, tokens[split].labels, logits[split]) for split in logits if split != "train"}
+        scores["train"] = score(task.metrics, tokens["train"].labels[sample], logits["train"])
+        scores |= {split.replace("validation", "report"): None for split in task.facts["absent"]}
+        start = backbone.head_state(loaded, run.config.seed)
+        held: dict[str, Any] = {
+            "starts_as_backbone": True,
+            "frozen_weights_unchanged": is_frozen,
+            "head_moved": any(not torch.equal(state.head[name].cpu(), start[name]) for name in start),
+        }
+        if run.matrices:
+            held["update_moved"] = all(bool(pair.B.any()) for pair in state.low_rank.values())
+        with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch:
+            folder = Path(scratch) / "adapter"
+            adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
+            held["reload_gap"] = guards.reload_gap(folder, loaded, tokens["report"], logits["report"])
+            held["reloads"] = held["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
+            require_guards(held)
+            norms = matrix_norms(loaded, run.matrices, state)
+            known["cost"]["overhead_seconds"] = time.perf_counter() - clock
+            record = new_record(**known, scores=scores, guards=held, norms=norms)
+            self.store.write(record, predictions=_predictions(task, tokens, logits), adapter=_copier(folder))
+        return record
+
+    def _store(self, each: _Progress, record: dict[str, Any]) -> dict[str, Any]:
+        """Write a failed record (a finished one is written by now), close the mirror and tell whoever listens."""
+        if record["status"] == "failed":
+            self.store.write(record)
+        each.tracked.finish(record["status"], {"scores": record["scores"], "cost": record["cost"]})
+        self.notify({"event": "record", "run_id": record["run_id"], "status": record["status"], "record": record})
+        return record
+
+    def _about(self, *, device: str | None = None, threads: int | None = None) -> dict[str, Any]:
+        where = environment(device=device or "cpu", threads=threads or torch.get_num_threads())
+        return {"environment": where, "invocation": self.invocation}
+
+
+class _Listener:
+    """Keeps the curves of a pack's runs, thinned to some hundred points, and passes them on."""
+
+    def __init__(self, pack: Pack, progress: list[_Progress], task: Task, select: Tokens, n_steps: int, notify: Notify) -> None:
+        self.pack, self.progress, self.task, self.select, self.notify = pack, progress, task, select, notify
+        self.n_steps, self.stride = n_steps, max(1, n_steps // CURVE_POINTS)
+        self._losses: list[torch.Tensor] = []
+        self._finite_steps = torch.zeros(pack.n_runs, dtype=torch.long, device=pack.backbone.device)
+
+    def on_step(self, step: int, *, losses: torch.Tensor, grad_norms: torch.Tensor, alive: torch.Tensor, factors: torch.Tensor) -> None:
+        self._losses.append(losses)
+        self._finite_steps += alive
+        if (step + 1) % self.stride and step + 1 < self.n_steps:
+            return
+        points = torch.stack([torch.stack(self._losses).mean(0), grad_norms, factors]).tolist()
+        self._losses.clear()
+        for index, each in enumerate(self.progress):
+            train = each.run.config.train
+            peak = train.head_lr if each.run.config.adapter.method == "head_only" and train.head_lr is not None else train.lr
+            values = {"loss": points[0][index], "lr": points[2][index] * peak, "grad_norm": points[1][index]}
+            each.curve["step"].append(step + 1)
+            for name, value in values.items():
+                each.curve[name].append(value)
+            each.tracked.log(values, step + 1)
+        self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": len(self.progress)})
+
+    def on_epoch(self, epoch: int, step: int) -> None:
+        logits = predict(self.pack, self.select)
+        for index, each in enumerate(self.progress):
+            if not np.isfinite(logits[index]).all():
+                continue
+            scores = score(self.task.metrics, self.select.labels, logits[index])
+            each.epochs.append({"epoch": epoch, "step": step, "select": scores})
+            each.tracked.log({"epoch": epoch, "select": scores}, step)
+            primary = scores[self.task.metrics[0]]
+            if each.run.config.train.checkpoint == "best" and primary is not None and primary > each.best_score:
+                each.best_score, each.best_state = primary, self.pack.state(index)
+        self.notify({"event": "epoch", "epoch": epoch, "runs": len(self.progress)})
+
+    def finite_steps(self) -> list[int]:
+        """Steps that each run took before its loss or gradient stopped being finite."""
+        return self._finite_steps.tolist()
+
+
+def _identity(each: _Progress, started: str) -> dict[str, Any]:
+    run = each.run
+    return {
+        "run_id": run.run_id,
+        "cell_id": run.cell_id,
+        "config": run.science,
+        "metrics": run.task.metrics,
+        "manifest": run.manifest,
+        "parameters": {"adapter": run.adapter_parameters, "head": None, "total": None},
+        "history": {**each.curve, "epochs": each.epochs},
+        "data": run.task.facts | ({"budget_gap": run.budget_gap} if run.budget_gap is not None else {}),
+        "started": started,
+    }
+
+
+def _head(run: Run) -> dict[str, Any]:
+    return head_of(
+        run_id=run.run_id,
+        cell_id=run.cell_id,
+        config=run.science,
+        manifest=run.manifest,
+        parameters={"adapter": run.adapter_parameters, "head": None, "total": None},
+        metrics=run.task.metrics,
+        tags=run.config.tracking.tags,
+    )
+
+
+def _tokens(run: Run, loaded: Backbone) -> dict[str, Tokens]:
+    plan = loaded.blueprint
+    return tokenise(
+        run.task, plan.tokenizer, max_length=run.config.train.max_length, tokenizer_fingerprint=plan.tokenizer_fingerprint
+    )
+
+
+def _predictions(task: Task, tokens: dict[str, Tokens], logits: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Logits of every row outside train: split, idx, label, logit_0 ..."""
+    tables = []
+    for split in (each for each in logits if each != "train"):
+        values = logits[split].astype(np.float32)
+        columns = {f"logit_{label}": values[:, label] for label in range(values.shape[1])}
+        rows = task.splits[split]
+        tables.append(pd.DataFrame({"split": split, "idx": rows["idx"].to_numpy(), "label": tokens[split].labels, **columns}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _count(state: AdapterState, loaded: Backbone) -> dict[str, int]:
+    counts = state.count()
+    frozen = sum(parameter.numel() for _, parameter in backbone.frozen_parameters(loaded.model, loaded.new_modules))
+    return {**counts, "backbone": frozen, "total": frozen + counts["adapter"] + counts["head"]}
+
+
+def _stored_bytes(state: AdapterState) -> int:
+    pairs = sum(pair.A.nbytes + pair.B.nbytes for pair in state.low_rank.values())
+    return pairs + sum(tensor.nbytes for tensor in state.head.values())
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _copier(source: Path) -> Callable[[Path], object]:
+    return lambda folder: shutil.copytree(source, folder / "adapter")
