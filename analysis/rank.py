@@ -1,0 +1,203 @@
+"""How small may the rank be? The design of the paper's Table 6, on any finished sweep.
+
+Each cell is shown at its own learning rate, chosen on `select`; within a placement, every rank is contrasted with the
+lowest one, paired by seed and Holm-corrected. Source: Hu et al. 2021, arXiv:2106.09685, section 7.2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lora_bench import cells, figures, published, reporting, stats
+from lora_bench.reporting import Column, Section, Table
+
+PAPER_RANKS = (1, 2, 4, 8, 64)
+PAPER_TARGETS = ("q", "qv", "qkvo")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = reporting.parser(__doc__, "rank")
+    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
+    options = parser.parse_args(argv)
+    return reporting.run_script(lambda runs: sections(runs, options), options)
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting.
+
+    Raises:
+        NothingToShow: when no placement was run at two ranks.
+    """
+    found, refused = [], []
+    for setting in cells.settings(
+        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
+    ):
+        margin = options.margin / 100 if options.margin else stats.margin_of(setting.metric)
+        try:
+            found.append(section(setting, margin=margin, name=f"rank_{setting.slug}"))
+        except cells.NothingToShow as error:
+            refused.append(str(error))
+    if not found:
+        raise cells.NothingToShow("\n".join(refused))
+    found[-1].notes.extend(refused)
+    return found
+
+
+def section(setting: cells.Setting, *, margin: float, name: str) -> Section:
+    """The table, the figure and the sentence for one setting.
+
+    Raises:
+        NothingToShow: when no placement was run at two ranks.
+    """
+    runs = setting.runs[(setting.runs["targets"] != "") & setting.runs["rank"].notna()]
+    n_ranks = runs.groupby("targets")["rank"].nunique()
+    curves = [targets for targets in n_ranks.index if n_ranks[targets] > 1]
+    if not curves:
+        held = ", ".join(
+            f"{targets} at rank {rank:g}" for targets, rank in runs.groupby("targets")["rank"].first().items()
+        )
+        raise cells.NothingToShow(
+            f"{setting.title}: no placement was run at two ranks ({held or 'no run has one rank'}); start with: lora-bench +sweeps=rank"
+        )
+    curves.sort(key=lambda t: (PAPER_TARGETS.index(t) if t in PAPER_TARGETS else len(PAPER_TARGETS), t))
+    runs = runs[runs["targets"].isin(curves)]
+    runs = runs.assign(arm=[arm_name(t, r) for t, r in zip(runs["targets"], runs["rank"], strict=True)])
+    order = [arm_name(t, r) for t in curves for r in sorted(runs.loc[runs["targets"] == t, "rank"].unique())]
+    runs = cells.sort_arms(runs, order)
+    cells.refuse_duplicates(setting, runs)
+    rates = cells.choose_rates(runs)
+    estimates = cells.estimate(runs, rates["lr"])
+    estimates["rank"] = [int(arm.rsplit("=", 1)[1]) for arm in estimates.index]
+    pairs = []
+    for targets in curves:
+        mine = estimates[estimates["targets"] == targets].index
+        pairs += [(other, mine[0]) for other in mine[1:]]
+    table = cells.compare(estimates, pairs, margin=margin)
+    return Section(
+        title=f"Rank: {setting.title}",
+        sentence=sentence(setting, estimates, table, margin),
+        tables=[
+            _cells(name, setting, rates, estimates, table),
+            reporting.contrast_table(f"{name}_contrasts", table, margin),
+        ],
+        figures=_figures(name, setting, estimates),
+        captions={
+            name: "Score on the report split against the rank, each cell at its own learning rate chosen on select. Marks: means "
+            "over seeds with 95 % t intervals; small marks: seeds. Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints."
+        },
+        notes=notes(setting, runs, rates, estimates, curves),
+        facts={
+            "setting": setting,
+            "estimates": estimates,
+            "contrasts": table,
+            "rates": rates,
+            "margin": margin,
+            "runs": runs,
+        },
+    )
+
+
+def arm_name(targets: str, rank: float) -> str:
+    """`qv r=8`."""
+    return f"{targets} r={int(rank)}"
+
+
+def sentence(setting: cells.Setting, estimates: pd.DataFrame, table: pd.DataFrame, margin: float) -> str:
+    """What was found here, in one sentence: for each placement, the highest rank against the lowest."""
+    parts = []
+    for targets, mine in estimates.groupby("targets", sort=False):
+        low, high = mine.index[0], mine.index[-1]
+        pair = table[(table["first"] == high) & (table["second"] == low)].iloc[0]
+        if pair["n_pairs"] == 0:
+            parts.append(f"{targets} has no seed at both rank {mine['rank'].iloc[0]} and rank {mine['rank'].iloc[-1]}")
+            continue
+        gain = f"{reporting.signed(pair['difference'])} points"
+        words = {
+            "better": "is better",
+            "worse": "is worse",
+            "tied": f"is tied within {100 * margin:g}",
+            "unresolved": "is unresolved",
+        }[pair["verdict"]]
+        needs = f", {int(pair['seeds_needed'])} seeds needed" if pd.notna(pair["seeds_needed"]) else ""
+        parts.append(
+            f"{targets} at rank {mine['rank'].iloc[-1]} {words} against rank {mine['rank'].iloc[0]} ({gain}{needs})"
+        )
+    return f"On {setting.title}: {'; '.join(parts)}."
+
+
+def notes(
+    setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, curves: list[str]
+) -> list[str]:
+    """What a reader must know beside the table."""
+    told = list(setting.notes)
+    policy = setting.facts.get("alpha_policy")
+    scales = {
+        "fixed": "alpha/rank, so the update is damped as the rank grows",
+        "ratio": "alpha, whatever the rank",
+        "rslora": "alpha/sqrt(rank)",
+    }
+    if policy in scales:
+        told.append(f"alpha {setting.facts.get('alpha'):g}, policy {policy}: the update is scaled by {scales[policy]}")
+    here = sorted({int(rank) for rank in runs["rank"]})
+    expected = [arm_name(t, r) for t in curves for r in here]
+    absent = cells.missing(runs, expected)
+    if absent:
+        told.append(f"missing from the store: {absent}")
+    lacking = [t for t in PAPER_TARGETS if t not in curves]
+    ranks = [r for r in PAPER_RANKS if r not in here]
+    if lacking or ranks:
+        told.append(
+            "of the paper's Table 6 the store lacks " + reporting.listed(lacking + [f"rank {r}" for r in ranks])
+        )
+    failed = cells.failures(runs)
+    if failed:
+        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
+    few = sorted({int(n) for n in estimates["n_seeds"] if n < stats.MIN_PAIRS})
+    if few:
+        told.append(
+            f"some cells have only {reporting.listed([str(n) for n in few])} scored seed(s): no verdict is possible below {stats.MIN_PAIRS}"
+        )
+    told.extend(reporting.rate_notes(rates))
+    flat = [arm for arm, sd in estimates["sd"].items() if sd == 0]
+    if flat:
+        told.append(f"the score of {reporting.listed(flat)} is the same in every seed: is the metric stuck?")
+    return told
+
+
+def _cells(
+    name: str, setting: cells.Setting, rates: pd.DataFrame, estimates: pd.DataFrame, table: pd.DataFrame
+) -> Table:
+    frame = reporting.cell_frame(setting, estimates, rates)
+    by_first = table.set_index("first")
+    for column in ("difference", "p_holm", "verdict"):
+        frame[f"lowest_{column}"] = frame["cell"].map(by_first[column])
+    paper = published.rank().pivot(index=["targets", "rank"], columns="dataset", values="score")
+    for dataset in published.SPREAD:
+        frame[f"paper_{dataset.lower()}"] = [
+            paper[dataset].get((targets, rank), np.nan)
+            for targets, rank in zip(frame["targets"], frame["rank"], strict=True)
+        ]
+    columns = [
+        Column("cell", "cell", reporting.text, is_number=False),
+        Column("adapter_parameters", "parameters", reporting.count, on_screen=False),
+        Column("rate_shown", "lr", reporting.text),
+        Column("seeds_shown", "seeds", reporting.text),
+        Column("score_shown", figures.short_metric(setting.metric), reporting.text),
+        Column("interval_shown", "95 % interval", reporting.text, on_screen=False),
+        Column("lowest_difference", "− lowest", reporting.signed),
+        Column("lowest_verdict", "it is", reporting.text, is_number=False),
+        Column("gap", "train − report", reporting.signed, on_screen=False),
+        *(Column(f"paper_{d.lower()}", f"paper {short}", reporting.points) for d, short in published.SHORT.items()),
+    ]
+    return Table(name, f"{setting.title}: report score ± 95 % against rank", frame, columns)
+
+
+def _figures(name: str, setting: cells.Setting, estimates: pd.DataFrame) -> dict:
+    if not np.isfinite(estimates["mean"]).any():
+        return {}
+    return {name: figures.ranks(estimates, metric=setting.metric, published=published.rank())}
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,230 @@
+"""Which weight matrices should LoRA adapt, at one budget? The design of the paper's Table 5, on any finished sweep.
+
+Each placement is shown at its own learning rate, chosen on `select`; contrasts of qv against every other placement are
+paired by seed and Holm-corrected. Source: Hu et al. 2021, arXiv:2106.09685, section 7.1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lora_bench import cells, figures, published, reporting, stats
+from lora_bench.reporting import Column, Section, Table
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = reporting.parser(__doc__, "weight_types")
+    parser.add_argument(
+        "--budget", type=int, metavar="N", help="adapter parameters (default: where most placements meet)"
+    )
+    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
+    options = parser.parse_args(argv)
+    return reporting.run_script(lambda runs: sections(runs, options), options)
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting and budget.
+
+    Raises:
+        NothingToShow: when no setting has two placements at one budget.
+    """
+    found, refused = [], []
+    for setting in cells.settings(
+        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
+    ):
+        try:
+            at = cells.at_budgets(setting, budget=options.budget)
+        except cells.NothingToShow as error:
+            refused.append(str(error))
+            continue
+        margin = options.margin / 100 if options.margin else stats.margin_of(setting.metric)
+        for budget, here in at:
+            name = f"weight_types_{setting.slug}" + (f"_{budget}" if len(at) > 1 else "")
+            found.append(section(setting, budget, here, margin=margin, name=name))
+    if not found:
+        raise cells.NothingToShow("\n".join(refused))
+    if refused:
+        found[-1].notes.extend(refused)
+    return found
+
+
+def section(setting: cells.Setting, budget: int, runs: pd.DataFrame, *, margin: float, name: str) -> Section:
+    """The table, the two figures and the sentence for one budget of one setting."""
+    runs = cells.sort_arms(runs.assign(arm=runs["targets"].where(runs["method"] != cells.FLOOR, cells.FLOOR)))
+    cells.refuse_duplicates(setting, runs)
+    rates = cells.choose_rates(runs)
+    estimates = cells.estimate(runs, rates["lr"])
+    others = [
+        arm
+        for arm in dict.fromkeys((*cells.PLACEMENTS, *estimates.index))
+        if arm not in (cells.REFERENCE_TARGETS, cells.FLOOR)
+    ]
+    pairs = [(cells.REFERENCE_TARGETS, other) for other in others]
+    table = cells.compare(estimates, pairs, margin=margin)
+    return Section(
+        title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
+        sentence=sentence(setting, budget, estimates, table, margin),
+        tables=[
+            _placements(name, setting, rates, estimates, table),
+            reporting.contrast_table(f"{name}_contrasts", table, margin),
+        ],
+        figures=_figures(name, setting, estimates, rates, table, margin),
+        captions={
+            name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning rate "
+            "chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. Diamonds: the paper's "
+            "Table 5 (GPT-3 175B) with the spread that it prints. † failed seeds; * best at the edge of the rates tried.",
+            f"{name}_contrasts": f"{cells.REFERENCE_TARGETS} minus each other placement, paired by seed, with 95 % intervals; "
+            "the verdict is Holm-corrected. Small carets: the same differences in the paper's Table 5.",
+        },
+        notes=notes(setting, runs, rates, estimates),
+        facts={
+            "setting": setting,
+            "budget": budget,
+            "estimates": estimates,
+            "contrasts": table,
+            "rates": rates,
+            "margin": margin,
+            "runs": runs,
+        },
+    )
+
+
+def sentence(setting: cells.Setting, budget: int, estimates: pd.DataFrame, table: pd.DataFrame, margin: float) -> str:
+    """What was found here, in one sentence."""
+    scored = estimates[(estimates["method"] != cells.FLOOR) & np.isfinite(estimates["mean"])]
+    if scored.empty:
+        return f"No placement has a score on {setting.title} at {budget:,} adapter parameters."
+    best = scored.loc[scored["mean"].idxmax()]
+    band = reporting.interval(best["low"], best["high"])
+    spread = f", 95 % interval {band}" if np.isfinite(best["low"]) else ", no interval from one seed"
+    seeds = f"{best['n_seeds']} seed{'s' if best['n_seeds'] != 1 else ''}"
+    start = (
+        f"On {setting.title} at {budget:,} adapter parameters, {best.name} has the highest mean "
+        f"{figures.short_metric(setting.metric)}: {reporting.points(best['mean'])}{spread}, {seeds}"
+    )
+    return f"{start}; {verdicts_in_words(table, margin)}."
+
+
+def verdicts_in_words(table: pd.DataFrame, margin: float) -> str:
+    """`qv is better than q and k, tied with v within 1 point, unresolved against o (about 12 more seeds)`."""
+    reference = table["first"].iloc[0]
+    tested = table[table["n_pairs"] > 0]
+    if tested.empty:
+        return f"nothing can be said of {reference}: it shares no seed with another placement"
+    words = {
+        "better": "better than {}",
+        "worse": "worse than {}",
+        "tied": f"tied with {{}} within {100 * margin:g} point{'s' if margin != 0.01 else ''}",
+        "unresolved": "unresolved against {}",
+    }
+    parts = []
+    small = set(tested["second"][tested["note"] == stats.SMALL])
+    for verdict, phrase in words.items():
+        rows = tested[tested["verdict"] == verdict]
+        if len(rows):
+            more = (rows["seeds_needed"] - rows["n_pairs"]).dropna()
+            more = more[more > 0]
+            told = (
+                f" (about {int(more.max())} more seed{'s' if more.max() > 1 else ''} would settle {'these' if len(rows) > 1 else 'it'})"
+                if len(more)
+                else ""
+            )
+            parts.append(
+                phrase.format(
+                    reporting.listed(
+                        [f"{arm} (by less than the margin)" if arm in small else arm for arm in rows["second"]]
+                    )
+                )
+                + told
+            )
+    return f"{reference} is " + ", ".join(parts)
+
+
+def notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
+    """What a reader must know beside the table."""
+    told = list(setting.notes)
+    adapted = estimates[estimates["method"] != cells.FLOOR]
+    absent = cells.missing(runs, cells.PLACEMENTS)
+    if absent:
+        told.append(f"missing from the store: {absent}")
+    failed = cells.failures(runs)
+    if failed:
+        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
+    few = sorted({int(n) for n in adapted["n_seeds"] if n < stats.MIN_PAIRS})
+    if few:
+        told.append(
+            f"some placements have only {reporting.listed([str(n) for n in few])} scored seed(s): no verdict is possible below {stats.MIN_PAIRS}"
+        )
+    spent = adapted["adapter_parameters"].dropna()
+    if spent.nunique() > 1:
+        told.append(f"the budgets are not quite equal: {spent.min():,.0f} to {spent.max():,.0f} adapter parameters")
+    told.extend(reporting.rate_notes(rates.loc[adapted.index]))
+    flat = [arm for arm, sd in adapted["sd"].items() if sd == 0]
+    if flat:
+        told.append(f"the score of {reporting.listed(flat)} is the same in every seed: is the metric stuck?")
+    return told
+
+
+def _placements(
+    name: str, setting: cells.Setting, rates: pd.DataFrame, estimates: pd.DataFrame, table: pd.DataFrame
+) -> Table:
+    frame = reporting.cell_frame(setting, estimates, rates)
+    by_other = table.set_index("second")
+    for column in ("difference", "p_holm", "verdict"):
+        frame[f"reference_{column}"] = frame["cell"].map(by_other[column])
+    paper = published.weight_types().pivot(index="targets", columns="dataset", values="score")
+    for dataset in paper:
+        frame[f"paper_{dataset.lower()}"] = frame["cell"].map(paper[dataset])
+    columns = [
+        Column("cell_shown", "targets", reporting.text, is_number=False),
+        Column("adapter_parameters", "parameters", reporting.count, on_screen=False),
+        Column("rate_shown", "lr", reporting.text),
+        Column("seeds_shown", "seeds", reporting.text),
+        Column("score_shown", figures.short_metric(setting.metric), reporting.text),
+        Column("interval_shown", "95 % interval", reporting.text, on_screen=False),
+        Column("reference_difference", "qv − it", reporting.signed),
+        Column("reference_verdict", "qv is", reporting.text, is_number=False),
+        Column("gap", "train − report", reporting.signed, on_screen=False),
+        *(Column(f"paper_{d.lower()}", f"paper {short}", reporting.points) for d, short in published.SHORT.items()),
+    ]
+    return Table(name, f"{setting.title}: placements at one budget, report score ± 95 %", frame, columns)
+
+
+def _figures(
+    name: str, setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFrame, table: pd.DataFrame, margin: float
+) -> dict:
+    paper = published.weight_types()
+    if not np.isfinite(estimates["mean"]).any():
+        return {}
+    drawn = estimates.assign(is_floor=estimates["method"] == cells.FLOOR)
+    marks = [
+        "†" * (failed > 0) + "*" * (certificate in ("edge", "single") and not is_floor)
+        for failed, is_floor, certificate in zip(
+            drawn["n_failed"], drawn["is_floor"], rates.loc[drawn.index, "certificate"], strict=True
+        )
+    ]
+    drawn["label"] = [
+        ("head only" if is_floor else f"{arm}  r={ranks}") + mark
+        for arm, ranks, is_floor, mark in zip(drawn.index, drawn["ranks"], drawn["is_floor"], marks, strict=True)
+    ]
+    made = {name: figures.placements(drawn, metric=setting.metric, published=paper)}
+    shown = table[table["n_pairs"] > 0]
+    if len(shown):
+        reference = paper[paper["targets"] == cells.REFERENCE_TARGETS].set_index("dataset")["score"]
+        theirs = paper.assign(difference=paper["dataset"].map(reference) - paper["score"])
+        theirs["label"] = cells.REFERENCE_TARGETS + " − " + theirs["targets"]
+        more = shown["seeds_needed"]
+        shown = shown.assign(
+            label=shown["first"] + " − " + shown["second"],
+            extra=[
+                f": {int(n)} seeds" if verdict == "unresolved" and not pd.isna(n) else ""
+                for n, verdict in zip(more, shown["verdict"], strict=True)
+            ],
+        )
+        made[f"{name}_contrasts"] = figures.contrasts(shown, margin=margin, published=theirs)
+    return made
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

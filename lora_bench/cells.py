@@ -1,0 +1,525 @@
+"""From the store's frame to estimates: settings, arms, the learning rate of each arm, cell means, contrasts.
+
+    rate(arm) = argmax over rates of mean over seeds of the score on `select`       (a tie goes to the smaller rate)
+
+An arm is a cell without its learning rate: what an ablation compares, each arm at its own best rate. A setting is
+everything that two arms must share before their scores may be compared: backbone, data, training, adapter settings
+and the environment. Rates are chosen on `select`, scores are read on `report`; failed runs stay, counted and named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from lora_bench import stats
+
+PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
+REFERENCE_TARGETS = "qv"
+FLOOR = "head_only"
+LORA_METHODS = ("lora", "lora_plus", "dora")
+
+SHARED = (  # of the backbone, the data and the training; columns that a store lacks are passed over
+    "model",
+    "model_fingerprint",
+    "task",
+    "task_fingerprint",
+    "metric",
+    "train_rows",
+    "epochs",
+    "batch_size",
+    "grad_accumulation",
+    "max_length",
+    "schedule",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "train_dropout",
+    "checkpoint",
+    "precision",
+    "protocol",
+    "environment",
+)
+OF_ADAPTER = ("head_rate", "alpha", "alpha_policy", "adapter_dropout", "init", "layers", "replicate", "b_lr_ratio")
+REQUIRED = ("run_id", "status", "model", "task", "method", "targets", "lr", "seed", "report", "select", "environment")
+
+
+class NothingToShow(ValueError):
+    """The store does not hold what was asked for: the message says what it lacks."""
+
+
+# ---------------------------------------------------------------- settings
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that may be compared with each other."""
+
+    title: str  # for people: minilm · cola
+    slug: str  # for file names
+    facts: dict  # column -> the value that all runs here share
+    runs: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def metric(self) -> str:
+        return str(self.facts.get("metric") or "score")
+
+
+def prepare(frame: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
+    """The store's frame with `scored`, `head_rate` and the rate of methods whose only rate is the head's.
+
+    Args:
+        metric: read `report_<metric>` and `select_<metric>` in place of the primary metric.
+
+    Raises:
+        NothingToShow: on an empty store, or a metric that no run has.
+    """
+    if frame.empty:
+        raise NothingToShow("the store holds no run; start with: lora-bench +sweeps=quick")
+    absent = [name for name in REQUIRED if name not in frame]
+    if absent:
+        raise NothingToShow(f"the store's frame lacks the columns {', '.join(absent)}")
+    runs = frame.copy()
+    if metric:
+        if f"report_{metric}" not in runs or f"select_{metric}" not in runs:
+            known = sorted(name.removeprefix("report_") for name in runs if name.startswith("report_"))
+            raise NothingToShow(f"no run has the metric {metric!r}; metrics here are {', '.join(known) or 'none'}")
+        runs["metric"], runs["report"], runs["select"] = metric, runs[f"report_{metric}"], runs[f"select_{metric}"]
+        runs["train"] = runs.get(f"train_{metric}", np.nan)
+    for name in ("lr", "head_lr", "report", "select", "train", "rank", "rank_min", "rank_max", "adapter_parameters"):
+        runs[name] = pd.to_numeric(runs[name], errors="coerce") if name in runs else np.nan
+    finite = np.isfinite(runs["report"]) & np.isfinite(runs["select"])
+    runs["scored"] = (runs["status"] == "finished") & finite
+    runs["targets"] = runs["targets"].where(runs["targets"].notna(), "")
+    runs["head_rate"] = _head_rates(runs)
+    runs["lr"] = runs["lr"].where(runs["lr"].notna(), runs["head_lr"])
+    for name in (*SHARED, *OF_ADAPTER):
+        if name in runs and runs[name].map(lambda value: isinstance(value, (list, tuple, dict))).any():
+            runs[name] = runs[name].map(str)
+    return runs
+
+
+def settings(
+    runs: pd.DataFrame,
+    *,
+    model: str | None = None,
+    task: str | None = None,
+    method: str = "lora",
+    mix_environments: bool = False,
+) -> list[Setting]:
+    """Split prepared runs of one LoRA method into settings; runs without targets join every setting they match.
+
+    Raises:
+        NothingToShow: when the filters leave nothing, naming what the store holds instead.
+    """
+    for name, wanted in (("model", model), ("task", task)):
+        if wanted is not None:
+            known = sorted(runs[name].dropna().astype(str).unique())
+            kept = runs[(runs[name] == wanted) | (runs[name].astype(str).str.rsplit("/", n=1).str[-1] == wanted)]
+            if kept.empty:
+                raise NothingToShow(f"no run has {name} {wanted!r}; the store holds {', '.join(known)}")
+            runs = kept
+    adapted = runs[runs["method"] == method]
+    if adapted.empty:
+        raise NothingToShow(f"no run of method {method!r}; the store holds {', '.join(sorted(set(runs['method'])))}")
+    floor = runs[~runs["method"].isin(LORA_METHODS)]
+    shared = [name for name in SHARED if name in runs and not (mix_environments and name == "environment")]
+    keys = [*shared, *(name for name in OF_ADAPTER if name in runs)]
+    shown = [name for name in keys if not name.endswith("fingerprint") and name not in ("model", "task", "metric")]
+    found: list[Setting] = []
+    groups = list(adapted.groupby(keys, dropna=False, sort=True))
+    for values, group in groups:
+        facts = dict(zip(keys, values, strict=True))
+        beside = floor
+        for name in (*shared, "head_rate"):
+            same = beside[name].isna() if _is_missing(facts[name]) else beside[name] == facts[name]
+            # a head-only run's rate is its head's: it has no adapter rate that its head could follow
+            beside = beside[same | ((name == "head_rate") & (facts[name] == "lr") & (beside["method"] == FLOOR))]
+        same_pair = [g for _, g in groups if _name(g) == _name(group)]
+        varied = [name for name in shown if len(same_pair) > 1 and _n_values(same_pair, name) > 1]
+        told = {name: _short(facts[name]) for name in varied}
+        title = " · ".join([*_name(group), *(f"{name.replace('_', ' ')} {value}" for name, value in told.items())])
+        slug = "_".join([*_name(group), *(f"{name}-{value}" for name, value in told.items())])
+        joined = pd.concat([group, beside]) if len(beside) else group
+        notes = _setting_notes(joined, same_pair, mix_environments)
+        found.append(Setting(title, _slug(slug), facts, joined, notes))
+    slugs = [one.slug for one in found]
+    return [
+        Setting(one.title, f"{one.slug}_{i}" if slugs.count(one.slug) > 1 else one.slug, one.facts, one.runs, one.notes)
+        for i, one in enumerate(found)
+    ]
+
+
+def at_budgets(
+    setting: Setting, *, budget: int | None = None, tolerance: float = 0.02
+) -> list[tuple[int, pd.DataFrame]]:
+    """The runs of a setting that spend the same number of adapter parameters, with the runs that spend none.
+
+    Budgets within `tolerance` of each other count as one, since MLP and grouped-query matrices divide unevenly. Without
+    `budget`, the ones at which the most placements meet.
+
+    Raises:
+        NothingToShow: when no two placements meet at a budget.
+    """
+    adapted = setting.runs[setting.runs["targets"] != ""]
+    adapted = adapted[np.isfinite(adapted["adapter_parameters"])]
+    clusters: list[list[float]] = []
+    for count in sorted(adapted["adapter_parameters"].unique()):
+        if clusters and count <= clusters[-1][0] * (1 + tolerance):
+            clusters[-1].append(count)
+        else:
+            clusters.append([count])
+    meeting = {}
+    for cluster in clusters:
+        here = adapted[adapted["adapter_parameters"].isin(cluster)]
+        counts = here["adapter_parameters"].value_counts()
+        meeting[int(counts.index[0])] = here
+    told = ", ".join(f"{count:,}: {' '.join(sorted(set(here['targets'])))}" for count, here in meeting.items())
+    if budget is not None:
+        near = [count for count in meeting if abs(count - budget) <= tolerance * budget]
+        if not near:
+            raise NothingToShow(f"{setting.title}: no run has {budget:,} adapter parameters; the store holds {told}")
+        chosen = near
+    else:
+        most = max((here["targets"].nunique() for here in meeting.values()), default=0)
+        if most < 2:
+            raise NothingToShow(
+                f"{setting.title}: no two placements share a budget ({told or 'no adapter runs'}); "
+                "sweep them with adapter.budget=q@8 adapter.rank=null"
+            )
+        chosen = [count for count, here in meeting.items() if here["targets"].nunique() == most]
+    floor = setting.runs[setting.runs["method"] == FLOOR]
+    return [(count, pd.concat([meeting[count], floor]) if len(floor) else meeting[count]) for count in chosen]
+
+
+# ---------------------------------------------------------------- arms
+
+
+def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
+    """The learning rate of every arm, chosen on `select`, with a certificate.
+
+    Only rates with the most scored seeds of the arm compete, so that one lucky seed of an unfinished rate, or the
+    survivors of a diverging one, cannot win. Certificate: `inside` the rates tried; `inside*`, at the edge but within
+    one standard error of a rate that is inside; `edge`; or `single` when one rate was tried. `add` lists rates that
+    would settle an edge. A rate that diverged counts as tried.
+
+    Args:
+        runs: prepared runs with a column `arm`.
+
+    Returns:
+        one row per arm, indexed by arm in order of appearance: lr, certificate, add, rates, select, select_error,
+        passed_over (rates that could not compete, and why).
+    """
+    rows = {}
+    for arm, mine in runs.groupby("arm", sort=False):
+        by_rate = {
+            float(rate): (at[at["scored"]].set_index("seed")["select"], len(at)) for rate, at in mine.groupby("lr")
+        }
+        most = max((len(scored) for scored, _ in by_rate.values()), default=0)
+        if most == 0:
+            rows[arm] = _no_rate(sorted(by_rate))
+            continue
+        expected = mine["seed"].nunique()
+        means = {rate: scored.mean() for rate, (scored, _) in by_rate.items() if len(scored) == most}
+        best = max(means.values())
+        winner = min(rate for rate, mean in means.items() if mean >= best - 1e-12 * max(1.0, abs(best)))
+        error = float(by_rate[winner][0].std(ddof=1) / math.sqrt(most)) if most > 1 else math.nan
+        tried = sorted(rate for rate, (_, run) in by_rate.items() if run == expected or rate in means)
+        inside = [rate for rate in tried if tried[0] < rate < tried[-1]]
+        if len(tried) == 1:
+            certificate, add = "single", [_beyond(winner, 10**-0.5), _beyond(winner, 10**0.5)]
+        elif winner in inside:
+            certificate, add = "inside", []
+        elif any(rate in means and means[rate] >= means[winner] - error for rate in inside):
+            certificate, add = "inside*", []
+        else:
+            certificate, add = "edge", _extend(tried, winner)
+        passed_over = [
+            f"{rate:g} ({run - len(scored)} failed)" if run > len(scored) else f"{rate:g} ({run} of {most} seeds)"
+            for rate, (scored, run) in sorted(by_rate.items())
+            if rate not in means
+        ]
+        rows[arm] = {
+            "lr": winner,
+            "certificate": certificate,
+            "add": add,
+            "rates": sorted(by_rate),
+            "select": float(means[winner]),
+            "select_error": error,
+            "passed_over": passed_over,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)
+
+
+def shared_rate(runs: pd.DataFrame) -> float:
+    """The one rate that does best on `select` on average over the arms that have it; nan if no rate has every arm."""
+    scored = runs[runs["scored"] & (runs["method"] != FLOOR)]
+    means = scored.groupby(["arm", "lr"])["select"].mean().unstack("lr").dropna(axis=1)
+    return float(means.mean().idxmax()) if means.size else math.nan
+
+
+def estimate(runs: pd.DataFrame, rates: Mapping[str, float], *, level: float = 0.95) -> pd.DataFrame:
+    """Mean and t interval over seeds of each arm's report score at its rate, with what failed or is missing.
+
+    Returns:
+        indexed by arm: method, targets, ranks, adapter_parameters, lr, n_seeds, n_failed, n_missing, mean, low, high,
+        sd, train, gap (train minus report), seconds, bytes, scores ({seed: score}), failures ({seed: why}).
+    """
+    everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
+    rows = {}
+    for arm, mine in runs.groupby("arm", sort=False):
+        at = mine[mine["lr"] == rates[arm]]
+        scored = at[at["scored"]].sort_values("seed")
+        failed = at[~at["scored"]]
+        scores = scored["report"].to_numpy(float)
+        low, high = stats.mean_interval(scores, level=level)
+        first = mine.iloc[0]
+        has_train = len(scored) and scored["train"].notna().all()
+        rows[arm] = {
+            "method": first["method"],
+            "targets": first["targets"],
+            "ranks": _rank_text(first),
+            "adapter_parameters": first["adapter_parameters"],
+            "lr": rates[arm],
+            "n_seeds": len(scored),
+            "n_failed": len(failed),
+            "n_missing": len(everyone - set(at["seed"])) if first["method"] != FLOOR else 0,
+            "mean": float(scores.mean()) if scores.size else math.nan,
+            "low": low,
+            "high": high,
+            "sd": float(scores.std(ddof=1)) if scores.size > 1 else math.nan,
+            "train": float(scored["train"].mean()) if has_train else math.nan,
+            "gap": float((scored["train"] - scored["report"]).mean()) if has_train else math.nan,
+            "seconds": _mean_of(scored, "attributed_seconds"),
+            "bytes": _mean_of(scored, "adapter_bytes"),
+            "scores": dict(zip(scored["seed"].astype(int), scores, strict=True)),
+            "failures": {
+                int(seed): str(kind or "no score") for seed, kind in zip(failed["seed"], _why(failed), strict=True)
+            },
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)
+
+
+def compare(
+    estimates: pd.DataFrame,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    margin: float,
+    level: float = 0.95,
+    rng: np.random.Generator | None = None,
+) -> pd.DataFrame:
+    """Contrast arms paired by seed; `pairs` is the declared family, and an arm that is absent still counts in it.
+
+    Returns:
+        one row per pair: first, second, and the fields of `stats.Contrast` (differences are first minus second); the
+        verdict is `missing` where no seed is shared.
+    """
+    rng = rng or np.random.default_rng(0)
+    family = []
+    for first, second in pairs:
+        scores = [estimates.at[arm, "scores"] if arm in estimates.index else {} for arm in (first, second)]
+        seeds = sorted(set(scores[0]) & set(scores[1]))
+        ours, theirs = (np.array([one[seed] for seed in seeds]) for one in scores)
+        family.append(stats.contrast(ours, theirs, margin=margin, level=level, rng=rng))
+    judged = stats.judge(family, level=level)
+    rows = []
+    for (first, second), one in zip(pairs, judged, strict=True):
+        absent = [arm for arm in (first, second) if arm not in estimates.index]
+        note = f"{' and '.join(absent)} not in the store" if absent else one.note
+        dropped = 0
+        if not absent:
+            dropped = max(len(estimates.at[arm, "scores"]) for arm in (first, second)) - one.n_pairs
+        if dropped and not note:
+            note = f"{dropped} seed{'s' if dropped > 1 else ''} without a partner left out"
+        verdict = one.verdict if one.n_pairs else "missing"
+        rows.append({"first": first, "second": second, **one.__dict__, "verdict": verdict, "note": note})
+    columns = ["first", "second", *stats.Contrast.__dataclass_fields__]
+    table = pd.DataFrame(rows, columns=columns)
+    table["seeds_needed"] = table["seeds_needed"].astype("Int64")
+    return table
+
+
+def difference_sd(runs: pd.DataFrame) -> float:
+    """Typical sd of seed-wise differences between arms at equal rates, pooled over a setting: what a plan needs.
+
+    For each rate the arms-by-seeds table is stripped of arm and seed means; the residual variance doubled is that of a
+    difference of two arms. nan if no rate has two arms with two common seeds.
+    """
+    squares, freedom = 0.0, 0
+    scored = runs[runs["scored"] & (runs["method"] != FLOOR)]
+    for _, at in scored.groupby("lr"):
+        table = at.pivot_table(index="arm", columns="seed", values="report").dropna(axis=1).to_numpy()
+        if min(table.shape, default=0) >= 2:
+            residual = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+            squares += float((residual**2).sum())
+            freedom += (table.shape[0] - 1) * (table.shape[1] - 1)
+    return math.sqrt(2 * squares / freedom) if freedom else math.nan
+
+
+def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
+    """What a full grid would hold and the store does not, in words: absent arms, then rates and seeds of the others.
+
+    A rate counts as part of the grid if at least half of the arms have it.
+    """
+    adapted = runs[runs["method"] != FLOOR]
+    arms = list(dict.fromkeys([*expected, *adapted["arm"]]))
+    seeds = sorted(set(adapted["seed"].astype(int)))
+    have = {arm: set(zip(mine["lr"], mine["seed"].astype(int), strict=True)) for arm, mine in adapted.groupby("arm")}
+    rates = [rate for rate, at in adapted.groupby("lr") if at["arm"].nunique() * 2 >= len(have)]
+    absent = [arm for arm in arms if arm not in have]
+    lines = [", ".join(absent)] if absent else []
+    for arm in arms:
+        for rate in sorted({*rates, *(r for r, _ in have.get(arm, ()))}) if arm in have else ():
+            lacks = [seed for seed in seeds if (rate, seed) not in have[arm]]
+            if lacks:
+                told = "all seeds" if len(lacks) == len(seeds) else f"seeds {', '.join(map(str, lacks))}"
+                lines.append(f"{arm} at lr {rate:g}, {told}")
+    return "; ".join(lines)
+
+
+def failures(runs: pd.DataFrame) -> list[str]:
+    """Runs that ended without a score, by arm, rate and kind."""
+    lost = runs[~runs["scored"]].copy()
+    lost["why"] = _why(lost)
+    return [
+        f"{arm} at lr {rate:g}: seed{'s' if len(at) > 1 else ''} {', '.join(map(str, sorted(at['seed'].astype(int))))} ({why})"
+        for (arm, rate, why), at in lost.groupby(["arm", "lr", "why"], sort=True)
+    ]
+
+
+def sort_arms(runs: pd.DataFrame, order: Sequence[str] = (*PLACEMENTS, FLOOR)) -> pd.DataFrame:
+    """Runs with their arms in the given order, unknown arms before the floor."""
+    place = {arm: i for i, arm in enumerate(order)}
+    last = place.get(FLOOR, len(order))
+    key = runs["arm"].map(lambda arm: place.get(arm, last - 0.5))
+    return runs.assign(_key=key).sort_values(["_key", "arm", "lr", "seed"], kind="stable").drop(columns="_key")
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _head_rates(runs: pd.DataFrame) -> pd.Series:
+    """`lr` where the head follows the adapter's rate, else the head's rate as text.
+
+    Records hold the resolved head rate, so a head that follows shows only in that no run of its rate has another lr.
+    """
+    told = runs["head_lr"].map(lambda rate: f"{rate:g}" if pd.notna(rate) else "")
+    adapted = runs["lr"].notna() & runs["head_lr"].notna()
+    fixed = set(told[adapted & (runs["lr"] != runs["head_lr"])])
+    follows = adapted & ~told.isin(fixed)
+    several = runs.loc[follows, "lr"].nunique() > 1
+    return told.mask(follows & several, "lr")
+
+
+def _setting_notes(runs: pd.DataFrame, same_pair: list[pd.DataFrame], mixed: bool) -> list[str]:
+    notes = []
+    if mixed and runs["environment"].nunique() > 1:
+        notes.append(
+            f"runs of {runs['environment'].nunique()} environments are mixed, as asked: a difference may be the machine's"
+        )
+    elsewhere = set(pd.concat(same_pair)["environment"]) - set(runs["environment"])
+    if elsewhere and not mixed:
+        notes.append(
+            f"the store also holds such runs from {len(elsewhere)} other environment{'s' if len(elsewhere) > 1 else ''}, "
+            "kept apart (--mix-environments joins them)"
+        )
+    if "dirty" in runs and runs["dirty"].fillna(False).astype(bool).any():
+        notes.append("some runs were made from a working tree with uncommitted changes")
+    return notes
+
+
+def refuse_duplicates(setting: Setting, runs: pd.DataFrame) -> None:
+    """Two runs of one arm, rate and seed differ in something that the frame does not show: a mean would mix them.
+
+    Raises:
+        NothingToShow: naming the runs.
+    """
+    point = ["arm", "lr", "seed"] + (["environment"] if "environment" not in setting.facts else [])
+    twice = runs[runs.duplicated(point, keep=False)]
+    if len(twice):
+        arm, rate, seed = twice.iloc[0][["arm", "lr", "seed"]]
+        ids = ", ".join(twice[(twice["arm"] == arm) & (twice["lr"] == rate) & (twice["seed"] == seed)]["run_id"][:4])
+        raise NothingToShow(
+            f"{setting.title}: several runs of {arm} at lr {rate:g}, seed {seed} ({ids}) differ in a setting that the "
+            "table cannot tell apart; keep one of them in a store of its own"
+        )
+
+
+def _no_rate(rates: list[float]) -> dict:
+    return {
+        "lr": rates[0] if rates else math.nan,
+        "certificate": "none",
+        "add": [],
+        "rates": rates,
+        "select": math.nan,
+        "select_error": math.nan,
+        "passed_over": [f"{rate:g} (no seed has a score)" for rate in rates],
+    }
+
+
+def _extend(tried: list[float], winner: float) -> list[float]:
+    """Two rates beyond the edge at which the winner sits, in steps of the grid's own ratio there."""
+    down = winner == tried[0]
+    ratio = tried[0] / tried[1] if down else tried[-1] / tried[-2]
+    ratio = min(ratio, 0.5) if down else max(ratio, 2.0)
+    first = _beyond(winner, ratio)
+    return sorted([first, _beyond(first, ratio)])
+
+
+def _beyond(rate: float, factor: float) -> float:
+    """The rate times the factor, moved to the nearest of 1, 2, 3, 5 times a power of ten that lies beyond the rate."""
+    target = math.log10(rate * factor)
+    power = math.floor(target)
+    choices = [float(f"{m}e{p}") for p in range(power - 1, power + 2) for m in (1, 2, 3, 5)]
+    beyond = [c for c in choices if (c > rate * 1.01 if factor > 1 else c < rate * 0.99)]
+    return min(beyond, key=lambda c: abs(math.log10(c) - target))
+
+
+def _rank_text(run: pd.Series) -> str:
+    if pd.notna(run["rank"]):
+        return f"{int(run['rank'])}"
+    if pd.notna(run["rank_min"]):
+        low, high = int(run["rank_min"]), int(run["rank_max"])
+        return f"{low}" if low == high else f"{low}-{high}"
+    return ""
+
+
+def _mean_of(scored: pd.DataFrame, name: str) -> float:
+    return float(pd.to_numeric(scored[name], errors="coerce").mean()) if name in scored and len(scored) else math.nan
+
+
+def _why(failed: pd.DataFrame) -> pd.Series:
+    kinds = failed["error_kind"] if "error_kind" in failed else pd.Series(None, index=failed.index, dtype=object)
+    kinds = kinds.where(kinds.notna(), None)
+    return kinds.where(failed["status"] != "finished", "finished without a finite score").map(
+        lambda kind: kind or "failed"
+    )
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value)) or value is pd.NA
+
+
+def _name(runs: pd.DataFrame) -> tuple[str, str]:
+    return str(runs["model"].iloc[0]).rsplit("/", 1)[-1], str(runs["task"].iloc[0])
+
+
+def _n_values(groups: list[pd.DataFrame], name: str) -> int:
+    return len({_short(group[name].iloc[0]) for group in groups})
+
+
+def _short(value: object) -> str:
+    if _is_missing(value):
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
+
+
+def _slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)

@@ -1,0 +1,324 @@
+"""What the scripts in analysis/ share: their options, and how a result reaches the screen and the disk.
+
+A section is one question answered for one setting: a sentence, tables, figures, and what the reader must know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from lora_bench import cells, figures
+from lora_bench.store import Store, StoreError
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column of a tidy table is shown."""
+
+    name: str
+    title: str
+    show: Callable[[object], str] = str
+    is_number: bool = True
+    on_screen: bool = True  # a terminal has 80 columns; files and the page show all
+
+
+@dataclass(frozen=True)
+class Table:
+    """A tidy frame (full precision, goes to CSV) and how it is shown to people (screen, LaTeX, page)."""
+
+    name: str  # of its files
+    title: str
+    frame: pd.DataFrame
+    columns: list[Column]
+
+    def shown(self) -> list[list[str]]:
+        """The cells as text, row by row."""
+        rows = self.frame.to_dict("records")
+        return [[one.show(row[one.name]) for one in self.columns] for row in rows]
+
+
+@dataclass
+class Section:
+    """One question answered for one setting."""
+
+    title: str
+    sentence: str
+    tables: list[Table] = field(default_factory=list)
+    figures: dict = field(default_factory=dict)  # file name -> matplotlib Figure
+    captions: dict[str, str] = field(default_factory=dict)  # file name -> what the figure shows
+    notes: list[str] = field(default_factory=list)
+    facts: dict = field(default_factory=dict)  # machine-readable results: what the page's overview is made of
+
+
+# ---------------------------------------------------------------- options
+
+
+def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+    """The options that every script has; the first line of the docstring is the help's sentence."""
+    made = argparse.ArgumentParser(
+        prog=f"python analysis/{name}.py",
+        description=(doc or "").strip().split("\n\n")[0],
+        epilog=f"example: python analysis/{name}.py --store runs --out report",
+    )
+    made.add_argument(
+        "--store", type=Path, default=Path("runs"), metavar="DIR", help="folder of records (default: runs)"
+    )
+    made.add_argument(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="DIR",
+        help="where tables/ and figures/ go (default: report)",
+    )
+    made.add_argument("--task", metavar="NAME", help="only this task (default: every one)")
+    made.add_argument("--model", metavar="NAME", help="only this backbone (default: every one)")
+    made.add_argument("--metric", metavar="NAME", help="score by this metric (default: the task's primary one)")
+    made.add_argument(
+        "--margin",
+        type=float,
+        metavar="POINTS",
+        help="largest difference that counts as a tie, in points (default: by metric)",
+    )
+    made.add_argument("--mix-environments", action="store_true", help="compare runs of different machines and software")
+    return made
+
+
+def run_script(sections: Callable[[pd.DataFrame], list[Section]], options: argparse.Namespace) -> int:
+    """Read the store, make the sections, show and write them. Returns the exit status."""
+    try:
+        frame = read_frame(options.store)
+        made = sections(cells.prepare(frame, metric=options.metric))
+    except (cells.NothingToShow, StoreError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, 100)
+    for section in made:
+        print_section(section, console)
+        paths = write_section(section, options.out)
+        console.print(f"[dim]written: {', '.join(str(path) for path in paths)}[/dim]\n", soft_wrap=True)
+    return 0
+
+
+def read_frame(root: Path) -> pd.DataFrame:
+    """The store's frame.
+
+    Raises:
+        NothingToShow: when the folder does not exist or holds no run.
+    """
+    if not Path(root).is_dir():
+        raise cells.NothingToShow(f"--store: no folder {str(root)!r}; give the folder that the sweep wrote (store=...)")
+    frame = Store(root).frame()
+    if frame.empty:
+        raise cells.NothingToShow(f"--store: {str(root)!r} holds no run; start with: lora-bench +sweeps=quick")
+    return frame
+
+
+# ---------------------------------------------------------------- output
+
+
+def print_section(section: Section, console: Console) -> None:
+    """The section on the terminal."""
+    console.rule(f"[bold]{section.title}")
+    for table in section.tables:
+        shown = RichTable(
+            title=table.title,
+            title_justify="left",
+            header_style="bold",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for column in table.columns:
+            if column.on_screen:
+                shown.add_column(column.title, justify="right" if column.is_number else "left", no_wrap=True)
+        for row in table.shown():
+            shown.add_row(*(cell for cell, column in zip(row, table.columns, strict=True) if column.on_screen))
+        console.print(shown)
+    console.print(section.sentence, style="bold", soft_wrap=True)
+    for note in section.notes:
+        console.print(f"- {note}", soft_wrap=True)
+
+
+def write_section(section: Section, out: Path) -> list[Path]:
+    """Tables as CSV and LaTeX, figures as PDF, PNG and SVG; returns the main paths."""
+    written = []
+    for table in section.tables:
+        written.append(write_table(table, out / "tables"))
+    for name, figure in section.figures.items():
+        written.append(figures.save(figure, out / "figures", name))
+    return written
+
+
+def write_table(table: Table, folder: Path) -> Path:
+    """NAME.csv with the full numbers and NAME.tex (booktabs) with the shown ones; returns the CSV's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{table.name}.csv"
+    tidy = table.frame.loc[:, [name for name in table.frame if not str(name).endswith("_shown")]]
+    tidy.to_csv(path, index=False, lineterminator="\n")
+    path.with_suffix(".tex").write_text(latex(table), encoding="utf-8")
+    return path
+
+
+def latex(table: Table) -> str:
+    """A booktabs tabular; needs \\usepackage{booktabs}."""
+    align = "".join("r" if column.is_number else "l" for column in table.columns)
+    head = " & ".join(escape_latex(column.title) for column in table.columns)
+    body = "\n".join(" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in table.shown())
+    return (
+        f"% {table.title}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\n"
+        "\\bottomrule\n\\end{tabular}\n"
+    )
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "−": r"$-$", "Δ": r"$\Delta$",
+    "φ": r"$\phi$", "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$", "<": r"$<$", ">": r"$>$", "–": "--",
+    "‖": r"$\Vert$", "α": r"$\alpha$",
+}  # fmt: skip
+
+
+def escape_latex(text: str) -> str:
+    """Text that LaTeX prints as it stands."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def cell_frame(setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
+    """Estimates as a tidy frame with the rate's certificate, and the columns that are shown in words."""
+    frame = estimates.drop(columns=["scores", "failures"]).rename_axis("cell").reset_index()
+    frame.insert(0, "task", setting.facts["task"])
+    frame.insert(0, "model", setting.facts["model"])
+    frame["metric"] = setting.metric
+    chosen = rates.loc[frame["cell"]]
+    frame["certificate"], frame["select"] = chosen["certificate"].to_numpy(), chosen["select"].to_numpy()
+    frame["seeds_shown"] = [
+        f"{n}" + (f" ({failed} failed)" if failed else "") + (f" ({lacks} missing)" if lacks else "")
+        for n, failed, lacks in zip(frame["n_seeds"], frame["n_failed"], frame["n_missing"], strict=True)
+    ]
+    frame["interval_shown"] = [interval(low, high) for low, high in zip(frame["low"], frame["high"], strict=True)]
+    frame["score_shown"] = [plus_minus(mean, high) for mean, high in zip(frame["mean"], frame["high"], strict=True)]
+    frame["cell_shown"] = [
+        cell if pd.isna(rank) or " r=" in cell or not ranks else f"{cell} r={ranks}"
+        for cell, rank, ranks in zip(frame["cell"], frame["adapter_parameters"], frame["ranks"], strict=True)
+    ]
+    mark = {"edge": "*", "single": "*", "none": " (no score)"}
+    frame["rate_shown"] = [
+        f"{rate:g}" + ("" if method == cells.FLOOR else mark.get(certificate, ""))
+        for rate, certificate, method in zip(frame["lr"], frame["certificate"], frame["method"], strict=True)
+    ]
+    return frame
+
+
+def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
+    """Paired contrasts as a table; the screen leaves the second-rank columns to the files."""
+    columns = [
+        Column("first", "cell", text, is_number=False),
+        Column("second", "against", text, is_number=False),
+        Column("n_pairs", "n", count),
+        Column("difference_shown", "difference", text),
+        Column("interval_shown", "95 % interval", text, on_screen=False),
+        Column("p", "p", p_value, on_screen=False),
+        Column("p_holm", "p Holm", p_value),
+        Column("p_sign_flip", "p flip", p_value),
+        Column("p_equivalent_holm", "p tie", p_value),
+        Column("verdict", "verdict", text, is_number=False),
+        Column("seeds_needed", "needs", count),
+        Column("smallest_difference", "can see", points, on_screen=False),
+        Column("note", "note", text, is_number=False, on_screen=False),
+    ]
+    shown = table.assign(
+        difference_shown=[
+            plus_minus(mean, high, signed) for mean, high in zip(table["difference"], table["high"], strict=True)
+        ],
+        interval_shown=[interval(low, high, signed) for low, high in zip(table["low"], table["high"], strict=True)],
+    )
+    return Table(name, f"Paired contrasts in points (± 95 %); a tie is within {100 * margin:g}", shown, columns)
+
+
+def rate_notes(rates: pd.DataFrame) -> list[str]:
+    """Which chosen rates are not certified, with what to add, and which rates could not compete."""
+    told = []
+    edge = rates[rates["certificate"].isin(["edge", "single"])]
+    for (certificate, add), arms in edge.groupby([edge["certificate"], edge["add"].map(tuple)], sort=False):
+        names = listed(list(arms.index))
+        have = {rate for grid in arms["rates"] for rate in grid}
+        values = ",".join(f"{rate:g}" for rate in add)
+        at = (
+            "one rate only was tried"
+            if certificate == "single"
+            else f"is best at the edge of its rates ({', '.join(f'{r:g}' for r in sorted(have))})"
+        )
+        told.append(f"learning rate of {names}: {at}; add train.lr={values}")
+    for arm, row in rates.iterrows():
+        if row["passed_over"]:
+            told.append(f"learning rate of {arm}: {', '.join(row['passed_over'])} could not compete")
+    return told
+
+
+# ---------------------------------------------------------------- numbers as text
+
+
+def points(value: object, digits: int = 1) -> str:
+    """A score as points (hundredths); a dash when there is none."""
+    return _number(value, lambda x: f"{100 * x:.{digits}f}".replace("-", "−"))
+
+
+def signed(value: object, digits: int = 1) -> str:
+    """A difference as points with its sign."""
+    return _number(value, lambda x: f"{100 * x:+.{digits}f}".replace("-", "−"))
+
+
+def p_value(value: object) -> str:
+    """A p-value as papers print it."""
+    return _number(value, lambda x: "<.001" if x < 0.001 else f"{x:.3f}".lstrip("0") if x < 1 else "1")
+
+
+def count(value: object) -> str:
+    """A whole number with thousands separated."""
+    return _number(value, lambda x: f"{round(x):,}")
+
+
+def plain(value: object) -> str:
+    """A number in its shortest form."""
+    return _number(value, lambda x: f"{x:g}")
+
+
+def text(value: object) -> str:
+    """A text; empty when there is none."""
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def interval(low: float, high: float, show: Callable[[object], str] = points) -> str:
+    """`low to high`; a dash when there is none."""
+    return "–" if math.isnan(low) or math.isnan(high) else f"{show(low)} to {show(high)}"
+
+
+def plus_minus(mean: float, high: float, show: Callable[[object], str] = points) -> str:
+    """`mean ± half`, of a symmetric interval; the mean alone when there is none."""
+    return show(mean) if math.isnan(high) else f"{show(mean)} ± {points(high - mean)}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    words = list(words)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
+
+
+def _number(value: object, show: Callable[[float], str]) -> str:
+    if value is None or value is pd.NA:
+        return "–"
+    number = float(value)  # type: ignore[arg-type]
+    return show(number) if np.isfinite(number) else "–"

@@ -1,0 +1,457 @@
+"""Intervals, paired contrasts, verdicts and power: functions of arrays, and of a generator where they draw.
+
+    t = mean(d) / (sd(d) / sqrt(n))        d: one difference per seed, between two cells that shared that seed
+
+A contrast is called `better` or `worse` by the paired t test after Holm's correction over the declared contrasts,
+`tied` by two one-sided tests against a stated margin, and `unresolved` otherwise. A resolved word needs at least
+three pairs whose differences vary: with two, scores that move in steps of one row fit no t distribution.
+Source: Student 1908; Holm 1979; Schuirmann 1987; Agarwal et al. 2021, arXiv:2108.13264.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special, stats
+
+MARGINS = {  # the largest difference that counts as none, in the metric's own unit
+    "accuracy": 0.01,
+    "balanced_accuracy": 0.01,
+    "f1": 0.01,
+    "pearson": 0.01,
+    "spearman": 0.01,
+    "matthews": 0.02,  # twice accuracy's: on balanced labels a point of accuracy moves it by two
+}
+MIN_PAIRS = 3
+SMALL = "real, but smaller than the margin"
+EXACT_FLIPS = 14  # up to 2^14 sign patterns are listed, beyond that they are drawn
+
+
+def margin_of(metric: str) -> float:
+    """The default margin of equivalence for a metric, in the metric's unit."""
+    return MARGINS.get(metric, 0.01)
+
+
+# ---------------------------------------------------------------- one cell
+
+
+def mean_interval(scores: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean; (nan, nan) below two scores.
+
+    Args:
+        scores: (n,), finite.
+        level: coverage, as a fraction.
+    """
+    scores = np.asarray(scores, dtype=float)
+    n = scores.size
+    if n < 2:
+        return math.nan, math.nan
+    half = float(special.stdtrit(n - 1, (1 + level) / 2) * scores.std(ddof=1) / math.sqrt(n))
+    return float(scores.mean()) - half, float(scores.mean()) + half
+
+
+def bootstrap_interval(
+    scores: np.ndarray, *, level: float = 0.95, n_resamples: int = 10_000, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Percentile interval of the mean score, resampling seeds within each task.
+
+    Tasks are fixed and seeds are drawn: the interval answers "what if we ran other seeds?". With few seeds it is
+    too narrow by about sqrt((n - 1) / n), which is why single cells are shown with `mean_interval`.
+
+    Args:
+        scores: (n_seeds, n_tasks), in any unit.
+        level: coverage, as a fraction.
+
+    Returns:
+        (low, high), in the unit of `scores`.
+
+    Raises:
+        ValueError: if `scores` is not two-dimensional, or is empty or not finite.
+
+    Source: Agarwal et al. 2021, arXiv:2108.13264, section 4.1.
+    """
+    scores = np.asarray(scores, dtype=float)
+    if scores.ndim != 2 or scores.size == 0:
+        raise ValueError(f"scores must be (n_seeds, n_tasks) and not empty, got shape {scores.shape}")
+    _require_finite(scores)
+    drawn = _resample_seeds(scores.T[:, None, :], n_resamples, rng)  # (n_resamples, n_tasks, 1, n_seeds)
+    return _percentiles(drawn.mean(axis=(1, 2, 3)), level)
+
+
+# ---------------------------------------------------------------- two cells, paired by seed
+
+
+def paired_t_p(differences: np.ndarray) -> np.ndarray:
+    """Two-sided p of the paired t test along the last axis; nan where differences do not vary or n < 2."""
+    t, n = _t_statistic(differences)
+    return 2 * special.stdtr(n - 1, -np.abs(t))
+
+
+def equivalence_p(differences: np.ndarray, margin: float) -> np.ndarray:
+    """p of two one-sided t tests that the mean difference lies inside (-margin, margin), along the last axis.
+
+    Source: Schuirmann 1987, J. Pharmacokinet. Biopharm. 15:657.
+    """
+    if not margin > 0:
+        raise ValueError(f"margin must be above 0, got {margin}")
+    above, n = _t_statistic(differences, shift=-margin)
+    below, _ = _t_statistic(differences, shift=margin)
+    return np.maximum(special.stdtr(n - 1, -above), special.stdtr(n - 1, below))
+
+
+def sign_flip_p(
+    differences: np.ndarray, *, n_resamples: int = 20_000, rng: np.random.Generator | None = None
+) -> np.ndarray:
+    """Two-sided p of the sign-flip permutation test of a zero mean, along the last axis.
+
+    All 2^n patterns are listed up to n = 14 (the smallest p that n pairs can give is 2 / 2^n); beyond that patterns
+    are drawn, and the observed one counts among them (Phipson and Smyth 2010), so p is never zero.
+    """
+    differences = np.asarray(differences, dtype=float)
+    n = differences.shape[-1]
+    if n == 0:
+        return np.full(differences.shape[:-1], np.nan)
+    observed = np.abs(differences.sum(axis=-1))
+    slack = 1e-12 * np.abs(differences).sum(axis=-1)  # sums that are equal on paper must count as equal
+    if n <= EXACT_FLIPS:
+        # half of the patterns do: the other half mirrors them
+        signs = 1.0 - 2.0 * ((np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1)
+        flipped = np.abs(differences @ signs.T)
+        return (flipped >= (observed - slack)[..., None]).mean(axis=-1)
+    if rng is None:
+        raise ValueError(f"{n} pairs have too many sign patterns to list: give a generator")
+    signs = 1.0 - 2.0 * rng.integers(2, size=(n_resamples, n))
+    flipped = np.abs(differences @ signs.T)
+    return ((flipped >= (observed - slack)[..., None]).sum(axis=-1) + 1) / (n_resamples + 1)
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p over the last axis. A nan stays nan and still counts as a member of the family.
+
+    Source: Holm 1979, Scand. J. Stat. 6:65.
+    """
+    p = np.asarray(p, dtype=float)
+    size = p.shape[-1]
+    known = np.where(np.isnan(p), 1.0, p)
+    order = np.argsort(known, axis=-1, kind="stable")
+    stepped = np.take_along_axis(known, order, axis=-1) * (size - np.arange(size))
+    stepped = np.minimum(np.maximum.accumulate(stepped, axis=-1), 1.0)
+    adjusted = np.empty_like(known)
+    np.put_along_axis(adjusted, order, stepped, axis=-1)
+    return np.where(np.isnan(p), np.nan, adjusted)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One paired comparison, first cell minus second; all scores in the metric's own unit."""
+
+    n_pairs: int
+    difference: float
+    low: float  # 95 % interval of the difference, for this contrast alone
+    high: float
+    sd: float  # of the seed-wise differences
+    p: float
+    p_sign_flip: float
+    p_equivalent: float
+    margin: float
+    p_holm: float = math.nan
+    p_equivalent_holm: float = math.nan
+    verdict: str = "unresolved"  # better | worse | tied | unresolved, said of the first cell
+    note: str = ""  # why no test applied, or what a reader must know beside the verdict
+    seeds_needed: int | None = None  # in all, for 80 % power to call it either way; None if resolved or unknowable
+    smallest_difference: float = math.nan  # what this many pairs see with 80 % power after correction
+
+
+def contrast(
+    first: np.ndarray, second: np.ndarray, *, margin: float, level: float = 0.95, rng: np.random.Generator | None = None
+) -> Contrast:
+    """Compare two cells over the seeds that they share; `judge` turns a family of these into verdicts.
+
+    Args:
+        first, second: (n_pairs,), aligned by seed, finite.
+    """
+    first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"scores must be paired: got shapes {first.shape} and {second.shape}")
+    differences = first - second
+    _require_finite(differences)
+    n = differences.size
+    if n < 2:
+        note = "no shared seed" if n == 0 else "one shared seed: no interval and no test"
+        nan = math.nan
+        return Contrast(n, float(differences.mean()) if n else nan, nan, nan, nan, nan, nan, nan, margin, note=note)
+    low, high = mean_interval(differences, level=level)
+    sd = float(differences.std(ddof=1))
+    note = ""
+    if _is_constant(differences):
+        note = "the scores do not vary over seeds" if np.ptp(first) == 0 == np.ptp(second) else ""
+        note = note or "the difference is the same in every seed: no test applies"
+        low, high, sd = math.nan, math.nan, 0.0
+    elif n < MIN_PAIRS:
+        note = f"{n} shared seeds: a verdict needs {MIN_PAIRS}"
+    return Contrast(
+        n_pairs=n,
+        difference=float(differences.mean()),
+        low=low,
+        high=high,
+        sd=sd,
+        p=float(paired_t_p(differences)),
+        p_sign_flip=float(sign_flip_p(differences, rng=rng or np.random.default_rng(0))),
+        p_equivalent=float(equivalence_p(differences, margin)),
+        margin=margin,
+        note=note,
+    )
+
+
+def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) -> list[Contrast]:
+    """Correct a declared family of contrasts and give each its verdict.
+
+    Both questions are corrected over the whole family: is there a difference, and is it inside the margin. A difference
+    that is significant and still inside the margin is called by its sign, and the note says that it is small.
+    `seeds_needed` answers, from this contrast's own spread: how many seeds until a difference of one margin is seen,
+    and no difference at all is shown to be a tie, each with this power? (Corrected as Bonferroni does, so a little
+    more than Holm asks for.)
+    """
+    if not family:
+        return []
+    error = 1 - level
+    adjusted = holm(np.array([c.p for c in family]))
+    adjusted_equivalent = holm(np.array([c.p_equivalent for c in family]))
+    judged = []
+    for one, p, p_equivalent in zip(family, adjusted, adjusted_equivalent, strict=True):
+        verdict, note = "unresolved", one.note
+        testable = one.n_pairs >= MIN_PAIRS and one.sd > 0
+        if testable and p < error:
+            verdict = "better" if one.difference > 0 else "worse"
+            if p_equivalent < error:
+                note = SMALL
+        elif testable and p_equivalent < error:
+            verdict = "tied"
+        needed, smallest = None, math.nan
+        if one.n_pairs >= 2 and one.sd > 0:
+            corrected = error / len(family)
+            smallest = smallest_difference(one.n_pairs, one.sd, error=corrected, power=power)
+            if verdict == "unresolved":
+                needed = max(
+                    seeds_to_detect(one.margin, one.sd, error=corrected, power=power),
+                    seeds_to_tie(one.margin, one.sd, error=corrected, power=power),
+                    MIN_PAIRS,
+                )
+        judged.append(
+            Contrast(
+                **{
+                    **one.__dict__,
+                    "p_holm": float(p),
+                    "p_equivalent_holm": float(p_equivalent),
+                    "verdict": verdict,
+                    "note": note,
+                    "seeds_needed": needed,
+                    "smallest_difference": smallest,
+                }
+            )
+        )
+    return judged
+
+
+# ---------------------------------------------------------------- power
+
+
+def detection_power(difference: float | np.ndarray, sd: float, n_pairs: int, *, error: float = 0.05) -> np.ndarray:
+    """Probability that a two-sided paired t test at `error` sees a true mean difference.
+
+    The sample sd is integrated over its own distribution (chi with n - 1 degrees of freedom): with u = s / sd,
+    reject when |z + difference sqrt(n) / sd| > t u.
+    """
+    if n_pairs < 2:
+        return np.zeros(np.shape(difference))
+    centre = np.asarray(difference, dtype=float)[..., None] * math.sqrt(n_pairs) / sd
+    bound = special.stdtrit(n_pairs - 1, 1 - error / 2) * _sd_nodes(n_pairs)
+    return (special.ndtr(centre - bound) + special.ndtr(-centre - bound)).mean(axis=-1)
+
+
+def tie_power(margin: float, sd: float, n_pairs: int, *, difference: float = 0.0, error: float = 0.05) -> float:
+    """Probability that two one-sided tests at `error` show a true mean difference to lie inside the margin."""
+    if n_pairs < 2:
+        return 0.0
+    room = margin * math.sqrt(n_pairs) / sd - special.stdtrit(n_pairs - 1, 1 - error) * _sd_nodes(n_pairs)
+    centre = difference * math.sqrt(n_pairs) / sd
+    inside = special.ndtr(room - centre) - special.ndtr(-room - centre)
+    return float(np.where(room > 0, inside, 0.0).mean())
+
+
+def smallest_difference(n_pairs: int, sd: float, *, error: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference that this many pairs see with the given power; inf below two pairs."""
+    if n_pairs < 2:
+        return math.inf
+    if sd == 0:
+        return 0.0
+    low, high = 0.0, sd
+    while detection_power(high, sd, n_pairs, error=error) < power:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if detection_power(middle, sd, n_pairs, error=error) < power else (low, middle)
+    return high
+
+
+def seeds_to_detect(difference: float, sd: float, *, error: float = 0.05, power: float = 0.8) -> int:
+    """Seeds until a true difference is seen with the given power, by a paired t test at `error`."""
+    return _first(lambda n: detection_power(difference, sd, n, error=error) >= power)
+
+
+def seeds_to_tie(margin: float, sd: float, *, error: float = 0.05, power: float = 0.8) -> int:
+    """Seeds until no difference at all is shown to be a tie with the given power."""
+    return _first(lambda n: tie_power(margin, sd, n, error=error) >= power)
+
+
+def cannot_resolve(n_seeds: int, n_contrasts: int, *, level: float = 0.95) -> str | None:
+    """Why no outcome of a design could be significant, or None if one could.
+
+    The paired t test can always be significant from three seeds on; the sign-flip test beside it only if
+    2 / 2^n seeds is below the corrected level.
+    """
+    if n_seeds < MIN_PAIRS:
+        return f"{n_seeds} seed{'s' if n_seeds != 1 else ''}: no verdict is possible below {MIN_PAIRS}"
+    if 2.0 ** (1 - n_seeds) > (1 - level) / max(n_contrasts, 1):
+        return (
+            f"{n_seeds} seeds, {n_contrasts} contrasts: the sign-flip test printed beside the verdict cannot be significant "
+            f"(its smallest p is {2.0 ** (1 - n_seeds):.3g}); the paired t test can"
+        )
+    return None
+
+
+# ---------------------------------------------------------------- several tasks
+
+
+@dataclass(frozen=True)
+class Across:
+    """Cells compared over several tasks, with intervals over seeds; one entry per cell."""
+
+    mean_rank: np.ndarray  # 1 is best; ties share their mean rank
+    mean_rank_interval: np.ndarray  # (n_cells, 2)
+    iqm: np.ndarray  # interquartile mean of the scores, in their unit
+    iqm_interval: np.ndarray
+    improvement: np.ndarray  # (n_cells, n_cells): P(row beats column), a tie counts half
+    improvement_interval: np.ndarray  # (n_cells, n_cells, 2)
+
+
+def across_tasks(
+    scores: np.ndarray, *, level: float = 0.95, n_resamples: int = 2_000, rng: np.random.Generator
+) -> Across:
+    """Aggregate over tasks: mean rank, interquartile mean, probability of improvement.
+
+    Seeds are resampled within each task and jointly for all cells, since runs of one seed are paired.
+
+    Args:
+        scores: (n_tasks, n_cells, n_seeds), finite; put tasks on one scale before (all in [0, 1]).
+
+    Source: Agarwal et al. 2021, arXiv:2108.13264, sections 4.2 and 4.3.
+    """
+    scores = np.asarray(scores, dtype=float)
+    if scores.ndim != 3 or 0 in scores.shape:
+        raise ValueError(f"scores must be (n_tasks, n_cells, n_seeds) and not empty, got shape {scores.shape}")
+    _require_finite(scores)
+    tail = (1 - level) / 2
+    n_cells = scores.shape[1]
+    ranks, iqms, wins = [], [], []
+    for chunk in np.array_split(np.arange(n_resamples), max(1, n_resamples // 250)):
+        drawn = _resample_seeds(scores, chunk.size, rng)
+        ranks.append(_mean_ranks(drawn))
+        iqms.append(_interquartile_mean(drawn))
+        wins.append(_improvement(drawn))
+    quantiles = [tail, 1 - tail]
+    spread = [np.moveaxis(np.quantile(np.concatenate(x), quantiles, axis=0), 0, -1) for x in (ranks, iqms, wins)]
+    assert spread[0].shape == (n_cells, 2)
+    return Across(
+        mean_rank=_mean_ranks(scores[None])[0],
+        mean_rank_interval=spread[0],
+        iqm=_interquartile_mean(scores[None])[0],
+        iqm_interval=spread[1],
+        improvement=_improvement(scores[None])[0],
+        improvement_interval=spread[2],
+    )
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _require_finite(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError("scores hold a value that is not finite")
+
+
+def _is_constant(differences: np.ndarray) -> np.ndarray:
+    scale = np.maximum(np.abs(differences).max(axis=-1), 1e-9)
+    return np.ptp(differences, axis=-1) <= 1e-9 * scale
+
+
+def _t_statistic(differences: np.ndarray, shift: float = 0.0) -> tuple[np.ndarray, int]:
+    """t of the mean difference from `shift`, along the last axis; nan where the differences do not vary."""
+    differences = np.asarray(differences, dtype=float)
+    n = differences.shape[-1]
+    if n < 2:
+        return np.full(differences.shape[:-1], np.nan), max(n, 2)
+    error = differences.std(axis=-1, ddof=1) / math.sqrt(n)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = (differences.mean(axis=-1) - shift) / error
+    return np.where(_is_constant(differences), np.nan, t), n
+
+
+def _sd_nodes(n_pairs: int, n_nodes: int = 512) -> np.ndarray:
+    """Equally likely values of sample sd / sd with n - 1 degrees of freedom."""
+    mass = (np.arange(n_nodes) + 0.5) / n_nodes
+    return np.sqrt(stats.chi2.ppf(mass, n_pairs - 1) / (n_pairs - 1))
+
+
+def _first(holds, *, limit: int = 100_000) -> int:
+    """Smallest n >= 2 at which a condition that stays true from there on holds; `limit` if none does."""
+    high = 2
+    while high < limit and not holds(high):
+        high *= 2
+    if high >= limit:
+        return limit
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return max(high, 2)
+
+
+def _percentiles(values: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _resample_seeds(scores: np.ndarray, n_resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """(n_tasks, n_cells, n_seeds) -> (n_resamples, ...): seeds drawn per task, the same ones for all cells."""
+    n_tasks, _, n_seeds = scores.shape
+    drawn = rng.integers(n_seeds, size=(n_resamples, n_tasks, 1, n_seeds))
+    return np.take_along_axis(scores[None], drawn, axis=-1)
+
+
+def _mean_ranks(scores: np.ndarray) -> np.ndarray:
+    """(n_resamples, n_tasks, n_cells, n_seeds) -> (n_resamples, n_cells): rank of the cell means, over tasks."""
+    means = scores.mean(axis=-1)
+    above = (means[..., None, :] > means[..., :, None]).sum(axis=-1)
+    equal = (means[..., None, :] == means[..., :, None]).sum(axis=-1)
+    return (above + (equal + 1) / 2).mean(axis=1)
+
+
+def _interquartile_mean(scores: np.ndarray) -> np.ndarray:
+    """(n_resamples, n_tasks, n_cells, n_seeds) -> (n_resamples, n_cells), trimmed over all tasks and seeds."""
+    pooled = np.moveaxis(scores, 2, 1).reshape(scores.shape[0], scores.shape[2], -1)
+    return stats.trim_mean(pooled, 0.25, axis=-1)
+
+
+def _improvement(scores: np.ndarray) -> np.ndarray:
+    """(n_resamples, n_tasks, n_cells, n_seeds) -> (n_resamples, n_cells, n_cells): P(row > column), ties half."""
+    n_resamples, n_tasks, n_cells, n_seeds = scores.shape
+    flat = np.sort(scores, axis=-1)
+    total = np.zeros((n_resamples, n_cells, n_cells))
+    for seed in range(n_seeds):  # n_seeds^2 pairs, one seed of the row at a time
+        row = flat[..., seed][..., :, None, None]  # (R, T, C, 1, 1)
+        column = flat[:, :, None, :, :]  # (R, T, 1, C, S)
+        total += ((row > column).sum(axis=-1) + 0.5 * (row == column).sum(axis=-1)).sum(axis=1)
+    return total / (n_tasks * n_seeds * n_seeds)

@@ -1,0 +1,192 @@
+"""Stores with invented scores, written through the real Store: what the analysis tests read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+
+from lora_bench.store import Store
+
+D_MODEL, N_LAYERS = 384, 6
+RANKS = {"q": 8, "k": 8, "v": 8, "o": 8, "qk": 4, "qv": 4, "qkvo": 2}
+
+
+def fake_record(
+    *,
+    targets: str = "qv",
+    rank: int = 4,
+    lr: float | None = 1e-3,
+    seed: int = 0,
+    report: float | None = 0.5,
+    select: float | None = None,
+    method: str = "lora",
+    task: str = "cola",
+    model: str = "minilm",
+    metric: str = "matthews",
+    environment: str = "cpu-a",
+    head_lr: float = 1e-3,
+    error: str | None = None,
+    train: dict | None = None,
+    adapter: dict | None = None,
+    **extra,
+) -> dict:
+    """One record as the contract has it; `error` is a kind, and makes the run failed."""
+    is_lora = method == "lora"
+    manifest = [
+        {
+            "role": role,
+            "layer": layer,
+            "module": f"encoder.layer.{layer}.{role}",
+            "d_in": D_MODEL,
+            "d_out": D_MODEL,
+            "rank": rank,
+        }
+        for layer in range(N_LAYERS)
+        for role in (targets if is_lora else "")
+    ]
+    science_adapter = {"method": method}
+    if is_lora:
+        science_adapter |= {
+            "targets": targets, "rank": rank, "alpha": 16.0, "alpha_policy": "fixed", "dropout": 0.0,
+            "init": "gaussian", "layers": "all", "replicate": 0,
+        } | (adapter or {})  # fmt: skip
+    science_train = {"head_lr": head_lr, "epochs": 3.0, "batch_size": 32, "precision": "fp32"} | (train or {})
+    if method != "head_only":
+        science_train["lr"] = lr
+    config = {
+        "model": {"name": model, "revision": None, "fingerprint": f"m-{model}"},
+        "task": {"name": task, "fingerprint": f"t-{task}", "train_rows": 2000},
+        "adapter": science_adapter,
+        "train": science_train,
+        "seed": seed,
+        "protocol": 1,
+    }
+    digest = lambda value: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]  # noqa: E731
+    select = report if select is None else select
+    score = lambda value: None if value is None else {metric: value}  # noqa: E731
+    failed = error is not None
+    spent = sum(rank * (m["d_in"] + m["d_out"]) for m in manifest)
+    return {
+        "format": 1,
+        "run_id": digest([config, environment]),
+        "cell_id": digest({**config, "seed": None}),
+        "status": "failed" if failed else "finished",
+        "error": {"kind": error, "type": "Error", "message": "it broke", "traceback": ""} if failed else None,
+        "config": config,
+        "metrics": [metric],
+        "manifest": manifest,
+        "parameters": {"adapter": spent, "head": 770, "total": spent + 770},
+        "scores": {
+            "train": None if failed else score(None if report is None else report + 0.05),
+            "select": None if failed else score(select),
+            "report": None if failed else score(report),
+        },
+        "history": {"step": [], "loss": [], "lr": [], "grad_norm": [], "epochs": []},
+        "cost": {
+            "pack_seconds": 60.0, "pack_size": 7, "attributed_seconds": 8.0 + rank * 0.1, "tokens": 70_000, "flops": 1e12,
+            "adapter_bytes": spent * 4, "peak_bytes": None, "overhead_seconds": 0.3,
+        },
+        "norms": [],
+        "guards": {} if failed else {"frozen": True},
+        "data": {"source": "generated"},
+        "environment": {"id": environment, "device": "cpu", "cpu": "x", "threads": 2, "commit": "abc", "dirty": False},
+        "invocation": {"overrides": [f"task={task}"], "sweep": "weight_types"},
+        "started": "2026-01-01T00:00:00+00:00",
+        "finished": "2026-01-01T00:01:00+00:00",
+        **extra,
+    }  # fmt: skip
+
+
+def weight_types_records(
+    *,
+    effects: dict[str, float] | None = None,
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    best_rate: dict[str, float] | None = None,
+    n_seeds: int = 8,
+    noise: float = 0.008,
+    level: float = 0.52,
+    with_floor: bool = True,
+    rng: np.random.Generator | None = None,
+    **common,
+) -> list[dict]:
+    """The Table 5 design with invented effects (a score above qv's), a peaked curve over rates, and shared seed noise."""
+    rng = rng or np.random.default_rng(0)
+    effects = {"q": -0.06, "k": -0.07, "v": -0.01, "o": -0.012, "qk": -0.05, "qv": 0.0, "qkvo": 0.001} | (effects or {})
+    best_rate = best_rate or {}
+    of_seed = rng.normal(0, 0.01, size=n_seeds)
+    records = []
+    for targets, effect in effects.items():
+        peak = np.log10(best_rate.get(targets, 3e-3))
+        for rate in rates:
+            for seed in range(n_seeds):
+                mean = level + effect - 0.06 * (np.log10(rate) - peak) ** 2 + of_seed[seed]
+                select, report = mean + rng.normal(0, noise, size=2)
+                records.append(
+                    fake_record(
+                        targets=targets,
+                        rank=RANKS[targets],
+                        lr=rate,
+                        seed=seed,
+                        report=float(report),
+                        select=float(select),
+                        **common,
+                    )
+                )
+    if with_floor:
+        for seed in range(n_seeds):
+            records.append(
+                fake_record(
+                    method="head_only", seed=seed, report=float(level - 0.12 + of_seed[seed]), lr=None, **common
+                )
+            )
+    return records
+
+
+def rank_records(
+    *,
+    ranks: tuple[int, ...] = (1, 2, 4, 8, 64),
+    n_seeds: int = 8,
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2),
+    rng=None,
+    **common,
+) -> list[dict]:
+    """The Table 6 design with invented effects: q gains with rank, qv a little, qkvo not."""
+    rng = rng or np.random.default_rng(1)
+    slope = {"q": 0.01, "qv": 0.003, "qkvo": 0.0}
+    of_seed = rng.normal(0, 0.01, size=n_seeds)
+    records = []
+    for targets, gain in slope.items():
+        for rank in ranks:
+            for rate in rates:
+                for seed in range(n_seeds):
+                    mean = (
+                        0.5
+                        + 0.02 * len(targets)
+                        + gain * np.log2(rank)
+                        - 0.1 * (np.log10(rate) + 2.5) ** 2
+                        + of_seed[seed]
+                    )
+                    select, report = mean + rng.normal(0, 0.008, size=2)
+                    records.append(
+                        fake_record(
+                            targets=targets,
+                            rank=rank,
+                            lr=rate,
+                            seed=seed,
+                            report=float(report),
+                            select=float(select),
+                            **common,
+                        )
+                    )
+    return records
+
+
+def write_store(root: Path, records: list[dict]) -> Path:
+    """The records as a real store."""
+    store = Store(root)
+    for record in records:
+        store.write(record)
+    return root
