@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 
@@ -149,15 +150,19 @@ def _nearest_sum(rest: int, sizes: Sequence[int], available: Sequence[int]) -> l
 
 
 def _spread(matrices: Sequence[Matrix], members: Sequence[int], extra: int) -> list[int]:
-    """`extra` of the positions `members`: each role its share, at even steps over its layers, roles out of step."""
-    roles = [role for role in ROLES if any(matrices[i].role == role for i in members)]
+    """`extra` of the positions `members`: even steps over the layers, and within a layer the roles most in arrears."""
+    layers = sorted({matrices[i].layer for i in members})
+    owed = {role: Fraction(0) for role in ROLES}
     taken: list[int] = []
     passed = 0
-    for place, role in enumerate(roles):
-        own = sorted((i for i in members if matrices[i].role == role), key=lambda i: matrices[i].layer)
-        share = (passed + len(own)) * extra // len(members) - passed * extra // len(members)
-        passed += len(own)
-        phase = place * len(own) // len(roles)
-        steps = [(step * share + phase) // len(own) for step in range(len(own) + 1)]
-        taken += [i for step, i in enumerate(own) if steps[step + 1] > steps[step]]
+    for layer in layers:
+        here = [i for i in members if matrices[i].layer == layer]
+        quota = (passed + len(here)) * extra // len(members) - passed * extra // len(members)
+        passed += len(here)
+        for i in here:
+            owed[matrices[i].role] += Fraction(quota, len(here))
+        here.sort(key=lambda i: (-owed[matrices[i].role], ROLES.index(matrices[i].role)))
+        for i in here[:quota]:
+            owed[matrices[i].role] -= 1
+        taken += here[:quota]
     return taken
