@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import (
@@ -525,13 +525,15 @@ def _refuse_wrong_scalars(given: DictConfig) -> None:
                 walk(nested, value, f"{prefix}{name}.")
             elif isinstance(value, bool) and each.type is not bool and each.type is not Any:
                 kind = _type_name(each.type)
-                raise ConfigError(f"{prefix}{name}: {str(value).lower()} is a switch; give a value of type {kind}")
+                raise ConfigError(f"{prefix}{name}: {str(value).lower()} is a switch; give a {kind}")
 
     walk(RunConfig, given, "")
 
 
 def _type_name(kind: Any) -> str:
-    return getattr(kind, "__name__", str(kind))
+    words = {int: "whole number", float: "number", str: "text"}
+    members = [member for member in (get_args(kind) or (kind,)) if member is not type(None)]
+    return " or ".join(words.get(member, getattr(member, "__name__", str(member))) for member in members)
 
 
 def unknown_key(full: str) -> str:

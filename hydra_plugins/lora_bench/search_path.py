@@ -1,4 +1,4 @@
-"""Let `+sweeps=NAME` find the shipped sweeps and the user's own `./sweeps/NAME.yaml`, from any folder."""
+"""Let `+sweeps=NAME` find the user's own `./sweeps/NAME.yaml` and the shipped sweeps, from any folder."""
 
 from pathlib import Path
 
@@ -9,8 +9,11 @@ from lora_bench.config import resource_root
 
 
 class LoraBenchSearchPath(SearchPathPlugin):
-    """Appends the folder that holds sweeps/, then the current folder."""
+    """Appends the current folder, then the folder that holds sweeps/; other Hydra applications are left alone."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        search_path.append(provider="lora_bench", path=f"file://{resource_root()}")
+        ours = str(resource_root() / "conf")
+        if not any(str(each.path).removeprefix("file://") == ours for each in search_path.get_path()):
+            return
         search_path.append(provider="current folder", path=f"file://{Path.cwd()}")
+        search_path.append(provider="lora_bench", path=f"file://{resource_root()}")

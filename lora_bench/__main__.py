@@ -1,0 +1,118 @@
+"""The command `lora-bench`: help at once, everything else through Hydra."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+
+from lora_bench import __version__
+
+HELP = """\
+lora-bench: which weight matrices should LoRA adapt, at which rank, and how sure can we be?
+
+  lora-bench task=cola adapter.rank=4 adapter.targets=qv    one run
+  lora-bench -m adapter.targets=q,v seed=range(3)           a grid
+  lora-bench +sweeps=quick                                  a named sweep: its runs that the store lacks
+  lora-bench +sweeps=rank hydra.sweeper.dry_run=true        its cells, their cost and what they can resolve; stop
+  lora-bench show=targets model=gpt2                        the matrices of a backbone and what they cost
+
+sweeps   {sweeps}
+         and every sweeps/NAME.yaml of the current folder
+
+key=value
+  model=           {model}
+  model.name       any Hub name or local folder; model.revision
+  task=            {task}
+  task.            data_dir (local files), train_rows, report_rows
+  adapter=         {adapter}
+  adapter.         targets (letters of qkvo, up, gate, down joined by +; attention, mlp, all)
+                   rank, or rank=null budget=q@8 (a number of parameters, or what a placement costs)
+                   alpha, alpha_policy (fixed, ratio, rslora), dropout, init, layers, replicate
+  train=           {train}
+  train.           lr, head_lr (null: lr), epochs, batch_size, grad_accumulation, max_length, schedule, warmup_ratio,
+                   weight_decay, max_grad_norm, precision (auto, fp32, bf16, fp64), dropout, checkpoint, compile
+  seed             a number; range(8) in sweeps                       default 0
+  store            the folder of records                              default runs
+  tracking=        {tracking}; tracking.project, .entity, .mode (auto, online, offline)
+  show=            targets | store | config: print it and stop
+  hydra.sweeper.   pack_size (auto or a number), dry_run, fail_fast, retry_failed, grids
+  hydra/launcher=  basic, joblib, submitit_local, submitit_slurm, ray: where the packs of a sweep train
+
+exit status      0 all finished; 1 a run failed or is missing; 2 a configuration that cannot run; 130 stopped
+version          {version}; hydra's own switches (-m, --cfg job, --info, ...) work as everywhere
+"""
+
+
+def main() -> None:
+    """Entry point of `lora-bench` and `python -m lora_bench`."""
+    arguments = sys.argv[1:]
+    if any(one in ("-h", "--help") for one in arguments):
+        print(help_text(), end="")
+        return
+    if "--version" in arguments:
+        print(f"lora-bench {__version__}")
+        return
+    sys.exit(run_hydra())
+
+
+def help_text() -> str:
+    """The help, with the groups' names as the files say."""
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parent
+    root = root if (root / "conf").is_dir() else root.parent
+    groups = {}
+    for group in ("model", "task", "adapter", "train", "tracking"):
+        groups[group] = _folded(sorted(path.stem for path in (root / "conf" / group).glob("*.yaml")), indent=19)
+    sweeps = ", ".join(sorted(path.stem for path in (root / "sweeps").glob("*.yaml")))
+    return HELP.format(**groups, sweeps=sweeps, version=__version__)
+
+
+def _folded(names: Sequence[str], *, indent: int, width: int = 100) -> str:
+    lines = [""]
+    for name in names:
+        piece = name if not lines[-1] else f", {name}"
+        if len(lines[-1]) + len(piece) + indent > width:
+            lines[-1] += ","
+            lines.append(name)
+        else:
+            lines[-1] += piece
+    return ("\n" + " " * indent).join(lines)
+
+
+def run_hydra() -> int:
+    """Compose and run, turning what a user can put right into one line and status 2."""
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from lora_bench import cli
+    from lora_bench.config import ConfigError, resource_root
+    from lora_bench.store import StoreError
+
+    entry = hydra.main(config_path=str(resource_root() / "conf"), config_name="config", version_base="1.3")(cli.run)
+    try:
+        with _raising():
+            entry()
+    except (ConfigError, StoreError, HydraException, OmegaConfBaseException) as error:
+        return cli.tell(error)
+    except KeyboardInterrupt as error:
+        print(f"lora-bench: stopped ({error or 'Ctrl-C'}); what is finished is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+@contextlib.contextmanager
+def _raising() -> Iterator[None]:
+    """Let Hydra raise its errors, where it would print and exit by itself."""
+    from hydra._internal import utils
+
+    former = utils.is_under_debugger
+    utils.is_under_debugger = lambda: True
+    try:
+        yield
+    finally:
+        utils.is_under_debugger = former
+
+
+if __name__ == "__main__":
+    main()

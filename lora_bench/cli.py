@@ -1,0 +1,244 @@
+"""What `lora-bench` does with a composed configuration: one run, one pack of a plan, or something to show."""
+
+import logging
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from lora_bench.config import ConfigError, did_you_mean, parse, to_dict, unknown_key
+from lora_bench.store import StoreError
+
+SHOWS = ("targets", "store", "config")
+
+
+def run(composed: DictConfig) -> Any:
+    """Hydra's task function; jobs of a launcher call it with `pack=PLAN#i`."""
+    set_up_logging()
+    try:
+        if composed.get("pack"):
+            return _one_pack(str(composed.pack))
+        if composed.get("show"):
+            return show(str(composed.show), composed)
+        status = _one_run(composed)
+    except (ConfigError, StoreError) as error:  # told here: Hydra would print the overrides first
+        status = tell(error)
+    if status:
+        raise SystemExit(status)
+    return None
+
+
+def set_up_logging() -> None:
+    """Our own messages on standard error, one line each; those of the libraries from warnings up."""
+    log = logging.getLogger("lora_bench")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False
+
+
+def _one_pack(reference: str) -> dict[str, Any]:
+    """Train one pack. For a launcher nothing is raised, since it would drop the packs behind this one."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from lora_bench.jobs import run_isolated
+    from lora_bench.plan import parse_reference
+
+    is_job = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
+    if not is_job:
+        parse_reference(reference)
+    outcome = run_isolated(reference)
+    if not is_job:
+        told = f"{outcome['finished']} finished, {outcome['failed']} failed, {outcome['missing']} missing"
+        print(f"{reference}: {told}" + (f" ({outcome['message']})" if outcome["message"] else ""))
+        if outcome["message"] or outcome["failed"] or outcome["missing"]:
+            raise SystemExit(1)
+    return outcome
+
+
+def _one_run(composed: DictConfig) -> int:
+    """Train one run, a pack of one, and print its scores."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from lora_bench import jobs
+    from lora_bench.progress import duration
+    from lora_bench.resolve import resolve
+    from lora_bench.store import Store
+    from lora_bench.tracking import open_tracking
+
+    config = parse(composed)
+    store = Store(config.store)
+    one = resolve(config)
+    folder = store.path(one.run_id)
+    if store.has(one.run_id):
+        print(f"{one.run_id} is in the store already; remove its folder to train it again")
+        _tell_scores(store.record(one.run_id), folder)
+        return 0
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    tracking = open_tracking(config.tracking, directory=store.root / ".tracking")
+    restore = jobs.stop_on_signals()
+    try:
+        records = jobs.run_here([one], store, tracking=tracking, invocation={"overrides": overrides}, own_process=True)
+    finally:
+        tracking.close()
+        restore()
+    if not records:
+        print(f"{one.run_id} is being trained by another process")
+        return 1
+    record = records[0]
+    if record["status"] == "failed":
+        error = record["error"]
+        print(f"{one.run_id} failed: {error['kind']}: {error['message']}\n  {folder / 'record.json'}")
+        return 1
+    print(f"{one.run_id} finished in {duration(record['cost']['pack_seconds'] or 0)}")
+    _tell_scores(record, folder)
+    return 0
+
+
+def _tell_scores(record: dict[str, Any], folder: Path) -> None:
+    for split in ("train", "select", "report", "report_mismatched"):
+        values = record["scores"].get(split)
+        if values:
+            told = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+            print(f"  {split:<8} {told}")
+    counts = record["parameters"]
+    print(f"  adapter {counts['adapter']:,} parameters, head {counts['head']:,}")
+    print(f"  {folder / 'record.json'}")
+
+
+def show(what: str, composed: DictConfig) -> None:
+    """Print the targets of a backbone, the store in figures, or the checked configuration.
+
+    Raises:
+        ConfigError: when there is no such thing to show.
+    """
+    if what not in SHOWS:
+        raise ConfigError(f"show: no {what!r}; choices are {', '.join(SHOWS)}{did_you_mean(what, SHOWS)}")
+    config = parse(composed)
+    {"targets": show_targets, "store": show_store, "config": show_config}[what](config)
+
+
+def show_config(config: Any) -> None:
+    """The configuration as the run would read it."""
+    print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
+
+
+def show_targets(config: Any) -> None:
+    """Every matrix of every role of the backbone, and what each role costs per rank."""
+    from rich.table import Table
+
+    from lora_bench.resolve import resolve
+    from lora_bench.sweep import console
+
+    one = resolve(config)
+    ranks = {matrix.module: matrix.rank for matrix in one.matrices}
+    out = console()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in (
+        "role",
+        "layers",
+        "shape",
+        "fused in",
+        "parameters per rank",
+        "rank here",
+        "module of the first layer",
+    ):
+        table.add_column(name, justify="right" if "rank" in name else "left")
+    by_kind: dict[tuple, list[Any]] = {}
+    for matrix in one.blueprint.matrices:
+        fused = matrix.fused.rpartition(".")[2] if matrix.fused else ""
+        by_kind.setdefault((matrix.role, matrix.d_out, matrix.d_in, fused), []).append(matrix)
+    for (role, d_out, d_in, fused), matrices in by_kind.items():
+        layers = [matrix.layer for matrix in matrices]
+        given = sorted({ranks.get(matrix.module, 0) for matrix in matrices})
+        is_run = layers == list(range(layers[0], layers[-1] + 1))
+        table.add_row(
+            role,
+            f"{layers[0]}-{layers[-1]}" if is_run and len(layers) > 1 else ",".join(map(str, layers)),
+            f"{d_out} x {d_in}",
+            fused,
+            f"{len(matrices) * (d_in + d_out):,}",
+            "-" if given == [0] else ",".join(map(str, given)),
+            matrices[0].module,
+        )
+    out.print(f"{one.blueprint.name}: {config.adapter.method}, {one.adapter_parameters:,} adapter parameters")
+    out.print(table)
+
+
+def show_store(config: Any) -> None:
+    """How many runs of what, how they ended, and what could not be read."""
+    from rich.table import Table
+
+    from lora_bench.progress import duration
+    from lora_bench.store import Store
+    from lora_bench.sweep import console
+
+    store = Store(config.store)
+    frame = store.frame()
+    out = console()
+    failed = int((frame["status"] == "failed").sum())
+    out.print(f"{store.root}: {len(frame)} runs, {len(frame) - failed} finished, {failed} failed")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("model", "task", "method", "cells", "seeds", "finished", "failed", "time"):
+        table.add_column(name, justify="left" if name in ("model", "task", "method") else "right")
+    for (model, task, method), group in frame.groupby(["model", "task", "method"], dropna=False):
+        ended = group["status"].value_counts()
+        table.add_row(
+            str(model),
+            str(task),
+            str(method),
+            str(group["cell_id"].nunique()),
+            str(group["seed"].nunique()),
+            str(ended.get("finished", 0)),
+            str(ended.get("failed", 0)),
+            duration(float(group["attributed_seconds"].fillna(0).sum())),
+        )
+    if len(frame):
+        out.print(table)
+    for folder in store.quarantined():
+        out.print(f"set aside: {folder}")
+
+
+# Errors
+
+
+def tell(error: BaseException) -> int:
+    """Print what a user can put right as one line (with HYDRA_FULL_ERROR=1, its traceback too). Returns status 2."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    print(f"lora-bench: {explain(error)}", file=sys.stderr)
+    return 2
+
+
+def explain(error: BaseException) -> str:
+    """What a user can put right, in our words: the key, the value, what would work."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if override := getattr(error, "override", None):  # OverrideParseException
+        return f"{override}: cannot be read as key=value; put special characters in quotes, as \"key='value'\""
+    text = str(error).strip()
+    cause = error.__cause__ or error.__context__
+    text = text or str(cause or type(error).__name__).strip()
+    if absent := re.search(r"Could not find '([^']+)'\s+Available options in '[^']+':\s+(.*)", text, re.DOTALL):
+        group, _, name = absent[1].rpartition("/")
+        options = absent[2].partition("Config search path")[0].split()
+        return f"{group}: no {name!r}; choices are {', '.join(options)}{did_you_mean(name, options)}"
+    if several := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
+        key = several[1].lstrip("+")
+        if key == "sweeps":
+            return f"sweeps: one at a time, not {several[2]}"
+        return f"{key}: {several[2]!r} is several values; add -m to sweep over them, or write a list as [a,b]"
+    if absent := re.search(r"Could not (?:override|append to|find) '([^']+)'", text):
+        key = absent[1].partition("@")[0].lstrip("+~")
+        if key.startswith("hydra"):
+            return f"{key}: Hydra has no such key"
+        if key.startswith("sweeps"):
+            return "sweeps: add it with a plus sign, as +sweeps=NAME"
+        return unknown_key(key)
+    return " ".join(line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line)

@@ -1,0 +1,252 @@
+"""Train one pack of a plan: in this process, or in a child whose death becomes failed records.
+
+A job is given a plan file and a number. It trains the runs of that pack which the store lacks, and nothing that goes wrong
+leaves it as an exception: a launcher would take that for the end of the whole sweep.
+
+    python -m lora_bench.jobs PLAN NUMBER       the child
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_bench import plan as plans
+from lora_bench.record import died, environment, failure, new_record, utc_now
+from lora_bench.store import AlreadyFinished, Store
+
+INTERRUPTED = 130
+"""Exit status of a child that was asked to stop: its runs are missing, not failed."""
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOG_BYTES = 4_000
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to stop, by Ctrl-C or by a signal."""
+
+
+def run_isolated(reference: str) -> dict[str, Any]:
+    """Run one pack in a child process. Never raises.
+
+    Args:
+        reference: `PLAN#i`.
+
+    Returns:
+        {"pack", "finished", "failed", "missing", "message"}.
+    """
+    outcome: dict[str, Any] = {"pack": reference, "finished": 0, "failed": 0, "missing": 0, "message": None}
+    try:
+        path, number = plans.parse_reference(reference)
+        path = path.absolute()
+        document = plans.load(path)
+        pack = document["packs"][number]
+        store = Store(store_of(path))
+        if stop_file(path).exists():
+            outcome |= {"missing": len(_pending(document, pack, store)), "message": "the sweep was stopped"}
+            return outcome
+        pending = _pending(document, pack, store)
+        before = {run_id: _finished_at(store, run_id) for run_id in pending}
+        if pending:
+            started = utc_now()
+            log = path.with_suffix("") / f"pack-{number}.log"
+            status = _run_child(path, number, log, folder=document.get("folder"))
+            lost = [run_id for run_id in pending if _finished_at(store, run_id) == before[run_id]]
+            if lost and status not in (0, INTERRUPTED, *(-one for one in STOPPING_SIGNALS)):
+                _fail(
+                    document, lost, store, died(_obituary(status, log)), started, where=_environment_file(path, number)
+                )
+        statuses = [store.status(run_id) for run_id in pack]
+        outcome |= {name: statuses.count(name) for name in ("finished", "failed")} | {"missing": statuses.count(None)}
+    except Exception as error:
+        outcome["message"] = f"{type(error).__name__}: {error}"
+    return outcome
+
+
+def run_here(
+    runs: Sequence[Any],
+    store: Store,
+    *,
+    tracking: Any,
+    invocation: Mapping[str, Any],
+    on_progress: Callable[[dict], None] | None = None,
+    own_process: bool = False,
+) -> list[dict[str, Any]]:
+    """Train the runs of one pack in this process; `run_pack` turns failures into records."""
+    from lora_bench.run import run_pack
+
+    return run_pack(
+        runs, store, tracking=tracking, invocation=invocation, on_progress=on_progress, own_process=own_process
+    )
+
+
+def store_of(plan_path: Path) -> Path:
+    """The store that a plan lies in."""
+    return plan_path.parent.parent
+
+
+def stop_file(plan_path: Path) -> Path:
+    """While this file exists, jobs of the plan that have not begun do nothing."""
+    return plan_path.with_suffix(".stop")
+
+
+def stop_on_signals() -> Callable[[], None]:
+    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, so that locks are released and the ending is told.
+
+    Returns:
+        what puts the former handlers back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def restore() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    return restore
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The child: resolve and train one pack; exit status 0 unless it could not even begin or was stopped."""
+    path, number = Path(arguments[0]), int(arguments[1])
+    stop_on_signals()
+    _end_with_parent()
+    document = plans.load(path)
+    store = Store(store_of(path))
+    pending = _pending(document, document["packs"][number], store)
+    started = utc_now()
+    try:
+        from lora_bench.resolve import resolve
+        from lora_bench.tracking import open_tracking
+
+        _environment_file(path, number).write_text(json.dumps(_environment_here(document, pending)), encoding="utf-8")
+        runs = [resolve(plans.config_of(document["runs"][run_id])) for run_id in pending]
+        moved = [run_id for run_id, run in zip(pending, runs, strict=True) if run.run_id != run_id]
+        if moved:
+            raise RuntimeError(
+                f"here, run {moved[0]} is another one: backbone, data or precision differ from the planner's"
+            )
+        tracking = open_tracking(runs[0].config.tracking, directory=store.root / ".tracking")
+        invocation = {"overrides": document["command"], "sweep": document["sweep"]}
+        run_here(runs, store, tracking=tracking, invocation=invocation, own_process=True)
+        tracking.close()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        lost = [run_id for run_id in pending if not store.has(run_id)]
+        _fail(document, lost, store, failure(error), started, where=_environment_file(path, number))
+    return 0
+
+
+def _pending(document: Mapping[str, Any], pack: Sequence[str], store: Store) -> list[str]:
+    retry = set(document["retry"])
+    statuses = {run_id: store.status(run_id) for run_id in pack}
+    return [run_id for run_id in pack if statuses[run_id] is None or (statuses[run_id] == "failed" and run_id in retry)]
+
+
+def _finished_at(store: Store, run_id: str) -> str | None:
+    return store.record(run_id)["finished"] if store.status(run_id) else None
+
+
+def _run_child(path: Path, number: int, log: Path, *, folder: str | None) -> int:
+    """Start the child where the sweep was started and wait; it ends when this process does, and the other way round."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "lora_bench.jobs", str(path), str(number)]
+    where = folder if folder and os.path.isdir(folder) else None
+    with open(log, "ab") as file:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=where)
+        try:
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+
+
+def _end_with_parent() -> None:
+    """Stop when the parent is gone: its end of our standard input closes with it."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if sys.stdin is not None and not sys.stdin.isatty():
+        threading.Thread(target=watch, daemon=True, name="lora_bench-parent").start()
+
+
+def _obituary(status: int, log: Path) -> str:
+    if status < 0:
+        try:
+            how = f"was killed by {signal.Signals(-status).name}"
+        except ValueError:
+            how = f"was killed by signal {-status}"
+        how += ", perhaps for want of memory" if -status == signal.SIGKILL else ""
+    else:
+        how = f"ended with status {status}"
+    try:
+        said = log.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip()
+    except OSError:
+        said = ""
+    return f"the process that trained this pack {how}" + (f"; it said last:\n{said}" if said else "")
+
+
+def _environment_here(document: Mapping[str, Any], pending: Sequence[str]) -> dict[str, Any]:
+    """What the records of this process will say of it, told early in case it does not live to write them."""
+    import torch
+
+    from lora_bench import backbone
+
+    device = backbone.resolve_device(document["runs"][pending[0]]["config"]["device"])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return environment(device=name, threads=backbone.set_threads())
+
+
+def _environment_file(path: Path, number: int) -> Path:
+    return path.with_suffix("") / f"pack-{number}.environment.json"
+
+
+def _fail(
+    document: Mapping[str, Any],
+    run_ids: Sequence[str],
+    store: Store,
+    error: Mapping[str, Any],
+    started: str,
+    *,
+    where: Path,
+) -> None:
+    """Write a failed record for runs that a process has lost; what is finished, or trained elsewhere, stays."""
+    try:
+        place = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        place = environment(device="unknown", threads=os.cpu_count() or 1)
+    for run_id in run_ids:
+        entry = document["runs"][run_id]
+        record = new_record(
+            run_id=run_id,
+            cell_id=entry["cell_id"],
+            config=entry["science"],
+            metrics=entry["science"]["task"]["metrics"],
+            manifest=entry["manifest"],
+            parameters={"adapter": entry["adapter_parameters"]},
+            environment=place,
+            started=started,
+            error=error,
+            invocation={"overrides": document["command"], "sweep": document["sweep"]},
+        )
+        with store.claim(run_id) as is_ours, contextlib.suppress(AlreadyFinished):
+            if is_ours:
+                store.write(record)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,383 @@
+"""A sweep's runs: checked, deduplicated, minus what the store holds, grouped into packs, costed.
+
+    cells x seeds -> resolved runs -> packs -> STORE/.plans/<id>.json
+
+Every run is checked before the first one trains, and all that is wrong is said at once. The plan's id is a hash of its
+runs, so the same sweep finds the same file again and forms the same packs after an interruption; the file holds resolved
+configurations, and a job needs nothing but `pack=PLAN#i`.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from lora_bench.config import LORA_METHODS, PROTOCOL, ConfigError, RunConfig, parse, to_dict
+from lora_bench.store import Store
+
+FORMAT = 1
+FOLDER = ".plans"
+LARGEST_PACK = {"cpu": 32, "cuda": 128}
+ACTIVATION_BYTES = {"cpu": 2 * 2**30, "cuda": 32 * 2**30}
+"""Activations that one pack may hold: a fixed rule, so the same sweep forms the same packs everywhere."""
+
+
+class PlanError(ConfigError):
+    """Runs that cannot run: every problem, each with the runs that have it."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One point of a grid with a seed, not yet looked at: its checked configuration and the overrides that made it."""
+
+    config: RunConfig
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A resolved run of a plan. `arm` names its cell by what the sweep varies, but for the learning rate."""
+
+    run: Any  # resolve.Run
+    overrides: tuple[str, ...]
+    arm: str
+
+
+@dataclass
+class Plan:
+    """What a sweep will do.
+
+    Attributes:
+        runs: by run id, in the order of the grid, each once.
+        packs: run ids; finished runs stay in the pack that they were planned in.
+        status: what the store says of each run: finished, failed or None.
+        retry: failed runs that are to be trained again.
+        n_candidates: points of the grid before duplicates were dropped.
+    """
+
+    path: Path
+    sweep: str | None
+    command: list[str]
+    runs: dict[str, Planned]
+    packs: list[list[str]]
+    status: dict[str, str | None]
+    retry: frozenset[str] = frozenset()
+    n_candidates: int = 0
+    axes: tuple[str, ...] = field(default=())
+
+    def pending(self, pack: Sequence[str] | None = None) -> list[str]:
+        """Runs that are still to be trained, of one pack or of all."""
+        run_ids = self.runs if pack is None else pack
+        return [one for one in run_ids if self.status[one] is None or one in self.retry]
+
+    @property
+    def n_cells(self) -> int:
+        return len({one.run.cell_id for one in self.runs.values()})
+
+
+def make(
+    candidates: Sequence[Candidate],
+    store: Store,
+    *,
+    pack_size: int | str = "auto",
+    retry_failed: bool = False,
+    sweep: str | None = None,
+    command: Sequence[str] = (),
+) -> Plan:
+    """Resolve and check every candidate, drop duplicates, ask the store, form packs (or take those of the kept plan).
+
+    Raises:
+        PlanError: with every problem of every candidate.
+    """
+    axes = _varied(candidates)
+    runs: dict[str, Planned] = {}
+    for candidate, run in zip(candidates, _resolve_all(candidates), strict=True):
+        if run.run_id not in runs:
+            runs[run.run_id] = Planned(run, candidate.overrides, _arm(candidate, axes))
+    identity = json.dumps([sorted(runs), str(pack_size)])
+    path = store.root / FOLDER / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+    known = store.statuses()
+    status = {run_id: known.get(run_id) for run_id in runs}
+    retry = frozenset(run_id for run_id in runs if status[run_id] == "failed") if retry_failed else frozenset()
+    packs = _kept_packs(path, runs) or form_packs([one.run for one in runs.values()], pack_size)
+    return Plan(path, sweep, list(command), runs, packs, status, retry, len(candidates), axes)
+
+
+def form_packs(runs: Sequence[Any], pack_size: int | str) -> list[list[str]]:
+    """Group runs that may share a pack; a group is cut into the fewest packs that fit, of nearly equal size."""
+    from lora_bench.resolve import pack_key, packable
+
+    groups: dict[Any, list[Any]] = {}
+    for run in runs:
+        groups.setdefault(pack_key(run) if packable(run) else run.run_id, []).append(run)
+    packs = []
+    for group in groups.values():
+        most = largest_pack(group[0]) if pack_size == "auto" else int(pack_size)
+        n_packs = math.ceil(len(group) / most)
+        bounds = [round(i * len(group) / n_packs) for i in range(n_packs + 1)]
+        packs += [[run.run_id for run in group[a:b]] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return packs
+
+
+def largest_pack(run: Any) -> int:
+    """Runs whose activations fit the budget of a pack, at the longest batch of any split.
+
+    One token keeps about 13 d values and, where attention weights are kept, 3 per head and token in each layer
+    (shared/PACKING.md measured 26 d bytes in bf16).
+    """
+    from lora_bench import backbone
+
+    device = backbone.resolve_device(run.config.device)
+    width = {"bf16": 2, "fp32": 4, "fp64": 8}[run.precision]
+    architecture = run.blueprint.architecture.get_text_config()
+    n_heads = getattr(architecture, "num_attention_heads", 12)
+    longest, _ = _lengths(run)
+    n_rows = math.ceil(run.config.train.batch_size / run.config.train.grad_accumulation)
+    per_token = architecture.num_hidden_layers * width * (13 * architecture.hidden_size + 3 * n_heads * longest)
+    most = ACTIVATION_BYTES[device.type] // max(1, per_token * longest * n_rows)
+    return max(1, min(LARGEST_PACK[device.type], int(most)))
+
+
+# The plan file
+
+
+def save(plan: Plan) -> None:
+    """Write the plan beside the store's runs, in one rename.
+
+    Raises:
+        OSError: when the store cannot be written.
+    """
+    document = {
+        "format": FORMAT,
+        "protocol": PROTOCOL,
+        "sweep": plan.sweep,
+        "command": plan.command,
+        "folder": os.getcwd(),
+        "retry": sorted(plan.retry),
+        "packs": plan.packs,
+        "runs": {run_id: _entry(one) for run_id, one in plan.runs.items()},
+    }
+    plan.path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = plan.path.with_name(f".{plan.path.name}.{uuid4().hex[:8]}")
+    try:
+        temporary.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
+        os.replace(temporary, plan.path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The plan file as plain values.
+
+    Raises:
+        ConfigError: when it is absent or no plan.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"pack: cannot read the plan {str(path)!r} ({error}); start the sweep again") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ConfigError(f"pack: {str(path)!r} is no plan of this version; start the sweep again")
+    return document
+
+
+def parse_reference(text: str) -> tuple[Path, int]:
+    """`PLAN#i` as a path and a number.
+
+    Raises:
+        ConfigError: when it is something else.
+    """
+    path, mark, number = str(text).rpartition("#")
+    if not mark or not path or not number.isdigit():
+        raise ConfigError(f"pack: cannot read {text!r}; give PLAN#i, the file of a plan and the number of a pack")
+    return Path(path), int(number)
+
+
+def config_of(entry: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration of a plan file's run."""
+    return parse(entry["config"])
+
+
+def _entry(planned: Planned) -> dict[str, Any]:
+    run = planned.run
+    return {
+        "cell_id": run.cell_id,
+        "config": to_dict(run.config),
+        "overrides": list(planned.overrides),
+        "science": run.science,
+        "manifest": run.manifest,
+        "adapter_parameters": run.adapter_parameters,
+    }
+
+
+def _kept_packs(path: Path, runs: Mapping[str, Planned]) -> list[list[str]] | None:
+    """The packs of the plan file, when it is there and holds these very runs."""
+    if not path.is_file():
+        return None
+    try:
+        packs = load(path)["packs"]
+    except (ConfigError, KeyError):
+        return None
+    return packs if sorted(one for pack in packs for one in pack) == sorted(runs) else None
+
+
+# Checking
+
+
+def _resolve_all(candidates: Sequence[Candidate]) -> list[Any]:
+    from lora_bench.resolve import resolve
+
+    runs, problems = [], []
+    stores = {candidate.config.store for candidate in candidates}
+    if len(stores) > 1:
+        raise PlanError(f"store: {len(stores)} folders in one sweep; give one ({', '.join(sorted(stores))})")
+    for candidate in candidates:
+        try:
+            runs.append(resolve(candidate.config))
+        except ConfigError as error:
+            problems.append((str(error), candidate.overrides))
+    if problems:
+        raise PlanError(tell_problems(problems, len(candidates)))
+    return runs
+
+
+def tell_problems(problems: Iterable[tuple[str, Sequence[str]]], n_candidates: int) -> str:
+    """Every problem once, with how many runs have it and the first of them."""
+    by_message: dict[str, list[Sequence[str]]] = {}
+    for message, overrides in problems:
+        by_message.setdefault(message, []).append(overrides)
+    n_bad = sum(map(len, by_message.values()))
+    lines = [f"{n_bad} of {n_candidates} run{'s' if n_candidates > 1 else ''} cannot run, so none was started:"]
+    for message, which in by_message.items():
+        lines.append(f"  {message}")
+        if n_candidates > 1:
+            lines.append(f"      {len(which)} run{'s' if len(which) > 1 else ''}, the first: {' '.join(which[0])}")
+    return "\n".join(lines)
+
+
+# Names
+
+
+def _varied(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Keys whose values differ along the sweep, in their order; a key that only some candidates have counts."""
+    values: dict[str, set[str]] = {}
+    for candidate in candidates:
+        for key, value in map(_split, candidate.overrides):
+            values.setdefault(key, set()).add(value)
+    counts = {key: sum(key in dict(map(_split, one.overrides)) for one in candidates) for key in values}
+    return tuple(key for key in values if len(values[key]) > 1 or counts[key] < len(candidates))
+
+
+def _split(override: str) -> tuple[str, str]:
+    key, _, value = override.partition("=")
+    return key.lstrip("+~"), value
+
+
+def _arm(candidate: Candidate, axes: Sequence[str]) -> str:
+    """A cell's name in tables, without its learning rate and seed: `qv`, or `qv rank=4` where more varies."""
+    values = dict(map(_split, candidate.overrides))
+    adapter = candidate.config.adapter
+    is_lora = adapter.method in LORA_METHODS
+    named = [adapter.targets if is_lora else adapter.method]
+    for key in axes:
+        ignored = key.startswith("adapter.") and not is_lora
+        if key in values and key not in ("seed", "train.lr", "adapter.targets") and not ignored:
+            named.append(f"{key.rpartition('.')[2]}={values[key]}")
+    return " ".join(named)
+
+
+# What it will cost
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate: seconds of training left, the bytes that it will leave, and what the seconds rest on."""
+
+    seconds: float | None
+    bytes: int
+    basis: str
+
+
+def cost(plan: Plan, store: Store) -> Cost:
+    """Estimate what the pending runs cost, from finished runs of the store where it has some of the same kind."""
+    pending = [plan.runs[run_id].run for run_id in plan.pending()]
+    n_bytes = sum(_bytes(run) for run in pending)
+    if not pending:
+        return Cost(0.0, 0, "nothing to do")
+    frame = store.frame()
+    if not frame.empty and "attributed_seconds" in frame:
+        frame = frame[(frame["status"] == "finished") & (frame["attributed_seconds"] > 0)]
+        frame = frame.assign(per_row=frame["attributed_seconds"] / (frame["train_rows"] * frame["epochs"]))
+        by_kind = frame.groupby(["model_fingerprint", "task"])["per_row"].median()
+        kinds = [(run.science["model"]["fingerprint"], run.science["task"]["name"]) for run in pending]
+        if set(kinds) <= set(by_kind.index):
+            rows = [run.science["task"]["train_rows"] * run.config.train.epochs for run in pending]
+            seconds = sum(by_kind[kind] * n for kind, n in zip(kinds, rows, strict=True))
+            return Cost(float(seconds), n_bytes, f"from {len(frame)} finished runs")
+    rate = _matmul_rate()
+    seconds = sum(flops(run) for run in pending) / rate
+    return Cost(seconds, n_bytes, f"a guess, at {rate / 1e9:.0f} GFLOP/s as measured now, in fp32 on this machine")
+
+
+def flops(run: Any) -> float:
+    """4 P per token and epoch for training (forward, and gradients of activations), 2 P per scored token."""
+    parameters = sum(matrix.d_in * matrix.d_out for matrix in run.blueprint.matrices)
+    _, tokens = _lengths(run)
+    scored = tokens.get("select", 0) * max(1, math.ceil(run.config.train.epochs)) + tokens.get("report", 0)
+    return parameters * (4 * tokens["train"] * run.config.train.epochs + 2 * scored)
+
+
+def _bytes(run: Any) -> int:
+    """Adapter and head (with a dense layer in it) in fp32, predictions (8 bytes a logit and 24 a row), and the record."""
+    n_rows = sum(len(rows) for name, rows in run.task.splits.items() if name != "train")
+    width = run.blueprint.architecture.get_text_config().hidden_size
+    head = run.task.n_labels * width + width * width
+    return 4 * (run.adapter_parameters + head) + n_rows * (24 + 8 * run.task.n_labels) + 20_000
+
+
+def _lengths(run: Any) -> tuple[int, dict[str, int]]:
+    """Tokens of the longest row of any split, and the tokens of each split; remembered by what they depend on."""
+    key = (run.science["task"]["fingerprint"], run.science["model"]["fingerprint"], run.config.train.max_length)
+    if key not in _known_lengths:
+        from lora_bench.tasks.tokens import tokenise
+
+        splits = tokenise(
+            run.task,
+            run.blueprint.tokenizer,
+            max_length=run.config.train.max_length,
+            tokenizer_fingerprint=run.blueprint.tokenizer_fingerprint,
+        )
+        longest = max(int(split.lengths.max()) for split in splits.values())
+        _known_lengths[key] = longest, {name: int(split.lengths.sum()) for name, split in splits.items()}
+    return _known_lengths[key]
+
+
+_known_lengths: dict[tuple[str, str, int], tuple[int, dict[str, int]]] = {}
+
+
+@functools.cache
+def _matmul_rate() -> float:
+    """FLOP per second of a float32 matrix product here; the estimate's yardstick, used for no decision."""
+    import time
+
+    import numpy as np
+
+    a = np.random.default_rng(0).standard_normal((512, 384), dtype=np.float32)
+    b = np.ascontiguousarray(a.T)
+    a @ b
+    start = time.perf_counter()
+    for _ in range(10):
+        a @ b
+    return 10 * 2 * a.shape[0] ** 2 * a.shape[1] / (time.perf_counter() - start)
+
+
+def command_line(command: Sequence[str]) -> str:
+    """The command as it would be typed."""
+    return shlex.join(command)

@@ -1,0 +1,376 @@
+"""Carry out a plan and tell how it went: packs here or through a launcher, progress, ranking, failures, the next command."""
+
+import contextlib
+import math
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lora_bench import cells, jobs
+from lora_bench import plan as plans
+from lora_bench.config import LORA_METHODS, ConfigError, resource_root
+from lora_bench.plan import Plan
+from lora_bench.progress import SweepProgress, duration, size
+from lora_bench.store import Store
+
+POLL_SECONDS = 1.0
+PLAIN_WIDTH = 140
+"""Columns of tables where there is no terminal to ask."""
+
+
+def console() -> Console:
+    """Standard output; wide enough for our tables where it is no terminal."""
+    found = Console(highlight=False, soft_wrap=True)
+    return found if found.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+# Before
+
+
+def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool) -> None:
+    """Print what the plan will do; with `every_cell`, each cell's parameters and scales too."""
+    statuses = list(plan.status.values())
+    n_seeds = len({one.run.config.seed for one in plan.runs.values()})
+    pending = plan.pending()
+    n_packs = sum(bool(plan.pending(pack)) for pack in plan.packs)
+    estimate = plans.cost(plan, store) if every_cell else None
+    if every_cell:
+        out.print(_cell_table(plan))
+    told = f"{plan.sweep or 'grid'}: {_count(plan.n_cells, 'cell')}, {_count(n_seeds, 'seed')}, {_count(len(plan.runs), 'run')}"
+    duplicates = plan.n_candidates - len(plan.runs)
+    if duplicates:
+        told += f" ({_count(duplicates, 'duplicate')} dropped)"
+    out.print(told)
+    n_failed = statuses.count("failed")
+    line = f"  {statuses.count('finished')} finished, {n_failed} failed before, {_count(len(pending), 'run')} to train"
+    out.print(f"{line} in {_count(n_packs, 'pack')}" if pending else line)
+    if n_failed and not plan.retry:
+        out.print("  failed runs are left alone; hydra.sweeper.retry_failed=true trains them again")
+    if estimate is not None and pending:
+        sizes = [len(plan.pending(pack)) for pack in plan.packs if plan.pending(pack)]
+        out.print(
+            f"  packs of {min(sizes)} to {max(sizes)} runs" if min(sizes) < max(sizes) else f"  packs of {sizes[0]}"
+        )
+        seconds = f"{duration(estimate.seconds)} ({estimate.basis})" if estimate.seconds is not None else estimate.basis
+        out.print(f"  about {seconds} on one worker; about {size(estimate.bytes)} in {store.root}")
+        out.print(f"  {_resolution(plan, store, n_seeds)}")
+
+
+def _cell_table(plan: Plan) -> Table:
+    from lora_bench.adapters import init_scale, scale_of
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("cell", "lr", "ranks", "adapter", "alpha/rank", "scale of A", "runs", "finished", "to train"):
+        table.add_column(name, justify="left" if name == "cell" else "right")
+    by_cell: dict[str, list[str]] = {}
+    for run_id, one in plan.runs.items():
+        by_cell.setdefault(one.run.cell_id, []).append(run_id)
+    to_train = set(plan.pending())
+    for run_ids in by_cell.values():
+        one = plan.runs[run_ids[0]]
+        run, adapter = one.run, one.run.config.adapter
+        ranks = sorted({matrix.rank for matrix in run.matrices})
+        is_lora = adapter.method in LORA_METHODS
+        scales = sorted({scale_of(adapter, rank) for rank in ranks})
+        starts = {init_scale(adapter.init, matrix.d_in, matrix.rank) for matrix in run.matrices}
+        table.add_row(
+            one.arm,
+            "-" if adapter.method == "head_only" else f"{run.config.train.lr:g}",
+            _span(ranks) if is_lora else "-",
+            f"{run.adapter_parameters:,}" if is_lora else "-",
+            _span(scales) if is_lora else "-",
+            ("of W" if None in starts else _span(sorted(s for s in starts if s is not None))) if is_lora else "-",
+            str(len(run_ids)),
+            str(sum(plan.status[run_id] == "finished" for run_id in run_ids)),
+            str(sum(run_id in to_train for run_id in run_ids)),
+        )
+    return table
+
+
+def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
+    """What the sweep will be able to tell apart, from the spread of finished runs of its kind."""
+    from lora_bench import stats
+
+    n_arms = len({one.arm for one in plan.runs.values()})
+    problem = stats.cannot_resolve(n_seeds, max(1, n_arms - 1)) if n_arms > 1 else None
+    if problem:
+        return f"what it can resolve: {problem}"
+    if n_arms < 2:
+        return "what it can resolve: one cell, so nothing is compared"
+    spread = math.nan
+    with contextlib.suppress(cells.NothingToShow):
+        frame = cells.prepare(_frame(plan, store))
+        spread = cells.difference_sd(frame.assign(arm=frame["run_id"].map(lambda one: plan.runs[one].arm)))
+    if math.isnan(spread):
+        # sd of differences between seeds, as a share of 1: what small GLUE tasks show.
+        low, high = (stats.smallest_difference(n_seeds, sd) for sd in (0.01, 0.03))
+        return f"smallest difference seen with 80 % power: {low:.3f} to {high:.3f}, if differences vary by .01 to .03 over seeds"
+    return f"smallest difference seen with 80 % power: {stats.smallest_difference(n_seeds, spread):.3f}"
+
+
+# During
+
+
+def carry_out(
+    plan: Plan,
+    store: Store,
+    out: Console,
+    *,
+    launch: Callable[[list[str]], None] | None,
+    fail_fast: bool,
+) -> str | None:
+    """Train what is pending. Returns why it ended early, or None.
+
+    Args:
+        launch: starts one process-bound job per `pack=PLAN#i` and blocks; None trains in this process.
+    """
+    plans.save(plan)
+    jobs.stop_file(plan.path).unlink(missing_ok=True)
+    numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
+    if not numbers:
+        return None
+    restore = jobs.stop_on_signals()
+    try:
+        with SweepProgress(len(plan.pending()), console=out) as progress:
+            if launch is None:
+                return _in_process(plan, store, numbers, progress, fail_fast=fail_fast)
+            return _through_launcher(plan, store, numbers, progress, launch, fail_fast=fail_fast)
+    except KeyboardInterrupt as error:
+        jobs.stop_file(plan.path).touch()
+        return str(error) or "Ctrl-C"
+    finally:
+        restore()
+        refresh(plan, store)
+
+
+def _in_process(
+    plan: Plan, store: Store, numbers: Sequence[int], progress: SweepProgress, *, fail_fast: bool
+) -> str | None:
+    from lora_bench.tracking import open_tracking
+
+    first = next(iter(plan.runs.values())).run
+    tracking = open_tracking(first.config.tracking, directory=store.root / ".tracking")
+    invocation = {"overrides": plan.command, "sweep": plan.sweep}
+    done = failed = 0
+    try:
+        for number in numbers:
+            runs = [plan.runs[run_id].run for run_id in plan.pending(plan.packs[number])]
+            ended = {"n": 0, "failed": 0}
+
+            def on_progress(event: dict, runs: list = runs, ended: dict = ended) -> None:
+                """Steps move the bar inside the pack; records count."""
+                if event.get("event") == "record":
+                    ended["n"] += 1
+                    ended["failed"] += event.get("status") == "failed"
+                    progress.update(done=done + ended["n"], failed=failed + ended["failed"])
+                elif event.get("event") == "step":
+                    share = event.get("step", 0) / max(1, runs[0].steps)
+                    progress.update(done=done, failed=failed, inside=0.98 * min(1.0, share) * len(runs))
+
+            records = jobs.run_here(runs, store, tracking=tracking, invocation=invocation, on_progress=on_progress)
+            done += len(runs)
+            failed += sum(record["status"] == "failed" for record in records)
+            progress.update(done=done, failed=failed)
+            if failed and fail_fast:
+                return "a run failed (hydra.sweeper.fail_fast=true)"
+    finally:
+        tracking.close()
+    return None
+
+
+def _through_launcher(
+    plan: Plan,
+    store: Store,
+    numbers: Sequence[int],
+    progress: SweepProgress,
+    launch: Callable[[list[str]], None],
+    *,
+    fail_fast: bool,
+) -> str | None:
+    """Jobs report through the store alone, so a thread reads it while the launcher blocks."""
+    pending = plan.pending()
+    before = {run_id: _stamp(store, run_id) for run_id in pending}
+    is_over = threading.Event()
+    has_failed = threading.Event()
+
+    def watch() -> None:
+        seen: dict[str, str] = {}
+        while True:
+            is_last = is_over.wait(POLL_SECONDS)
+            for run_id in pending:
+                if run_id not in seen and _stamp(store, run_id) != before[run_id]:
+                    seen[run_id] = store.status(run_id) or "failed"
+            failed = sum(status == "failed" for status in seen.values())
+            progress.update(done=len(seen), failed=failed)
+            if failed and fail_fast and not has_failed.is_set():
+                has_failed.set()
+                jobs.stop_file(plan.path).touch()
+            if is_last:
+                return
+
+    watcher = threading.Thread(target=watch, name="lora_bench-progress", daemon=True)
+    watcher.start()
+    ended_early = None
+    try:
+        launch([f"{plan.path.absolute()}#{number}" for number in numbers])
+    except Exception as error:  # a launcher that loses a worker; what the workers wrote counts
+        ended_early = (
+            f"the launcher gave up ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        )
+    finally:
+        is_over.set()
+        watcher.join()
+    return "a run failed (hydra.sweeper.fail_fast=true)" if has_failed.is_set() else ended_early
+
+
+def _stamp(store: Store, run_id: str) -> float | None:
+    """When a run's record was written; None without one."""
+    try:
+        return (store.path(run_id) / "record.json").stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+def refresh(plan: Plan, store: Store) -> None:
+    """Read the runs' statuses anew."""
+    plan.status = {run_id: store.status(run_id) for run_id in plan.runs}
+
+
+# After
+
+
+def conclude(plan: Plan, store: Store, out: Console, *, stopped: str | None, command: Sequence[str]) -> int:
+    """Print the ranking, the failures and the next command. Returns the exit status: 0 if every run is finished."""
+    frame = _frame(plan, store)
+    statuses = list(plan.status.values())
+    finished, failed, missing = (statuses.count(kind) for kind in ("finished", "failed", None))
+    if finished:
+        for table in ranking(plan, frame):
+            out.print(table)
+    if failed:
+        out.print(f"{_count(failed, 'run')} failed:", style="bold")
+        for line in _failures(plan, frame):
+            out.print(f"  {line}")
+    if stopped:
+        out.print(f"stopped early: {stopped}; every finished run is kept")
+    same = plans.command_line(command)
+    retry = " hydra.sweeper.retry_failed=true"
+    if missing:
+        out.print(f"{finished} of {_count(len(statuses), 'run')} finished, {missing} missing. Go on with:\n  {same}")
+    elif failed:
+        out.print(f"{finished} of {_count(len(statuses), 'run')} finished. Try the failed ones again with:")
+        out.print(f"  {same if retry.strip() in command else same + retry}")
+    else:
+        out.print(f"all {_count(len(statuses), 'run')} finished. Next:\n  {analysis_command(plan, store)}")
+    return 1 if failed or missing else 0
+
+
+def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
+    """One table per backbone and task: each arm at the rate that `select` chose for it, best report score first."""
+    try:
+        runs = cells.prepare(frame)
+    except cells.NothingToShow:
+        return
+    runs = runs.assign(arm=runs["run_id"].map(lambda run_id: plan.runs[run_id].arm))
+    for (model, task), group in runs.groupby(["model", "task"], sort=False):
+        group = group[group.groupby("arm")["scored"].transform("any")]
+        if group.empty:
+            continue
+        rates = cells.choose_rates(group)
+        estimates = cells.estimate(group, rates["lr"].to_dict()).sort_values("mean", ascending=False)
+        metric = group["metric"].dropna().iloc[0]
+        table = Table(title=f"{model} · {task} · {metric}", title_justify="left", box=None, pad_edge=False)
+        for name in ("cell", "parameters", "lr", "on select", "on report", "95 % interval", "seeds", "failed"):
+            table.add_column(name, justify="left" if name == "cell" else "right")
+        for arm, row in estimates.iterrows():
+            interval = f"{row['low']:.3f} to {row['high']:.3f}" if math.isfinite(row["low"]) else "-"
+            is_edge = rates.at[arm, "certificate"] == "edge"
+            parameters = row["adapter_parameters"]
+            table.add_row(
+                str(arm),
+                f"{parameters:,.0f}" if parameters else "-",
+                f"{row['lr']:g}{' (edge)' if is_edge else ''}",
+                f"{rates.at[arm, 'select']:.3f}",
+                f"{row['mean']:.3f}",
+                interval,
+                str(row["n_seeds"]),
+                str(int((group[group["arm"] == arm]["status"] == "failed").sum())),
+            )
+        if (rates["certificate"] == "edge").any():
+            table.caption = "edge: the best rate is the smallest or largest tried; a wider grid may find a better one"
+            table.caption_justify = "left"
+        yield table
+
+
+def _failures(plan: Plan, frame: Any) -> Iterator[str]:
+    """Failed runs, those of one cause together."""
+    failed = frame[frame["status"] == "failed"]
+    for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):
+        first = plan.runs[group["run_id"].iloc[0]]
+        others = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        told = message if isinstance(message, str) else "no message"
+        yield f"{kind}: {told}  ({' '.join(first.overrides)}{others}; {group['run_id'].iloc[0]}/record.json)"
+
+
+def analysis_command(plan: Plan, store: Store) -> str:
+    """The script that shows what this sweep found."""
+    script = "rank" if any(key.endswith(".rank") for key in plan.axes) else "weight_types"
+    root = resource_root()
+    is_checkout = root.name != "lora_bench" or not (root / "analysis").is_dir()
+    start = (
+        f"python {_short(root / 'analysis' / f'{script}.py')}"
+        if is_checkout
+        else f"python -m lora_bench.analysis.{script}"
+    )
+    return f"{start} --store {_short(store.root)} --out report"
+
+
+def _short(path: Path) -> str:
+    """A path as seen from here."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _frame(plan: Plan, store: Store) -> Any:
+    frame = store.frame()
+    return frame[frame["run_id"].isin(set(plan.runs))].reset_index(drop=True)
+
+
+def _span(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    texts = list(dict.fromkeys(f"{value:.4g}" for value in (values[0], values[-1])))
+    return " to ".join(texts)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def remove_job_folder(store: Store) -> None:
+    """The launchers' own folder, when it is empty."""
+    folder = store.root / plans.FOLDER / "jobs"
+    with contextlib.suppress(OSError):
+        if folder.is_dir() and not any(folder.iterdir()):
+            shutil.rmtree(folder)
+
+
+def check_options(pack_size: Any, switches: dict[str, Any]) -> int | str:
+    """The sweeper's own options.
+
+    Raises:
+        ConfigError: naming the option, the value and what would work.
+    """
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"hydra.sweeper.{name}: {value!r} is no switch; give true or false")
+    if pack_size == "auto" or (isinstance(pack_size, int) and not isinstance(pack_size, bool) and pack_size >= 1):
+        return pack_size
+    raise ConfigError(f"hydra.sweeper.pack_size: no {pack_size!r}; give auto or a number of runs, at least 1")
