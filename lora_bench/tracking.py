@@ -152,9 +152,8 @@ def head_of(
     flat |= {f"rank_{role}": max(ranks) for role, ranks in by_role.items()}
     place = row.get("targets") or row.get("method") or "run"
     rank = f"r{row['ranks']}".replace(" ", ",") if row.get("ranks") else ""
-    cell = " ".join(
-        str(word) for word in (row.get("model"), row.get("task"), place, rank, f"lr{row.get('lr')}") if word
-    )
+    rate = f"lr{row['lr']:g}" if "lr" in row else ""
+    cell = " ".join(word for word in (row.get("model"), row.get("task"), place, rank, rate) if word)
     marks = [row.get("model"), row.get("task"), row.get("method"), row.get("targets"), rank, *tags]
     return {
         "run_id": run_id,
@@ -221,11 +220,8 @@ class WandbTracking:
             self._has_reported = True
             log.warning("tracking: W&B could not %s, the store keeps everything (%s)", action, _words(error))
 
-    def finish(self, end: Callable[[], None]) -> None:
-        """End a run: beside the training when its data still has to travel, at once otherwise."""
-        if self.mode != "online":
-            end()
-            return
+    def end_beside(self, end: Callable[[], None]) -> None:
+        """End a run beside the training: its data has to travel, and with a lost server every run waits its time."""
         ending = threading.Thread(target=end, name="lora_bench-tracking")
         ending.start()
         self._endings = [other for other in self._endings if other.is_alive()] + [ending]
@@ -268,6 +264,7 @@ class _WandbRun:
     def __init__(self, run: Any, tracking: WandbTracking):
         self._run = run
         self._tracking = tracking
+        self._is_online = tracking.mode == "online"
         self._is_finished = False
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
@@ -284,7 +281,11 @@ class _WandbRun:
             self._run.summary.update({"status": status, **_flat(summary or {}, "/")})
         except Exception as error:
             self._tracking.report("write a summary", error)
-        self._tracking.finish(lambda: self._end(0 if status == "finished" else 1))
+        exit_code = 0 if status == "finished" else 1
+        if self._is_online:
+            self._tracking.end_beside(lambda: self._end(exit_code))
+        else:
+            self._end(exit_code)
 
     def _end(self, exit_code: int) -> None:
         try:

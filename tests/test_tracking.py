@@ -1,0 +1,479 @@
+"""The mirror: what W&B is given, read back with W&B's own tools, and that losing it never costs a run."""
+
+import json
+import logging
+import math
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import wandb
+from test_record import parts
+
+from lora_bench import tracking as trackings
+from lora_bench.config import TrackingConfig
+from lora_bench.tracking import Silence, WandbTracking, choose_mode, head_of, open_tracking
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch, tmp_path):
+    """Tests see no key, no settings and no network of the machine they run on."""
+    for name in [name for name in os.environ if name.startswith("WANDB_") and name != "WANDB_SERVICE"]:
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / ".netrc"))
+    # Restored afterwards, because open_tracking sets it.
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path / "cwd")
+    trackings._unreachable.cache_clear()
+
+
+def head(number: int = 1, **changed) -> dict:
+    run = parts(number)
+    names = ("run_id", "cell_id", "config", "manifest", "parameters", "metrics", "environment")
+    return head_of(**{name: run[name] for name in names} | changed)
+
+
+def settings(**changed) -> TrackingConfig:
+    return TrackingConfig(**{"backend": "wandb", "project": "tests", "mode": "offline"} | changed)
+
+
+def read_back(folder: Path) -> list[dict]:
+    """The records of an offline run, through `wandb leet inspect`."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def of_type(records: list[dict], kind: str) -> list[dict]:
+    return [record[kind] for record in records if record["type"] == kind]
+
+
+# What is sent
+
+
+def test_without_tracking_wandb_is_not_imported():
+    code = (
+        "import sys; from pathlib import Path; from lora_bench.tracking import open_tracking\n"
+        "from lora_bench.config import TrackingConfig\n"
+        "run = open_tracking(TrackingConfig(backend='none'), directory=Path('nowhere')).start({})\n"
+        "run.log({'loss': 1.0}, step=1); run.finish('finished', {})\n"
+        "assert 'wandb' not in sys.modules and not Path('nowhere').exists()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": str(_root())})
+
+
+def _root() -> Path:
+    return Path(trackings.__file__).parents[1]
+
+
+def test_live_runs_stay_apart_and_end_with_their_own_status(tmp_path, capfd):
+    """The failures of peers: jobs that fold into one W&B run, and failed ones that show as finished."""
+    tracking = open_tracking(settings(tags=["mine"]), directory=tmp_path / "mirror")
+    # The first two are the same run, trained twice.
+    runs = [tracking.start(head(number, tags=["quick"])) for number in (1, 1, 2)]
+    for step in range(3):
+        for place, run in enumerate(runs):
+            run.log({"loss": place + step / 10, "lr": 1e-3, "grad_norm": math.nan}, step=step)
+    runs[0].log({"epoch": 1, "select": {"matthews": 0.5, "accuracy": None}}, step=3)
+    runs[1].finish("failed", {"error_kind": "nonfinite"})
+    runs[0].finish("finished", {"report": {"matthews": 0.4}, "cost": {"pack_seconds": 2.5}})
+    runs[0].finish("failed")
+    runs[2].finish("finished")
+    tracking.close()
+
+    written = [read_back(folder) for folder in sorted((tmp_path / "mirror" / "wandb").glob("offline-run-*"))]
+    written = {records[1]["run"]["run_id"]: records for records in written}
+    assert len(written) == 3
+    losses = {}
+    for run_id, records in written.items():
+        rows = [row["item"] for row in of_type(records, "history")]
+        assert not any("grad_norm" in row for row in rows)
+        losses[run_id] = [row["loss"] for row in rows if "loss" in row]
+    assert sorted(losses.values()) == [[0.0, 0.1, 0.2], [1.0, 1.1, 1.2], [2.0, 2.1, 2.2]]
+    (one,) = [run_id for run_id, values in losses.items() if values[0] == 0.0]
+    (two,) = [run_id for run_id, values in losses.items() if values[0] == 1.0]
+    assert {run_id.split("-")[0] for run_id in (one, two)} == {f"{1:016x}"}
+    assert of_type(written[one], "exit")[0].get("exit_code", 0) == 0
+    assert of_type(written[two], "exit")[0]["exit_code"] == 1
+
+    start = written[one][1]["run"]
+    assert start["job_type"] == "train"
+    assert start["project"] == "tests"
+    assert start["run_group"] == head(1)["group"] == head(2)["group"]
+    assert set(start["tags"]) == {"tiny", "cola", "lora", "qv", "r4", "quick", "mine"}
+    config = start["config"]["update"]
+    assert {"targets": "qv", "rank": 4, "rank_q": 4, "lr": 0.001, "seed": 1, "task": "cola"}.items() <= config.items()
+    axes = {
+        metric.get("name") or metric["glob_name"]: metric.get("step_metric")
+        for metric in of_type(written[one], "metric")
+    }
+    assert axes == {
+        **dict.fromkeys(("step", "epoch")),
+        **dict.fromkeys(("loss", "lr", "grad_norm"), "step"),
+        **dict.fromkeys(("train/*", "select/*", "report/*", "report_mismatched/*"), "epoch"),
+    }
+    summary = {}
+    for change in of_type(written[one], "summary"):
+        summary |= change["update"]
+    assert {"status": "finished", "report/matthews": 0.4, "cost/pack_seconds": 2.5}.items() <= summary.items()
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err == ""
+
+
+def test_files_stay_in_the_given_folder_and_hold_no_secret(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.delenv("WANDB_CACHE_DIR")
+    tracking = open_tracking(settings(tags=[f"tag {KEY}"]), directory=tmp_path / "mirror")
+    run = tracking.start(head(1) | {"name": f"run {KEY}", "config": {"note": {"deep": f"key {KEY}"}}})
+    run.log({"loss": 1.0}, step=0)
+    run.finish("failed", {"error_message": f"refused {KEY}"})
+    tracking.close()
+    os.environ.pop("WANDB_CACHE_DIR", None)
+    assert list((tmp_path / "cwd").iterdir()) == []
+    files = [path for path in (tmp_path / "mirror").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    for path in [*files, *(tmp_path / "home").rglob("*")]:
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_names_say_what_the_run_is():
+    one = head(1)
+    assert one["name"] == "tiny cola qv r4 lr0.001 s1"
+    assert one["group"].startswith("tiny cola qv r4 lr0.001 ")
+    config = parts()["config"] | {"adapter": {"method": "head_only"}, "train": {"head_lr": 1e-3}}
+    floor = head(1, manifest=[], config=config)
+    assert floor["name"] == "tiny cola head_only s1"
+    assert "rank" not in floor["config"]
+
+
+# Which mode
+
+UNREACHABLE = "no answer"
+
+
+@pytest.mark.parametrize(
+    ("mode", "variable", "has_key", "problem", "expected"),
+    [
+        ("auto", None, False, None, "offline"),
+        ("auto", None, True, None, "online"),
+        ("auto", None, True, UNREACHABLE, "offline"),
+        ("auto", "offline", True, None, "offline"),
+        ("auto", "dryrun", True, None, "offline"),
+        ("auto", "online", True, None, "online"),
+        ("auto", "online", False, None, "offline"),
+        ("auto", "disabled", True, None, "disabled"),
+        ("online", "disabled", True, None, "disabled"),
+        ("online", "offline", True, None, "online"),
+        ("online", None, True, UNREACHABLE, "offline"),
+        ("online", None, False, None, "offline"),
+        ("offline", "online", True, None, "offline"),
+    ],
+)
+def test_the_mode_follows_wish_key_and_network(monkeypatch, caplog, mode, variable, has_key, problem, expected):
+    """A machine without an account or a network must work without a word of configuration, and say what it did."""
+    if variable:
+        monkeypatch.setenv("WANDB_MODE", variable)
+    monkeypatch.setattr(trackings, "_base_url", lambda: "https://wandb.example")
+    monkeypatch.setattr(trackings, "_has_key", lambda url: has_key)
+    monkeypatch.setattr(trackings, "_unreachable", lambda url: problem)
+    with caplog.at_level(logging.INFO):
+        assert choose_mode(settings(mode=mode)) == expected
+    is_lesser = expected == "offline" and mode != "offline" and variable not in ("offline", "dryrun")
+    assert ("kept offline" in caplog.text) == is_lesser
+
+
+def test_disabled_wandb_is_silence(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert isinstance(open_tracking(settings(mode="auto"), directory=tmp_path / "mirror"), Silence)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "expected"),
+    [
+        ("https://api.wandb.ai", "api.wandb.ai", True),
+        ("https://api.forge.coreweave.com", "api.wandb.ai", True),
+        ("https://wandb.mine.example:8080", "wandb.mine.example:8080", True),
+        ("https://wandb.mine.example", "api.wandb.ai", False),
+        ("https://api.wandb.ai", "github.com", False),
+    ],
+)
+def test_the_key_is_found_where_wandb_login_puts_it(monkeypatch, tmp_path, url, host, expected):
+    assert not trackings._has_key(url)
+    (tmp_path / "home" / ".netrc").write_text(f"machine {host}\n  login user\n  password {KEY}\n")
+    assert trackings._has_key(url) == expected
+    (tmp_path / "home" / ".netrc").write_text("garbled {")
+    assert not trackings._has_key(url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    assert trackings._has_key(url)
+
+
+# Servers that fail
+
+
+@contextmanager
+def hanging_server():
+    """Takes connections and never answers, as behind a firewall that drops."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(50)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_a_server_that_hangs_costs_the_probe_and_is_asked_once(monkeypatch, tmp_path, caplog):
+    assert trackings.PROBE_SECONDS <= 5
+    monkeypatch.setattr(trackings, "PROBE_SECONDS", 1.0)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with hanging_server() as url:
+        monkeypatch.setattr(trackings, "_base_url", lambda: url)
+        start = time.monotonic()
+        assert choose_mode(settings(mode="auto")) == "offline"
+        assert time.monotonic() - start < 2
+        start = time.monotonic()
+        assert choose_mode(settings(mode="auto")) == "offline"
+        assert time.monotonic() - start < 0.5
+    assert f"{url} does not answer" in caplog.text
+
+
+@pytest.mark.slow
+def test_an_unreachable_server_costs_a_sweep_less_than_six_seconds(monkeypatch, tmp_path):
+    """With the real time-outs and a real wandb; it would otherwise stall every init for 90 seconds."""
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    wandb.setup()
+    with hanging_server() as url:
+        monkeypatch.setattr(trackings, "_base_url", lambda: url)
+        start = time.monotonic()
+        tracking = open_tracking(settings(mode="auto"), directory=tmp_path / "mirror")
+        for number in range(3):
+            run = tracking.start(head(number))
+            run.finish("finished")
+        tracking.close()
+        assert time.monotonic() - start < 6
+
+
+@pytest.mark.parametrize("path", ["refused", "no name", "error"])
+def test_servers_that_do_not_serve_are_unreachable(path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        if path == "no name":
+            url = "http://no-such-host.invalid"
+        if path != "error":
+            assert trackings._unreachable(url)
+            return
+    with stub_server(status=503) as server:
+        assert trackings._unreachable(server.url) == "status 503"
+
+
+class StubHandler(BaseHTTPRequestHandler):
+    """As much of W&B's server as a run needs."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_) -> None:
+        pass
+
+    def answer(self, body: object = None) -> None:
+        content = json.dumps(body or {}).encode()
+        self.send_response(self.server.status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self) -> None:
+        self.server.received.append(("GET", self.path, {}, dict(self.headers)))
+        self.answer()
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.answer()
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        try:
+            body = json.loads(content)
+        except ValueError:  # wandb's own telemetry is no JSON
+            return self.answer()
+        self.server.received.append(("POST", self.path, body, dict(self.headers)))
+        if not self.path.endswith("/graphql"):
+            return self.answer({"exitcode": None, "limits": {}})
+        operation = re.search(r"(?:query|mutation)\s+(\w+)", body["query"])
+        given = body.get("variables") or {}
+        if operation and operation[1] == "UpsertBucket":
+            project = {"id": "cA==", "name": "tests", "entity": {"id": "ZQ==", "name": "me"}}
+            bucket = {"id": "aQ==", "name": given.get("name"), "displayName": given.get("displayName"), "config": "{}"}
+            bucket |= {"historyLineCount": 0, "project": project}
+            return self.answer({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}})
+        if operation and operation[1] == "CreateRunFiles":
+            files = [{"name": name, "uploadUrl": f"{self.server.url}/files/{name}"} for name in given["files"]]
+            return self.answer({"data": {"createRunFiles": {"runID": "aQ==", "uploadHeaders": [], "files": files}}})
+        return self.answer({"data": {}})
+
+
+@contextmanager
+def stub_server(status: int = 200):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StubHandler)
+    server.status, server.received = status, []
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    server.handle_error = lambda *_: None
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+ONLINE = """
+import logging, os, sys, time
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+logging.basicConfig(level=logging.INFO, format="LOG %(message)s")
+from test_tracking import head, settings
+from lora_bench import tracking as trackings
+trackings.SETTINGS["finish_timeout"] = trackings.SETTINGS["init_timeout"] = 2.0
+tracking = trackings.open_tracking(settings(mode="auto"), directory=Path("mirror"))
+print("MODE", tracking.mode, flush=True)
+runs = [tracking.start(head(number)) for number in (1, 2, 3)]
+for run in runs:
+    run.log({"loss": 0.5, "lr": 0.001}, step=1)
+print("STARTED", flush=True)
+sys.stdin.readline()
+start = time.monotonic()
+for run, status in zip(runs, ("finished", "failed", "finished")):
+    run.finish(status, {"report": {"matthews": 0.4}})
+tracking.close()
+print("FINISHED", time.monotonic() - start, flush=True)
+tracking.start(head(4)).finish("finished")
+tracking.close()
+print("MODE", tracking.mode, flush=True)
+"""
+
+
+def online_process(url: str) -> subprocess.Popen:
+    """A process of its own: wandb keeps its server's address for as long as a process lives."""
+    command = [sys.executable, "-c", ONLINE, str(Path(__file__).parent), str(_root())]
+    environment = os.environ | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def test_online_runs_reach_the_server_with_their_status(tmp_path):
+    with stub_server() as server:
+        process = online_process(server.url)
+        output, errors = process.communicate("\n", timeout=60)
+        received = list(server.received)
+    assert process.returncode == 0, errors
+    assert "LOG" not in errors, errors
+    assert output.split()[:2] == ["MODE", "online"]
+    upserts = [
+        body["variables"] for _, path, body, _ in received if path.endswith("/graphql") and "groupName" in str(body)
+    ]
+    started = {given["name"]: given for given in upserts if given.get("groupName")}
+    assert sorted(given["displayName"] for given in started.values()) == [
+        head(number)["name"] for number in (1, 2, 3, 4)
+    ]
+    ends = {
+        path.split("/")[-2]: body["exitcode"]
+        for _, path, body, _ in received
+        if "file_stream" in path and body.get("complete")
+    }
+    assert {run_id.split("-")[0]: code for run_id, code in ends.items()} == {
+        f"{number:016x}": int(number == 2) for number in (1, 2, 3, 4)
+    }
+    probe = next(headers for method, _, _, headers in received if method == "GET")
+    assert "Authorization" not in probe
+
+
+def test_a_server_lost_half_way_costs_its_time_out_once_and_no_run(tmp_path):
+    """Three runs wait for a dead server at the same time, not one after the other; later ones start offline."""
+    with stub_server() as server:
+        process = online_process(server.url)
+        assert [process.stdout.readline().split() for _ in range(2)] == [["MODE", "online"], ["STARTED"]]
+    output, errors = process.communicate("\n", timeout=60)
+    assert process.returncode == 0, errors
+    words = output.split()
+    assert words[-2:] == ["MODE", "offline"]
+    assert float(words[words.index("FINISHED") + 1]) < 4.5
+    assert errors.count("LOG tracking: W&B stopped answering") == 1
+    assert KEY not in output + errors
+    assert len(list((tmp_path / "cwd" / "mirror" / "wandb").glob("*run-*/*.wandb"))) == 4
+
+
+# A wandb that fails
+
+
+class BrokenRun:
+    """A wandb run whose every call fails."""
+
+    def __init__(self):
+        self.exit_codes = []
+
+    def define_metric(self, *_, **__) -> None:
+        pass
+
+    def log(self, values) -> None:
+        raise RuntimeError(f"lost {KEY}")
+
+    @property
+    def summary(self):
+        raise OSError("disk")
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_codes.append(exit_code)
+        raise RuntimeError("gone")
+
+
+def test_a_mirror_that_breaks_is_reported_once_and_fails_nothing(monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    broken = BrokenRun()
+    monkeypatch.setattr(wandb, "init", lambda **_: broken)
+    tracking = open_tracking(settings(), directory=tmp_path / "mirror")
+    for _ in range(2):
+        run = tracking.start(head(1))
+        run.log({"loss": 1.0}, step=0)
+        run.log({"loss": 1.0}, step=1)
+        run.finish("failed", {"x": 1})
+    assert broken.exit_codes == [1, 1]
+    assert len(caplog.records) == 1
+    assert "the store keeps everything" in caplog.text
+    assert KEY not in caplog.text
+
+
+def test_a_mirror_that_cannot_start_goes_offline_then_silent(monkeypatch, tmp_path, caplog):
+    modes = []
+
+    def refuse(**given):
+        modes.append(given["mode"])
+        raise RuntimeError("no service")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    tracking = WandbTracking(settings(), directory=tmp_path, mode="online")
+    for number in range(3):
+        run = tracking.start(head(number))
+        run.log({"loss": 1.0}, step=0)
+        run.finish("finished")
+    assert modes == ["online", "offline"]
+    assert len(caplog.records) == 2
+
+
+def test_a_folder_that_cannot_be_made_leaves_the_mirror_out(tmp_path, caplog):
+    (tmp_path / "mirror").write_text("a file")
+    tracking = open_tracking(settings(), directory=tmp_path / "mirror")
+    assert isinstance(tracking, Silence)
+    assert "W&B is left out" in caplog.text
