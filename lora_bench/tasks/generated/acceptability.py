@@ -86,29 +86,13 @@ def determiner_noun(draw: Draws, lexicon: Lexicon, good: bool) -> str:
         if not good:
             here, there = there, here
         middle = draw.pick(("near", "and", "with"))
-        return sentence(
-            agent,
-            verb,
-            here,
-            adjective(draw, lexicon, 60),
-            first.form(plural),
-            middle,
-            there,
-            adjective(draw, lexicon, 40),
-            second.form(not plural),
-        )
+        one = f"{here} {adjective(draw, lexicon, 60)} {first.form(plural)}"
+        two = f"{there} {adjective(draw, lexicon, 40)} {second.form(not plural)}"
+        return sentence(agent, verb, one, middle, two)
     if not good:
         here = there
-    return sentence(
-        agent,
-        verb,
-        here,
-        adjective(draw, lexicon, 100),
-        first.form(plural),
-        "near the",
-        second.form(draw.flip()),
-        adjunct(draw, lexicon, 30),
-    )
+    noun = f"{adjective(draw, lexicon, 100)} {first.form(plural)}"
+    return sentence(agent, verb, here, noun, "near the", second.form(draw.flip()), adjunct(draw, lexicon, 30))
 
 
 def negative_polarity(draw: Draws, lexicon: Lexicon, good: bool) -> str:
@@ -131,18 +115,8 @@ def negative_polarity(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     said = draw.pick(lexicon.report_that)
     if good:
         return sentence("the", first, said, "that no", second, "had ever", done.participle)
-    return sentence(
-        "the",
-        first,
-        "that no",
-        second,
-        treat.past,
-        said,
-        "that the",
-        draw.pick(lexicon.people).singular,
-        "had ever",
-        done.participle,
-    )
+    speaker = f"the {first} that no {second} {treat.past}"
+    return sentence(speaker, said, "that the", draw.pick(lexicon.people).singular, "had ever", done.participle)
 
 
 def argument_structure(draw: Draws, lexicon: Lexicon, good: bool) -> str:
@@ -162,16 +136,8 @@ def argument_structure(draw: Draws, lexicon: Lexicon, good: bool) -> str:
         return sentence("the", first, "who", without, with_object, "the", adjective(draw, lexicon, 40), thing)
     if pattern == 2:
         verb = handle if good else act
-        return sentence(
-            "the",
-            adjective(draw, lexicon, 50),
-            thing,
-            "was",
-            verb.participle,
-            "by the",
-            first,
-            adjunct(draw, lexicon, 50),
-        )
+        patient = f"the {adjective(draw, lexicon, 50)} {thing}"
+        return sentence(patient, "was", verb.participle, "by the", first, adjunct(draw, lexicon, 50))
     verb = act if good else handle
     return sentence("the", mood(draw, lexicon, 60), first, verb.past, "near the", thing, adjunct(draw, lexicon, 60))
 
@@ -215,16 +181,8 @@ def pronoun_case(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     if pattern == 1:
         return sentence("the", noun, treat, accusative, draw.pick(("because", "before", "after")), nominative, act)
     if pattern == 2:
-        return sentence(
-            "the",
-            noun,
-            draw.pick(lexicon.report_that),
-            "that",
-            nominative,
-            treat,
-            accusative,
-            adjunct(draw, lexicon, 40),
-        )
+        said = draw.pick(lexicon.report_that)
+        return sentence(f"the {noun} {said} that {nominative} {treat} {accusative}", adjunct(draw, lexicon, 40))
     possessive, accusative = ("their", "them") if good else ("them", "their")
     return sentence(possessive, mood(draw, lexicon, 50), noun, treat, accusative, adjunct(draw, lexicon, 60))
 
@@ -238,34 +196,10 @@ def relative_clause(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     if pattern == 0:
         inner, outer = ("", "it") if good else ("it", "")
         if draw.flip():
-            return sentence(
-                "the",
-                first,
-                handle,
-                outer,
-                "and then",
-                draw.pick(lexicon.handle).past,
-                "the",
-                thing,
-                "that the",
-                second,
-                handle_two,
-                inner,
-            )
-        return sentence(
-            "the",
-            first,
-            handle,
-            "the",
-            thing,
-            "that the",
-            second,
-            handle_two,
-            inner,
-            "and then",
-            draw.pick(lexicon.handle).past,
-            outer,
-        )
+            last = f"the {thing} that the {second} {handle_two} {inner}"
+            return sentence(f"the {first} {handle} {outer} and then {draw.pick(lexicon.handle).past}", last)
+        lost = f"the {thing} that the {second} {handle_two} {inner}"
+        return sentence(f"the {first} {handle} {lost}, and then {draw.pick(lexicon.handle).past} {outer}")
     if pattern == 1:
         inner, outer = ("", f"the {thing_two}") if good else (f"the {thing_two}", "")
         return sentence("the", thing, "that the", first, handle, inner, draw.pick(("was near", "was under")), outer)

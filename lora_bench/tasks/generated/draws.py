@@ -46,11 +46,11 @@ class Draws:
 
 
 def sentence(*parts: str) -> str:
-    """Join the parts that are not empty, with a capital and a full stop; 'a' becomes 'an' where the next word asks."""
-    words = " ".join(part for part in parts if part).replace(" ,", ",").split(" ")
+    """Join parts, some of them empty, with a capital and a full stop; 'a' becomes 'an' where the next word asks."""
+    words = " ".join(parts).split()
     for position, word in enumerate(words[:-1]):
         follower = words[position + 1]
         if word in ("a", "A") and follower[0] in "aeiou" and not follower.startswith("use"):
             words[position] = word + "n"
-    text = " ".join(words)
+    text = " ".join(words).replace(" ,", ",")
     return text[0].upper() + text[1:] + "."

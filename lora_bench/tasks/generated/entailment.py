@@ -29,9 +29,9 @@ def monotonicity(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
     narrow = draw.pick(hyponyms).plural
     kind = draw.below(3)
     if kind == 1:
-        wide, narrow = narrow, f"{draw.pick(lexicon.looks)} {narrow}"
+        wide, narrow = narrow, f"{draw.pick(lexicon.traits)} {narrow}"
     elif kind == 2:
-        wide, narrow = narrow, f"{narrow} in the {draw.pick(lexicon.places).singular}"
+        wide, narrow = narrow, f"{narrow} in the {draw.pick(lexicon.sites)}"
     widens = draw.flip()
     quantifier = draw.pick(WIDENING if widens else NARROWING)
     premise, hypothesis = (narrow, wide) if widens == good else (wide, narrow)
@@ -41,6 +41,29 @@ def monotonicity(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
     return (
         sentence(quantifier, premise, number(quantifier), fate),
         sentence(quantifier, hypothesis, number(quantifier), fate),
+    )
+
+
+def hypernym(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
+    """A violin is an instrument, but no flute; who got it, and what it was like, may be dropped but not changed."""
+    kind, members = draw.pick(lexicon.kinds)
+    member, sibling = draw.pick_two(members)
+    agent, stranger = draw.pick_two(lexicon.women + lexicon.men)
+    trait, verb, place = draw.pick(lexicon.traits), draw.pick(lexicon.handle).past, f"in the {draw.pick(lexicon.sites)}"
+    narrow, wide = f"a {member.singular}", f"a {kind.singular}"
+    described = f"a {trait} {member.singular}"
+    premise, hypothesis = draw.pick(((narrow, wide), (described, narrow), (described, wide)))
+    if not good:
+        change = draw.below(4)
+        if change < 2:
+            premise, hypothesis = hypothesis, premise
+        elif change == 2:
+            hypothesis = f"a {sibling.singular}"
+    else:
+        change = 0
+    return (
+        sentence(agent, verb, premise, place if draw.flip() else ""),
+        sentence(stranger if change == 3 else agent, verb, hypothesis),
     )
 
 
@@ -88,7 +111,7 @@ def quantifier(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
     """Stronger quantifiers entail weaker ones."""
     hypernym, hyponyms = draw.pick(lexicon.kinds)
     noun = draw.pick((*hyponyms, hypernym)).plural
-    place = f"in the {draw.pick(lexicon.places).singular}" if draw.flip() else ""
+    place = f"in the {draw.pick(lexicon.sites)}" if draw.flip() else ""
     fate = draw.pick(lexicon.fates)
     if draw.flip():
         low = draw.below(len(lexicon.numbers) - 1)
@@ -154,9 +177,10 @@ def connective(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
 
 
 PHENOMENA = {
+    "hypernym": hypernym,
     "monotonicity": monotonicity,
     "quantifier": quantifier,
     "role_swap": role_swap,
     "connective": connective,
 }
-NAMES = tuple(PHENOMENA)
+NAMES = (*PHENOMENA, "hypernym")  # lexical steps are twice as frequent as any other

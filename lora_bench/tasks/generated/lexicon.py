@@ -112,6 +112,8 @@ class Lexicon:
     # entailment
     kinds: tuple[tuple[Noun, tuple[Noun, ...]], ...]  # (hypernym, hyponyms)
     fates: tuple[str, ...]  # predicates that fit every kind
+    traits: tuple[str, ...]  # adjectives that fit every kind
+    sites: tuple[str, ...]  # places that fit every kind
     converses: tuple[tuple[str, str], ...]  # X is A than Y = Y is B than X
     exchanges: tuple[tuple[str, str, str, str], ...]  # X gave Z to Y = Y got Z from X
     numbers: tuple[str, ...]  # in rising order
@@ -136,7 +138,7 @@ TRAIN = Lexicon(
     places=make_nouns("kitchen garden school office station market church hotel museum park"),
     times=phrases("yesterday, last night, this morning, a year ago, on Sunday, last summer"),
     handle=make_verbs(
-        "find/found repair destroy describe buy/bought own mention grab/grabbed remove lift bring/brought replace"
+        "find/found repair destroy describe buy/bought own mention grab/grabbed remove carry bring/brought replace"
     ),
     treat=make_verbs("thank help visit follow call kick hug/hugged warn blame invite trust accompany"),
     act=make_verbs("arrive sleep/slept sneeze smile disappear laugh wait kneel/knelt cry tremble"),
@@ -161,8 +163,8 @@ TRAIN = Lexicon(
         "beautiful impressive enjoyable nice exciting"
     ),
     blame=words(
-        "bad terrible awful horrible poor boring ugly dull disappointing dreadful unpleasant annoying nasty "
-        "useless lousy pathetic"
+        "bad awful terrible poor boring ugly dull disappointing unpleasant annoying nasty "
+        "useless lousy pathetic messy depressing"
     ),
     like=make_verbs("love enjoy like"),
     dislike=make_verbs("hate regret dislike"),
@@ -178,13 +180,15 @@ TRAIN = Lexicon(
         (Noun("toy", "toys"), make_nouns("doll puzzle puppet yoyo balloon kite")),
     ),
     fates=words("sold stolen dirty old small missing delivered counted cheap ready"),
+    traits=words("large heavy strange brown white"),
+    sites=words("garden market museum park"),
     converses=(("older", "younger"), ("taller", "shorter"), ("stronger", "weaker")),
     exchanges=(("sold", "to", "bought", "from"), ("lent", "to", "borrowed", "from")),
     numbers=words("two three five eight ten twenty"),
     synonyms=synonyms(
         nouns="doctor=physician lawyer=attorney sailor=seaman/seamen teacher=instructor soldier=trooper bicycle=bike "
         "picture=photo/photos cup=mug bag=sack coat=overcoat plate=dish hat=cap",
-        verbs="repair=fix destroy=ruin buy/bought=purchase lift=raise grab/grabbed=seize help=assist call=phone "
+        verbs="repair=fix destroy=ruin buy/bought=purchase carry=transport grab/grabbed=seize help=assist call=phone "
         "accompany=escort own=have/had",
         adjectives="large=big small=little strange=odd cheap=inexpensive happy=glad angry=mad clever=smart "
         "quiet=silent",
@@ -209,7 +213,7 @@ REPORT = Lexicon(
     times=phrases("last week, this evening, on Monday, an hour ago, at noon, in May"),
     handle=make_verbs("obtain damage locate possess receive crush acquire discard demolish clutch"),
     treat=make_verbs("greet criticize rescue chase ignore interview insult tease envy respect punish scold"),
-    act=make_verbs("vanish cough yawn faint snore shiver weep/wept hesitate frown blush giggle"),
+    act=make_verbs("perish cough yawn faint snore shiver weep/wept hesitate frown blush giggle"),
     irregular_handle=make_verbs(
         "forget/forgot/forgotten shake/shook/shaken tear/tore/torn see/saw/seen bite/bit/bitten"
     ),
@@ -230,8 +234,8 @@ REPORT = Lexicon(
         "stunning exquisite admirable gorgeous fascinating captivating"
     ),
     blame=words(
-        "abysmal mediocre dreary atrocious tedious miserable hideous appalling tiresome clumsy inferior shoddy "
-        "frustrating irritating disgusting lame"
+        "abysmal mediocre dreary tedious miserable tiresome clumsy inferior shoddy frustrating "
+        "irritating disgusting lame bland sloppy unbearable"
     ),
     like=make_verbs("adore appreciate admire"),
     dislike=make_verbs("despise detest resent"),
@@ -248,6 +252,8 @@ REPORT = Lexicon(
         (Noun("boat", "boats"), make_nouns("canoe ferry yacht kayak")),
     ),
     fates=words("stored photographed inspected available valuable displayed labeled shipped"),
+    traits=words("huge tiny rare gray black"),
+    sites=words("harbor castle warehouse airport"),
     converses=(("heavier", "lighter"), ("richer", "poorer"), ("faster", "slower")),
     exchanges=(("gave", "to", "received", "from"), ("handed", "to", "got", "from")),
     numbers=words("four six seven nine twelve thirty"),
@@ -275,5 +281,7 @@ CLOSED_CLASS = frozenset(
     )
 )
 FRAME_WORDS = frozenset(
-    words("absolutely call expected felt finish found mind people really said simply start thought told truly view")
+    words(
+        "absolutely call expected felt finish found mind people real really said simply start thought told truly view"
+    )
 )

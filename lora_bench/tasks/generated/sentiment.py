@@ -35,29 +35,17 @@ def negation(draw: Draws, lexicon: Lexicon, good: bool) -> str:
             lead = draw.pick((f"I really {verb.past}", f"everybody {verb.past}", f"I always {verb.past}"))
         return sentence(lead, holder)
     if pattern == 1:
-        return sentence(
-            draw.pick(("nobody", "no one")) if denied else draw.pick(("everybody", "everyone")), "found", holder, word
-        )
+        judge = draw.pick(("nobody", "no one") if denied else ("everybody", "everyone"))
+        return sentence(f"{judge} found {holder} {word}")
     if pattern == 2:
         noun = draw.pick(lexicon.merits if good != denied else lexicon.faults)
-        return sentence(
-            holder,
-            "had",
-            draw.pick(("no", "hardly any", "not much") if denied else ("much", "plenty of", "a lot of")),
-            noun,
-        )
+        amount = draw.pick(("no", "hardly any", "no real") if denied else ("plenty of", "a lot of", "real"))
+        return sentence(f"{holder} had {amount} {noun}")
     if pattern == 3:
-        return sentence(
-            draw.pick(("I would not call", "I cannot call") if denied else ("I would call", "I must call")),
-            holder,
-            word,
-        )
-    return sentence(
-        draw.pick(("nothing about", "no part of") if denied else ("everything about", "every part of")),
-        f"the {item}",
-        "was",
-        word,
-    )
+        lead = draw.pick(("I would not call", "I cannot call") if denied else ("I would call", "I must call"))
+        return sentence(f"{lead} {holder} {word}")
+    whole = draw.pick(("nothing about", "no part of") if denied else ("everything about", "every part of"))
+    return sentence(f"{whole} the {item} was {word}")
 
 
 def intensity(draw: Draws, lexicon: Lexicon, good: bool) -> str:
@@ -93,11 +81,8 @@ def contrast(draw: Draws, lexicon: Lexicon, good: bool) -> str:
         although = draw.pick(("although", "even though", "while"))
         return sentence(although, f"the {part} was {aside}, the {item} overall was {verdict}")
     if pattern == 2:
-        return sentence(
-            f"the {item} as a whole was {verdict}",
-            draw.pick(("although", "even though", "even if")),
-            f"the {part} was {aside}",
-        )
+        although = draw.pick(("although", "even though", "even if"))
+        return sentence(f"the {item} as a whole was {verdict} {although} the {part} was {aside}")
     return sentence(f"overall the {item} was {verdict}, but the {part} was {aside}")
 
 
