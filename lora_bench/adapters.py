@@ -12,7 +12,7 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,23 @@ class LowRank:
     B: torch.Tensor
     scale: float
 
+    def norm(self) -> float:
+        """Frobenius norm of the update, without forming it: ||B A||^2 = tr(B^T B A A^T)."""
+        A, B = self.A.double(), self.B.double()
+        return abs(self.scale) * float(((B.T @ B) * (A @ A.T)).sum().clamp(min=0).sqrt())
+
 
 @dataclass
 class AdapterState:
-    """All that one run trains: low-rank pairs by module path of the split backbone, and head tensors by parameter path."""
+    """All that one run trains: low-rank pairs by module path of the split backbone, head and other tensors by parameter path."""
 
     low_rank: dict[str, LowRank]
     head: dict[str, torch.Tensor]
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)  # what is neither: biases, magnitudes, whole weights
 
-    def count(self) -> dict[str, int]:
-        """Trained parameters: {"adapter", "head"}."""
-        adapter = sum(pair.A.numel() + pair.B.numel() for pair in self.low_rank.values())
-        return {"adapter": adapter, "head": sum(tensor.numel() for tensor in self.head.values())}
+    def tensors(self) -> list[torch.Tensor]:
+        pairs = [tensor for pair in self.low_rank.values() for tensor in (pair.A, pair.B)]
+        return [*pairs, *self.extra.values(), *self.head.values()]
 
 
 def scale_of(adapter: AdapterConfig, rank: int) -> float:
@@ -127,18 +132,20 @@ def lift(model: PeftModel) -> AdapterState:
 
 
 def save(folder: Path, backbone: Backbone, adapter: AdapterConfig, matrices: Sequence[Matrix], state: AdapterState) -> None:
-    """Write a run's adapter and head so that stock `PeftModel.from_pretrained` loads them on the untouched backbone.
+    """Write what a run trained so that stock tools load it on the untouched backbone.
 
-    A run without low-rank pairs (head_only) saves `weights.safetensors` instead: parameter path -> tensor.
+    Low-rank runs become a PEFT checkpoint for `PeftModel.from_pretrained`: fused projections in their fused form, PiSSA and
+    OLoRA as the LoRA of twice the rank that equals their change. Other runs save `weights.safetensors`: parameter path -> tensor.
     """
     folder.mkdir(parents=True, exist_ok=True)
     head = {name: tensor.detach().cpu().contiguous() for name, tensor in state.head.items()}
     if not state.low_rank:
-        save_file(head, folder / "weights.safetensors")
+        changed = {name: tensor.detach().cpu() for name, tensor in state.extra.items()}
+        save_file(head | _contiguous(fused.fuse_state(backbone.model, changed)), folder / "weights.safetensors")
         return
     tensors = {f"base_model.model.{name}": tensor for name, tensor in head.items()}
     pieces = {module: (pair.A.detach().cpu(), pair.B.detach().cpu(), pair.scale) for module, pair in state.low_rank.items()}
-    if backbone.is_split:  # rank of a fused projection: the sum of its parts'; alpha such that every scale is kept
+    if backbone.is_split or adapter.init not in PACKED_INITS:
         keywords, low_rank = fused.peft_files(backbone.model, pieces)
         config = LoraConfig(
             task_type="SEQ_CLS", lora_dropout=adapter.dropout, modules_to_save=list(backbone.new_modules), **keywords
@@ -147,12 +154,13 @@ def save(folder: Path, backbone: Backbone, adapter: AdapterConfig, matrices: Seq
     else:
         config = lora_config(backbone.blueprint, adapter, matrices, backbone.new_modules)
         for module, (A, B, _) in pieces.items():
-            tensors[f"base_model.model.{module}.lora_A.weight"] = A.contiguous()
-            tensors[f"base_model.model.{module}.lora_B.weight"] = B.contiguous()
+            tensors[f"base_model.model.{module}.lora_A.weight"] = A
+            tensors[f"base_model.model.{module}.lora_B.weight"] = B
+        tensors |= {f"base_model.model.{name}": tensor.detach().cpu() for name, tensor in _magnitudes(state).items()}
     config.inference_mode = True
     config.base_model_name_or_path, config.revision = backbone.blueprint.name, backbone.blueprint.config.revision
     config.save_pretrained(str(folder))
-    save_file(tensors, folder / "adapter_model.safetensors")
+    save_file(_contiguous(tensors), folder / "adapter_model.safetensors")
 
 
 def load_stock(folder: Path, backbone: Backbone) -> nn.Module:
@@ -192,6 +200,15 @@ def _peft_scales(plan: Blueprint, config_json: str) -> dict[str, float]:
     keys = {key.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for key in get_peft_model_state_dict(model) if ".lora_A." in key}
     assert keys == set(scales), "peft stores its tensors under other names than expected"
     return scales
+
+
+def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+def _magnitudes(state: AdapterState) -> dict[str, torch.Tensor]:
+    """DoRA's magnitudes under the names of a PEFT checkpoint."""
+    return {name.removesuffix(".default.weight"): tensor for name, tensor in state.extra.items()}
 
 
 def _plain(value: Any) -> Any:

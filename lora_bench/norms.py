@@ -23,13 +23,16 @@ def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterS
     """Frobenius norms per adapted matrix: the weight, the update, and the weight within r directions of the update, of the weight's own
     largest singular values, and of chance."""
     rows = []
+    if state.extra:  # DoRA rescales the whole weight: its change is of full rank
+        return rows
     for matrix in matrices:
         pair = state.low_rank[matrix.module]
+        rank = pair.A.shape[0]
         A, B = pair.A.double().cpu(), pair.B.double().cpu()
         weight = _weight(backbone, matrix.module)
         # Orthonormal bases of the update's column and row spaces; the norm depends on the spaces only.
         left, right = torch.linalg.qr(B)[0], torch.linalg.qr(A.T)[0]
-        stream = seeds.generator("random subspace", matrix.module, matrix.rank)
+        stream = seeds.generator("random subspace", matrix.module, rank)
         chance_left = torch.linalg.qr(torch.randn(B.shape, generator=stream, dtype=torch.float64))[0]
         chance_right = torch.linalg.qr(torch.randn(A.T.shape, generator=stream, dtype=torch.float64))[0]
         rows.append(
@@ -37,21 +40,16 @@ def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterS
                 "module": matrix.module,
                 "role": matrix.role,
                 "layer": matrix.layer,
-                "rank": matrix.rank,
+                "rank": rank,
                 "scale": pair.scale,
                 "weight": float(weight.norm()),
-                "update": float(_product_norm(B, A) * pair.scale),
+                "update": pair.norm(),
                 "weight_in_update": float((left.T @ weight @ right).norm()),
-                "weight_in_weight": float(_spectrum(backbone, matrix.module)[: matrix.rank].norm()),
+                "weight_in_weight": float(_spectrum(backbone, matrix.module)[:rank].norm()),
                 "weight_in_random": float((chance_left.T @ weight @ chance_right).norm()),
             }
         )
     return rows
-
-
-def _product_norm(B: torch.Tensor, A: torch.Tensor) -> torch.Tensor:
-    """Frobenius norm of B A without forming it: tr(B^T B A A^T)."""
-    return ((B.T @ B) * (A @ A.T)).sum().clamp(min=0).sqrt()
 
 
 def _weight(backbone: Backbone, module: str) -> torch.Tensor:

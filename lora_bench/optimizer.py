@@ -72,7 +72,7 @@ def clip_each_run(trained: Sequence[Trained], max_norms: torch.Tensor) -> torch.
     squares = torch.zeros_like(max_norms)
     for each in trained:
         if each.parameter.grad is not None:
-            squares.index_add_(0, each.runs, each.parameter.grad.flatten(1).square().sum(1).to(squares.dtype))
+            squares.index_add_(0, each.runs, each.parameter.grad.reshape(len(each.runs), -1).square().sum(1).to(squares.dtype))
     norms = squares.sqrt()
     scales = (max_norms / (norms + 1e-6)).clamp(max=1.0)
     for each in trained:

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from lora_bench import seeds
 from lora_bench.adapters import AdapterState, LowRank
-from lora_bench.backbone import Backbone
+from lora_bench.backbone import Backbone, frozen_parameters, weights_hash
+from lora_bench.dropout import DropoutMasks
 
 RANK_BUCKETS = (16, 64, 256)
 FIRST_TOKEN_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -34,7 +34,7 @@ LONGEST_EAGER_CPU = 256
 
 @dataclass(frozen=True)
 class Trained:
-    """One stack of trained tensors. `parameter`: (n, ...) with one slice for each run of `runs`: (n,)."""
+    """Trained tensors. `parameter`: (n, ...), a slice for each of `runs`: (n,); where one run trains it, of any shape."""
 
     name: str
     kind: str  # A | B | head
@@ -94,7 +94,7 @@ class Pack(contextlib.AbstractContextManager):
         """Logits (P, B, n_labels) of one batch that all runs share: input_ids, attention_mask, [token_type_ids], each (B, T)."""
         self.rows = batch["input_ids"].shape[0]
         self._repeated = None
-        self._choose_attention(batch["input_ids"].shape[1])
+        choose_attention(self.model, batch["input_ids"].shape[1], own_masks=self.training and self.masks.active)
         inputs = {key: value for key, value in batch.items() if key in self.backbone.inputs}
         if not self._shares_batch:
             inputs = {key: value.repeat(self.n_runs, *[1] * (value.dim() - 1)) for key, value in inputs.items()}
@@ -112,6 +112,14 @@ class Pack(contextlib.AbstractContextManager):
         finally:
             self.training = False
             self.model.eval()
+
+    start_tolerance = 0.0
+    """B is zero, so before the first step the update is exactly zero."""
+
+    def is_frozen_intact(self) -> bool:
+        """Whether the backbone still has the bytes that it was loaded with. To be asked outside the `with` block."""
+        frozen = frozen_parameters(self.model, self.backbone.new_modules)
+        return weights_hash(frozen) == self.backbone.frozen_hash
 
     @contextlib.contextmanager
     def evaluate(self) -> Iterator[None]:
@@ -170,13 +178,6 @@ class Pack(contextlib.AbstractContextManager):
     @property
     def _no_cache(self) -> dict[str, bool]:
         return {"use_cache": False} if getattr(self.model.config, "use_cache", False) and not self._shares_batch else {}
-
-    def _choose_attention(self, n_tokens: int) -> None:
-        """A fixed rule, never a run-time timing: eager where masks must be ours or sequences are short on a CPU."""
-        if not getattr(self.model, "_supports_sdpa", False):
-            return
-        short = self.backbone.device.type == "cpu" and n_tokens <= LONGEST_EAGER_CPU
-        self.model.config._attn_implementation = "eager" if short or (self.training and self.masks.active) else "sdpa"
 
     def _stack_low_rank(self, states: Sequence[AdapterState]) -> dict[str, "PackedLinear"]:
         paths = dict.fromkeys(path for state in states for path in state.low_rank)
@@ -412,39 +413,6 @@ class FirstTokenLayer(nn.Module):
         return self.wrapped.feed_forward_chunk(attention.output(context, first))  # type: ignore[operator,union-attr]
 
 
-class DropoutMasks(TorchFunctionMode):
-    """Dropout whose masks come from the seed's own generator, one for each site and batch, shared by the runs of a pack.
-
-    `F.dropout` takes no generator and its draw depends on the shape, so a packed run could never equal a solo one. Here a mask is
-    drawn for the B rows of the batch and repeated along the pack. Rates stay the backbone's own unless `rate` overrides them.
-    """
-
-    def __init__(self, pack: Pack, rate: float | None, seed: int) -> None:
-        super().__init__()
-        self._pack, self.rate, self.seed = [pack], rate, seed
-        self.stream = seeds.generator("dropout", seed, device=pack.backbone.device)
-        own = [module.p for module in pack.model.modules() if isinstance(module, nn.Dropout)]
-        own += [float(value) for key, value in vars(pack.model.config).items() if "drop" in key and isinstance(value, float)]
-        self.active = rate > 0 if rate is not None else any(own)
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not F.dropout:
-            return func(*args, **kwargs)
-        return self._dropout(*args, **kwargs)
-
-    def _dropout(self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
-        rate = p if self.rate is None else self.rate
-        if not training or rate == 0:
-            return input
-        shape = (self._pack[0].rows, *input.shape[1:])
-        kept = torch.rand(shape, generator=self.stream, device=input.device) >= rate
-        mask = (kept / (1 - rate)).to(input.dtype)
-        return (input.view(-1, *shape) * mask).view(input.shape) if input.is_contiguous() else input * mask.repeat(
-            input.shape[0] // shape[0], *[1] * (input.dim() - 1)
-        )
-
-
 class _PackedLinear(torch.autograd.Function):
     """y = W x + b, then y[p] += s_p B_p A_p x[p] in place, without copying the rows of any run.
 
@@ -496,6 +464,13 @@ class _PackedLinear(torch.autograd.Function):
                         gx[run : run + count].baddbmm_(gh, A[part])
             result += [gA, gB, None]
         return (gx, None, None, None, None, *result)
+
+
+def choose_attention(model: Any, n_tokens: int, *, own_masks: bool) -> None:
+    """A fixed rule, never a run-time timing: eager where dropout masks must be ours or rows are short on a CPU, else sdpa."""
+    if getattr(model, "_supports_sdpa", False):
+        is_short = model.device.type == "cpu" and n_tokens <= LONGEST_EAGER_CPU
+        model.config._attn_implementation = "eager" if is_short or own_masks else "sdpa"
 
 
 def _triples(tensors: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, ...]]:

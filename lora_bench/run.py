@@ -24,7 +24,8 @@ from lora_bench.evaluate import predict
 from lora_bench.norms import matrix_norms
 from lora_bench.packing import Pack
 from lora_bench.record import NonFiniteError, environment, failure, new_record, require_guards, utc_now
-from lora_bench.resolve import Run
+from lora_bench.resolve import Run, packable
+from lora_bench.solo import SoloPack
 from lora_bench.store import AlreadyFinished, Store
 from lora_bench.tasks import Task
 from lora_bench.tasks.metrics import score
@@ -57,8 +58,9 @@ class _Trained:
 
     states: list[AdapterState]
     logits: dict[str, np.ndarray]  # split -> (P, n, n_labels)
-    finite_steps: list[int]
-    n_steps: int
+    start_gap: float
+    is_frozen_intact: bool
+    finite_steps: list[int]  # steps before the loss or the gradient stopped being finite
 
 
 def run_pack(
@@ -125,21 +127,20 @@ class _Desk:
         return self.work(runs[:half]) + self.work(runs[half:])
 
     def _train_and_store(self, progress: list[_Progress], started: str) -> list[dict[str, Any]]:
-        clock = time.perf_counter()
         first = progress[0].run
         threads = backbone.set_threads()
         loaded = backbone.load(first.blueprint, precision=first.precision, device=backbone.resolve_device(first.config.device))
         task, tokens = first.task, _tokens(first, loaded)
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:TRAIN_SAMPLE_ROWS])
+        clock = time.perf_counter()
         trained = self._train(progress, loaded, task, tokens, sample)
         pack_seconds = time.perf_counter() - clock
         peak = _peak_bytes(loaded.device) if self.own_process else None
 
-        n_tokens = int(tokens["train"].lengths.mean() * first.config.train.batch_size * trained.n_steps)
+        n_tokens = int(tokens["train"].lengths.mean() * first.config.train.batch_size * first.steps)
         flops = [run_flops(loaded.blueprint.skeleton, each.run.config, each.run.matrices, n_tokens) for each in progress]
         shares = attribute(pack_seconds, flops)
         about = self._about(device=_device_name(loaded.device), threads=threads)
-        is_frozen = backbone.weights_hash(backbone.frozen_parameters(loaded.model, loaded.new_modules)) == loaded.frozen_hash
         records = []
         for index, each in enumerate(progress):
             state = trained.states[index]
@@ -149,16 +150,17 @@ class _Desk:
                 "attributed_seconds": shares[index],
                 "tokens": n_tokens,
                 "flops": flops[index],
-                "adapter_bytes": _stored_bytes(state),
+                "adapter_bytes": sum(tensor.nbytes for tensor in state.tensors()),
                 "peak_bytes": peak,
                 "overhead_seconds": None,
             }
-            known = _identity(each, started) | about | {"parameters": _count(state, loaded), "cost": cost}
+            known = _identity(each, started) | about | {"parameters": _count(each.run, state, loaded), "cost": cost}
             try:
-                if trained.finite_steps[index] < trained.n_steps:
+                if trained.finite_steps[index] < first.steps:
                     raise NonFiniteError(f"the loss or the gradient is not finite at step {trained.finite_steps[index]}")
                 logits = {split: values[index] for split, values in trained.logits.items()}
-                record = self._checked(each, known, loaded, task, tokens, sample, state, logits, is_frozen)
+                held = {"start_gap": trained.start_gap, "frozen_weights_unchanged": trained.is_frozen_intact}
+                record = self._checked(each, known, loaded, task, tokens, sample, state, logits, held)
             except AlreadyFinished:
                 each.tracked.finish("finished")
                 continue
@@ -171,24 +173,16 @@ class _Desk:
         self, progress: list[_Progress], loaded: Backbone, task: Task, tokens: dict[str, Tokens], sample: np.ndarray
     ) -> _Trained:
         runs, configs = [each.run for each in progress], [each.run.config for each in progress]
-        head = backbone.head_state(loaded, configs[0].seed)
-        states = [adapters.make(loaded, run.config.adapter, run.matrices, head, run.config.seed) for run in runs]
-        with Pack(
-            loaded,
-            states,
-            adapter_dropouts=[run.config.adapter.dropout if run.matrices else 0.0 for run in runs],
-            dropout=configs[0].train.dropout,
-            seed=configs[0].seed,
-            compile=configs[0].train.compile,
-        ) as pack:
-            guards.require_unchanged_start(pack, tokens["train"])
-            listener = _Listener(pack, progress, task, tokens["select"], runs[0].steps, self.notify)
+        with (pack := _open(loaded, runs)):
+            start_gap = guards.require_unchanged_start(pack, tokens["train"])
+            listener = _Listener(pack, progress, task, tokens["select"], self.notify)
             train_pack(pack, tokens["train"], configs, total_steps=runs[0].steps, on_step=listener.on_step, on_epoch=listener.on_epoch)
             if configs[0].train.checkpoint == "best":
                 pack.set_states([each.best_state or pack.state(index) for index, each in enumerate(progress)])
             logits = {split: predict(pack, each) for split, each in tokens.items() if split != "train"}
             logits["train"] = predict(pack, tokens["train"], sample)
-            return _Trained([pack.state(index) for index in range(len(runs))], logits, listener.finite_steps(), runs[0].steps)
+            states = [pack.state(index) for index in range(len(runs))]
+        return _Trained(states, logits, start_gap, pack.is_frozen_intact(), listener.finite_steps())
 
     def _checked(
         self,
@@ -200,7 +194,7 @@ class _Desk:
         sample: np.ndarray,
         state: AdapterState,
         logits: dict[str, np.ndarray],
-        is_frozen: bool,
+        held: dict[str, Any],
     ) -> dict[str, Any]:
         """Score a run, make it pass its guards, and write it with its predictions and adapter."""
         clock = time.perf_counter()
@@ -209,13 +203,12 @@ class _Desk:
         scores["train"] = score(task.metrics, tokens["train"].labels[sample], logits["train"])
         scores |= {split.replace("validation", "report"): None for split in task.facts["absent"]}
         start = backbone.head_state(loaded, run.config.seed)
-        held: dict[str, Any] = {
-            "starts_as_backbone": True,
-            "frozen_weights_unchanged": is_frozen,
-            "head_moved": any(not torch.equal(state.head[name].cpu(), start[name]) for name in start),
-        }
+        held["head_moved"] = any(not torch.equal(state.head[name].cpu(), start[name]) for name in start)
         if run.matrices:
-            held["update_moved"] = all(bool(pair.B.any()) for pair in state.low_rank.values())
+            held["update_moved"] = all(pair.norm() > 0 for pair in state.low_rank.values())
+        elif state.extra:
+            weights = dict(loaded.model.named_parameters())
+            held["update_moved"] = any(not torch.equal(tensor, weights[name].to(tensor.dtype)) for name, tensor in state.extra.items())
         with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch:
             folder = Path(scratch) / "adapter"
             adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
@@ -244,9 +237,10 @@ class _Desk:
 class _Listener:
     """Keeps the curves of a pack's runs, thinned to some hundred points, and passes them on."""
 
-    def __init__(self, pack: Pack, progress: list[_Progress], task: Task, select: Tokens, n_steps: int, notify: Notify) -> None:
+    def __init__(self, pack: Pack | SoloPack, progress: list[_Progress], task: Task, select: Tokens, notify: Notify) -> None:
         self.pack, self.progress, self.task, self.select, self.notify = pack, progress, task, select, notify
-        self.n_steps, self.stride = n_steps, max(1, n_steps // CURVE_POINTS)
+        self.n_steps = progress[0].run.steps
+        self.stride = max(1, self.n_steps // CURVE_POINTS)
         self._losses: list[torch.Tensor] = []
         self._finite_steps = torch.zeros(pack.n_runs, dtype=torch.long, device=pack.backbone.device)
 
@@ -283,6 +277,22 @@ class _Listener:
     def finite_steps(self) -> list[int]:
         """Steps that each run took before its loss or gradient stopped being finite."""
         return self._finite_steps.tolist()
+
+
+def _open(loaded: Backbone, runs: Sequence[Run]) -> Pack | SoloPack:
+    """The runs' adapters on the backbone: stacked where methods allow it, else alone on a copy."""
+    config = runs[0].config
+    head = backbone.head_state(loaded, config.seed)
+    if not packable(runs[0]):
+        return SoloPack(loaded, config.adapter, runs[0].matrices, head, dropout=config.train.dropout, seed=config.seed)
+    return Pack(
+        loaded,
+        [adapters.make(loaded, run.config.adapter, run.matrices, head, config.seed) for run in runs],
+        adapter_dropouts=[run.config.adapter.dropout if run.matrices else 0.0 for run in runs],
+        dropout=config.train.dropout,
+        seed=config.seed,
+        compile=config.train.compile,
+    )
 
 
 def _identity(each: _Progress, started: str) -> dict[str, Any]:
@@ -330,15 +340,12 @@ def _predictions(task: Task, tokens: dict[str, Tokens], logits: dict[str, np.nda
     return pd.concat(tables, ignore_index=True)
 
 
-def _count(state: AdapterState, loaded: Backbone) -> dict[str, int]:
-    counts = state.count()
-    frozen = sum(parameter.numel() for _, parameter in backbone.frozen_parameters(loaded.model, loaded.new_modules))
-    return {**counts, "backbone": frozen, "total": frozen + counts["adapter"] + counts["head"]}
-
-
-def _stored_bytes(state: AdapterState) -> int:
-    pairs = sum(pair.A.nbytes + pair.B.nbytes for pair in state.low_rank.values())
-    return pairs + sum(tensor.nbytes for tensor in state.head.values())
+def _count(run: Run, state: AdapterState, loaded: Backbone) -> dict[str, int]:
+    """Parameters that the adapter, the head and the frozen or fine-tuned backbone hold."""
+    rest = sum(parameter.numel() for _, parameter in backbone.frozen_parameters(loaded.model, loaded.new_modules))
+    head = sum(tensor.numel() for tensor in state.head.values())
+    adapter = run.adapter_parameters + sum(tensor.numel() for tensor in state.extra.values())
+    return {"adapter": adapter, "head": head, "backbone": rest, "total": rest + run.adapter_parameters + head}
 
 
 def _peak_bytes(device: torch.device) -> int:

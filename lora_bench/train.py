@@ -16,6 +16,7 @@ from lora_bench.config import RunConfig
 from lora_bench.evaluate import to_tensors
 from lora_bench.optimizer import PackedAdamW, clip_each_run, schedule_factor
 from lora_bench.packing import Pack
+from lora_bench.solo import SoloPack
 from lora_bench.tasks.tokens import Tokens, batch
 
 POOLED_BATCHES = 32
@@ -29,7 +30,7 @@ class OnStep(Protocol):
 
 
 def train_pack(
-    pack: Pack,
+    pack: Pack | SoloPack,
     tokens: Tokens,
     configs: Sequence[RunConfig],
     *,
@@ -69,7 +70,7 @@ def train_pack(
     return alive
 
 
-def run_losses(pack: Pack, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+def run_losses(pack: Pack | SoloPack, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean loss of each run over the batch: cross-entropy, or squared error for a single output. (P,)."""
     logits_PBC = pack.logits(tensors)
     labels = tensors["labels"].repeat(pack.n_runs)
@@ -81,7 +82,7 @@ def run_losses(pack: Pack, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     return each.view(pack.n_runs, -1).mean(1)
 
 
-def make_optimizer(pack: Pack, configs: Sequence[RunConfig]) -> PackedAdamW:
+def make_optimizer(pack: Pack | SoloPack, configs: Sequence[RunConfig]) -> PackedAdamW:
     """AdamW with each run's own rates: the adapter's, the head's, and B's where LoRA+ raises it."""
     dtype = torch.float64 if pack.backbone.precision == "fp64" else torch.float32
 

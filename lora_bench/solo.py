@@ -1,0 +1,222 @@
+"""Methods that cannot share a frozen backbone: DoRA, PiSSA and OLoRA (stock peft), BitFit and full fine-tuning.
+
+A solo pack holds one run on a private copy of the backbone and offers what `packing.Pack` offers, so the loop, the evaluation and the
+guards are the same. What peft has is used as it is.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+
+from lora_bench import adapters
+from lora_bench.adapters import AdapterState, LowRank
+from lora_bench.backbone import Backbone, quiet, weights_hash
+from lora_bench.config import AdapterConfig
+from lora_bench.dropout import DropoutMasks
+from lora_bench.packing import Trained, choose_attention
+from lora_bench.targets import Matrix
+
+START_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 5e-2}
+"""Largest gap between a method's first outputs and the backbone's, relative to the largest logit (at least 1): PiSSA and OLoRA take
+their factors out of the weight, and DoRA divides by a norm, which rounds."""
+
+
+class SoloPack(contextlib.AbstractContextManager):
+    """One run on a private copy of the backbone.
+
+    Args:
+        head: initial head, as `backbone.head_state` gives it.
+        dropout: the backbone's own dropout where None, or one value for all of its sites.
+    """
+
+    n_runs = 1
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: AdapterConfig,
+        matrices: Sequence[Matrix],
+        head: dict[str, torch.Tensor],
+        *,
+        dropout: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.backbone, self.adapter, self.matrices, self._start_head = backbone, adapter, list(matrices), head
+        self.rows, self.training = 0, False
+        whole = copy.deepcopy(backbone.model)
+        self._has_peft = bool(matrices)
+        # Weights that train need a float32 copy; bf16 is then autocast's business.
+        self._autocast = not self._has_peft and backbone.precision == "bf16"
+        if self._autocast:
+            whole.float()
+        self._put_head(whole, head)
+        self.model: nn.Module = self._with_peft(whole, seed) if self._has_peft else self._thawed(whole)
+        self.trained = list(self._list_trained())
+        self.masks = DropoutMasks(self, dropout, seed)
+        trained = {id(each.parameter) for each in self.trained}
+        self._frozen = [(name, p) for name, p in self.model.named_parameters() if id(p) not in trained]
+        self._frozen_hash = weights_hash(self._frozen)
+        self._start = self._low_rank()
+        self._bare: nn.Module | None = None
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+    @property
+    def pad_id(self) -> int:
+        return self.backbone.blueprint.tokenizer.pad_token_id
+
+    @property
+    def start_tolerance(self) -> float:
+        exact = self.adapter.method in ("full", "bitfit") and not self._autocast
+        return 0.0 if exact else START_TOLERANCE[self.backbone.precision]
+
+    def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Logits (1, B, n_labels); input as for `Pack.logits`."""
+        model = self.model if self._bare is None else self._bare
+        self.rows = batch["input_ids"].shape[0]
+        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        choose_attention(plain, batch["input_ids"].shape[1], own_masks=self.training and self.masks.active)
+        inputs = {key: value for key, value in batch.items() if key in self.backbone.inputs}
+        with (
+            self.masks if self.training and self.masks.active else contextlib.nullcontext(),
+            torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self._autocast),
+        ):
+            return model(**inputs).logits[None]
+
+    @contextlib.contextmanager
+    def train(self) -> Iterator[None]:
+        """Dropout on, where there is any."""
+        self.training = True
+        self.model.train(self.masks.active)
+        try:
+            yield
+        finally:
+            self.training = False
+            self.model.eval()
+
+    @contextlib.contextmanager
+    def evaluate(self) -> Iterator[None]:
+        """Dropout off and no gradients, also in the middle of training."""
+        was_training, self.training = self.training, False
+        self.model.eval()
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self.training = was_training
+            self.model.train(was_training and self.masks.active)
+
+    @contextlib.contextmanager
+    def bare(self) -> Iterator[None]:
+        """The untouched backbone under the same initial head."""
+        self._bare = copy.deepcopy(self.backbone.model)
+        self._put_head(self._bare, self._start_head)
+        try:
+            yield
+        finally:
+            self._bare = None
+
+    def is_frozen_intact(self) -> bool:
+        """Whether everything that does not train has kept the bytes it had after initialisation."""
+        return weights_hash(self._frozen) == self._frozen_hash
+
+    def count_adapter(self, run: int) -> int:
+        """Trained parameters outside the head."""
+        return sum(each.parameter.numel() for each in self.trained if each.kind != "head")
+
+    def state(self, run: int) -> AdapterState:
+        """What the run changed, against the untouched backbone (copies).
+
+        PiSSA and OLoRA start from factors of the weight, so their change is the difference of two low-rank products: a pair
+        of twice the rank. BitFit, full fine-tuning and DoRA's magnitudes are `extra` tensors by parameter path.
+        """
+        head = {each.name: each.parameter.detach().clone() for each in self.trained if each.kind == "head"}
+        pairs = self._low_rank()
+        if self.adapter.init in ("pissa", "olora"):
+            start = self._start
+            pairs = {
+                path: LowRank(torch.cat([pair.A, start[path].A]), torch.cat([pair.B, -start[path].B], dim=1), pair.scale)
+                for path, pair in pairs.items()
+            }
+        low_rank_ids = {id(p) for each in self.trained if each.name.endswith((".A", ".B")) for p in [each.parameter]}
+        extra = {
+            each.name: each.parameter.detach().clone()
+            for each in self.trained
+            if each.kind != "head" and id(each.parameter) not in low_rank_ids
+        }
+        return AdapterState(pairs, head, extra)
+
+    @torch.no_grad()
+    def set_states(self, states: Sequence[AdapterState]) -> None:
+        """Put back tensors that `state` gave."""
+        state = states[0]
+        for each in self.trained:
+            if each.kind == "head":
+                each.parameter.copy_(state.head[each.name])
+            elif each.name in state.extra:
+                each.parameter.copy_(state.extra[each.name])
+            else:
+                path, letter = each.name.rsplit(".", 1)
+                rank = each.parameter.shape[0] if letter == "A" else each.parameter.shape[1]
+                pair = state.low_rank[path]
+                each.parameter.copy_(pair.A[:rank] if letter == "A" else pair.B[:, :rank])
+
+    def _with_peft(self, model: nn.Module, seed: int) -> nn.Module:
+        config = adapters.lora_config(self.backbone.blueprint, self.adapter, self.matrices, self.backbone.new_modules)
+        with quiet():
+            wrapped = get_peft_model(model, config, autocast_adapter_dtype=self.backbone.precision != "fp64")  # type: ignore[arg-type]
+        if self.adapter.init in adapters.PACKED_INITS:
+            start = adapters.make(self.backbone, self.adapter, self.matrices, {}, seed).low_rank
+            for path, layer in self._lora_layers(wrapped):
+                layer.lora_A["default"].weight.data.copy_(start[path].A)  # type: ignore[index,union-attr]
+        return wrapped
+
+    def _thawed(self, model: nn.Module) -> nn.Module:
+        heads = tuple(f"{name}." for name in self.backbone.new_modules)
+        for name, parameter in model.named_parameters():
+            is_bias = name.endswith("bias")
+            parameter.requires_grad_(name.startswith(heads) or self.adapter.method == "full" or is_bias)
+        return model
+
+    def _list_trained(self) -> Iterator[Trained]:
+        prefix = "base_model.model." if self._has_peft else ""
+        heads = tuple(f"{name}." for name in self.backbone.new_modules)
+        only = torch.zeros(1, dtype=torch.long, device=self.backbone.device)
+        for full_name, parameter in self.model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            name = full_name.removeprefix(prefix).replace(".modules_to_save.default", "")
+            kind = "head" if name.startswith(heads) else "B" if ".lora_B." in name else "A"
+            name = name.replace(".lora_A.default.weight", ".A").replace(".lora_B.default.weight", ".B")
+            yield Trained(name, kind, parameter, only, decays=parameter.dim() > 1)
+
+    def _low_rank(self) -> dict[str, LowRank]:
+        if not self._has_peft:
+            return {}
+        return {
+            path: LowRank(
+                layer.lora_A["default"].weight.detach().clone(),  # type: ignore[index,union-attr]
+                layer.lora_B["default"].weight.detach().clone(),  # type: ignore[index,union-attr]
+                float(layer.scaling["default"]),  # type: ignore[index,arg-type]
+            )
+            for path, layer in self._lora_layers(self.model)
+        }
+
+    @staticmethod
+    def _lora_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        for path, layer in model.named_modules():
+            if hasattr(layer, "lora_A") and "default" in layer.lora_A:  # type: ignore[operator]
+                yield path.removeprefix("base_model.model."), layer
+
+    @staticmethod
+    @torch.no_grad()
+    def _put_head(model: nn.Module, head: dict[str, torch.Tensor]) -> None:
+        for name, tensor in head.items():
+            module_path, _, leaf = name.rpartition(".")
+            module = model.get_submodule(module_path)
+            setattr(module, leaf, nn.Parameter(tensor.to(next(model.parameters()).device, copy=True)))
