@@ -75,9 +75,7 @@ def split_projection(path: str, module: nn.Module, layout: Layout) -> FusedProje
     parts = {}
     for role in layout.roles:
         rows = torch.from_numpy(layout.rows(role)).to(weight.device)
-        parts[role] = _linear(
-            weight.detach()[rows], None if bias is None else bias.detach()[rows], weight.requires_grad
-        )
+        parts[role] = _linear(_taken(weight, rows), None if bias is None else _taken(bias, rows))
     return FusedProjection(layout, parts, was_conv1d=isinstance(module, Conv1D))
 
 
@@ -85,7 +83,8 @@ def linear_from_conv1d(path: str, module: Conv1D) -> nn.Linear:
     """The linear layer that computes what a Conv1D does."""
     weight, bias = _dense_weight(path, module)
     assert bias is not None
-    return _linear(weight.detach().clone(), bias.detach().clone(), weight.requires_grad, kind=LinearFromConv1D)
+    weight = nn.Parameter(weight.detach().contiguous(), requires_grad=weight.requires_grad)
+    return _linear(weight, bias, kind=LinearFromConv1D)
 
 
 def fuse_adapter(
@@ -201,13 +200,14 @@ def _tidy(number: float) -> float | int:
     return int(number) if float(number).is_integer() else float(number)
 
 
-def _dense_weight(path: str, module: nn.Module) -> tuple[torch.Tensor, torch.Tensor | None]:
+def _dense_weight(path: str, module: nn.Module) -> tuple[torch.Tensor, nn.Parameter | None]:
     """Weight as (d_out, d_in), and bias."""
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    weight: Any = getattr(module, "weight", None)
+    bias: Any = getattr(module, "bias", None)
     d_in, d_out = shape_of(module)
     stored = (d_in, d_out) if isinstance(module, Conv1D) else (d_out, d_in)
     is_plain = isinstance(weight, torch.Tensor) and type(weight.detach()) is torch.Tensor
-    if not is_plain or not weight.is_floating_point() or tuple(weight.shape) != stored:
+    if not (is_plain and weight.is_floating_point() and tuple(weight.shape) == stored):
         raise ConfigError(
             f"model.name: {path} ({type(module).__name__}) holds quantised or sharded weights, which cannot be split "
             f"into its matrices; load the backbone unquantised and on one device"
@@ -215,12 +215,13 @@ def _dense_weight(path: str, module: nn.Module) -> tuple[torch.Tensor, torch.Ten
     return (weight.T if isinstance(module, Conv1D) else weight), bias
 
 
-def _linear(
-    weight: torch.Tensor, bias: torch.Tensor | None, requires_grad: bool, kind: type[nn.Linear] = nn.Linear
-) -> nn.Linear:
+def _taken(tensor: torch.Tensor, rows: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach()[rows].contiguous(), requires_grad=tensor.requires_grad)
+
+
+def _linear(weight: nn.Parameter, bias: nn.Parameter | None, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
     d_out, d_in = weight.shape
     linear = kind(d_in, d_out, bias=bias is not None, device="meta", dtype=weight.dtype)
-    linear.weight = nn.Parameter(weight.contiguous(), requires_grad=requires_grad)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias.contiguous(), requires_grad=requires_grad)
+    linear.weight = weight
+    linear.bias = bias  # pyright: ignore[reportAttributeAccessIssue]
     return linear

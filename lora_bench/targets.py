@@ -218,9 +218,9 @@ def _locate(model: nn.Module, overrides: Mapping[str, str]) -> list[_Found]:
         known = {path: role for role, path in family.roles.items()}
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         known.update({path: layout(text_config) for path, layout in family.fused.items()})
-    by_path = {linear.path: known[linear.inner] for linear in linears if linear.inner in known}
+    by_path: dict[str, str | Layout] = {linear.path: known[linear.inner] for linear in linears if linear.inner in known}
     if not by_path:
-        by_path = dict(_infer(linears, kind, getattr(config, "hidden_size", None), lenient=bool(overrides)))
+        by_path.update(_infer(linears, kind, getattr(config, "hidden_size", None), lenient=bool(overrides)))
     by_path = _override(by_path, linears, overrides, kind)
     stems = list(dict.fromkeys(linear.stem for linear in linears if linear.path in by_path))
     found = []
@@ -234,7 +234,8 @@ def _locate(model: nn.Module, overrides: Mapping[str, str]) -> list[_Found]:
                 f"{role.d_out}; its fused layout is not the one that lora_bench knows"
             )
         found.append(_Found(stems.index(linear.stem), linear.path, linear.module, role))
-    twice = [key for key, n in Counter((f.layer, f.role) for f in found if isinstance(f.role, str)).items() if n > 1]
+    counts = Counter((f.layer, f.role) for f in found if isinstance(f.role, str))
+    twice = [key for key, n in counts.items() if n > 1]
     if twice:
         layer, role = twice[0]
         paths = [f.path for f in found if (f.layer, f.role) == twice[0]]
