@@ -145,6 +145,29 @@ def peft_files(
     return config, tensors
 
 
+def fuse_magnitudes(model: nn.Module, magnitudes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """DoRA's magnitudes, one per output row, on module paths of the Hub model.
+
+    Rows of a fused weight whose part has none get the norm of the frozen row, with which DoRA leaves them as they are.
+    """
+    fused: dict[str, torch.Tensor] = {}
+    for path, magnitude in magnitudes.items():
+        parent, _, role = path.rpartition(".")
+        projection = model.get_submodule(parent)
+        if not isinstance(projection, FusedProjection):
+            fused[path] = magnitude
+            continue
+        layout = projection.layout
+        if parent not in fused:
+            fused[parent] = magnitude.new_empty(layout.d_out)
+            for other in layout.roles:
+                part = projection.get_submodule(other)
+                weight = getattr(part, "base_layer", part).get_parameter("weight").detach()
+                fused[parent][torch.from_numpy(layout.rows(other))] = weight.norm(dim=1).to(magnitude)
+        fused[parent][torch.from_numpy(layout.rows(role))] = magnitude
+    return fused
+
+
 def fuse_state(model: nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights and biases of the split backbone under the names, and in the shapes, of the Hub model.
 

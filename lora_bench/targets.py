@@ -334,6 +334,7 @@ def _infer(linears: Sequence[_Linear], kind: str, hidden: int | None, *, lenient
         lenient: leave out what cannot be told, rather than refuse (for use with `model.roles`).
     """
     shapes = {linear.inner: _shape(linear.module) for linear in linears}
+    stacks = sorted({linear.stem.rpartition(".")[0] for linear in linears})
     roles = {inner: role for inner in shapes if (role := _by_name(inner, shapes))}
     rest = [inner for inner in shapes if inner not in roles and not _is_attention(inner)]
     if not {"up", "gate", "down"} & set(roles.values()) and len(rest) == 2:
@@ -341,6 +342,8 @@ def _infer(linears: Sequence[_Linear], kind: str, hidden: int | None, *, lenient
         if shapes[first] == shapes[second][::-1] and shapes[first][0] == hidden != shapes[first][1]:
             roles.update({first: "up", second: "down"})
     problems = _problems(roles, shapes, hidden)
+    if len(stacks) > 1:
+        problems.insert(0, f"it has several stacks of layers ({', '.join(stacks)})")
     if problems and not lenient:
         raise _ambiguous(kind, linears, problems[0])
     counts = Counter(roles.values())

@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lora_bench.config import ConfigError
 from lora_bench.families import FAMILIES, Layout
-from lora_bench.fused import FusedProjection, fuse_adapter, fuse_state, peft_files, split_projection
+from lora_bench.fused import FusedProjection, fuse_adapter, fuse_magnitudes, fuse_state, peft_files, split_projection
 from lora_bench.targets import Matrix, roles_of, split_fused
 
 FUSED = [name for name, (kind, _) in ARCHITECTURES.items() if FAMILIES[kind].fused]
@@ -145,6 +145,33 @@ def test_adapters_made_by_peft_on_the_split_backbone_export(name, tmp_path):
             pieces[path] = (a.detach().clone(), b.detach().clone(), layer.scaling["default"])
     model.eval()
     loaded = stock_peft(name, model.base_model.model, pieces, tmp_path)
+    assert (logits(loaded) - logits(model)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "phi3", "bert"])
+def test_dora_on_a_part_exports_with_magnitudes_for_the_whole(name, tmp_path):
+    """DoRA rescales rows, so a fused projection needs a magnitude for the rows that no part adapts, too."""
+    split = backbone(name)
+    split_fused(split)
+    targets = [matrix.module for matrix in roles_of(split) if matrix.role in ("q", "up")]
+    model = get_peft_model(split, LoraConfig(r=2, lora_alpha=6, use_dora=True, target_modules=targets))
+    base, generator = model.base_model.model, torch.Generator().manual_seed(1)
+    pieces, magnitudes = {}, {}
+    with torch.no_grad():
+        for path in targets:
+            layer = base.get_submodule(path)
+            layer.lora_B["default"].weight.normal_(generator=generator)
+            magnitude = layer.lora_magnitude_vector["default"].weight
+            magnitude.mul_(1 + torch.rand(magnitude.shape, generator=generator, dtype=magnitude.dtype))
+            a, b = (part["default"].weight.detach().clone() for part in (layer.lora_A, layer.lora_B))
+            pieces[path], magnitudes[path] = (a, b, layer.scaling["default"]), magnitude.detach().clone()
+    model.eval()
+    config, tensors = peft_files(base, pieces)
+    for path, magnitude in fuse_magnitudes(base, magnitudes).items():
+        tensors[f"base_model.model.{path}.lora_magnitude_vector"] = magnitude
+    LoraConfig(**config, use_dora=True, inference_mode=True).save_pretrained(tmp_path)
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    loaded = PeftModel.from_pretrained(backbone(name), tmp_path)
     assert (logits(loaded) - logits(model)).abs().max() < 1e-10
 
 

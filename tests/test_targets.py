@@ -229,6 +229,15 @@ def test_overrides_map_what_structure_cannot():
         select_targets(found, "qk", backbone="odd")
 
 
+def test_two_stacks_of_layers_are_refused():
+    """`layer 0` would be two layers."""
+    both = Odd(("q", "k", "v", "o", "fc1", "fc2"))
+    assert canonical_targets(roles_of(both), "all") == "qkvo+up+down"
+    both.others = Odd(("q", "k", "v", "o", "fc1", "fc2")).blocks
+    with pytest.raises(ConfigError, match=r"several stacks of layers \(blocks, others\)"):
+        roles_of(both)
+
+
 def test_overrides_win_over_the_table():
     swapped = roles_of(skeleton("bert"), {"q": "attention.self.key", "k": "attention.self.query"})
     assert swapped[0].role == "q"
