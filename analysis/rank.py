@@ -84,7 +84,8 @@ def section(setting: cells.Setting, *, margin: float, name: str) -> Section:
         figures=_figures(name, setting, estimates),
         captions={
             name: "Score on the report split against the rank, each cell at its own learning rate chosen on select. Marks: means "
-            "over seeds with 95 % t intervals; small marks: seeds. Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints."
+            "over seeds with 95 % t intervals; small marks: seeds. Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints.",
+            f"{name}_gap": "Generalisation gap: the score on a fixed sample of train rows minus that on report, with 95 % t intervals.",
         },
         notes=notes(setting, runs, rates, estimates, curves),
         facts={
@@ -196,7 +197,10 @@ def _cells(
 def _figures(name: str, setting: cells.Setting, estimates: pd.DataFrame) -> dict:
     if not np.isfinite(estimates["mean"]).any():
         return {}
-    return {name: figures.ranks(estimates, metric=setting.metric, published=published.rank())}
+    made = {name: figures.ranks(estimates, metric=setting.metric, published=published.rank())}
+    if np.isfinite(estimates["gap"]).any():
+        made[f"{name}_gap"] = figures.gaps(estimates)
+    return made
 
 
 if __name__ == "__main__":

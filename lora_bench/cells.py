@@ -256,9 +256,36 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)
 
 
+def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Each seed's own best rate on `select`: arm by seed; nan where the seed lacks a rate that the arm was run at."""
+    scored = runs[runs["scored"]]
+    rows = {}
+    for arm, mine in scored.groupby("arm", sort=False):
+        table = mine.pivot_table(index="seed", columns="lr", values="select").dropna()
+        rows[arm] = table.idxmax(axis=1)  # the first, so the smaller rate, of equals
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)
+
+
+def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with arms named by placement and rank, `qv r=4`; methods without targets by their own name. Sorted."""
+    ranks = [_rank_text(run) for _, run in runs[["rank", "rank_min", "rank_max"]].iterrows()]
+    arms = [
+        f"{targets} r={rank}" if targets else method
+        for targets, rank, method in zip(runs["targets"], ranks, runs["method"], strict=True)
+    ]
+    named = runs.assign(arm=arms)
+    points = named.drop_duplicates("arm")
+    place = {targets: i for i, targets in enumerate(PLACEMENTS)}
+    order = sorted(
+        zip(points["arm"], points["targets"], points["rank_max"], strict=True),
+        key=lambda one: (one[1] == "", place.get(one[1], len(place)), one[1], one[2]),
+    )
+    return sort_arms(named, [arm for arm, _, _ in order])
+
+
 def shared_rate(runs: pd.DataFrame) -> float:
-    """The one rate that does best on `select` on average over the arms that have it; nan if no rate has every arm."""
-    scored = runs[runs["scored"] & (runs["method"] != FLOOR)]
+    """The one rate that does best on `select` on average over the adapted arms; nan if no rate has them all."""
+    scored = runs[runs["scored"] & (runs["targets"] != "")]
     means = scored.groupby(["arm", "lr"])["select"].mean().unstack("lr").dropna(axis=1)
     return float(means.mean().idxmax()) if means.size else math.nan
 
@@ -268,7 +295,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float], *, level: float = 0
 
     Returns:
         indexed by arm: method, targets, ranks, adapter_parameters, lr, n_seeds, n_failed, n_missing, mean, low, high,
-        sd, train, gap (train minus report), seconds, bytes, scores ({seed: score}), failures ({seed: why}).
+        sd, train, gap (train minus report) with its interval, seconds, bytes, scores ({seed: score}), failures ({seed: why}).
     """
     everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
     rows = {}
@@ -279,7 +306,9 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float], *, level: float = 0
         scores = scored["report"].to_numpy(float)
         low, high = stats.mean_interval(scores, level=level)
         first = mine.iloc[0]
-        has_train = len(scored) and scored["train"].notna().all()
+        has_train = len(scored) > 0 and bool(scored["train"].notna().all())
+        gap = scored["train"] - scored["report"]
+        gap_low, gap_high = stats.mean_interval(gap.to_numpy(float), level=level) if has_train else (math.nan, math.nan)
         rows[arm] = {
             "method": first["method"],
             "targets": first["targets"],
@@ -294,7 +323,9 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float], *, level: float = 0
             "high": high,
             "sd": float(scores.std(ddof=1)) if scores.size > 1 else math.nan,
             "train": float(scored["train"].mean()) if has_train else math.nan,
-            "gap": float((scored["train"] - scored["report"]).mean()) if has_train else math.nan,
+            "gap": float(gap.mean()) if has_train else math.nan,
+            "gap_low": gap_low,
+            "gap_high": gap_high,
             "seconds": _mean_of(scored, "attributed_seconds"),
             "bytes": _mean_of(scored, "adapter_bytes"),
             "scores": dict(zip(scored["seed"].astype(int), scores, strict=True)),
@@ -361,6 +392,15 @@ def difference_sd(runs: pd.DataFrame) -> float:
     return math.sqrt(2 * squares / freedom) if freedom else math.nan
 
 
+def on_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Which cells no other cell beats: none costs at most as much and scores more, or costs less and scores as much."""
+    costs, scores = np.asarray(costs, dtype=float), np.asarray(scores, dtype=float)
+    cheaper = (costs[None] < costs[:, None]) & (scores[None] >= scores[:, None])
+    better = (costs[None] <= costs[:, None]) & (scores[None] > scores[:, None])
+    known = np.isfinite(costs) & np.isfinite(scores)
+    return known & ~((cheaper | better) & known[None]).any(axis=1)
+
+
 def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     """What a full grid would hold and the store does not, in words: absent arms, then rates and seeds of the others.
 
@@ -386,9 +426,13 @@ def failures(runs: pd.DataFrame) -> list[str]:
     """Runs that ended without a score, by arm, rate and kind."""
     lost = runs[~runs["scored"]].copy()
     lost["why"] = _why(lost)
+    seeds_at: dict[tuple[str, str, tuple[int, ...]], list[float]] = {}
+    for (arm, why, rate), at in lost.groupby(["arm", "why", "lr"], sort=True):
+        seeds_at.setdefault((arm, why, tuple(sorted(at["seed"].astype(int)))), []).append(rate)
     return [
-        f"{arm} at lr {rate:g}: seed{'s' if len(at) > 1 else ''} {', '.join(map(str, sorted(at['seed'].astype(int))))} ({why})"
-        for (arm, rate, why), at in lost.groupby(["arm", "lr", "why"], sort=True)
+        f"{arm} at lr {', '.join(f'{rate:g}' for rate in rates)}: seed{'s' if len(seeds) > 1 else ''} "
+        f"{', '.join(map(str, seeds))} ({why})"
+        for (arm, why, seeds), rates in seeds_at.items()
     ]
 
 

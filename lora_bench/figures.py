@@ -11,6 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.colors
+import matplotlib.lines
+import matplotlib.patches
+import matplotlib.patheffects
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -267,6 +271,254 @@ def ranks(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame | Non
     return figure
 
 
+@styled
+def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
+    """Score against learning rate, one panel per placement, one line per rank, the chosen rate ringed.
+
+    Args:
+        curves: targets, rank (text), lr, mean, low, high, is_chosen; one row per cell.
+    """
+    panels = list(dict.fromkeys(curves["targets"]))
+    n_columns = min(len(panels), 4)
+    n_rows = math.ceil(len(panels) / n_columns)
+    width = COLUMN if n_columns <= 2 else PAGE
+    figure = Figure(figsize=(width, 0.55 + 1.45 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    ranks = list(dict.fromkeys(curves.sort_values("rank_order")["rank"]))
+    shades = sns.color_palette("viridis", max(len(ranks), 2) + 1)[: len(ranks)] if len(ranks) > 1 else [BLUE]
+    markers = "osD^vPX*"
+    several = curves.groupby("targets")["rank"].nunique().max() > 1
+    for axis, targets in zip(axes.flat, panels, strict=False):
+        mine = curves[curves["targets"] == targets]
+        for rank, of_rank in mine.groupby("rank", sort=False):
+            place = ranks.index(rank)
+            colour, marker = (shades[place], markers[place % len(markers)]) if several else (BLUE, "o")
+            of_rank = of_rank.sort_values("lr")
+            axis.plot(of_rank["lr"], 100 * of_rank["mean"], color=colour, marker=marker, ms=2.8, lw=1, label=f"r={rank}")
+            axis.vlines(of_rank["lr"], 100 * of_rank["low"], 100 * of_rank["high"], color=colour, lw=0.8, alpha=0.7)
+            best = of_rank[of_rank["is_chosen"]]
+            axis.plot(best["lr"], 100 * best["mean"], marker="o", ms=7, mfc="none", mec=INK, mew=0.8, ls="")
+        label = targets if several or not targets else f"{targets}  r={mine['rank'].iloc[0]}"
+        axis.set_title(label, loc="left", color=INK)
+        axis.set_xscale("log")
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.grid(axis="x", visible=False)
+        axis.tick_params(axis="both", bottom=True)
+        sns.despine(ax=axis)
+    _hide_spare(axes, len(panels))
+    if several:
+        handles = [
+            matplotlib.lines.Line2D([], [], color=shades[i], marker=markers[i % len(markers)], ms=3, label=f"r={rank}")
+            for i, rank in enumerate(ranks)
+        ]
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(ranks), frameon=False)
+    figure.supxlabel("learning rate (ring: chosen on select)", fontsize=7)
+    figure.supylabel(f"{metric_label(metric)}, {split}", fontsize=7)
+    return figure
+
+
+@styled
+def overlaps(panels: list[dict], *, title: str) -> Figure:
+    """Heatmaps of phi(i, j), one column per matrix, measured above and random below, on one scale.
+
+    Args:
+        panels: label, phi (n, m), null (n, m), first and second (axis labels).
+    """
+    n = len(panels)
+    figure = Figure(figsize=(min(PAGE, 0.9 + 1.6 * n), 3.3), layout="constrained")
+    axes = figure.subplots(2, n, squeeze=False)
+    image = None
+    for column, one in enumerate(panels):
+        for row, (name, values) in enumerate((("measured", one["phi"]), ("random", one["null"]))):
+            axis = axes[row][column]
+            image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower", interpolation="nearest",
+                                extent=(0.5, values.shape[1] + 0.5, 0.5, values.shape[0] + 0.5))  # fmt: skip
+            axis.grid(visible=False)
+            axis.set_title(f"{one['label']}, {name}" if n < 4 else f"{one['label']} {name}", loc="left", color=INK)
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+            axis.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
+            axis.tick_params(axis="both", bottom=True, left=True, length=2)
+            if row == 1:
+                axis.set_xlabel(one["second"])
+            if column == 0:
+                axis.set_ylabel(one["first"])
+    bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.7, pad=0.02)
+    bar.set_label("φ(i, j): 0 orthogonal, 1 contained")
+    bar.outline.set_linewidth(0.4)
+    figure.suptitle(title, fontsize=7.5, x=0.01, ha="left")
+    return figure
+
+
+@styled
+def overlap_profiles(profiles: pd.DataFrame) -> Figure:
+    """phi against the number of directions, per matrix, with the band of random subspaces.
+
+    Args:
+        profiles: panel, role, j, phi, null_low, null_high, null_mean.
+    """
+    panels = list(dict.fromkeys(profiles["panel"]))
+    n_columns = min(len(panels), 2)
+    n_rows = math.ceil(len(panels) / n_columns)
+    figure = Figure(figsize=(COLUMN, 0.5 + 1.5 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
+    roles = list(dict.fromkeys(profiles["role"]))
+    for axis, name in zip(axes.flat, panels, strict=False):
+        mine = profiles[profiles["panel"] == name]
+        first = mine[mine["role"] == mine["role"].iloc[0]].sort_values("j")
+        axis.fill_between(first["j"], first["null_low"], first["null_high"], color=FAINT, alpha=0.25, lw=0)
+        axis.plot(first["j"], first["null_mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)))
+        for role in roles:
+            of_role = mine[mine["role"] == role].sort_values("j")
+            if len(of_role):
+                colour, marker = series(role, roles.index(role))
+                every = max(1, len(of_role) // 8)
+                axis.plot(of_role["j"], of_role["phi"], color=colour, marker=marker, ms=2.8, lw=1, label=role, markevery=every)
+        axis.set_title(name, loc="left", color=INK)
+        axis.set_ylim(0, 1.02)
+        axis.set_xlabel("directions compared")
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+        axis.grid(axis="x", visible=False)
+        axis.tick_params(axis="both", bottom=True)
+        sns.despine(ax=axis)
+    _hide_spare(axes, len(panels))
+    for row in axes:
+        row[0].set_ylabel("overlap φ")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    band = matplotlib.patches.Patch(color=FAINT, alpha=0.25, lw=0)
+    figure.legend([*handles, band], [*labels, "random, 95 %"], loc="outside upper right", ncols=len(labels) + 1, frameon=False)
+    return figure
+
+
+@styled
+def amplifications(table: pd.DataFrame) -> Figure:
+    """The amplification factor by layer, one panel per matrix, one line per rank, with 95 % intervals over seeds.
+
+    Args:
+        table: role, layer, rank, mean, low, high.
+    """
+    roles = list(dict.fromkeys(table["role"]))
+    n_columns = min(len(roles), 4)
+    n_rows = math.ceil(len(roles) / n_columns)
+    figure = Figure(figsize=(COLUMN if n_columns <= 2 else PAGE, 0.55 + 1.5 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, sharey=True, sharex=True, squeeze=False)
+    ranks = sorted(set(table["rank"]))
+    shades = sns.color_palette("viridis", max(len(ranks), 2) + 1)[: len(ranks)] if len(ranks) > 1 else [BLUE]
+    for axis, role in zip(axes.flat, roles, strict=False):
+        for i, rank in enumerate(ranks):
+            mine = table[(table["role"] == role) & (table["rank"] == rank)].sort_values("layer")
+            if len(mine):
+                axis.plot(mine["layer"], mine["mean"], color=shades[i], marker="osD^vPX*"[i % 8], ms=3, lw=1, label=f"r={rank}")
+                axis.vlines(mine["layer"], mine["low"], mine["high"], color=shades[i], lw=0.8)
+        axis.set_title(role, loc="left", color=INK)
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        axis.grid(axis="x", visible=False)
+        axis.tick_params(axis="both", bottom=True)
+        sns.despine(ax=axis)
+    _hide_spare(axes, len(roles))
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
+    figure.supxlabel("layer", fontsize=7)
+    figure.supylabel("amplification ‖ΔW‖ / ‖UᵀWV‖", fontsize=7)
+    return figure
+
+
+@styled
+def pareto(points: pd.DataFrame, costs: list[tuple[str, str]], *, metric: str) -> Figure:
+    """Score against what a cell costs, one panel per cost; the front is drawn, and its cells are named.
+
+    Args:
+        points: label, targets, mean, low, high, one column per cost, and `front_<cost>`.
+        costs: (column, axis label).
+    """
+    figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
+    axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
+    names = list(dict.fromkeys(points["targets"]))
+    for axis, (column, label) in zip(axes, costs, strict=True):
+        for i, targets in enumerate(names):
+            mine = points[points["targets"] == targets]
+            colour, marker = series(targets, i) if targets != "head only" else (FAINT, "s")
+            x = mine[column].to_numpy(float)
+            axis.vlines(x, 100 * mine["low"], 100 * mine["high"], color=colour, lw=0.8, alpha=0.6)
+            axis.plot(x, 100 * mine["mean"], marker=marker, ms=3.6, color=colour, ls="", label=targets)
+        front = points[points[f"front_{column}"]].sort_values(column)
+        axis.step(front[column], 100 * front["mean"], where="post", color=INK, lw=0.7, zorder=1)
+        halo = [matplotlib.patheffects.withStroke(linewidth=1.6, foreground="white")]
+        for place, (_, one) in enumerate(front.iterrows()):
+            last = place > 0 and place == len(front) - 1
+            shift, side = ((0, 6), "center") if last else ((-3, 5), "right") if place else ((-1, 8), "center")
+            axis.annotate(one["label"], (one[column], 100 * one["mean"]), shift, textcoords="offset points", ha=side,
+                          fontsize=5.5, path_effects=halo, zorder=5)  # fmt: skip
+        axis.set_xlabel(label)
+        spread = points[column].max() / points[column].min()
+        if spread > 8:
+            axis.set_xscale("log")
+        axis.margins(x=0.18, y=0.08)
+        axis.tick_params(axis="both", bottom=True)
+        axis.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+        axis.grid(axis="x", visible=False)
+        sns.despine(ax=axis)
+    axes[0].set_ylabel(metric_label(metric))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, columnspacing=0.9, handletextpad=0.2)
+    return figure
+
+
+@styled
+def gaps(estimates: pd.DataFrame) -> Figure:
+    """How much better a cell scores on train rows than on report rows, against its rank.
+
+    Args:
+        estimates: targets, rank, gap, gap_low, gap_high.
+    """
+    figure = Figure(figsize=(COLUMN, 2.0), layout="constrained")
+    axis = figure.subplots()
+    names = list(dict.fromkeys(estimates["targets"]))
+    for i, targets in enumerate(names):
+        colour, marker = series(targets, i)
+        mine = estimates[estimates["targets"] == targets].sort_values("rank")
+        x = mine["rank"].to_numpy(float) * 2 ** (0.16 * (i - (len(names) - 1) / 2))
+        axis.plot(x, 100 * mine["gap"], color=colour, marker=marker, ms=3.4, lw=1, label=targets)
+        axis.vlines(x, 100 * mine["gap_low"], 100 * mine["gap_high"], color=colour, lw=1)
+    axis.axhline(0, color=INK, lw=0.6)
+    axis.set_ylabel("train − report (points)")
+    axis.legend(frameon=False, ncols=len(names), loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
+    _rank_axis(axis, sorted(set(estimates["rank"])))
+    return figure
+
+
+@styled
+def verdict_matrix(table: pd.DataFrame) -> Figure:
+    """Every contrast of the store: settings down, contrasts across; symbol, colour and number say the verdict.
+
+    Args:
+        table: setting, contrast, verdict, difference.
+    """
+    settings, contrasts_ = list(dict.fromkeys(table["setting"])), list(dict.fromkeys(table["contrast"]))
+    label_width = 0.06 * max(map(len, settings))
+    figure = Figure(figsize=(min(PAGE, label_width + 0.62 * len(contrasts_) + 0.2), 0.75 + 0.3 * len(settings)), layout="constrained")
+    axis = figure.subplots()
+    fills = {"better": "#cfe3f3", "worse": "#f7d3c4", "tied": "#cdebe1", "unresolved": "#eeeeee", "missing": "#ffffff"}
+    signs = {"better": "▲", "worse": "▼", "tied": "=", "unresolved": "?", "missing": "–"}
+    for _, one in table.iterrows():
+        x, y = contrasts_.index(one["contrast"]), settings.index(one["setting"])
+        axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fills[one["verdict"]], ec="white", lw=1.5))
+        told = "" if one["verdict"] == "missing" else f" {100 * one['difference']:+.1f}".replace("-", "−")
+        axis.text(x, y, f"{signs[one['verdict']]}{told}", ha="center", va="center", fontsize=6.5, color=INK)
+    axis.set_xlim(-0.5, len(contrasts_) - 0.5)
+    axis.set_ylim(len(settings) - 0.5, -0.5)
+    axis.set_xticks(range(len(contrasts_)), contrasts_)
+    axis.set_yticks(range(len(settings)), settings)
+    axis.xaxis.tick_top()
+    axis.grid(visible=False)
+    axis.tick_params(length=0, top=False)
+    sns.despine(ax=axis, left=True, bottom=True)
+    axis.set_xlabel("▲ better   ▼ worse   = tied   ? unresolved   – missing; differences in points", fontsize=6)
+    return figure
+
+
 def series(targets: str, place: int = 0) -> tuple:
     """The colour and marker that a placement keeps in every figure."""
     if targets in SERIES:
@@ -295,6 +547,16 @@ def _interval(
             ls="",
             zorder=4,
         )
+
+
+def _hide_spare(axes: np.ndarray, n_used: int) -> None:
+    """Hide the panels of a grid that hold nothing; the ones above them get their tick labels back."""
+    n_columns = axes.shape[1]
+    for place, axis in enumerate(axes.flat):
+        if place >= n_used:
+            axis.set_visible(False)
+            if place >= n_columns:
+                axes.flat[place - n_columns].tick_params(labelbottom=True)
 
 
 def _spread(n: int) -> np.ndarray:

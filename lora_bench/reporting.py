@@ -40,7 +40,7 @@ class Table:
     name: str  # of its files
     title: str
     frame: pd.DataFrame
-    columns: list[Column]
+    columns: list[Column] = field(default_factory=list)  # none: for the CSV alone
 
     def shown(self) -> list[list[str]]:
         """The cells as text, row by row."""
@@ -133,6 +133,8 @@ def print_section(section: Section, console: Console) -> None:
     """The section on the terminal."""
     console.rule(f"[bold]{section.title}")
     for table in section.tables:
+        if not any(column.on_screen for column in table.columns):
+            continue
         shown = RichTable(
             title=table.title,
             title_justify="left",
@@ -143,13 +145,18 @@ def print_section(section: Section, console: Console) -> None:
         )
         for column in table.columns:
             if column.on_screen:
-                shown.add_column(column.title, justify="right" if column.is_number else "left", no_wrap=True)
+                shown.add_column(column.title, justify="right" if column.is_number else "left", no_wrap=not wraps(table, column))
         for row in table.shown():
             shown.add_row(*(cell for cell, column in zip(row, table.columns, strict=True) if column.on_screen))
         console.print(shown)
     console.print(section.sentence, style="bold", soft_wrap=True)
     for note in section.notes:
         console.print(f"- {note}", soft_wrap=True)
+
+
+def wraps(table: Table, column: Column) -> bool:
+    """Whether a column holds prose, which may run over several lines."""
+    return not column.is_number and any(len(column.show(value)) > 30 for value in table.frame[column.name])
 
 
 def write_section(section: Section, out: Path) -> list[Path]:
@@ -168,7 +175,8 @@ def write_table(table: Table, folder: Path) -> Path:
     path = folder / f"{table.name}.csv"
     tidy = table.frame.loc[:, [name for name in table.frame if not str(name).endswith("_shown")]]
     tidy.to_csv(path, index=False, lineterminator="\n")
-    path.with_suffix(".tex").write_text(latex(table), encoding="utf-8")
+    if table.columns:
+        path.with_suffix(".tex").write_text(latex(table), encoding="utf-8")
     return path
 
 

@@ -127,6 +127,22 @@ def sign_flip_p(
     return ((flipped >= (observed - slack)[..., None]).sum(axis=-1) + 1) / (n_resamples + 1)
 
 
+def share_inside(values: np.ndarray, low: float, high: float) -> tuple[float, float, float]:
+    """How many values lie in [low, high], with exact binomial tests that most do, and that most do not.
+
+    For quantities on a grid, such as best learning rates, which repeat themselves and fit no t distribution.
+
+    Returns:
+        (share inside, p that the true share is at most one half, p that it is at least one half); nan when empty.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.size == 0:
+        return math.nan, math.nan, math.nan
+    inside = int(((values >= low) & (values <= high)).sum())
+    n = values.size
+    return inside / n, float(stats.binom.sf(inside - 1, n, 0.5)), float(stats.binom.cdf(inside, n, 0.5))
+
+
 def holm(p: np.ndarray) -> np.ndarray:
     """Holm's adjusted p over the last axis. A nan stays nan and still counts as a member of the family.
 

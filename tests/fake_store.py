@@ -89,7 +89,7 @@ def fake_record(
             "pack_seconds": 60.0, "pack_size": 7, "attributed_seconds": 8.0 + rank * 0.1, "tokens": 70_000, "flops": 1e12,
             "adapter_bytes": spent * 4, "peak_bytes": None, "overhead_seconds": 0.3,
         },
-        "norms": [],
+        "norms": [] if failed else fake_norms(manifest, seed, rank),
         "guards": {} if failed else {"frozen": True},
         "data": {"source": "generated"},
         "environment": {"id": environment, "device": "cpu", "cpu": "x", "threads": 2, "commit": "abc", "dirty": False},
@@ -98,6 +98,18 @@ def fake_record(
         "finished": "2026-01-01T00:01:00+00:00",
         **extra,
     }  # fmt: skip
+
+
+def fake_norms(manifest: list[dict], seed: int, rank: int) -> list[dict]:
+    """Norms whose amplification is 8 / rank, times 1.02 to the seed, times 1.1 to the layer."""
+    return [
+        {
+            **{key: matrix[key] for key in ("module", "role", "layer", "rank")},
+            "scale": 16 / rank, "weight": 30.0, "update": 8.0 / rank * 1.02**seed * 1.1 ** matrix["layer"],
+            "weight_in_update": 1.0, "weight_in_weight": 10.0, "weight_in_random": 0.3,
+        }
+        for matrix in manifest
+    ]  # fmt: skip
 
 
 def weight_types_records(
@@ -189,4 +201,29 @@ def write_store(root: Path, records: list[dict]) -> Path:
     store = Store(root)
     for record in records:
         store.write(record)
+    return root
+
+
+def write_with_adapters(root: Path, records: list[dict], *, shared: float = 0.6, d: int = D_MODEL) -> Path:
+    """Records with PEFT folders whose first direction is shared by all runs (weight `shared`), the rest random."""
+    from safetensors.numpy import save_file
+
+    store = Store(root)
+    common = np.random.default_rng(99).normal(size=d)
+    for record in records:
+        seed, manifest = record["config"]["seed"], record["manifest"]
+
+        def write(folder: Path, seed=seed, manifest=manifest) -> None:
+            tensors = {}
+            for matrix in manifest:
+                rng = np.random.default_rng([seed, matrix["layer"], matrix["rank"], ord(matrix["role"][0])])
+                A = rng.normal(size=(matrix["rank"], d))
+                A[0] = 3 * (shared * common + (1 - shared) * A[0])
+                name = f"base_model.model.{matrix['module']}"
+                tensors[f"{name}.lora_A.weight"] = A.astype(np.float32)
+                tensors[f"{name}.lora_B.weight"] = rng.normal(size=(matrix["d_out"], matrix["rank"])).astype(np.float32)
+            (folder / "adapter").mkdir(parents=True)
+            save_file(tensors, folder / "adapter" / "adapter_model.safetensors")
+
+        store.write(record, adapter=write if record["status"] == "finished" and manifest else None)
     return root

@@ -1,0 +1,176 @@
+"""Does the update amplify directions that the weight has but does not stress? The paper's Table 7, on any sweep.
+
+    amplification = ||dW||_F / ||U^T W V||_F        U, V: the update's own singular directions, at rank r
+
+Read from the norms that every record keeps. dW carries the scale alpha / rank (or what the policy makes of it), so the
+factor compares across ranks only at the alpha policy shown. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lora_bench import cells, figures, published, reporting, stats, subspace
+from lora_bench.reporting import Column, Section, Table
+from lora_bench.store import Store
+
+NORMS = ("weight", "update", "weight_in_update", "weight_in_weight", "weight_in_random")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = reporting.parser(__doc__, "amplification")
+    parser.add_argument("--targets", default="", metavar="ROLES", help="only this placement (default: every one)")
+    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
+    options = parser.parse_args(argv)
+    return reporting.run_script(lambda runs: sections(runs, options), options)
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting.
+
+    Raises:
+        NothingToShow: when no run at a chosen rate keeps its norms.
+    """
+    found, refused = [], []
+    store = Store(options.store)
+    for setting in cells.settings(
+        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
+    ):
+        try:
+            wanted = getattr(options, "targets", "")
+            found.append(section(setting, store, targets=wanted, name=f"amplification_{setting.slug}"))
+        except cells.NothingToShow as error:
+            refused.append(str(error))
+    if not found:
+        raise cells.NothingToShow("\n".join(refused))
+    found[-1].notes.extend(refused)
+    return found
+
+
+def section(setting: cells.Setting, store: Store, *, targets: str, name: str) -> Section:
+    """The table, the figure and the sentence for one setting.
+
+    Raises:
+        NothingToShow: when no run at a chosen rate keeps its norms.
+    """
+    runs = cells.name_arms(setting.runs[setting.runs["targets"] != ""])
+    if targets:
+        runs = runs[runs["targets"] == targets]
+        if runs.empty:
+            held = ", ".join(sorted(set(setting.runs["targets"]) - {""}))
+            raise cells.NothingToShow(f"{setting.title}: no run of targets {targets!r}; the store holds {held}")
+    norms, lacking = read_norms(runs, store)
+    if norms.empty:
+        raise cells.NothingToShow(
+            f"{setting.title}: no record keeps its norms ({lacking} runs looked at); they are kept by finished LoRA runs"
+        )
+    by_matrix = _intervals(norms, ["targets", "rank", "role", "layer"])
+    summary = _intervals(norms, ["targets", "rank", "role"])
+    shown = _drawn(by_matrix)
+    return Section(
+        title=f"Amplification: {setting.title}",
+        sentence=sentence(setting, summary),
+        tables=[_table(name, setting, summary), Table(f"{name}_layers", "by layer", by_matrix)],
+        figures={name: figures.amplifications(shown)},
+        captions={
+            name: f"Amplification factor by layer, targets {shown['targets'].iloc[0]}: means over seeds with 95 % t intervals, "
+            "each rank at its own learning rate."
+        },
+        notes=_notes(setting, lacking),
+        facts={"setting": setting, "summary": summary},
+    )
+
+
+def read_norms(runs: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, int]:
+    """One row per matrix of every scored run at its arm's chosen rate, and how many such runs kept no norms."""
+    rates = cells.choose_rates(runs)["lr"]
+    chosen = runs[runs["scored"] & (runs["lr"] == runs["arm"].map(rates))]
+    rows, lacking = [], 0
+    for run in chosen.itertuples():
+        kept = [one for one in store.record(str(run.run_id))["norms"] if all(one.get(key) is not None for key in NORMS)]
+        lacking += not kept
+        for one in kept:
+            row = {key: one[key] for key in ("role", "layer", "rank", *NORMS)}
+            row |= {"targets": run.targets, "seed": run.seed, "scale": one.get("scale"), "lr": run.lr}
+            row["amplification"] = subspace.amplification(one["update"], one["weight_in_update"])
+            rows.append(row)
+    return pd.DataFrame(rows), lacking
+
+
+def sentence(setting: cells.Setting, summary: pd.DataFrame) -> str:
+    """What was found here, in one sentence."""
+    low, high = summary["amplification"].min(), summary["amplification"].max()
+    above = (summary["weight_in_update"] > summary["weight_in_random"]).sum()
+    return (
+        f"On {setting.title} the update is {low:.2g} to {high:.2g} times as large as the weight in the update's own directions "
+        f"(means by placement, rank and role); in {above} of {len(summary)} cases those directions hold more of the weight than random ones do."
+    )
+
+
+def _intervals(norms: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Means over matrices and seeds, with the t interval of the factor over seeds."""
+    per_seed = norms.groupby([*by, "seed"], sort=False)[[*NORMS, "amplification", "scale"]].mean().reset_index()
+    rows = []
+    for key, mine in per_seed.groupby(by, sort=False):
+        low, high = stats.mean_interval(mine["amplification"].to_numpy(float))
+        means = mine[[*NORMS, "amplification", "scale"]].mean()
+        rows.append({**dict(zip(by, key, strict=True)), **means, "low": low, "high": high, "n_seeds": len(mine)})
+    return pd.DataFrame(rows)
+
+
+def _drawn(by_matrix: pd.DataFrame) -> pd.DataFrame:
+    """The placement that a figure shows: the one with most ranks, qv first among equals."""
+    n_ranks = by_matrix.groupby("targets", sort=False)["rank"].nunique()
+    best = max(n_ranks.index, key=lambda targets: (n_ranks[targets], targets == cells.REFERENCE_TARGETS))
+    return by_matrix[by_matrix["targets"] == best].rename(columns={"amplification": "mean"})
+
+
+def _table(name: str, setting: cells.Setting, summary: pd.DataFrame) -> Table:
+    frame = summary.assign(
+        alpha_policy=setting.facts.get("alpha_policy"),
+        factor_shown=[
+            f"{factor:.2f}" if not np.isfinite(high) else f"{factor:.2f} ± {high - factor:.2f}"
+            for factor, high in zip(summary["amplification"], summary["high"], strict=True)
+        ],
+    )
+    columns = [
+        Column("targets", "targets", reporting.text, is_number=False),
+        Column("rank", "rank", reporting.count),
+        Column("role", "role", reporting.text, is_number=False),
+        Column("n_seeds", "seeds", reporting.count),
+        Column("scale", "scale", _short),
+        Column("weight", "‖W‖", _short),
+        Column("update", "‖ΔW‖", _short),
+        Column("weight_in_update", "W in ΔW", _short),
+        Column("weight_in_weight", "W in W", _short),
+        Column("weight_in_random", "W in random", _short),
+        Column("factor_shown", "factor", reporting.text),
+    ]
+    return Table(name, f"{setting.title}: Frobenius norms, means over layers and seeds", frame, columns)
+
+
+def _notes(setting: cells.Setting, lacking: int) -> list[str]:
+    told = list(setting.notes)
+    policy = setting.facts.get("alpha_policy")
+    told.append(
+        f"alpha {setting.facts.get('alpha'):g}, policy {policy}: ‖ΔW‖ carries the scale shown, so factors of different ranks "
+        "compare only under this policy"
+    )
+    if lacking:
+        told.append(f"{lacking} runs at their chosen rate keep no norms and are left out")
+    paper = "; ".join(
+        f"r={one.rank}: ‖W‖ {one.weight:g}, ‖ΔW‖ {one.update:g}, W in ΔW {one.weight_in_update:g}, in W {one.weight_in_weight:g}, "
+        f"in random {one.weight_in_random:g}, factor {subspace.amplification(one.update, one.weight_in_update):.3g}"
+        for one in published.TABLE_7.itertuples()
+    )
+    told.append(f"the paper's Table 7 (q of layer 48, GPT-3 175B, alpha not published): {paper}")
+    return told
+
+
+def _short(value: object) -> str:
+    return "–" if value is None or not np.isfinite(float(value)) else f"{float(value):.3g}"  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

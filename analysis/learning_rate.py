@@ -1,0 +1,195 @@
+"""Is each placement and rank shown at a fair learning rate? Score against rate, with the certificate of every choice.
+
+The rate of a cell is chosen on `select`; the table puts its report score at its own best rate beside that at one rate
+shared by all, which is what a sweep with one fixed rate would have reported. Where the store holds full fine-tuning,
+the tenfold rule is put to the test: best LoRA rate = 10 x best rate of full fine-tuning.
+Source: Schulman et al. 2025, LoRA Without Regret (the rule); Lee et al. 2026, arXiv:2602.04998 (tuned rates).
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+
+import numpy as np
+import pandas as pd
+
+from lora_bench import cells, figures, reporting, stats
+from lora_bench.reporting import Column, Section, Table
+
+HALF_DECADE = 0.5  # in log10: one step of a grid such as 1e-3, 3e-3, 1e-2
+FULL = "full"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = reporting.parser(__doc__, "learning_rate")
+    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
+    options = parser.parse_args(argv)
+    return reporting.run_script(lambda runs: sections(runs, options), options)
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting."""
+    found = cells.settings(
+        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
+    )
+    return [section(one, name=f"learning_rate_{one.slug}", store=getattr(options, "store", None)) for one in found]
+
+
+def section(setting: cells.Setting, *, name: str, store=None) -> Section:
+    """The table, the figure and the sentence for one setting."""
+    runs = cells.name_arms(setting.runs)
+    cells.refuse_duplicates(setting, runs)
+    rates = cells.choose_rates(runs)
+    own = cells.estimate(runs, rates["lr"])
+    shared = cells.shared_rate(runs)
+    adapted = runs[runs["targets"] != ""]
+    at_shared = cells.estimate(adapted, dict.fromkeys(adapted["arm"].unique(), shared))
+    curves = _curves(adapted, rates)
+    rule, by_seed = tenfold(runs)
+    table = _table(name, setting, rates, own, at_shared, shared)
+    return Section(
+        title=f"Learning rate: {setting.title}",
+        sentence=sentence(setting, rates.loc[adapted["arm"].unique()], own, at_shared, shared, rule),
+        tables=[table],
+        figures={name: figures.learning_rates(curves, metric=setting.metric, split="select")} if len(curves) else {},
+        captions={
+            name: "Score on select against the learning rate: means over seeds with 95 % t intervals. The ringed rate is "
+            "the one at which the cell's report score is shown everywhere else."
+        },
+        notes=_notes(setting, runs, rates, store),
+        facts={"setting": setting, "rates": rates, "estimates": own, "shared": shared, "tenfold": by_seed, "runs": runs},
+    )
+
+
+def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
+    """The rule as a claim about seeds: is log10(best LoRA rate / best full rate) within half a decade of 1?
+
+    Returns:
+        what was found, in words, and the log10 ratio of every seed of the most adapted placement.
+    """
+    best = cells.best_rates_by_seed(runs)
+    if FULL not in best.index:
+        return "", pd.Series(dtype=float)
+    lora = [arm for arm in best.index if arm not in (FULL, cells.FLOOR, "bitfit")]
+    ratios = np.log10(best.loc[lora].astype(float)) - np.log10(best.loc[FULL].astype(float))
+    per_seed = ratios.mean(axis=0).dropna()
+    share, p_inside, p_outside = stats.share_inside(per_seed.to_numpy(), 1 - HALF_DECADE, 1 + HALF_DECADE)
+    verdict = "supported" if p_inside < 0.05 else "refuted" if p_outside < 0.05 else "unresolved"
+    factor = 10 ** per_seed.mean() if len(per_seed) else math.nan
+    words = (
+        f"the tenfold rule is {verdict} here: the best LoRA rate is {factor:.2g} times that of full fine-tuning "
+        f"(geometric mean; {share:.0%} of {len(per_seed)} seeds within a factor of {10**HALF_DECADE:.1f} of ten)"
+    )
+    return words, per_seed
+
+
+def sentence(
+    setting: cells.Setting, rates: pd.DataFrame, own: pd.DataFrame, at_shared: pd.DataFrame, shared: float, rule: str
+) -> str:
+    """What was found here, in one sentence."""
+    scored = rates[rates["certificate"] != "none"]
+    if scored.empty:
+        return f"On {setting.title} no cell has a score, so no rate could be chosen."
+    sure = scored["certificate"].isin(["inside", "inside*"])
+    low, high = scored["lr"].min(), scored["lr"].max()
+    span = f"at {low:g}" if low == high else f"between {low:g} and {high:g}"
+    parts = [f"On {setting.title} the best rates lie {span}; {sure.sum()} of {len(scored)} are certified inside their grid"]
+    if math.isfinite(shared):
+        loss = (own["mean"] - at_shared["mean"]).reindex(scored.index).dropna()
+        if len(loss):
+            worst = loss.idxmax()
+            parts.append(
+                f"one shared rate of {shared:g} would move report scores by {reporting.signed(-loss.max())} points at worst ({worst})"
+                if loss.max() > 0
+                else f"one shared rate of {shared:g} would have cost no cell anything on report"
+            )
+    if rule:
+        parts.append(rule)
+    return "; ".join(parts) + "."
+
+
+def paste_line(runs: pd.DataFrame, arm: str, add: list[float], store=None) -> str:
+    """The command that runs an arm at the rates that its certificate lacks, from the way that its runs were started."""
+    mine = runs[runs["arm"] == arm]
+    first = mine.iloc[0]
+    overrides = [f"model={str(first['model']).rsplit('/', 1)[-1]}", f"task={first['task']}"]
+    sweep = None
+    if store is not None:
+        from lora_bench.store import Store, StoreError
+
+        try:
+            invocation = Store(store).record(first["run_id"])["invocation"]
+        except StoreError:
+            invocation = {}
+        sweep = invocation.get("sweep")
+        overrides = [str(one) for one in invocation.get("overrides") or overrides]
+    ours = {"adapter.targets", "adapter.rank", "train.lr", "seed", "hydra.mode"}
+    kept = [one for one in overrides if one.partition("=")[0].lstrip("+~") not in ours and not one.startswith("+sweeps=")]
+    seeds = sorted({int(seed) for seed in mine["seed"]})
+    told = f"range({len(seeds)})" if seeds == list(range(len(seeds))) else ",".join(map(str, seeds))
+    words = ["lora-bench", f"+sweeps={sweep}" if sweep else "-m", *kept, f"adapter.targets={first['targets']}"]
+    if not any(one.startswith("adapter.budget=") for one in kept) and sweep != "weight_types" and pd.notna(first["rank"]):
+        words.append(f"adapter.rank={int(first['rank'])}")
+    words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
+    if store is not None:
+        words.append(f"store={store}")
+    return shlex.join(words)
+
+
+def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, store) -> list[str]:
+    told = list(setting.notes)
+    adapted = [arm for arm in rates.index if arm != cells.FLOOR]
+    told.extend(reporting.rate_notes(rates.loc[adapted]))
+    for arm in adapted:
+        if rates.loc[arm, "certificate"] in ("edge", "single") and runs.loc[runs["arm"] == arm, "targets"].iloc[0]:
+            told.append(f"to settle {arm}: {paste_line(runs, arm, rates.loc[arm, 'add'], store)}")
+    failed = cells.failures(runs)
+    if failed:
+        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
+    if FULL not in set(runs["arm"]):
+        told.append("the tenfold rule needs full fine-tuning beside LoRA (adapter=full, with its own rates); the store has none")
+    return told
+
+
+def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (arm, rate), at in runs[runs["scored"]].groupby(["arm", "lr"], sort=False):
+        scores = at["select"].to_numpy(float)
+        low, high = stats.mean_interval(scores)
+        first = at.iloc[0]
+        rank = arm.partition(" r=")[2]
+        rows.append((first["targets"], rank, first["rank_max"], rate, scores.mean(), low, high, rate == rates.loc[arm, "lr"]))
+    names = ["targets", "rank", "rank_order", "lr", "mean", "low", "high", "is_chosen"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _table(name: str, setting: cells.Setting, rates, own, at_shared, shared: float) -> Table:
+    frame = reporting.cell_frame(setting, own, rates)
+    chosen = rates.loc[frame["cell"]]
+    frame["rates_tried"] = [" ".join(f"{rate:g}" for rate in tried) for tried in chosen["rates"]]
+    frame["add"] = [" ".join(f"{rate:g}" for rate in add) for add in chosen["add"]]
+    frame["shared_lr"] = shared
+    frame["shared_mean"] = frame["cell"].map(at_shared["mean"])
+    frame["shared_difference"] = frame["shared_mean"] - frame["mean"]
+    words = {"inside": "inside", "inside*": "inside (1 se)", "edge": "edge", "single": "one rate", "none": "no score"}
+    is_floor = frame["method"] == cells.FLOOR
+    frame["certificate_shown"] = frame["certificate"].map(words).mask(is_floor & (frame["certificate"] == "single"), "fixed")
+    frame["add"] = frame["add"].mask(is_floor, "")
+    columns = [
+        Column("cell", "cell", reporting.text, is_number=False),
+        Column("lr", "lr", reporting.plain),
+        Column("certificate_shown", "certificate", reporting.text, is_number=False),
+        Column("add", "add", reporting.text, is_number=False),
+        Column("seeds_shown", "seeds", reporting.text),
+        Column("select", "select", reporting.points),
+        Column("score_shown", "report", reporting.text),
+        Column("shared_mean", f"at {shared:g}" if math.isfinite(shared) else "shared", reporting.points),
+        Column("shared_difference", "change", reporting.signed),
+        Column("rates_tried", "rates tried", reporting.text, is_number=False, on_screen=False),
+    ]
+    return Table(name, f"{setting.title}: the rate of each cell, chosen on select", frame, columns)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
