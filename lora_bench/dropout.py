@@ -35,6 +35,14 @@ class DropoutMasks(TorchFunctionMode):
             return func(*args, **kwargs)
         return self._dropout(*args, **kwargs)
 
+    def drop_whole(self, input: torch.Tensor, p: float) -> torch.Tensor:
+        """Dropout of an input that has no batch: one mask, of its whole shape."""
+        rate = p if self.rate is None else self.rate
+        if rate == 0:
+            return input
+        kept = torch.rand(input.shape, generator=self.stream, device=input.device) >= rate
+        return input * (kept / (1 - rate)).to(input.dtype)
+
     def _dropout(self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
         rate = p if self.rate is None else self.rate
         if not training or rate == 0:

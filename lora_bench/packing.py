@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lora_bench import seeds
+from lora_bench import positions, seeds
 from lora_bench.adapters import AdapterState, LowRank
 from lora_bench.backbone import Backbone, frozen_parameters, weights_hash
 from lora_bench.dropout import DropoutMasks
@@ -82,6 +82,7 @@ class Pack(contextlib.AbstractContextManager):
         for path, module in (*self._linears.items(), *self._heads.items()):
             self._replace(path, module)
         self._share_prefix()
+        self._keep_positions_apart()
         self._forward = torch.compile(self.model, dynamic=True) if self._compile else self.model
         return self
 
@@ -89,6 +90,8 @@ class Pack(contextlib.AbstractContextManager):
         while self._replaced:
             parent, name, original = self._replaced.pop()
             setattr(parent, name, original)
+        for _, attention in positions.attentions(self.model):
+            vars(attention).pop("transpose_for_scores", None)
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits (P, B, n_labels) of one batch that all runs share: input_ids, attention_mask, [token_type_ids], each (B, T)."""
@@ -229,6 +232,12 @@ class Pack(contextlib.AbstractContextManager):
                 self._replace(f"{path}.{name}", PackedLinear(self, f"{path}.{name}", getattr(attention, name), {}))
             getattr(attention, name).sees_repeats = True
 
+    def _keep_positions_apart(self) -> None:
+        if self.model.config.model_type in positions.FAMILIES:
+            for path, attention in list(positions.attentions(self.model)):
+                attention.transpose_for_scores = positions.split_by_run(attention, self.n_runs)
+                self._replace(f"{path}.pos_dropout", positions.PositionDropout(self.masks, attention.pos_dropout.p))
+
     def _replace(self, path: str, module: nn.Module) -> None:
         parent_path, _, name = path.rpartition(".")
         parent = self.model.get_submodule(parent_path)
@@ -266,13 +275,24 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pack = self._pack[0]
-        shape = (*x.shape[:-1], self.weight.shape[0])
         groups = list(self.groups) if pack.adapters_on else []
+        has_no_batch = x.shape[0] == 1 and pack.n_runs * pack.rows > 1
         if pack.training and any(pack.adapter_dropouts[run] for group in groups for run in group.run_list):  # type: ignore[union-attr]
-            return self._with_dropout(x, groups)
-        repeats = pack.n_runs if self.sees_repeats else 1
-        x_PND = x[: x.shape[0] // repeats].reshape(pack.n_runs // repeats, -1, x.shape[-1])
-        tensors = [each for group in groups for each in (group.A.to(x.dtype), group.B.to(x.dtype), group.scale.to(x.dtype))]  # type: ignore[union-attr]
+            y = self._with_dropout(x.expand(pack.n_runs, *x.shape[1:]) if has_no_batch else x, groups)
+        else:
+            y = self._without_dropout(x, groups, has_no_batch=has_no_batch)
+        if has_no_batch:
+            y.per_run = True  # type: ignore[attr-defined]
+        return y
+
+    def _without_dropout(self, x: torch.Tensor, groups: Sequence[Any], *, has_no_batch: bool) -> torch.Tensor:
+        pack = self._pack[0]
+        is_shared = self.sees_repeats or has_no_batch
+        shape = (pack.n_runs if has_no_batch else x.shape[0], *x.shape[1:-1], self.weight.shape[0])
+        if self.sees_repeats:
+            x = x[: pack.rows]
+        x_PND = x.reshape(1 if is_shared else pack.n_runs, -1, x.shape[-1])
+        tensors = [each for group in groups for each in (group.A.to(x.dtype), group.B.to(x.dtype), group.scale.to(x.dtype))]
         segments = [group.segments for group in groups]
         return _PackedLinear.apply(x_PND, self.weight, self.bias, pack.n_runs, segments, *tensors).view(shape)  # type: ignore[union-attr]
 
@@ -417,14 +437,16 @@ class _PackedLinear(torch.autograd.Function):
     """y = W x + b, then y[p] += s_p B_p A_p x[p] in place, without copying the rows of any run.
 
     x: (P, N, D), or (1, N, D) where all runs see the same rows; tensors: A (M, R, D), B (M, O, R), scale (M, 1, 1) a group.
+    Output (P * N, O).
     """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, n_runs: int, segments: Any, *tensors: torch.Tensor) -> torch.Tensor:
-        y = F.linear(x.view(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], -1)
+        flat = F.linear(x.view(-1, x.shape[-1]), weight, bias)
         is_shared = x.shape[0] != n_runs
         if is_shared:
-            y = y.repeat(n_runs, 1, 1)
+            flat = flat.repeat(n_runs, 1)
+        y = flat.view(n_runs, x.shape[1], -1)
         hidden = []
         for group, (A, B, scale) in zip(segments, _triples(tensors), strict=True):
             h = x.new_empty(A.shape[0], x.shape[1], A.shape[1])
@@ -437,12 +459,12 @@ class _PackedLinear(torch.autograd.Function):
                 y[run : run + count].baddbmm_(h[m : m + count], B[m : m + count].mT)
             hidden.append(h)
         ctx.save_for_backward(x, weight, *tensors, *hidden)
-        ctx.segments, ctx.is_shared, ctx.n_groups = segments, is_shared, len(hidden)
-        return y
+        ctx.segments, ctx.is_shared, ctx.n_groups, ctx.n_runs = segments, is_shared, len(hidden), n_runs
+        return flat  # no view, so that models may change it in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple:
-        gy = gradients[0].contiguous()
+        gy = gradients[0].contiguous().view(ctx.n_runs, -1, gradients[0].shape[-1])
         x, weight, *rest = ctx.saved_tensors
         tensors, hidden = rest[: 3 * ctx.n_groups], rest[3 * ctx.n_groups :]
         gx = None
@@ -469,7 +491,8 @@ class _PackedLinear(torch.autograd.Function):
 def choose_attention(model: Any, n_tokens: int, *, own_masks: bool) -> None:
     """A fixed rule, never a run-time timing: eager where dropout masks must be ours or rows are short on a CPU, else sdpa."""
     if getattr(model, "_supports_sdpa", False):
-        is_short = model.device.type == "cpu" and n_tokens <= LONGEST_EAGER_CPU
+        # Several families take the eager softmax in fp32, which an fp64 mask overflows.
+        is_short = model.device.type == "cpu" and n_tokens <= LONGEST_EAGER_CPU and model.dtype != torch.float64
         model.config._attn_implementation = "eager" if is_short or own_masks else "sdpa"
 
 

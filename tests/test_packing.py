@@ -6,32 +6,24 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from architectures import ARCHITECTURES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from lora_bench import adapters, backbone
+from lora_bench import adapters, backbone, guards
 from lora_bench.adapters import AdapterState
 from lora_bench.backbone import Backbone
+from lora_bench.budget import solve_ranks
 from lora_bench.config import ModelConfig, RunConfig, parse
 from lora_bench.evaluate import predict, to_tensors
 from lora_bench.packing import Pack
 from lora_bench.targets import Matrix, select_targets
-from lora_bench.budget import solve_ranks
 from lora_bench.tasks.tokens import Tokens, batch
-from lora_bench.train import batches, train_pack
+from lora_bench.train import batches, run_losses, train_pack
 
-ARCHITECTURES = {
-    "bert": dict(model_type="bert", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=300),
-    "roberta": dict(model_type="roberta", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=300, max_position_embeddings=130),
-    "distilbert": dict(model_type="distilbert", dim=32, n_layers=2, n_heads=4, hidden_dim=64, vocab_size=300),
-    "deberta-v2": dict(model_type="deberta-v2", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=300, relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=8, max_relative_positions=16, share_att_key=True, norm_rel_ebd="layer_norm", pooler_hidden_size=32),
-    "gpt2": dict(model_type="gpt2", n_embd=32, n_layer=2, n_head=4, vocab_size=300, n_positions=128),
-    "llama": dict(model_type="llama", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64, vocab_size=300),
-    "albert": dict(model_type="albert", hidden_size=32, embedding_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, vocab_size=300),
-}
 MIXTURE = [
     dict(targets="q", rank=8, lr=1e-3, alpha=16),
     dict(targets="qv", rank=4, lr=3e-3, alpha=8, weight_decay=0.1),
@@ -42,18 +34,64 @@ MIXTURE = [
     dict(method="head_only", targets="q", rank=1, lr=1e-2),
 ]
 STEPS = 20
+# One of each way to hold attention and MLP: what the packed layers must cope with.
+FAMILIES = sorted(
+    set(ARCHITECTURES) - {"opt_projected", "gpt_bigcode_multi_head", "albert_two_groups", "falcon_multi_head"}
+)
+
+
+def architecture(name: str) -> dict:
+    model_type, settings = ARCHITECTURES[name]
+    return {"model_type": model_type, **settings, "vocab_size": 300}
 
 
 def tiny(name: str = "bert", precision: str = "fp64") -> Backbone:
-    plan = backbone.blueprint(ModelConfig(name=f"tiny-{name}", weights="random", architecture=ARCHITECTURES[name]), 3)
+    plan = backbone.blueprint(ModelConfig(name=f"tiny-{name}", weights="random", architecture=architecture(name)), 3)
     return backbone.load(plan, precision=precision, device=torch.device("cpu"))
 
 
 def config(*, seed: int = 0, epochs: float = 20, dropout: float | None = 0.0, **given) -> RunConfig:
     train = {key: given.pop(key) for key in ("lr", "weight_decay", "max_grad_norm", "schedule") if key in given}
-    adapter = dict(method="lora", targets="qv", rank=4, alpha=16, alpha_policy="fixed", dropout=0, init="gaussian", layers="all", replicate=0)
-    train = dict(lr=1e-3, head_lr=2e-3, epochs=epochs, batch_size=8, grad_accumulation=1, max_length=32, schedule="linear", warmup_ratio=0.1, weight_decay=0, max_grad_norm=1.0, precision="fp64", dropout=dropout, checkpoint="last") | train
-    return parse(dict(model=dict(name="tiny", weights="random", architecture=ARCHITECTURES["bert"]), task=dict(name="toy", source="generated"), adapter=adapter | given, train=train, tracking=dict(backend="none"), seed=seed, store="unused"))
+    adapter = dict(
+        method="lora",
+        targets="qv",
+        rank=4,
+        alpha=16,
+        alpha_policy="fixed",
+        dropout=0,
+        init="gaussian",
+        layers="all",
+        replicate=0,
+    )
+    train = (
+        dict(
+            lr=1e-3,
+            head_lr=2e-3,
+            epochs=epochs,
+            batch_size=8,
+            grad_accumulation=1,
+            max_length=32,
+            schedule="linear",
+            warmup_ratio=0.1,
+            weight_decay=0,
+            max_grad_norm=1.0,
+            precision="fp64",
+            dropout=dropout,
+            checkpoint="last",
+        )
+        | train
+    )
+    return parse(
+        dict(
+            model=dict(name="tiny", weights="random", architecture=architecture("bert")),
+            task=dict(name="toy", source="generated"),
+            adapter=adapter | given,
+            train=train,
+            tracking=dict(backend="none"),
+            seed=seed,
+            store="unused",
+        )
+    )
 
 
 def matrices(loaded: Backbone, run: RunConfig) -> list[Matrix]:
@@ -76,10 +114,14 @@ def tokens() -> Tokens:
     draw = np.random.default_rng(0)
     lengths = draw.integers(3, 20, size=24)
     ids = draw.integers(5, 260, size=lengths.sum()).astype(np.int32)
-    return Tokens(ids, np.concatenate([[0], np.cumsum(lengths)]), np.zeros(len(ids), np.int8), draw.integers(0, 3, size=24))
+    return Tokens(
+        ids, np.concatenate([[0], np.cumsum(lengths)]), np.zeros(len(ids), np.int8), draw.integers(0, 3, size=24)
+    )
 
 
-def train(loaded: Backbone, runs: Sequence[RunConfig], tokens: Tokens, *, steps: int = STEPS) -> tuple[list[AdapterState], torch.Tensor, np.ndarray, torch.Tensor]:
+def train(
+    loaded: Backbone, runs: Sequence[RunConfig], tokens: Tokens, *, steps: int = STEPS
+) -> tuple[list[AdapterState], torch.Tensor, np.ndarray, torch.Tensor]:
     """Our own pack: final states, losses (steps, P), logits (P, n, labels), which stayed finite."""
     losses: list[torch.Tensor] = []
     with Pack(
@@ -89,6 +131,7 @@ def train(loaded: Backbone, runs: Sequence[RunConfig], tokens: Tokens, *, steps:
         dropout=runs[0].train.dropout,
         seed=runs[0].seed,
     ) as pack:
+
         def keep(step: int, **values: torch.Tensor) -> None:
             losses.append(values["losses"].clone())
 
@@ -96,30 +139,18 @@ def train(loaded: Backbone, runs: Sequence[RunConfig], tokens: Tokens, *, steps:
         return [pack.state(index) for index in range(len(runs))], torch.stack(losses), predict(pack, tokens), alive
 
 
-def train_stock(loaded: Backbone, run: RunConfig, tokens: Tokens, *, steps: int = STEPS) -> tuple[AdapterState, torch.Tensor, np.ndarray]:
+def train_stock(
+    loaded: Backbone, run: RunConfig, tokens: Tokens, *, steps: int = STEPS
+) -> tuple[AdapterState, torch.Tensor, np.ndarray]:
     """The same run with unmodified peft, transformers and torch.optim, on the same batches."""
     start = make_states(loaded, [run])[0]
-    model: nn.Module = loaded.untouched()
+    model, named = put_in_stock(loaded, run, start)
     dtype = next(iter(start.head.values())).dtype
-    if start.low_rank:
-        stock = adapters.lora_config(loaded.blueprint, run.adapter, matrices(loaded, run), loaded.new_modules)
-        model = get_peft_model(model, stock, autocast_adapter_dtype=False)
-        named = dict(model.named_parameters())
-        for path, pair in start.low_rank.items():
-            named[f"base_model.model.{path}.lora_A.default.weight"].data.copy_(pair.A)
-            named[f"base_model.model.{path}.lora_B.default.weight"].data.copy_(pair.B)
-    named = dict(model.named_parameters())
-    head = {}
-    for path, tensor in start.head.items():
-        name = _stock_name(path, loaded) if start.low_rank else path
-        named[name].data.copy_(tensor)
-        named[name].requires_grad_(True)
-        head[name] = path
     groups = []
-    for name, parameter in named.items():
-        if parameter.requires_grad:
-            lr = run.train.head_lr if name in head else run.train.lr
-            groups.append(dict(params=[parameter], lr=lr, weight_decay=run.train.weight_decay if parameter.dim() > 1 else 0.0))
+    for (_, kind), parameter in named.items():
+        lr = run.train.head_lr if kind == "head" else run.train.lr
+        decay = run.train.weight_decay if parameter.dim() > 1 else 0.0
+        groups.append(dict(params=[parameter], lr=lr, weight_decay=decay))
     optimizer = torch.optim.AdamW(groups, foreach=False)
     warmup = int(np.ceil(steps * run.train.warmup_ratio))
     if run.train.schedule == "constant":
@@ -141,13 +172,35 @@ def train_stock(loaded: Backbone, run: RunConfig, tokens: Tokens, *, steps: int 
     with torch.inference_mode():
         everything = to_tensors(batch(tokens, np.arange(len(tokens)), 0), loaded.device)
         logits = model(**{key: value for key, value in everything.items() if key in loaded.inputs}).logits.numpy()
-    final = adapters.lift(model) if start.low_rank else AdapterState({}, {path: dict(model.named_parameters())[name].detach() for name, path in head.items()})
+    head = {name: parameter.detach() for (name, kind), parameter in named.items() if kind == "head"}
+    final = adapters.lift(model) if start.low_rank else AdapterState({}, head)
     return final, torch.stack(losses), logits
 
 
-def _stock_name(path: str, loaded: Backbone) -> str:
-    module = next(each for each in loaded.new_modules if path.startswith(f"{each}."))
-    return f"base_model.model.{module}.modules_to_save.default.{path.removeprefix(module + '.')}"
+def put_in_stock(
+    loaded: Backbone, run: RunConfig, state: AdapterState
+) -> tuple[nn.Module, dict[tuple[str, str], nn.Parameter]]:
+    """A stock peft model that starts at `state`, and its trained parameters by (our name, kind)."""
+    model: nn.Module = copy.deepcopy(loaded.model)
+    trained: dict[tuple[str, str], nn.Parameter] = {}
+    if state.low_rank:
+        stock = adapters.lora_config(loaded.blueprint, run.adapter, matrices(loaded, run), loaded.new_modules)
+        model = get_peft_model(model, stock, autocast_adapter_dtype=False)
+        named = dict(model.named_parameters())
+        for path, pair in state.low_rank.items():
+            for kind, tensor in (("A", pair.A), ("B", pair.B)):
+                parameter = named[f"base_model.model.{path}.lora_{kind}.default.weight"]
+                parameter.data.copy_(tensor)
+                trained[path, kind] = parameter
+    for path, tensor in state.head.items():
+        module = next(each for each in loaded.new_modules if path.startswith(f"{each}."))
+        leaf = path.removeprefix(f"{module}.")
+        name = f"base_model.model.{module}.modules_to_save.default.{leaf}" if state.low_rank else path
+        parent, _, last = name.rpartition(".")
+        parameter = nn.Parameter(tensor.clone())
+        setattr(model.get_submodule(parent), last, parameter)
+        trained[path, "head"] = parameter
+    return model.eval(), trained
 
 
 def assert_same_state(ours: AdapterState, theirs: AdapterState, *, rtol: float, atol: float) -> None:
@@ -170,3 +223,267 @@ def test_packed_training_equals_stock_peft(tokens):
         assert_same_state(states[index], theirs, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(losses[:, index], their_losses, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(logits[index], their_logits, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_packs(name, tokens):
+    """Fused, grouped-query, shared-layer and pre-norm models too: packed equals stock peft on the split backbone."""
+    loaded = tiny(name)
+    roles = {matrix.role for matrix in loaded.blueprint.matrices}
+    runs = [
+        config(targets="q", rank=3, lr=1e-2),
+        config(targets="kv", rank=2, lr=3e-3),
+        config(targets="all", rank=1, lr=1e-2),
+    ]
+    assert {"q", "k", "v", "o"} <= roles
+    states, losses, logits, _ = train(loaded, runs, tokens, steps=4)
+    loose = 1e3 if name in ("gpt_neo", "gptj") else 1  # they compute attention scores in fp32 whatever the precision
+    for index, run in enumerate(runs):
+        theirs, their_losses, their_logits = train_stock(loaded, run, tokens, steps=4)
+        assert_same_state(states[index], theirs, rtol=1e-7 * loose, atol=1e-9 * loose)
+        torch.testing.assert_close(losses[:, index], their_losses, rtol=1e-8 * loose, atol=1e-10 * loose)
+        np.testing.assert_allclose(logits[index], their_logits, rtol=1e-7 * loose, atol=1e-8 * loose)
+
+
+def test_first_gradients_in_fp32_equal_stock_peft(tokens):
+    """Before Adam turns rounding into steps of the size of the rate, gradients agree to fp32 rounding."""
+    loaded = tiny(precision="fp32")
+    runs = [config(**each) for each in MIXTURE]
+    rows = np.arange(8)
+    with Pack(loaded, _with_random_B(make_states(loaded, runs)), dropout=0.0) as pack:
+        run_losses(pack, to_tensors(batch(tokens, rows, 0), loaded.device)).sum().backward()
+        ours = [
+            {
+                (each.name, each.kind): each.parameter.grad[m].clone()
+                for each in pack.trained
+                for m in (each.runs == index).nonzero()[:, 0]
+            }
+            for index in range(len(runs))
+        ]
+    for index, run in enumerate(runs):
+        theirs = _stock_gradients(loaded, run, tokens, rows)
+        largest = max(float(gradient.abs().max()) for gradient in theirs.values())
+        for (name, kind), gradient in theirs.items():
+            mine = ours[index][name, kind]
+            mine = mine[tuple(slice(size) for size in gradient.shape)]
+            torch.testing.assert_close(mine, gradient, rtol=1e-5, atol=1e-5 * largest)
+
+
+def test_losses_in_fp32_follow_stock_peft(tokens):
+    """Twenty steps in fp32: losses to 1e-4, parameters near zero to a stated 2e-4 (a flipped sign costs Adam a step)."""
+    loaded = tiny(precision="fp32")
+    runs = [config(**each) for each in MIXTURE]
+    states, losses, _, _ = train(loaded, runs, tokens)
+    for index, run in enumerate(runs):
+        theirs, their_losses, _ = train_stock(loaded, run, tokens)
+        torch.testing.assert_close(losses[:, index], their_losses, rtol=1e-4, atol=1e-5)
+        assert_same_state(states[index], theirs, rtol=1e-3, atol=2e-4)
+
+
+def test_neighbours_and_slots_do_not_matter(tokens):
+    """A run's result is its own: shuffle the pack, take neighbours away, and it stays."""
+    loaded = tiny()
+    runs = [config(**each) for each in MIXTURE]
+    states, losses, logits, _ = train(loaded, runs, tokens)
+    for order in ([6, 5, 4, 3, 2, 1, 0], [2, 0], [4]):
+        other_states, other_losses, other_logits, _ = train(loaded, [runs[index] for index in order], tokens)
+        for slot, index in enumerate(order):
+            assert_same_state(other_states[slot], states[index], rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(other_losses[:, slot], losses[:, index], rtol=1e-10, atol=1e-12)
+            np.testing.assert_allclose(other_logits[slot], logits[index], rtol=1e-9, atol=1e-11)
+
+
+def test_a_run_that_explodes_leaves_its_neighbours_alone(tokens):
+    """A non-finite run is frozen, marked, and not noticed by the others, bit for bit."""
+    loaded = tiny(precision="fp32")
+    calm = [config(**each) for each in MIXTURE[:3]]
+    wild = [calm[0], config(targets="qkvo", rank=4, lr=1e6, max_grad_norm=1e9), *calm[1:]]
+    states, losses, logits, alive = train(loaded, wild, tokens)
+    tame = config(targets="qkvo", rank=4, lr=1e-3)
+    expected, expected_losses, expected_logits, _ = train(loaded, [calm[0], tame, *calm[1:]], tokens)
+    assert alive.tolist() == [True, bool(losses[:, 1].isfinite().all()), True, True]
+    for slot in (0, 2, 3):
+        assert_same_state(states[slot], expected[slot], rtol=0, atol=0)
+        torch.testing.assert_close(losses[:, slot], expected_losses[:, slot], rtol=0, atol=0)
+        np.testing.assert_array_equal(logits[slot], expected_logits[slot])
+
+
+def test_a_non_finite_run_is_frozen_where_it_was(tokens):
+    """Its weights stay the last finite ones: nothing of it becomes NaN, and it is reported."""
+    loaded = tiny()
+    states = make_states(loaded, [config(targets="q"), config(targets="v")])
+    states[1].head = {name: torch.full_like(tensor, float("inf")) for name, tensor in states[1].head.items()}
+    with Pack(loaded, states, dropout=0.0) as pack:
+        alive = train_pack(
+            pack,
+            tokens,
+            [config(targets="q"), config(targets="v")],
+            total_steps=3,
+            on_step=lambda step, **_: None,
+            on_epoch=lambda *_: None,
+        )
+        frozen = pack.state(1)
+    assert alive.tolist() == [True, False]
+    assert all(torch.equal(frozen.low_rank[path].A, pair.A) for path, pair in states[1].low_rank.items())
+    assert not any(pair.B.any() for pair in frozen.low_rank.values())
+
+
+def test_padding_stays_exactly_zero(tokens):
+    """Ranks are padded to the widest of a bucket; what was padded must never move."""
+    loaded = tiny()
+    runs = [config(targets="qv", rank=1, lr=1e-2, weight_decay=0.1), config(targets="q", rank=8, lr=1e-2)]
+    with Pack(loaded, make_states(loaded, runs), dropout=0.0) as pack:
+        train_pack(pack, tokens, runs, total_steps=5, on_step=lambda step, **_: None, on_epoch=lambda *_: None)
+        stacks = {(each.name, each.kind): each.parameter for each in pack.trained}
+        query = next(matrix.module for matrix in loaded.blueprint.matrices if matrix.role == "q")
+    assert stacks[query, "A"].shape[1] == 8
+    assert not stacks[query, "A"][0, 1:].any() and not stacks[query, "B"][0, :, 1:].any()
+    assert stacks[query, "A"][1].all() and stacks[query, "B"][1].any()
+
+
+def test_wide_ranks_are_not_padded_onto_narrow_ones(tokens):
+    """A rank of 1 beside a rank of 32 is a stack of its own."""
+    loaded = tiny()
+    runs = [config(targets="q", rank=1), config(targets="q", rank=32)]
+    with Pack(loaded, make_states(loaded, runs), dropout=0.0) as pack:
+        ranks = sorted(each.parameter.shape[1] for each in pack.trained if each.kind == "A" and ".0." in each.name)
+    assert ranks == [1, 32]
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta-v2", "distilbert", "gpt2", "llama"])
+def test_dropout_masks_are_shared(name, tokens):
+    """With dropout on, in backbone and adapters, a packed run equals the run alone: the masks are the seed's."""
+    loaded = tiny(name)
+    runs = [
+        config(targets="q", rank=3, lr=1e-2, dropout=0.3),
+        config(targets="qv", rank=2, lr=1e-2, dropout=0.3),
+        config(targets="qkvo", rank=1, lr=1e-2, dropout=0.3),
+    ]
+    for run, rate in zip(runs, (0.0, 0.2, 0.5), strict=True):
+        run.adapter.dropout = rate
+    states, losses, _, _ = train(loaded, runs, tokens, steps=4)
+    for index, run in enumerate(runs):
+        alone, alone_losses, _, _ = train(loaded, [run], tokens, steps=4)
+        assert_same_state(states[index], alone[0], rtol=1e-8, atol=1e-10)
+        torch.testing.assert_close(losses[:, index], alone_losses[:, 0], rtol=1e-9, atol=1e-12)
+    _, dry, _, _ = train(loaded, [config(targets="q", rank=3, lr=1e-2)], tokens, steps=4)
+    assert (losses[:, 0] - dry[:, 0]).abs().max() > 1e-4, "dropout had no effect"
+
+
+def test_seeds_change_head_order_and_masks_and_cells_do_not(tokens):
+    """Contrasts are paired by seed, so everything but the adapter is the seed's alone."""
+    loaded = tiny()
+    first, other_cell, other_seed = make_states(
+        loaded, [config(targets="q"), config(targets="v", rank=2), config(seed=1, targets="q")]
+    )
+    assert all(torch.equal(first.head[name], other_cell.head[name]) for name in first.head)
+    assert any(not torch.equal(first.head[name], other_seed.head[name]) for name in first.head)
+    path = next(iter(first.low_rank))
+    assert not torch.equal(first.low_rank[path].A, other_seed.low_rank[path].A)
+    orders = [[rows.tolist() for _, _, rows in batches(tokens.lengths, 8, seed, 6)] for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(sum(orders[0][:3], [])) == list(range(len(tokens)))
+
+
+def test_adapter_streams_are_apart(tokens):
+    """Ranks, replicates and matrices draw from streams of their own, else subspaces would agree before any training."""
+    loaded = tiny()
+    narrow, wide, again = make_states(
+        loaded, [config(targets="qv", rank=4), config(targets="qv", rank=8), config(targets="qv", rank=4, replicate=1)]
+    )
+    for path, pair in narrow.low_rank.items():
+        assert not torch.equal(pair.A, wide.low_rank[path].A[:4])
+        assert not torch.equal(pair.A, again.low_rank[path].A)
+    first, second = list(narrow.low_rank.values())[:2]
+    assert not torch.equal(first.A, second.A)
+    spread = torch.cat([pair.A.flatten() for pair in wide.low_rank.values()]).std()
+    assert float(spread) == pytest.approx((3 * 32) ** -0.5, rel=0.1)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    mixture=st.lists(
+        st.fixed_dictionaries(
+            dict(
+                targets=st.sampled_from(["q", "k", "v", "o", "qk", "vo", "qkv", "up", "down", "mlp", "all"]),
+                rank=st.sampled_from([1, 2, 5, 16, 17, 30]),
+                alpha=st.sampled_from([1, 16, 64]),
+                alpha_policy=st.sampled_from(["fixed", "ratio", "rslora"]),
+                lr=st.sampled_from([1e-4, 1e-3, 1e-2]),
+                weight_decay=st.sampled_from([0.0, 0.1]),
+                max_grad_norm=st.sampled_from([0.01, 1.0]),
+                init=st.sampled_from(["gaussian", "kaiming", "peft_gaussian"]),
+                layers=st.sampled_from(["all", "first:1", "last:1", [1], [0, 2]]),
+            )
+        ),
+        min_size=2,
+        max_size=5,
+    )
+)
+def test_any_mixture_equals_its_runs_alone(mixture, tokens):
+    """hypothesis looks for a mixture whose members notice each other."""
+    loaded = tiny()
+    for each in mixture:
+        if each["alpha_policy"] == "ratio":
+            each["alpha"] = min(each["alpha"], 4)
+    runs = [config(**each) for each in mixture]
+    states, losses, _, _ = train(loaded, runs, tokens, steps=3)
+    for index, run in enumerate(runs):
+        alone, alone_losses, _, _ = train(loaded, [run], tokens, steps=3)
+        torch.testing.assert_close(losses[:, index], alone_losses[:, 0], rtol=1e-8, atol=1e-10)
+        assert_same_state(states[index], alone[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "phi3", "modernbert", "albert", "llama"])
+def test_a_saved_adapter_gives_the_packed_logits_in_stock_peft(name, tokens, tmp_path):
+    """What users load with PeftModel.from_pretrained on the Hub's own model is what was scored, fused projections included."""
+    loaded = tiny(name)
+    runs = [
+        config(targets="qv", rank=4, lr=1e-2),
+        config(targets="all", rank=2, lr=1e-2, alpha_policy="rslora"),
+        config(method="head_only", targets="q"),
+    ]
+    states, _, logits, _ = train(loaded, runs, tokens, steps=4)
+    for index, run in enumerate(runs):
+        folder = tmp_path / str(index)
+        adapters.save(folder, loaded, run.adapter, matrices(loaded, run), states[index])
+        assert guards.reload_gap(folder, loaded, tokens, logits[index], None) < 1e-9
+    spoilt = copy.deepcopy(states[0])
+    next(iter(spoilt.low_rank.values())).B.add_(0.5)
+    adapters.save(tmp_path / "spoilt", loaded, runs[0].adapter, matrices(loaded, runs[0]), spoilt)
+    try:
+        assert guards.reload_gap(tmp_path / "spoilt", loaded, tokens, logits[0], None) > 1e-6
+    except guards.GuardError:
+        pass
+
+
+def test_the_backbone_is_left_as_it_was(tokens):
+    """After a pack, modules, weights and attention are the backbone's own again."""
+    loaded = tiny()
+    before = {name: type(module) for name, module in loaded.model.named_modules()}
+    train(loaded, [config(targets="all", rank=2)], tokens, steps=2)
+    assert {name: type(module) for name, module in loaded.model.named_modules()} == before
+    assert backbone.weights_hash(backbone.frozen_parameters(loaded.model, loaded.new_modules)) == loaded.frozen_hash
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def _with_random_B(states: list[AdapterState]) -> list[AdapterState]:
+    """B starts at zero, which would leave the gradient of A untested."""
+    stream = torch.Generator().manual_seed(7)
+    for state in states:
+        for pair in state.low_rank.values():
+            pair.B.copy_(0.1 * torch.randn(pair.B.shape, generator=stream))
+    return states
+
+
+def _stock_gradients(
+    loaded: Backbone, run: RunConfig, tokens: Tokens, rows: np.ndarray
+) -> dict[tuple[str, str], torch.Tensor]:
+    """Gradients of one batch with stock peft, from the start that `_with_random_B` gives this run within MIXTURE."""
+    runs = [config(**each) for each in MIXTURE]
+    state = _with_random_B(make_states(loaded, runs))[runs.index(run)]
+    model, named = put_in_stock(loaded, run, state)
+    tensors = to_tensors(batch(tokens, rows, 0), loaded.device)
+    inputs = {key: value for key, value in tensors.items() if key in loaded.inputs}
+    nn.functional.cross_entropy(model(**inputs).logits, tensors["labels"].long()).backward()
+    return {key: parameter.grad for key, parameter in named.items()}
