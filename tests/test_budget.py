@@ -146,6 +146,17 @@ def test_extra_ranks_spread_over_depth_and_roles():
         assert all(a != b for a, b in pairwise(ranks))
 
 
+def test_among_equal_totals_the_extra_ranks_go_to_every_role():
+    """256 more parameters are four of q, two of v, or two of q and one of v: the last leaves no role out."""
+    matrices = [
+        Matrix(role, layer, f"{layer}.{role}", 32, width)
+        for layer in range(4)
+        for role, width in (("q", 32), ("v", 96))
+    ]
+    solved = solve_ranks(matrices, budget=4 * (64 + 128) + 256)
+    assert [sum(m.rank for m in solved if m.role == role) for role in "qv"] == [4 + 2, 4 + 1]
+
+
 def test_budgets_follow_the_chosen_layers():
     """`q@16` is priced on the layers that the adapter changes, so depth sweeps compare like with like."""
     solved, wanted = solve("roberta_base", "qv", "q@16", "first:4")
