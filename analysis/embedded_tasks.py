@@ -39,7 +39,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=8000, help="train rows (default 8000)")
     parser.add_argument("--report-rows", type=int, default=1000, help="report rows (default 1000)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of LoRA (default 2)")
-    parser.add_argument("--lr", type=float, default=5e-3, help="peak rate of LoRA and its head (default 5e-3)")
+    parser.add_argument("--lr", type=float, default=3e-3, help="peak rate of LoRA (default 3e-3)")
+    parser.add_argument("--head-lr", type=float, default=1e-3, help="peak rate of its head (default 1e-3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-lora", action="store_true", help="leave out the slow column")
     options = parser.parse_args()
@@ -109,7 +110,10 @@ def trained_lora(name: str, train: pd.DataFrame, options: argparse.Namespace):
         model, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=16, lora_dropout=0.0, target_modules=["query", "value"])
     )
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=options.lr, weight_decay=0.0)
+    adapter = [parameter for path, parameter in model.named_parameters() if "lora_" in path]
+    head = [parameter for parameter in trained if all(parameter is not other for other in adapter)]
+    groups = [{"params": adapter, "lr": options.lr}, {"params": head, "lr": options.head_lr}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
     rng = np.random.default_rng(options.seed)
     batches = [batch for _ in range(options.epochs) for batch in batches_by_length(train, rng)]
     warmup = max(1, len(batches) // 16)

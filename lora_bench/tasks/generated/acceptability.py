@@ -21,25 +21,25 @@ def row(draw: Draws, lexicon: Lexicon, label: int) -> tuple[str]:
 def agreement(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     """The verb agrees with the head of its subject, not with the noun beside it."""
     head, attractor = draw.pick_two(lexicon.people)
-    plural, attractor_plural = draw.flip(), draw.percent(50)
-    if draw.percent(70):
-        attractor_plural = not plural
+    plural, attractor_plural = draw.flip(), draw.flip()
     marked_plural = plural if good else not plural
-    pattern = draw.below(4)
+    pattern = draw.below(5)
     if pattern == 0:
         subject = f"the {head.form(plural)} near the {attractor.form(attractor_plural)}"
     elif pattern == 1:
         subject = f"the {head.form(plural)} that the {attractor.form(attractor_plural)} {draw.pick(lexicon.treat).past}"
     elif pattern == 2:
         subject = f"the {head.form(plural)} who {draw.pick(lexicon.treat).past} the {attractor.form(attractor_plural)}"
+    elif pattern == 3:
+        subject = f"near the {attractor.form(attractor_plural)} the {head.form(plural)}"
     else:
         head, attractor = draw.pick(lexicon.things), draw.pick(lexicon.people)
         subject = f"the {head.form(plural)} of the {attractor.form(attractor_plural)}"
-    if pattern < 3 and draw.flip():
+    if pattern < 4 and draw.flip():
         verb = draw.pick(lexicon.act)
-        return sentence(subject, verb.base if marked_plural else verb.third, draw.pick(("often", "always", "")))
+        return sentence(subject, verb.base if marked_plural else verb.third, draw.pick(("often", "too", "")))
     copula = draw.pick((("is", "are"), ("was", "were"), ("has been", "have been")))[marked_plural]
-    return sentence(subject, copula, draw.pick(lexicon.moods if pattern < 3 else lexicon.looks))
+    return sentence(subject, copula, draw.pick(lexicon.moods if pattern < 4 else lexicon.looks))
 
 
 def reflexive(draw: Draws, lexicon: Lexicon, good: bool) -> str:
@@ -56,14 +56,16 @@ def reflexive(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     subject, bystander = f"the {subject.form(own_plural)}", f"the {bystander.form(other_plural)}"
     reflexive_form = own if good else other
     verb = draw.pick(lexicon.treat).past
-    pattern = draw.below(4)
+    pattern = draw.below(6)
     if pattern == 0:
         return sentence(bystander, draw.pick(lexicon.report_that), "that", subject, verb, reflexive_form)
     if pattern == 1:
         return sentence(subject, "near", bystander, verb, reflexive_form, adjunct(draw, lexicon, 50))
     if pattern == 2:
         return sentence(subject, "who", draw.pick(lexicon.treat).past, bystander, verb, reflexive_form)
-    return sentence(subject, "that", bystander, draw.pick(lexicon.treat).past, verb, reflexive_form)
+    if pattern == 3:
+        return sentence(subject, "that", bystander, draw.pick(lexicon.treat).past, verb, reflexive_form)
+    return sentence(subject, verb, reflexive_form, draw.pick(("", f"near {bystander}")), adjunct(draw, lexicon, 80))
 
 
 def determiner_noun(draw: Draws, lexicon: Lexicon, good: bool) -> str:
@@ -86,12 +88,12 @@ def determiner_noun(draw: Draws, lexicon: Lexicon, good: bool) -> str:
         if not good:
             here, there = there, here
         middle = draw.pick(("near", "and", "with"))
-        one = f"{here} {adjective(draw, lexicon, 60)} {first.form(plural)}"
-        two = f"{there} {adjective(draw, lexicon, 40)} {second.form(not plural)}"
+        one = f"{here} {adjective(draw, lexicon, 30)} {first.form(plural)}"
+        two = f"{there} {adjective(draw, lexicon, 30)} {second.form(not plural)}"
         return sentence(agent, verb, one, middle, two)
     if not good:
         here = there
-    noun = f"{adjective(draw, lexicon, 100)} {first.form(plural)}"
+    noun = f"{adjective(draw, lexicon, 40)} {first.form(plural)}"
     return sentence(agent, verb, here, noun, "near the", second.form(draw.flip()), adjunct(draw, lexicon, 30))
 
 
@@ -194,12 +196,14 @@ def relative_clause(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     handle, handle_two = (verb.past for verb in draw.pick_two(lexicon.handle))
     pattern = draw.below(4)
     if pattern == 0:
+        last = draw.pick(lexicon.handle).past
+        while last in (handle, handle_two):
+            last = draw.pick(lexicon.handle).past
         inner, outer = ("", "it") if good else ("it", "")
+        described = f"the {thing} that the {second} {handle_two} {inner}"
         if draw.flip():
-            last = f"the {thing} that the {second} {handle_two} {inner}"
-            return sentence(f"the {first} {handle} {outer} and then {draw.pick(lexicon.handle).past}", last)
-        lost = f"the {thing} that the {second} {handle_two} {inner}"
-        return sentence(f"the {first} {handle} {lost}, and then {draw.pick(lexicon.handle).past} {outer}")
+            return sentence(f"the {first} {handle} {outer} and then {last} {described}")
+        return sentence(f"the {first} {handle} {described}, and then {last} {outer}")
     if pattern == 1:
         inner, outer = ("", f"the {thing_two}") if good else (f"the {thing_two}", "")
         return sentence("the", thing, "that the", first, handle, inner, draw.pick(("was near", "was under")), outer)
@@ -213,8 +217,8 @@ def relative_clause(draw: Draws, lexicon: Lexicon, good: bool) -> str:
             return sentence(parts[0], handle, parts[1])
         return sentence(parts[1], "was", draw.pick(lexicon.handle).participle, "by", parts[0])
     treat = draw.pick(lexicon.treat).past
-    middle = f"that {treat} the {second}" if good else f"{treat} the {second} that"
-    return sentence("the", first, middle, handle, "the", adjective(draw, lexicon, 30), thing)
+    middle = f"{treat} the {second} {handle}" if good else f"{treat} {handle} the {second}"
+    return sentence("the", first, "that", middle, "the", adjective(draw, lexicon, 30), thing)
 
 
 PHENOMENA = {

@@ -69,6 +69,8 @@ def row(draw: Draws, lexicon: Lexicon, level: int) -> tuple[str, str]:
         for edit in edits:
             other = edited(draw, lexicon, other, edit)
     texts = [wording(draw, lexicon, event, is_base=True), wording(draw, lexicon, other, is_base=False)]
+    while texts[0] == texts[1]:  # the same sentence twice asks for nothing
+        texts[1] = wording(draw, lexicon, other, is_base=False)
     if draw.flip():
         texts.reverse()
     return texts[0], texts[1]
