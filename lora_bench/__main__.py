@@ -85,11 +85,12 @@ def run_hydra() -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lora_bench import cli
+    from lora_bench import cli, jobs
     from lora_bench.config import ConfigError, resource_root
     from lora_bench.store import StoreError
 
     entry = hydra.main(config_path=str(resource_root() / "conf"), config_name="config", version_base="1.3")(cli.run)
+    restore = jobs.stop_on_signals()
     try:
         with _raising():
             entry()
@@ -97,7 +98,9 @@ def run_hydra() -> int:
         return cli.tell(error)
     except KeyboardInterrupt as error:
         print(f"lora-bench: stopped ({error or 'Ctrl-C'}); what is finished is kept", file=sys.stderr)
-        return 130
+        return jobs.INTERRUPTED
+    finally:
+        restore()
     return 0
 
 

@@ -82,12 +82,10 @@ def _one_run(composed: DictConfig) -> int:
         return 0
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     tracking = open_tracking(config.tracking, directory=store.root / ".tracking")
-    restore = jobs.stop_on_signals()
     try:
         records = jobs.run_here([one], store, tracking=tracking, invocation={"overrides": overrides}, own_process=True)
     finally:
         tracking.close()
-        restore()
     if not records:
         print(f"{one.run_id} is being trained by another process")
         return 1
@@ -180,7 +178,7 @@ def show_store(config: Any) -> None:
     from lora_bench.sweep import console
 
     store = Store(config.store)
-    frame = store.frame()
+    frame: Any = store.frame()
     out = console()
     failed = int((frame["status"] == "failed").sum())
     out.print(f"{store.root}: {len(frame)} runs, {len(frame) - failed} finished, {failed} failed")
@@ -201,7 +199,7 @@ def show_store(config: Any) -> None:
         )
     if len(frame):
         out.print(table)
-    for folder in store.quarantined():
+    for folder in store.quarantined:
         out.print(f"set aside: {folder}")
 
 

@@ -1,7 +1,7 @@
 """Train one pack of a plan: in this process, or in a child whose death becomes failed records.
 
-A job is given a plan file and a number. It trains the runs of that pack which the store lacks, and nothing that goes wrong
-leaves it as an exception: a launcher would take that for the end of the whole sweep.
+A job is given a plan file and a number. It trains the runs of that pack which the store lacks, and nothing that goes
+wrong leaves it as an exception: a launcher would take that for the end of the whole sweep.
 
     python -m lora_bench.jobs PLAN NUMBER       the child
 """
@@ -177,7 +177,7 @@ def _end_with_parent() -> None:
     """Stop when the parent is gone: its end of our standard input closes with it."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # not through sys.stdin, whose lock the interpreter needs to end
         os.kill(os.getpid(), signal.SIGTERM)
 
     if sys.stdin is not None and not sys.stdin.isatty():

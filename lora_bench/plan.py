@@ -3,12 +3,13 @@
     cells x seeds -> resolved runs -> packs -> STORE/.plans/<id>.json
 
 Every run is checked before the first one trains, and all that is wrong is said at once. The plan's id is a hash of its
-runs, so the same sweep finds the same file again and forms the same packs after an interruption; the file holds resolved
-configurations, and a job needs nothing but `pack=PLAN#i`.
+runs, so the same sweep finds the same file again and forms the same packs after an interruption; the file holds
+resolved configurations, and a job needs nothing but `pack=PLAN#i`.
 """
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -122,7 +123,7 @@ def form_packs(runs: Sequence[Any], pack_size: int | str) -> list[list[str]]:
         most = largest_pack(group[0]) if pack_size == "auto" else int(pack_size)
         n_packs = math.ceil(len(group) / most)
         bounds = [round(i * len(group) / n_packs) for i in range(n_packs + 1)]
-        packs += [[run.run_id for run in group[a:b]] for a, b in zip(bounds, bounds[1:], strict=False)]
+        packs += [[run.run_id for run in group[a:b]] for a, b in itertools.pairwise(bounds)]
     return packs
 
 
@@ -335,7 +336,7 @@ def flops(run: Any) -> float:
 
 
 def _bytes(run: Any) -> int:
-    """Adapter and head (with a dense layer in it) in fp32, predictions (8 bytes a logit and 24 a row), and the record."""
+    """Adapter and head (with a dense layer) in fp32, predictions (8 bytes a logit and 24 a row), and the record."""
     n_rows = sum(len(rows) for name, rows in run.task.splits.items() if name != "train")
     width = run.blueprint.architecture.get_text_config().hidden_size
     head = run.task.n_labels * width + width * width
@@ -371,10 +372,10 @@ def _matmul_rate() -> float:
 
     a = np.random.default_rng(0).standard_normal((512, 384), dtype=np.float32)
     b = np.ascontiguousarray(a.T)
-    a @ b
+    np.matmul(a, b)
     start = time.perf_counter()
     for _ in range(10):
-        a @ b
+        np.matmul(a, b)
     return 10 * 2 * a.shape[0] ** 2 * a.shape[1] / (time.perf_counter() - start)
 
 

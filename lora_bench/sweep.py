@@ -1,4 +1,4 @@
-"""Carry out a plan and tell how it went: packs here or through a launcher, progress, ranking, failures, the next command."""
+"""Carry out a plan and tell how it went: packs here or through a launcher, progress, ranking, failures, what next."""
 
 import contextlib
 import math
@@ -19,6 +19,8 @@ from lora_bench.progress import SweepProgress, duration, size
 from lora_bench.store import Store
 
 POLL_SECONDS = 1.0
+SHARE_OF_TRAINING = 0.8
+"""Of a pack's time; scoring, checking and saving take the rest."""
 PLAIN_WIDTH = 140
 """Columns of tables where there is no terminal to ask."""
 
@@ -26,7 +28,7 @@ PLAIN_WIDTH = 140
 def console() -> Console:
     """Standard output; wide enough for our tables where it is no terminal."""
     found = Console(highlight=False, soft_wrap=True)
-    return found if found.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=PLAIN_WIDTH)
 
 
 # Before
@@ -41,7 +43,8 @@ def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool) -> Non
     estimate = plans.cost(plan, store) if every_cell else None
     if every_cell:
         out.print(_cell_table(plan))
-    told = f"{plan.sweep or 'grid'}: {_count(plan.n_cells, 'cell')}, {_count(n_seeds, 'seed')}, {_count(len(plan.runs), 'run')}"
+    counts = (_count(plan.n_cells, "cell"), _count(n_seeds, "seed"), _count(len(plan.runs), "run"))
+    told = f"{plan.sweep or 'grid'}: {', '.join(counts)}"
     duplicates = plan.n_candidates - len(plan.runs)
     if duplicates:
         told += f" ({_count(duplicates, 'duplicate')} dropped)"
@@ -102,6 +105,7 @@ def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
         return f"what it can resolve: {problem}"
     if n_arms < 2:
         return "what it can resolve: one cell, so nothing is compared"
+    told = "smallest difference seen with 80 % power"
     spread = math.nan
     with contextlib.suppress(cells.NothingToShow):
         frame = cells.prepare(_frame(plan, store))
@@ -109,8 +113,8 @@ def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
     if math.isnan(spread):
         # sd of differences between seeds, as a share of 1: what small GLUE tasks show.
         low, high = (stats.smallest_difference(n_seeds, sd) for sd in (0.01, 0.03))
-        return f"smallest difference seen with 80 % power: {low:.3f} to {high:.3f}, if differences vary by .01 to .03 over seeds"
-    return f"smallest difference seen with 80 % power: {stats.smallest_difference(n_seeds, spread):.3f}"
+        return f"{told}: {low:.3f} to {high:.3f}, if differences vary by .01 to .03 over seeds"
+    return f"{told}: {stats.smallest_difference(n_seeds, spread):.3f}"
 
 
 # During
@@ -123,28 +127,29 @@ def carry_out(
     *,
     launch: Callable[[list[str]], None] | None,
     fail_fast: bool,
-) -> str | None:
-    """Train what is pending. Returns why it ended early, or None.
+) -> tuple[str | None, bool]:
+    """Train what is pending.
 
     Args:
         launch: starts one process-bound job per `pack=PLAN#i` and blocks; None trains in this process.
+
+    Returns:
+        (why it ended early or None, whether a user or a signal asked for that).
     """
     plans.save(plan)
     jobs.stop_file(plan.path).unlink(missing_ok=True)
     numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     if not numbers:
-        return None
-    restore = jobs.stop_on_signals()
+        return None, False
     try:
         with SweepProgress(len(plan.pending()), console=out) as progress:
             if launch is None:
-                return _in_process(plan, store, numbers, progress, fail_fast=fail_fast)
-            return _through_launcher(plan, store, numbers, progress, launch, fail_fast=fail_fast)
+                return _in_process(plan, store, numbers, progress, fail_fast=fail_fast), False
+            return _through_launcher(plan, store, numbers, progress, launch, fail_fast=fail_fast), False
     except KeyboardInterrupt as error:
         jobs.stop_file(plan.path).touch()
-        return str(error) or "Ctrl-C"
+        return str(error) or "Ctrl-C", True
     finally:
-        restore()
         refresh(plan, store)
 
 
@@ -160,19 +165,9 @@ def _in_process(
     try:
         for number in numbers:
             runs = [plan.runs[run_id].run for run_id in plan.pending(plan.packs[number])]
-            ended = {"n": 0, "failed": 0}
-
-            def on_progress(event: dict, runs: list = runs, ended: dict = ended) -> None:
-                """Steps move the bar inside the pack; records count."""
-                if event.get("event") == "record":
-                    ended["n"] += 1
-                    ended["failed"] += event.get("status") == "failed"
-                    progress.update(done=done + ended["n"], failed=failed + ended["failed"])
-                elif event.get("event") == "step":
-                    share = event.get("step", 0) / max(1, runs[0].steps)
-                    progress.update(done=done, failed=failed, inside=0.98 * min(1.0, share) * len(runs))
-
-            records = jobs.run_here(runs, store, tracking=tracking, invocation=invocation, on_progress=on_progress)
+            records = jobs.run_here(
+                runs, store, tracking=tracking, invocation=invocation, on_progress=_inside(progress, done, failed)
+            )
             done += len(runs)
             failed += sum(record["status"] == "failed" for record in records)
             progress.update(done=done, failed=failed)
@@ -181,6 +176,21 @@ def _in_process(
     finally:
         tracking.close()
     return None
+
+
+def _inside(progress: SweepProgress, done: int, failed: int) -> Callable[[dict], None]:
+    """A listener to one pack, behind `done` and `failed` runs: its steps move the bar, its records count."""
+    ended: list[bool] = []
+
+    def listen(event: dict) -> None:
+        if event.get("event") == "record":
+            ended.append(event.get("status") == "failed")
+            progress.update(done=done + len(ended), failed=failed + sum(ended))
+        elif event.get("event") == "step":
+            inside = SHARE_OF_TRAINING * event["step"] / event["steps"] * event["runs"]
+            progress.update(done=done + len(ended), failed=failed + sum(ended), inside=inside)
+
+    return listen
 
 
 def _through_launcher(
@@ -273,18 +283,18 @@ def conclude(plan: Plan, store: Store, out: Console, *, stopped: str | None, com
 def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
     """One table per backbone and task: each arm at the rate that `select` chose for it, best report score first."""
     try:
-        runs = cells.prepare(frame)
+        runs: Any = cells.prepare(frame)
     except cells.NothingToShow:
         return
     runs = runs.assign(arm=runs["run_id"].map(lambda run_id: plan.runs[run_id].arm))
-    for (model, task), group in runs.groupby(["model", "task"], sort=False):
-        group = group[group.groupby("arm")["scored"].transform("any")]
+    for pair, group in runs.groupby(["model", "task"], sort=False):
+        group: Any = group[group.groupby("arm")["scored"].transform("any")]
         if group.empty:
             continue
-        rates = cells.choose_rates(group)
-        estimates = cells.estimate(group, rates["lr"].to_dict()).sort_values("mean", ascending=False)
+        rates: Any = cells.choose_rates(group)
+        estimates: Any = cells.estimate(group, rates["lr"].to_dict()).sort_values("mean", ascending=False)
         metric = group["metric"].dropna().iloc[0]
-        table = Table(title=f"{model} · {task} · {metric}", title_justify="left", box=None, pad_edge=False)
+        table = Table(title=" · ".join([*map(str, pair), metric]), title_justify="left", box=None, pad_edge=False)
         for name in ("cell", "parameters", "lr", "on select", "on report", "95 % interval", "seeds", "failed"):
             table.add_column(name, justify="left" if name == "cell" else "right")
         for arm, row in estimates.iterrows():
@@ -339,7 +349,7 @@ def _short(path: Path) -> str:
 
 
 def _frame(plan: Plan, store: Store) -> Any:
-    frame = store.frame()
+    frame: Any = store.frame()
     return frame[frame["run_id"].isin(set(plan.runs))].reset_index(drop=True)
 
 

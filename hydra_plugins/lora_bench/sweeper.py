@@ -17,13 +17,13 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lora_bench.config import ConfigError, RunConfig, parse
+from lora_bench.config import ConfigError, RunConfig, Template, parse
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -57,9 +57,9 @@ class LoraBenchSweeper(Sweeper):
         self.switches = {"dry_run": dry_run, "fail_fast": fail_fast, "retry_failed": retry_failed}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context = hydra_context
-        self.task_function = task_function
-        self.config = config
+        self._context: HydraContext = hydra_context
+        self._task_function: TaskFunction = task_function
+        self._config: Any = config
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan, train, conclude. Ends the process with status 1 if a run failed or is missing."""
@@ -68,9 +68,9 @@ class LoraBenchSweeper(Sweeper):
         from lora_bench.store import Store
 
         pack_size = sweep.check_options(self.pack_size, self.switches)
-        if self.config.get("show"):
-            raise ConfigError(f"show: {self.config.show!r} is about one run; leave out +sweeps and -m")
-        if self.config.get("pack"):
+        if self._config.get("show"):
+            raise ConfigError(f"show: {self._config.show!r} is about one run; leave out +sweeps and -m")
+        if self._config.get("pack"):
             raise ConfigError("pack: one pack is one job; leave out +sweeps and -m")
         candidates = self._candidates(arguments)
         records = Store(candidates[0].config.store)
@@ -86,26 +86,26 @@ class LoraBenchSweeper(Sweeper):
         sweep.describe(plan, records, out, every_cell=self.switches["dry_run"])
         if self.switches["dry_run"]:
             return
-        stopped = sweep.carry_out(
+        stopped, is_asked = sweep.carry_out(
             plan, records, out, launch=self._launcher(records), fail_fast=self.switches["fail_fast"]
         )
         status = sweep.conclude(plan, records, out, stopped=stopped, command=_command())
         sweep.remove_job_folder(records)
         if status:
-            raise SystemExit(status if not stopped or "SIG" not in stopped and stopped != "Ctrl-C" else 130)
+            raise SystemExit(130 if is_asked else status)
 
     # Grids
 
     def _candidates(self, arguments: Sequence[str]) -> list[Any]:
         from lora_bench.plan import Candidate, PlanError, tell_problems
 
-        composer = Composer(self.hydra_context.config_loader, self.config)
+        composer = Composer(self._context.config_loader, self._config)
         points = expand(self.params, self.grids, arguments)
         candidates, problems = [], []
         for overrides in points:
             shown = tuple(one for one in overrides if not one.lstrip("+").startswith("sweeps="))
             try:
-                candidates.append(Candidate(parse(composer.compose(overrides)), shown))
+                candidates.append(Candidate(composer.parse(overrides), shown))
             except ConfigError as error:
                 problems.append((str(error), shown))
         if problems:
@@ -116,18 +116,18 @@ class LoraBenchSweeper(Sweeper):
 
     def _launcher(self, records: Any) -> Any:
         """A function that starts jobs through the chosen launcher; None for Hydra's basic one."""
-        if self.config.hydra.launcher["_target_"] == BASIC_LAUNCHER:
+        if self._config.hydra.launcher["_target_"] == BASIC_LAUNCHER:
             return None
         folder = (records.root / ".plans" / "jobs").absolute()
-        with open_dict(self.config):
-            self.config.hydra.sweep.dir = str(folder)
+        with open_dict(self._config):
+            self._config.hydra.sweep.dir = str(folder)
             # A job composes anew from these and its own override: its folder must not fall back to the default store.
-            self.config.hydra.overrides.hydra = [
-                *(one for one in self.config.hydra.overrides.hydra if not one.startswith("hydra.sweep.dir=")),
+            self._config.hydra.overrides.hydra = [
+                *(one for one in self._config.hydra.overrides.hydra if not one.startswith("hydra.sweep.dir=")),
                 f"hydra.sweep.dir={quote(str(folder))}",
             ]
         launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=self.hydra_context, task_function=self.task_function, config=self.config
+            hydra_context=self._context, task_function=self._task_function, config=self._config
         )
 
         def launch(references: list[str]) -> None:
@@ -144,16 +144,31 @@ class Composer:
         self._config_name = config.hydra.job.config_name
         self._hydra_overrides = list(config.hydra.overrides.hydra)
         self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._templates: dict[tuple, Template] = {}
         self._parsed: dict[str, Override] = {}
         self._groups: dict[str, bool] = {}
         self._parser = OverridesParser.create()
 
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The configuration of one point of the grid.
+    def parse(self, overrides: Sequence[str]) -> RunConfig:
+        """The checked configuration of one point of the grid.
 
         Raises:
             HydraException: for a group or key that does not exist.
+            ConfigError: for a value that cannot be.
         """
+        parsed = [self._parse(one) for one in overrides]
+        values = {each.key_or_group: each.value() for each in parsed if not self._is_group(each)}
+        shape = (tuple(o for o, each in zip(overrides, parsed, strict=True) if self._is_group(each)), tuple(values))
+        if shape not in self._templates:
+            config = self.compose(overrides)
+            is_plain = all(each.type == OverrideType.CHANGE for each in parsed if not self._is_group(each))
+            if not is_plain or not Template.is_fit(config, values):
+                return parse(config)
+            self._templates[shape] = Template(config)
+        return self._templates[shape].parse(values)
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration of one point of the grid, not yet checked."""
         parsed = [self._parse(one) for one in overrides]
         groups = tuple(one for one, each in zip(overrides, parsed, strict=True) if self._is_group(each))
         values = [each for each in parsed if not self._is_group(each)]
