@@ -645,8 +645,10 @@ def _own_part(composed: DictConfig | Mapping[str, Any]) -> DictConfig:
 def _explain(error: Exception) -> str:
     """OmegaConf's first line, with what would work."""
     said = _first_line(error)
-    hints = {"Integer": "give a whole number", "Float": "give a number", "Boolean": "give true or false"}
-    hint = next((hint for kind, hint in hints.items() if said.endswith(f"to {kind}")), None)
+    if "is not a ListConfig" in said:
+        return "one value where a list belongs; write it in brackets, as [a,b]"
+    hints = {"to Integer": "give a whole number", "to Float": "give a number", "valid bool": "give true or false"}
+    hint = next((hint for kind, hint in hints.items() if kind in said), None)
     return f"{said}; {hint}" if hint else said
 
 
