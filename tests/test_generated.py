@@ -25,8 +25,8 @@ PINNED = {
     ("acceptability", "report"): "c7c60f33c2e23698da0b5e3ea87a084e4d879aedc96ba26a43d60dd7fcd1722f",
     ("sentiment", "train"): "d26170e1bc664d3b6b342fd36c809464a72788da2b82c20f5a988d30e1cfd399",
     ("sentiment", "report"): "382b9e749e868cadd49eb5bab56930a1dd77afc506126246b9e1917cae9221b6",
-    ("entailment", "train"): "f887e597cacc5cdc2f61bb03ea86cc338643c2814746ec6b5e88af511526335f",
-    ("entailment", "report"): "e9f920148b22769c00323f3e75bed6b07508560366a0c7e17acbdaa2e6b9a766",
+    ("entailment", "train"): "be58af5e32ab6695a8b7003a5e200b20efd8a8f5c76d4b657ca41223a74344e5",
+    ("entailment", "report"): "4c6f641d59fb5c9f15632b9af502325207048780efcb2b340d55c2ee63eaaafd",
     ("similarity", "train"): "5a4f73c7b02ecb6e2ca787c6167ea237e4790d23d923c7e7ac07e9fc8a38f1dc",
     ("similarity", "report"): "1cec405feed6d4c678ff183ec08cfa56559b852edb2e31582ae5bf040442a72b",
 }

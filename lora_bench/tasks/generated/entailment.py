@@ -53,18 +53,13 @@ def hypernym(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
     narrow, wide = f"a {member.singular}", f"a {kind.singular}"
     described = f"a {trait} {member.singular}"
     premise, hypothesis = draw.pick(((narrow, wide), (described, narrow), (described, wide)))
-    if not good:
-        change = draw.below(4)
-        if change < 2:
-            premise, hypothesis = hypothesis, premise
-        elif change == 2:
-            hypothesis = f"a {sibling.singular}"
-    else:
-        change = 0
-    return (
-        sentence(agent, verb, premise, place if draw.flip() else ""),
-        sentence(stranger if change == 3 else agent, verb, hypothesis),
-    )
+    change = "none" if good else draw.pick(("direction", "sibling", "sibling", "agent", "agent"))
+    if change == "direction":
+        premise, hypothesis = hypothesis, premise
+    elif change == "sibling":
+        hypothesis = f"a {sibling.singular}"
+    other = stranger if change == "agent" else agent
+    return sentence(agent, verb, premise, place if draw.flip() else ""), sentence(other, verb, hypothesis)
 
 
 def number(quantifier: str) -> str:
@@ -183,4 +178,4 @@ PHENOMENA = {
     "role_swap": role_swap,
     "connective": connective,
 }
-NAMES = (*PHENOMENA, "hypernym")  # lexical steps are twice as frequent as any other
+NAMES = (*PHENOMENA, "hypernym", "hypernym")  # lexical steps are three times as frequent as any other
