@@ -82,7 +82,7 @@ def sections(runs: pd.DataFrame, options, claims: list[dict] | None = None) -> l
         Section(
             title="Claims",
             sentence=sentence(card),
-            tables=[_table(card, several=len(found) > 1)],
+            tables=[evidence_table(card, several=len(found) > 1)],
             notes=notes,
             facts={"card": card, "claims": claims},
         )
@@ -209,12 +209,16 @@ def _judge_flat(claim: dict, runs: pd.DataFrame, estimates: pd.DataFrame) -> tup
 def _judge_tenfold(runs: pd.DataFrame) -> tuple[tuple[str, str], int]:
     if FULL not in set(runs["arm"]):
         return ("missing", "needs full fine-tuning at its own rates beside LoRA (adapter=full)"), 0
-    best = np.log10(cells.best_rates_by_seed(runs[(runs["targets"] != "") | (runs["arm"] == FULL)]).astype(float))
+    both = runs[(runs["targets"] != "") | (runs["arm"] == FULL)]
+    n_rates = both.groupby("arm")["lr"].nunique()
+    both = both[both["arm"].isin(n_rates.index[n_rates > 2])]
+    if FULL not in set(both["arm"]) or both["arm"].nunique() < 2:
+        return ("missing", "needs three rates or more of full fine-tuning and of LoRA"), 0
+    best = np.log10(cells.best_rates_by_seed(both).astype(float))
     if FULL not in best.index or len(best) < 2:
         return ("missing", "no seed of full fine-tuning has a score at every rate"), 0
     ratio = (best.drop(FULL).mean() - best.loc[FULL]).dropna().to_numpy()
-    n_runs = int(((runs["targets"] != "") | (runs["arm"] == FULL)).sum())
-    return _by_seeds(ratio, 1 - HALF_DECADE, 1 + HALF_DECADE, "best LoRA rate over that of full fine-tuning"), n_runs
+    return _by_seeds(ratio, 1 - HALF_DECADE, 1 + HALF_DECADE, "best LoRA rate over that of full fine-tuning"), len(both)
 
 
 def _by_seeds(log_ratios: np.ndarray, low: float, high: float, what: str) -> tuple[str, str]:
@@ -230,9 +234,10 @@ def _by_seeds(log_ratios: np.ndarray, low: float, high: float, what: str) -> tup
     return status, told
 
 
-def _table(card: pd.DataFrame, *, several: bool) -> Table:
+def evidence_table(card: pd.DataFrame, *, several: bool) -> Table:
+    """The card with its evidence; `several` shows the setting of every row."""
     columns = [
-        *([Column("setting", "setting", reporting.text, is_number=False, on_screen=True)] if several else []),
+        *([Column("setting", "setting", reporting.text, is_number=False)] if several else []),
         Column("text", "claim", reporting.text, is_number=False),
         Column("status", "here", reporting.text, is_number=False),
         Column("evidence", "evidence", reporting.text, is_number=False),

@@ -71,7 +71,10 @@ def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
     best = cells.best_rates_by_seed(runs)
     if FULL not in best.index:
         return "", pd.Series(dtype=float)
-    lora = [arm for arm in best.index if arm not in (FULL, cells.FLOOR, "bitfit")]
+    n_rates = runs.groupby("arm")["lr"].nunique()
+    lora = [arm for arm in best.index if arm not in (FULL, cells.FLOOR, "bitfit") and n_rates[arm] > 2]
+    if n_rates[FULL] < 3 or not lora:
+        return "", pd.Series(dtype=float)
     ratios = np.log10(best.loc[lora].astype(float)) - np.log10(best.loc[FULL].astype(float))
     per_seed = ratios.mean(axis=0).dropna()
     share, p_inside, p_outside = stats.share_inside(per_seed.to_numpy(), 1 - HALF_DECADE, 1 + HALF_DECADE)
@@ -79,7 +82,7 @@ def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
     factor = 10 ** per_seed.mean() if len(per_seed) else math.nan
     words = (
         f"the tenfold rule is {verdict} here: the best LoRA rate is {factor:.2g} times that of full fine-tuning "
-        f"(geometric mean; {share:.0%} of {len(per_seed)} seeds within a factor of {10**HALF_DECADE:.1f} of ten)"
+        f"(geometric mean; {share:.0%} of {len(per_seed)} seed{'s' if len(per_seed) != 1 else ''} within a factor of {10**HALF_DECADE:.1f} of ten)"
     )
     return words, per_seed
 
@@ -147,8 +150,8 @@ def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, stor
     failed = cells.failures(runs)
     if failed:
         told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
-    if FULL not in set(runs["arm"]):
-        told.append("the tenfold rule needs full fine-tuning beside LoRA (adapter=full, with its own rates); the store has none")
+    if runs.loc[runs["arm"] == FULL, "lr"].nunique() < 3:
+        told.append("the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; the store has none")
     return told
 
 

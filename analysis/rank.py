@@ -185,7 +185,6 @@ def _cells(
         Column("rate_shown", "lr", reporting.text),
         Column("seeds_shown", "seeds", reporting.text),
         Column("score_shown", figures.short_metric(setting.metric), reporting.text),
-        Column("interval_shown", "95 % interval", reporting.text, on_screen=False),
         Column("lowest_difference", "− lowest", reporting.signed),
         Column("lowest_verdict", "it is", reporting.text, is_number=False),
         Column("gap", "train − report", reporting.signed, on_screen=False),

@@ -182,7 +182,6 @@ def _placements(
         Column("rate_shown", "lr", reporting.text),
         Column("seeds_shown", "seeds", reporting.text),
         Column("score_shown", figures.short_metric(setting.metric), reporting.text),
-        Column("interval_shown", "95 % interval", reporting.text, on_screen=False),
         Column("reference_difference", "qv − it", reporting.signed),
         Column("reference_verdict", "qv is", reporting.text, is_number=False),
         Column("gap", "train − report", reporting.signed, on_screen=False),

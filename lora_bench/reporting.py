@@ -216,7 +216,6 @@ def cell_frame(setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFr
         f"{n}" + (f" ({failed} failed)" if failed else "") + (f" ({lacks} missing)" if lacks else "")
         for n, failed, lacks in zip(frame["n_seeds"], frame["n_failed"], frame["n_missing"], strict=True)
     ]
-    frame["interval_shown"] = [interval(low, high) for low, high in zip(frame["low"], frame["high"], strict=True)]
     frame["score_shown"] = [plus_minus(mean, high) for mean, high in zip(frame["mean"], frame["high"], strict=True)]
     frame["cell_shown"] = [
         cell if pd.isna(rank) or " r=" in cell or not ranks else f"{cell} r={ranks}"
@@ -237,7 +236,6 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
         Column("second", "against", text, is_number=False),
         Column("n_pairs", "n", count),
         Column("difference_shown", "difference", text),
-        Column("interval_shown", "95 % interval", text, on_screen=False),
         Column("p", "p", p_value, on_screen=False),
         Column("p_holm", "p Holm", p_value),
         Column("p_sign_flip", "p flip", p_value),

@@ -134,18 +134,24 @@ def read_adapter(folder: Path, manifest: Sequence[Mapping]) -> dict[str, LowRank
         for name, array in tensors.items()
         if name.endswith(".lora_A.weight")
     }
-    pairs: dict[str, LowRank] = {}
-    used = dict.fromkeys(stacked, 0)
+    holders: dict[str, list[Mapping]] = {}
     for matrix in sorted(manifest, key=lambda matrix: STACKED.index(matrix["role"])):
         holder = matrix["module"]
         while holder and holder not in stacked:
             holder = holder.rpartition(".")[0]
         if not holder:
             raise ValueError(f"{path} has no pair for {matrix['module']}")
+        holders.setdefault(holder, []).append(matrix)
+    pairs: dict[str, LowRank] = {}
+    for holder, matrices in holders.items():
         A, B = stacked[holder]
-        start, stop = used[holder], used[holder] + matrix["rank"]
-        if stop > A.shape[0] or A.shape[1] != matrix["d_in"]:
-            raise ValueError(f"{path}: {holder} is {A.shape}, but the manifest has rank {matrix['rank']} of {matrix['d_in']} inputs")
-        pairs[matrix["module"]] = LowRank(A[start:stop], B[:, start:stop])
-        used[holder] = stop
+        ranks, start = [matrix["rank"] for matrix in matrices], 0
+        if sum(ranks) != A.shape[0] or A.shape[1] != matrices[0]["d_in"]:
+            # pissa and olora are saved as the difference to where they started, at twice the rank
+            raise ValueError(
+                f"{path}: {holder} is {A.shape}, but the manifest has rank {sum(ranks)} of {matrices[0]['d_in']} inputs"
+            )
+        for matrix, rank in zip(matrices, ranks, strict=True):
+            pairs[matrix["module"]] = LowRank(A[start : start + rank], B[:, start : start + rank])
+            start += rank
     return pairs

@@ -1,0 +1,408 @@
+"""One page that answers: which matrices, at which rank, and how sure? Built from the store alone.
+
+Runs the other scripts over every setting of a store and writes OUT/index.html (self-contained: no external resource),
+OUT/figures (PDF, PNG, SVG) and OUT/tables (CSV, LaTeX).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from lora_bench import cells, figures, reporting, stats
+from lora_bench.reporting import Column, Section, Table
+from lora_bench.store import Store, StoreError
+
+if __package__:
+    from . import amplification, claims, learning_rate, pareto, rank, subspace, weight_types
+else:
+    import amplification
+    import claims
+    import learning_rate
+    import pareto
+    import rank
+    import subspace
+    import weight_types
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+ANALYSES: dict[str, Callable] = {
+    "Weight types": weight_types.sections,
+    "Rank": rank.sections,
+    "Learning rate": learning_rate.sections,
+    "Cost": pareto.sections,
+    "Subspaces": subspace.sections,
+    "Amplification": amplification.sections,
+}
+FACTS = {  # what a setting's design box tells, in order
+    "train_rows": "train rows",
+    "epochs": "epochs",
+    "batch_size": "batch",
+    "schedule": "schedule",
+    "weight_decay": "weight decay",
+    "head_rate": "head's rate",
+    "precision": "precision",
+    "alpha": "alpha",
+    "alpha_policy": "alpha policy",
+    "init": "init of A",
+    "adapter_dropout": "adapter dropout",
+    "layers": "layers",
+    "environment": "environment",
+}
+
+
+@dataclass
+class Part:
+    """A setting on the page: its design and its sections."""
+
+    title: str
+    anchor: str
+    design: list[tuple[str, str]] = field(default_factory=list)
+    sections: list[dict] = field(default_factory=list)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = reporting.parser(__doc__, "report")
+    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
+    parser.add_argument("--title", default="Which weight matrices should LoRA adapt?", metavar="TEXT", help="the page's title")
+    options = parser.parse_args(argv)
+    options.budget, options.targets, options.ranks, options.layer, options.step_zero = None, "", "", None, False
+    clock = time.perf_counter()
+    try:
+        frame = reporting.read_frame(options.store)
+        runs = cells.prepare(frame, metric=options.metric)
+        page = build(runs, options)
+    except (cells.NothingToShow, StoreError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    path = options.out / "index.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page["html"], encoding="utf-8")
+    console = Console(highlight=False)
+    for sentence in page["verdict"]:
+        console.print(f"[bold]{sentence}[/bold]", soft_wrap=True)
+    seconds = time.perf_counter() - clock
+    console.print(f"[dim]written: {path} with {page['n_figures']} figures, {len(frame)} runs, {seconds:.0f} s[/dim]", soft_wrap=True)
+    return 0
+
+
+def build(runs: pd.DataFrame, options: Namespace) -> dict:
+    """Make every section, write tables and figures, and render the page.
+
+    Raises:
+        NothingToShow: when no analysis has anything to show.
+    """
+    sections, absent = collect(runs, options)
+    if not sections:
+        raise cells.NothingToShow("\n".join(absent))
+    card = claims.sections(runs, options)[0]
+    matrix = verdict_table([section for kind, section in sections if kind == "Weight types"])
+    parts: dict[str, Part] = {}
+    n_figures = 0
+    for kind, section in sections:
+        setting = section.facts["setting"]
+        part = parts.setdefault(setting.title, Part(setting.title, f"setting-{len(parts)}", design(setting, runs)))
+        shown = shown_section(kind, section, options.out, f"{part.anchor}-{len(part.sections)}")
+        n_figures += len(shown["figures"])
+        part.sections.append(shown)
+    for title, mine in card.facts["card"].groupby("setting", sort=False):
+        part = parts.setdefault(title, Part(title, f"setting-{len(parts)}"))
+        part.sections.append(shown_claims(title, mine, f"{part.anchor}-claims"))
+    reporting.write_section(card, options.out)
+    overview = [shown_section("Across tasks", one, options.out, f"across-{i}") for i, one in enumerate(across(sections))]
+    if len(matrix):
+        figures.save(figures.verdict_matrix(matrix), options.out / "figures", "verdict_matrix")
+        reporting.write_table(Table("verdicts", "every contrast", matrix), options.out / "tables")
+    verdict = verdict_sentences(sections, card)
+    context = {
+        "title": options.title,
+        "question": "Which weight matrices should LoRA adapt, at which rank, and how sure can we be?",
+        "verdict": verdict,
+        "numbers": numbers(runs),
+        "matrix": shown_matrix(matrix),
+        "parts": list(parts.values()),
+        "claims": claims_matrix(card),
+        "overview": overview,
+        "environments": environments(runs, Store(options.store)),
+        "missing": [*absent, *gaps(sections)],
+        "mixed": options.mix_environments,
+        "cost": cost(runs),
+    }
+    loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = loader.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+    return {"html": html, "verdict": verdict, "n_figures": n_figures}
+
+
+def collect(runs: pd.DataFrame, options: Namespace) -> tuple[list[tuple[str, Section]], list[str]]:
+    """(analysis, section) for all that the store can show, and in words what it cannot."""
+    sections, absent = [], []
+    for kind, make in ANALYSES.items():
+        try:
+            sections += [(kind, section) for section in make(runs, options)]
+        except cells.NothingToShow as error:
+            absent += [f"{kind}: {line}" for line in str(error).splitlines()]
+    return sections, absent
+
+
+# ---------------------------------------------------------------- what the page says over all settings
+
+
+def verdict_sentences(sections: list[tuple[str, Section]], card: Section) -> list[str]:
+    """The sentence of every weight-type and rank section, and that of the claims card."""
+    told = [section.sentence for kind, section in sections if kind in ("Weight types", "Rank")]
+    told = told or [section.sentence for _, section in sections]
+    return [*told, card.sentence] if len(card.facts["card"]) else told
+
+
+def verdict_table(sections: list[Section]) -> pd.DataFrame:
+    """One row per setting, budget and contrast: setting, contrast, verdict, difference, p_holm, n_pairs."""
+    rows = []
+    titles = [section.facts["setting"].title for section in sections]
+    for section, title in zip(sections, titles, strict=True):
+        name = f"{title}, {section.facts['budget']:,}" if titles.count(title) > 1 else title
+        for one in section.facts["contrasts"].to_dict("records"):
+            rows.append(
+                {
+                    "setting": name, "contrast": f"{one['first']} − {one['second']}", "verdict": one["verdict"],
+                    "difference": one["difference"], "p_holm": one["p_holm"], "n_pairs": one["n_pairs"],
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def across(sections: list[tuple[str, Section]]) -> list[Section]:
+    """Placements over all tasks of one backbone, where two tasks or more hold the same placements and seeds."""
+    groups: dict[tuple, list[Section]] = {}
+    for kind, section in sections:
+        facts = section.facts
+        if kind == "Weight types":
+            setting = facts["setting"].facts
+            groups.setdefault((setting["model"], facts["budget"], setting.get("environment")), []).append(section)
+    found = []
+    for (model, budget, _), group in groups.items():
+        by_task = {section.facts["setting"].facts["task"]: section.facts["estimates"] for section in group}
+        if len(by_task) < 2:
+            continue
+        arms = [arm for arm in cells.PLACEMENTS if all(arm in one.index for one in by_task.values())]
+        seeds = sorted(set.intersection(*(set(one.at[arm, "scores"]) for one in by_task.values() for arm in arms))) if arms else []
+        if len(arms) < 2 or len(seeds) < 2:
+            continue
+        scores = np.array([[[one.at[arm, "scores"][seed] for seed in seeds] for arm in arms] for one in by_task.values()])
+        found.append(_across_section(str(model).rsplit("/", 1)[-1], budget, list(by_task), arms, scores))
+    return found
+
+
+def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], scores: np.ndarray) -> Section:
+    result = stats.across_tasks(scores, rng=np.random.default_rng(0))
+    reference = arms.index(cells.REFERENCE_TARGETS) if cells.REFERENCE_TARGETS in arms else None
+    rows = []
+    for k, arm in enumerate(arms):
+        row = {
+            "placement": arm, "mean_rank": result.mean_rank[k], "rank_low": result.mean_rank_interval[k, 0],
+            "rank_high": result.mean_rank_interval[k, 1], "iqm": result.iqm[k], "iqm_low": result.iqm_interval[k, 0],
+            "iqm_high": result.iqm_interval[k, 1],
+        }  # fmt: skip
+        if reference is not None and k != reference:
+            low, high = result.improvement_interval[reference, k]
+            row |= {"improvement": result.improvement[reference, k], "improvement_low": low, "improvement_high": high}
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    two: Callable = lambda x: "–" if pd.isna(x) else f"{x:.2f}"  # noqa: E731
+    frame["rank_shown"] = [reporting.interval(low, high, two) for low, high in zip(frame["rank_low"], frame["rank_high"], strict=True)]
+    frame["iqm_shown"] = [reporting.interval(low, high) for low, high in zip(frame["iqm_low"], frame["iqm_high"], strict=True)]
+    columns = [
+        Column("placement", "targets", reporting.text, is_number=False),
+        Column("mean_rank", "mean rank", two),
+        Column("rank_shown", "95 %", reporting.text),
+        Column("iqm", "interquartile mean", reporting.points),
+        Column("iqm_shown", "95 %", reporting.text),
+    ]
+    if "improvement" in frame:
+        pairs = zip(frame["improvement_low"], frame["improvement_high"], strict=True)
+        frame["improvement_shown"] = [reporting.interval(low, high, two) for low, high in pairs]
+        columns += [Column("improvement", "P(qv beats it)", two), Column("improvement_shown", "95 %", reporting.text)]
+    best = frame.loc[frame["mean_rank"].idxmin()]
+    return Section(
+        title=f"Across tasks: {model}, {budget:,} adapter parameters",
+        sentence=f"Over {reporting.listed(tasks)}, {best['placement']} has the best mean rank: {best['mean_rank']:.2f} "
+        f"(95 % {best['rank_low']:.2f} to {best['rank_high']:.2f}, {scores.shape[2]} common seeds resampled within each task).",
+        tables=[Table(f"across_{model}_{budget}", "placements over tasks", frame, columns)],
+        notes=["scores of different tasks and metrics are pooled as they are in the interquartile mean: read the mean rank first"],
+    )
+
+
+def numbers(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """The store in a few numbers."""
+    failed = int((~runs["scored"]).sum())
+    return [
+        ("runs", f"{len(runs):,}"),
+        ("without a score", f"{failed:,}"),
+        ("backbones", str(runs["model"].nunique())),
+        ("tasks", str(runs["task"].nunique())),
+        ("seeds", str(runs["seed"].nunique())),
+        ("environments", str(runs["environment"].nunique())),
+    ]
+
+
+def cost(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """What the store cost, over all runs that measured it."""
+    told = []
+    for column, name, show in (
+        ("attributed_seconds", "training time", lambda x: f"{x / 3600:.1f} h" if x > 5400 else f"{x / 60:.0f} min" if x > 90 else f"{x:.0f} s"),
+        ("tokens", "tokens", lambda x: f"{x:,.0f}"),
+        ("flops", "FLOPs", lambda x: f"{x:.2e}"),
+        ("adapter_bytes", "adapters on disk", lambda x: f"{x / 2**20:,.1f} MiB"),
+        ("peak_bytes", "highest peak memory", lambda x: f"{x / 2**30:.2f} GiB"),
+    ):
+        values = pd.to_numeric(runs[column], errors="coerce").dropna() if column in runs else pd.Series(dtype=float)
+        if len(values):
+            total = values.max() if column == "peak_bytes" else values.sum()
+            unmeasured = len(runs) - len(values)
+            told.append((name, show(float(total)) + (f" ({unmeasured:,} runs not measured)" if unmeasured else "")))
+    return told
+
+
+def environments(runs: pd.DataFrame, store: Store) -> list[dict]:
+    """One row per environment, read from one of its records."""
+    rows = []
+    for identity, mine in runs.groupby("environment", sort=True):
+        try:
+            about = store.record(str(mine["run_id"].iloc[0]))["environment"]
+        except StoreError:
+            about = {}
+        kept = {key: about[key] for key in ("device", "cpu", "threads", "platform", "python", "torch", "transformers", "peft", "numpy", "lora_bench") if about.get(key)}
+        commits = sorted(set(mine["commit"].dropna().astype(str))) if "commit" in mine else []
+        rows.append({"id": str(identity), "runs": len(mine), "about": kept, "commits": [commit[:12] for commit in commits]})
+    return rows
+
+
+def gaps(sections: list[tuple[str, Section]]) -> list[str]:
+    """Every note that says what is missing, failed or not certified, once, with its setting."""
+    words = ("missing", "lacks", "without a score", "could not compete", "at the edge", "one rate only", "kept apart", "left out", "needs", "no verdict is possible", "stuck")
+    told = {}
+    for _, section in sections:
+        for note in section.notes:
+            if any(word in note for word in words):
+                told[f"{section.facts['setting'].title}: {note}"] = None
+    return list(told)
+
+
+# ---------------------------------------------------------------- what the template gets
+
+
+def design(setting: cells.Setting, runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """The facts that all runs of a setting share."""
+    told = []
+    for key, name in FACTS.items():
+        value = setting.facts.get(key)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue
+        told.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
+    adapted = setting.runs[setting.runs["targets"] != ""]
+    rates = " ".join(f"{rate:g}" for rate in sorted(adapted["lr"].dropna().unique()))
+    return [("seeds", str(adapted["seed"].nunique())), ("learning rates", rates), *told]
+
+
+def shown_section(kind: str, section: Section, out: Path, anchor: str) -> dict:
+    """Write a section's files and give the template its text, tables and figures."""
+    reporting.write_section(section, out)
+    return {
+        "kind": kind,
+        "title": section.title,
+        "anchor": anchor,
+        "sentence": section.sentence,
+        "notes": section.notes,
+        "tables": [shown_table(table) for table in section.tables if table.columns],
+        "figures": [
+            {"name": name, "caption": section.captions.get(name, ""), "uri": data_uri(out / "figures" / f"{name}.svg"), "wide": figure.get_figwidth() > 5}
+            for name, figure in section.figures.items()
+        ],
+    }
+
+
+def shown_table(table: Table) -> dict:
+    """Heads, and rows of (text, sort key, is_number, is_prose)."""
+    rows = []
+    for row, cells_ in zip(table.frame.to_dict("records"), table.shown(), strict=True):
+        rows.append(
+            [
+                {"text": text, "key": sort_key(row[column.name], text), "number": column.is_number, "prose": len(text) > 40}
+                for column, text in zip(table.columns, cells_, strict=True)
+            ]
+        )
+    heads = [{"text": column.title, "number": column.is_number} for column in table.columns]
+    return {"name": table.name, "title": table.title, "heads": heads, "rows": rows}
+
+
+def sort_key(value: object, text: str) -> str:
+    """What a column is sorted by: the number behind a cell, or its text."""
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        return "" if math.isnan(float(value)) else repr(float(value))
+    head = text.replace("−", "-").split(" ")[0].rstrip("*")
+    try:
+        return repr(float(head))
+    except ValueError:
+        return text
+
+
+def shown_matrix(matrix: pd.DataFrame) -> dict:
+    """The verdict matrix as heads and rows of cells."""
+    if matrix.empty:
+        return {"heads": [], "rows": []}
+    heads = list(dict.fromkeys(matrix["contrast"]))
+    rows = []
+    for setting, mine in matrix.groupby("setting", sort=False):
+        by_contrast = {one["contrast"]: one for one in mine.to_dict("records")}
+        rows.append(
+            {
+                "setting": setting,
+                "cells": [
+                    {"verdict": by_contrast[head]["verdict"], "difference": reporting.signed(by_contrast[head]["difference"])}
+                    if head in by_contrast
+                    else {"verdict": "missing", "difference": "–"}
+                    for head in heads
+                ],
+            }
+        )
+    return {"heads": heads, "rows": rows}
+
+
+def claims_matrix(card: Section) -> dict:
+    """Claims down, settings across: status, with the evidence as a tooltip."""
+    table = card.facts["card"]
+    settings = list(dict.fromkeys(table["setting"]))
+    by_cell = {(row["claim"], row["setting"]): row for row in table.to_dict("records")}
+    rows = []
+    for claim in card.facts["claims"]:
+        found = [by_cell[claim["id"], setting] for setting in settings]
+        cells_ = [{"status": row["status"], "evidence": row["evidence"], "runs": row["n_runs"]} for row in found]
+        rows.append({"text": claim["text"], "source": claim["source"], "cells": cells_})
+    return {"settings": settings, "rows": rows, "sentence": card.sentence}
+
+
+def shown_claims(title: str, card: pd.DataFrame, anchor: str) -> dict:
+    """The evidence for every claim in one setting."""
+    table = claims.evidence_table(card, several=False)
+    return {
+        "kind": "Claims", "title": f"Claims: {title}", "anchor": anchor, "sentence": claims.sentence(card), "notes": [],
+        "tables": [shown_table(table) | {"name": anchor, "title": "Claims, judged by this setting"}], "figures": [],
+    }  # fmt: skip
+
+
+def data_uri(path: Path) -> str:
+    """A file as a data URI."""
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
