@@ -148,15 +148,21 @@ def save(folder: Path, backbone: Backbone, adapter: AdapterConfig, matrices: Seq
     if backbone.is_split or adapter.init not in PACKED_INITS:
         keywords, low_rank = fused.peft_files(backbone.model, pieces)
         config = LoraConfig(
-            task_type="SEQ_CLS", lora_dropout=adapter.dropout, modules_to_save=list(backbone.new_modules), **keywords
+            task_type="SEQ_CLS",
+            lora_dropout=adapter.dropout,
+            use_dora=adapter.method == "dora",
+            modules_to_save=list(backbone.new_modules),
+            **keywords,
         )
         tensors |= low_rank
+        magnitudes = fused.fuse_magnitudes(backbone.model, _magnitudes(state))
     else:
         config = lora_config(backbone.blueprint, adapter, matrices, backbone.new_modules)
         for module, (A, B, _) in pieces.items():
             tensors[f"base_model.model.{module}.lora_A.weight"] = A
             tensors[f"base_model.model.{module}.lora_B.weight"] = B
-        tensors |= {f"base_model.model.{name}": tensor.detach().cpu() for name, tensor in _magnitudes(state).items()}
+        magnitudes = _magnitudes(state)
+    tensors |= {f"base_model.model.{module}.lora_magnitude_vector": tensor for module, tensor in magnitudes.items()}
     config.inference_mode = True
     config.base_model_name_or_path, config.revision = backbone.blueprint.name, backbone.blueprint.config.revision
     config.save_pretrained(str(folder))
@@ -207,8 +213,9 @@ def _contiguous(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _magnitudes(state: AdapterState) -> dict[str, torch.Tensor]:
-    """DoRA's magnitudes under the names of a PEFT checkpoint."""
-    return {name.removesuffix(".default.weight"): tensor for name, tensor in state.extra.items()}
+    """DoRA's magnitudes by module path."""
+    suffix = ".lora_magnitude_vector.default.weight"
+    return {name.removesuffix(suffix): tensor.detach().cpu() for name, tensor in state.extra.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -65,7 +65,7 @@ def resolve(config: RunConfig) -> Run:
     device = backbone.resolve_device(config.device)
     _check_length(config, plan)
     matrices, gap, spelled, layers = _select(config, plan)
-    _check_method(config, plan, matrices)
+    _check_method(config, matrices)
     n_train = len(task.splits["train"])
     document = science(
         config,
@@ -134,13 +134,11 @@ def _select(config: RunConfig, plan: Blueprint) -> tuple[Sequence[Matrix], float
     return [m for m in solved if m.rank], gap, targets.canonical_targets(plan.matrices, adapter.targets, backbone=plan.name), layers
 
 
-def _check_method(config: RunConfig, plan: Blueprint, matrices: Sequence[Matrix]) -> None:
+def _check_method(config: RunConfig, matrices: Sequence[Matrix]) -> None:
     adapter = config.adapter
     is_stacked = adapter.method in adapters.PACKED_METHODS and (not matrices or adapter.init in adapters.PACKED_INITS)
     if matrices and adapter.dropout and not is_stacked:
         raise ConfigError(f"adapter.dropout: {adapter.dropout} with {adapter.method}, init={adapter.init}; it works with lora only, use 0")
-    if adapter.method == "dora" and any(matrix.fused for matrix in matrices):
-        raise ConfigError(f"adapter.method: dora rescales whole weights, and {plan.name} keeps several roles in one; use lora")
 
 
 def _uniform_rank(matrices: Sequence[Matrix]) -> int | dict[str, int] | None:
