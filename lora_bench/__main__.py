@@ -51,7 +51,10 @@ def main() -> None:
     if "--version" in arguments:
         print(f"lora-bench {__version__}")
         return
-    sys.exit(run_hydra())
+    names_sweep = any(one.lstrip("+").startswith("sweeps=") for one in arguments)
+    if names_sweep and not any(one.startswith("-") for one in arguments):
+        arguments = ["-m", *arguments]  # never a single run, whatever is wrong with the sweep
+    sys.exit(run_hydra(arguments))
 
 
 def help_text() -> str:
@@ -79,7 +82,7 @@ def _folded(names: Sequence[str], *, indent: int, width: int = 100) -> str:
     return ("\n" + " " * indent).join(lines)
 
 
-def run_hydra() -> int:
+def run_hydra(arguments: Sequence[str]) -> int:
     """Compose and run, turning what a user can put right into one line and status 2."""
     import hydra
     from hydra.errors import HydraException
@@ -92,7 +95,7 @@ def run_hydra() -> int:
     entry = hydra.main(config_path=str(resource_root() / "conf"), config_name="config", version_base="1.3")(cli.run)
     restore = jobs.stop_on_signals()
     try:
-        with _raising():
+        with _raising(), _arguments(arguments):
             entry()
     except (ConfigError, StoreError, HydraException, OmegaConfBaseException) as error:
         return cli.tell(error)
@@ -102,6 +105,17 @@ def run_hydra() -> int:
     finally:
         restore()
     return 0
+
+
+@contextlib.contextmanager
+def _arguments(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads them from `sys.argv`."""
+    given = sys.argv
+    sys.argv = [given[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = given
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from lora_bench.config import ConfigError, did_you_mean, parse, to_dict, unknown_key
 from lora_bench.store import StoreError
 
+SWEEPER_KEYS = ("params", "grids", "pack_size", "dry_run", "fail_fast", "retry_failed")
 SHOWS = ("targets", "store", "config")
 
 
@@ -234,6 +235,8 @@ def explain(error: BaseException) -> str:
         return f"{key}: {several[2]!r} is several values; add -m to sweep over them, or write a list as [a,b]"
     if absent := re.search(r"Could not (?:override|append to|find) '([^']+)'", text):
         key = absent[1].partition("@")[0].lstrip("+~")
+        if key.startswith("hydra.sweeper."):
+            return f"{key}: no such key; keys are {', '.join(SWEEPER_KEYS)}{did_you_mean(key[14:], SWEEPER_KEYS)}"
         if key.startswith("hydra"):
             return f"{key}: Hydra has no such key"
         if key.startswith("sweeps"):

@@ -129,7 +129,9 @@ def main(arguments: Sequence[str]) -> int:
         from lora_bench.resolve import resolve
         from lora_bench.tracking import open_tracking
 
-        _environment_file(path, number).write_text(json.dumps(_environment_here(document, pending)), encoding="utf-8")
+        where = _environment_file(path, number)
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_text(json.dumps(_environment_here(document, pending)), encoding="utf-8")
         runs = [resolve(plans.config_of(document["runs"][run_id])) for run_id in pending]
         moved = [run_id for run_id, run in zip(pending, runs, strict=True) if run.run_id != run_id]
         if moved:
@@ -158,18 +160,25 @@ def _finished_at(store: Store, run_id: str) -> str | None:
     return store.record(run_id)["finished"] if store.status(run_id) else None
 
 
+def child_command(path: Path, number: int) -> list[str]:
+    """The process that trains a pack."""
+    return [sys.executable, "-m", "lora_bench.jobs", str(path), str(number)]
+
+
 def _run_child(path: Path, number: int, log: Path, *, folder: str | None) -> int:
     """Start the child where the sweep was started and wait; it ends when this process does, and the other way round."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "lora_bench.jobs", str(path), str(number)]
     where = folder if folder and os.path.isdir(folder) else None
-    with open(log, "ab") as file:
-        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=where)
+    with (
+        open(log, "ab") as file,
+        subprocess.Popen(
+            child_command(path, number), stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=where
+        ) as child,
+    ):
         try:
             return child.wait()
         except BaseException:
             child.terminate()
-            child.wait()
             raise
 
 

@@ -29,6 +29,9 @@ LARGEST_PACK = {"cpu": 32, "cuda": 128}
 ACTIVATION_BYTES = {"cpu": 2 * 2**30, "cuda": 32 * 2**30}
 """Activations that one pack may hold: a fixed rule, so the same sweep forms the same packs everywhere."""
 
+SHARE_OF_MATMUL = 0.5
+"""Of the machine's matrix products' rate, what a pack was seen to reach, scoring and checks included."""
+
 
 class PlanError(ConfigError):
     """Runs that cannot run: every problem, each with the runs that have it."""
@@ -322,9 +325,11 @@ def cost(plan: Plan, store: Store) -> Cost:
             rows = [run.science["task"]["train_rows"] * run.config.train.epochs for run in pending]
             seconds = sum(by_kind[kind] * n for kind, n in zip(kinds, rows, strict=True))
             return Cost(float(seconds), n_bytes, f"from {len(frame)} finished runs")
-    rate = _matmul_rate()
+    precision = pending[0].precision
+    rate = SHARE_OF_MATMUL * _matmul_rate(precision)
     seconds = sum(flops(run) for run in pending) / rate
-    return Cost(seconds, n_bytes, f"a guess, at {rate / 1e9:.0f} GFLOP/s as measured now, in fp32 on this machine")
+    told = f"a guess from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"
+    return Cost(seconds, n_bytes, told)
 
 
 def flops(run: Any) -> float:
@@ -364,19 +369,22 @@ _known_lengths: dict[tuple[str, str, int], tuple[int, dict[str, int]]] = {}
 
 
 @functools.cache
-def _matmul_rate() -> float:
-    """FLOP per second of a float32 matrix product here; the estimate's yardstick, used for no decision."""
+def _matmul_rate(precision: str) -> float:
+    """FLOP per second of a matrix product here; the estimate's yardstick, used for no decision."""
     import time
 
-    import numpy as np
+    import torch
 
-    a = np.random.default_rng(0).standard_normal((512, 384), dtype=np.float32)
-    b = np.ascontiguousarray(a.T)
-    np.matmul(a, b)
+    from lora_bench.backbone import DTYPES, set_threads
+
+    set_threads()
+    a = torch.randn(2048, 384, dtype=DTYPES[precision])
+    b = torch.randn(384, 1536, dtype=DTYPES[precision])
+    a @ b
     start = time.perf_counter()
-    for _ in range(10):
-        np.matmul(a, b)
-    return 10 * 2 * a.shape[0] ** 2 * a.shape[1] / (time.perf_counter() - start)
+    for _ in range(5):
+        a @ b
+    return 5 * 2 * a.shape[0] * a.shape[1] * b.shape[1] / (time.perf_counter() - start)
 
 
 def command_line(command: Sequence[str]) -> str:

@@ -1,9 +1,104 @@
 """No network, no shared caches: what the suite needs is in the repository and in the packages that it installs."""
 
+import logging
 import os
+import sys
 import tempfile
+from dataclasses import dataclass, field
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("LORA_BENCH_CACHE", os.path.join(tempfile.gettempdir(), f"lora_bench-tests-{os.getuid()}"))
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capsys):
+    """Run `lora-bench` in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    log = logging.getLogger("lora_bench")
+    state = (log.handlers[:], log.level, log.propagate)
+
+    def run(*arguments: str) -> Ended:
+        from lora_bench.__main__ import main
+
+        monkeypatch.setattr(sys, "argv", ["lora-bench", *arguments])
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        printed = capsys.readouterr()
+        return Ended(status, printed.out, printed.err)
+
+    yield run
+    log.handlers[:], log.level, log.propagate = state
+
+
+@dataclass
+class FakeTraining:
+    """Stands in for `run_pack`: writes records at once, and remembers what it was given.
+
+    `fate` decides how a run ends: None to finish, "failed", or an exception to raise.
+    """
+
+    packs: list[list[str]] = field(default_factory=list)
+    invocations: list[dict] = field(default_factory=list)
+
+    @staticmethod
+    def fate(run):
+        return None
+
+    def __call__(self, runs, store, *, tracking, invocation, on_progress=None, own_process=False):
+        from lora_bench.record import NonFiniteError, environment, failure, new_record, utc_now
+
+        self.packs.append([run.run_id for run in runs])
+        self.invocations.append(dict(invocation))
+        records = []
+        for run in runs:
+            fate = self.fate(run)
+            if isinstance(fate, BaseException):
+                raise fate
+            score = 0.5 + 0.01 * run.config.seed + 0.1 * (run.config.adapter.targets == "qv") + run.config.train.lr
+            record = new_record(
+                run_id=run.run_id,
+                cell_id=run.cell_id,
+                config=run.science,
+                metrics=run.science["task"]["metrics"],
+                manifest=run.manifest,
+                parameters={"adapter": run.adapter_parameters, "head": 66, "total": 1000},
+                environment=environment(device="cpu", threads=1),
+                started=utc_now(),
+                error=failure(NonFiniteError("the loss is not finite")) if fate else None,
+                scores=None if fate else {split: {"matthews": score} for split in ("train", "select", "report")},
+                cost={"attributed_seconds": 1.0, "pack_seconds": 2.0, "pack_size": len(runs)},
+                invocation=invocation,
+            )
+            store.write(record)
+            records.append(record)
+            if on_progress:
+                on_progress({"event": "record", "run_id": run.run_id, "status": record["status"]})
+        return records
+
+
+@pytest.fixture
+def training(monkeypatch):
+    """Training that takes no time; `training.packs` tells what was trained."""
+    fake = FakeTraining()
+    monkeypatch.setattr("lora_bench.jobs.run_here", fake)
+    return fake

@@ -80,7 +80,7 @@ class LoraBenchSweeper(Sweeper):
             pack_size=pack_size,
             retry_failed=self.switches["retry_failed"],
             sweep=_sweep_name(arguments),
-            command=_command()[1:],
+            command=_arguments(),
         )
         out = sweep.console()
         sweep.describe(plan, records, out, every_cell=self.switches["dry_run"])
@@ -224,8 +224,10 @@ def quote(text: str) -> str:
 
 
 def _values(override: Override) -> list[str]:
-    if not override.is_sweep_override():
+    if override.is_delete():
         return [override.input_line or ""]
+    if not override.is_sweep_override():
+        return [f"{override.get_key_element()}={override.get_value_element_as_str()}"]
     key = override.key_or_group
     if key == "sweeps":
         raise ConfigError(f"sweeps: one at a time, not {override.get_value_string()}")
@@ -260,4 +262,10 @@ def _command() -> list[str]:
     """The command as it was given, in a form that can be given again."""
     name = Path(sys.argv[0]).name
     start = ["python", "-m", "lora_bench"] if name == "__main__.py" else [name or "lora-bench"]
-    return [*start, *sys.argv[1:]]
+    return [*start, *_arguments()]
+
+
+def _arguments() -> list[str]:
+    """The command's arguments, without the switch that a named sweep does not need."""
+    is_named = _sweep_name(sys.argv[1:]) is not None
+    return [one for one in sys.argv[1:] if not (is_named and one in ("-m", "--multirun"))]

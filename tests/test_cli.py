@@ -1,0 +1,207 @@
+"""The command line, as a user meets it."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lora_bench import __version__, config
+from lora_bench.store import Store
+
+ROOT = Path(__file__).parents[1]
+SMALL = ("model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=20", "train.epochs=1")
+
+
+def run_command(*arguments, cwd, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+
+
+# Help
+
+
+def test_help_answers_in_under_a_second_and_without_torch_or_hydra(tmp_path):
+    code = "import sys; sys.argv = ['lora-bench', '--help']; from lora_bench.__main__ import main; main(); "
+    code += "print('heavy:', [name for name in ('torch', 'hydra', 'omegaconf', 'pandas') if name in sys.modules])"
+    best = 9.0
+    for _ in range(3):  # the best of three: another process may hold the core
+        start = time.perf_counter()
+        ended = run_command("-c", code, cwd=tmp_path, PYTHONPATH=str(ROOT))
+        best = min(best, time.perf_counter() - start)
+    assert "heavy: []" in ended.stdout, ended.stderr
+    assert best < 1.0
+
+
+def test_help_names_every_shipped_choice(command):
+    said = command("--help").out
+    for folder in ("conf/model", "conf/task", "conf/adapter", "conf/train", "conf/tracking", "sweeps"):
+        for path in (ROOT / folder).glob("*.yaml"):
+            assert path.stem in said
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def test_help_names_every_option_that_a_run_has():
+    from lora_bench.__main__ import help_text
+
+    said = help_text()
+    for section in (config.AdapterConfig, config.TrainConfig):
+        for name in section.__dataclass_fields__:
+            if name not in ("method", "b_lr_ratio"):
+                assert re.search(rf"\b{name}\b", said), name
+
+
+def test_the_version_is_the_packages(command):
+    assert command("--version").out.strip() == f"lora-bench {__version__}"
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["adapter.rnak=4"], "adapter.rnak: no such key; keys of adapter are"),
+        (["modle=tiny"], "modle: no such key; keys are model"),
+        (["model=tinny"], "model: no 'tinny'; choices are bert_base"),
+        (["task=colla"], "(did you mean 'cola'?)"),
+        (["sweeps=quick"], "sweeps: add it with a plus sign, as +sweeps=NAME"),
+        (["+sweep=quick"], "sweep: no such key"),
+        (["train.lr=fast"], "train.lr: Value 'fast'"),
+        (["adapter.targets=q,v"], "'q,v' is several values; add -m to sweep over them"),
+        (["adapter.rank=["], "adapter.rank=[: cannot be read as key=value"),
+        (["show=everything"], "show: no 'everything'; choices are targets, store, config"),
+        (["pack=plan"], "pack: cannot read 'plan'; give PLAN#i"),
+        (["hydra.swoop=1"], "hydra.swoop: Hydra has no such key"),
+        (["model=tiny", "adapter.targets=gate"], "adapter.targets:"),
+        (["model=tiny", "train.max_length=4096"], "train.max_length: 4096"),
+        (["store=taken"], "store: taken is a file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_error_is_one_line_with_status_2(command, training, tmp_path, arguments, said):
+    (tmp_path / "taken").write_text("")
+    ended = command(*arguments)
+    assert ended.status == 2
+    assert said in ended.err
+    assert ended.err.startswith("lora-bench: ")
+    assert len(ended.err.splitlines()) == 1
+    assert not training.packs
+
+
+def test_the_traceback_is_there_when_asked_for(command, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    ended = command("train.lr=-1")
+    assert ended.status == 2
+    assert "Traceback" in ended.err
+    assert ended.err.splitlines()[-1].startswith("lora-bench: train.lr: -1.0 is too small")
+
+
+# One run
+
+
+def test_one_run_prints_its_scores_and_where_its_record_is(command, training, tmp_path):
+    ended = command(*SMALL)
+    assert ended.status == 0, ended.text
+    (run_id,) = Store("runs").statuses()
+    assert re.search(r"report +matthews 0\.\d{4}", ended.out)
+    assert f"runs/{run_id}/record.json" in ended.out
+    assert training.invocations == [{"overrides": list(SMALL)}]
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_a_run_that_the_store_holds_is_not_trained_again(command, training):
+    command(*SMALL)
+    ended = command(*SMALL)
+    assert ended.status == 0
+    assert "is in the store already" in ended.out
+    assert "report" in ended.out
+    assert len(training.packs) == 1
+
+
+def test_a_failed_run_says_so_with_status_1(command, training):
+    training.fate = lambda run: "failed"
+    ended = command(*SMALL)
+    assert ended.status == 1
+    assert "failed: nonfinite: the loss is not finite" in ended.out
+
+
+def test_an_interrupted_run_ends_with_status_130(command, training):
+    training.fate = lambda run: KeyboardInterrupt()
+    ended = command(*SMALL)
+    assert ended.status == 130
+    assert "stopped" in ended.err
+
+
+@pytest.mark.slow
+def test_a_real_run_ends_in_a_record(command):
+    ended = command(*SMALL)
+    assert ended.status == 0, ended.text
+    (record,) = Store("runs").records()
+    assert record["status"] == "finished"
+    assert record["invocation"]["overrides"] == list(SMALL)
+
+
+# What can be shown
+
+
+def test_targets_are_shown_by_role_with_what_they_cost(command):
+    ended = command("show=targets", "model=tiny", "adapter.targets=qv", "adapter.rank=4")
+    rows = {line.split()[0]: line.split() for line in ended.out.splitlines()[2:]}
+    assert list(rows) == ["q", "k", "v", "o", "up", "down"]
+    assert rows["q"][1:6] == ["0-1", "32", "x", "32", "128"]  # two layers, 32 + 32 parameters each per rank
+    assert rows["q"][6] == "4"
+    assert rows["k"][6] == "-"
+    assert "1,024 adapter parameters" in ended.out  # q and v, two layers, rank 4
+
+
+def test_the_store_is_shown_in_figures(command, training):
+    assert "runs: 0 runs" in command("show=store").out
+    training.fate = lambda run: "failed" if run.config.seed == 1 else None
+    command("-m", *SMALL, "seed=0,1,2")
+    ended = command("show=store")
+    assert "runs: 3 runs, 2 finished, 1 failed" in ended.out
+    assert ended.out.splitlines()[-1].split() == ["tiny", "acceptability", "lora", "1", "3", "2", "1", "3", "s"]
+
+
+def test_the_configuration_is_shown_as_it_is_read(command):
+    from omegaconf import OmegaConf
+
+    shown = OmegaConf.create(command("show=config", "model=tiny", "adapter.rank=3").out)
+    assert shown.adapter.rank == 3
+    assert config.to_dict(config.parse(shown)) == OmegaConf.to_container(shown)
+
+
+# The package
+
+
+@pytest.mark.slow
+def test_a_wheel_works_from_any_folder(tmp_path):
+    """conf/, sweeps/, analysis/ and the plugins travel with it, and nothing of the checkout is needed."""
+    built = run_command(
+        "-m", "build", "--wheel", "--no-isolation", "-o", str(tmp_path / "dist"), str(ROOT), cwd=tmp_path
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    held = zipfile.ZipFile(wheel).namelist()
+    assert "hydra_plugins/__init__.py" not in held  # a namespace that other plugins share
+    for name in ("conf/config.yaml", "conf/model/tiny.yaml", "sweeps/quick.yaml", "cli.py"):
+        assert f"lora_bench/{name}" in held
+    assert any(name.startswith("lora_bench/analysis/") for name in held)
+    assert not any(name.startswith(("tests/", "conf/", "sweeps/")) for name in held)
+    site, folder = tmp_path / "site", tmp_path / "elsewhere"
+    folder.mkdir()
+    # A bare unpacking is what `pip install --no-deps --target` does with a wheel, without asking an index.
+    zipfile.ZipFile(wheel).extractall(site)
+    arguments = ["-m", "lora_bench", "+sweeps=quick", *SMALL[:2], "hydra.sweeper.dry_run=true"]
+    ended = run_command(*arguments, cwd=folder, PYTHONPATH=str(site))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "63 runs to train" in ended.stdout
+    where = run_command("-c", "import lora_bench; print(lora_bench.__file__)", cwd=folder, PYTHONPATH=str(site))
+    assert str(site) in where.stdout
+    assert not list(folder.iterdir())

@@ -1,0 +1,267 @@
+"""Plans and jobs: packs that are kept, references that are read, and children whose death becomes records."""
+
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lora_bench import jobs
+from lora_bench import plan as plans
+from lora_bench.config import ConfigError, parse
+from lora_bench.plan import Candidate
+from lora_bench.store import Store
+from test_config import composed
+
+SMALL = (
+    "model=tiny",
+    "tracking=none",
+    "task.train_rows=40",
+    "task.report_rows=20",
+    "train.epochs=1",
+    "train.max_length=32",
+)
+
+
+def candidates(*points, store):
+    return [Candidate(parse(composed(*SMALL, f"store={store}", *point)), tuple(point)) for point in points]
+
+
+@pytest.fixture
+def two_seeds(tmp_path):
+    """A plan of four runs, two placements and two seeds, and its store."""
+    store = Store(tmp_path / "runs")
+    points = [(f"adapter.targets={targets}", f"seed={seed}") for targets in ("q", "v") for seed in (0, 1)]
+    return plans.make(candidates(*points, store=store.root), store, sweep="mine", command=["+sweeps=mine"]), store
+
+
+# Forming
+
+
+def test_a_pack_holds_one_seed_and_every_run_is_in_one_pack(two_seeds):
+    plan, _ = two_seeds
+    seeds = [{plan.runs[run_id].run.config.seed for run_id in pack} for pack in plan.packs]
+    assert seeds == [{0}, {1}]
+    assert sorted(run_id for pack in plan.packs for run_id in pack) == sorted(plan.runs)
+
+
+@pytest.mark.parametrize(("n_runs", "most", "sizes"), [(7, 3, [2, 3, 2]), (4, 4, [4]), (5, 1, [1] * 5), (9, 8, [4, 5])])
+def test_a_group_is_cut_into_the_fewest_packs_of_nearly_equal_size(monkeypatch, n_runs, most, sizes):
+    class Run:
+        def __init__(self, number):
+            self.run_id = f"{number:08x}"
+
+    monkeypatch.setattr("lora_bench.resolve.pack_key", lambda run: ())
+    monkeypatch.setattr("lora_bench.resolve.packable", lambda run: True)
+    packs = plans.form_packs([Run(number) for number in range(n_runs)], most)
+    assert sorted(map(len, packs)) == sorted(sizes)
+    assert [one for pack in packs for one in pack] == [f"{number:08x}" for number in range(n_runs)]
+
+
+def test_a_restart_takes_the_packs_of_the_kept_plan(two_seeds, monkeypatch):
+    """Also when the rule that formed them has changed: a half-trained sweep must not be cut anew."""
+    plan, store = two_seeds
+    plans.save(plan)
+    monkeypatch.setattr(plans, "form_packs", lambda *a: pytest.fail("packs were formed anew"))
+    points = [one.overrides for one in plan.runs.values()]
+    again = plans.make(candidates(*points, store=store.root), store, sweep="mine")
+    assert (again.path, again.packs) == (plan.path, plan.packs)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"format": 99}', '{"format": 1, "packs": [["00000000"]]}', "[]"])
+def test_a_damaged_plan_is_made_anew(two_seeds, content):
+    plan, store = two_seeds
+    plan.path.parent.mkdir(parents=True)
+    plan.path.write_text(content)
+    points = [one.overrides for one in plan.runs.values()]
+    assert plans.make(candidates(*points, store=store.root), store).packs == plan.packs
+
+
+def test_another_pack_size_is_another_plan(two_seeds):
+    plan, store = two_seeds
+    points = [one.overrides for one in plan.runs.values()]
+    assert plans.make(candidates(*points, store=store.root), store, pack_size=1).path != plan.path
+
+
+def test_a_plan_file_holds_configurations_that_resolve_to_the_same_runs(two_seeds):
+    """A job knows nothing but the file."""
+    from lora_bench.resolve import resolve
+
+    plan, _ = two_seeds
+    plans.save(plan)
+    document = plans.load(plan.path)
+    assert document["packs"] == plan.packs
+    for run_id, entry in document["runs"].items():
+        assert resolve(plans.config_of(entry)).run_id == run_id
+    assert not list(plan.path.parent.glob(".*"))
+
+
+def test_longer_rows_and_larger_batches_make_smaller_packs(two_seeds, monkeypatch):
+    plan, _ = two_seeds
+    run = next(iter(plan.runs.values())).run
+    sizes = []
+    for longest in (16, 512, 8192):
+        monkeypatch.setattr(plans, "_lengths", lambda run, longest=longest: (longest, {}))
+        sizes.append(plans.largest_pack(run))
+    assert sizes[0] == plans.LARGEST_PACK["cpu"] >= sizes[1] > sizes[2] >= 1
+
+
+def test_arms_are_named_by_what_the_sweep_varies(tmp_path):
+    store = Store(tmp_path / "runs")
+    points = [
+        ("adapter=lora", "adapter.targets=vq", "adapter.rank=2", "train.lr=1e-3"),
+        ("adapter=lora", "adapter.targets=vq", "adapter.rank=4", "train.lr=1e-2"),
+        ("adapter=head_only", "adapter.targets=vq", "adapter.rank=4", "train.lr=1e-2"),
+    ]
+    plan = plans.make(candidates(*points, store=store.root), store)
+    arms = [one.arm for one in plan.runs.values()]
+    assert arms == ["vq adapter=lora rank=2", "vq adapter=lora rank=4", "head_only adapter=head_only"]
+
+
+# References
+
+
+@pytest.mark.parametrize("text", ["", "plan", "#1", "plan#", "plan#x", "plan#-1"])
+def test_a_reference_that_is_none_is_refused(text):
+    with pytest.raises(ConfigError, match=r"pack: cannot read .*; give PLAN#i"):
+        plans.parse_reference(text)
+
+
+def test_a_reference_may_hold_the_mark_in_its_path():
+    assert plans.parse_reference("/a#b/c.json#12") == (Path("/a#b/c.json"), 12)
+
+
+def test_a_job_never_raises():
+    """An exception that leaves a job ends the whole sweep on joblib, submitit and Ray."""
+    for reference in ("nonsense", "/nowhere/plan.json#0"):
+        outcome = jobs.run_isolated(reference)
+        assert outcome["message"]
+        assert outcome["finished"] == 0
+
+
+# Children
+
+
+def child(monkeypatch, code):
+    """Replace the process that a job starts by a piece of Python."""
+    monkeypatch.setattr(jobs, "child_command", lambda path, number: [sys.executable, "-c", code])
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "was killed by SIGKILL, perhaps for want of memory"),
+        (
+            "import os, sys; print('last words', flush=True); os._exit(7)",
+            "ended with status 7; it said last:\nlast words",
+        ),
+        ("raise ValueError('no such thing')", "ValueError: no such thing"),
+    ],
+    ids=["sigkill", "hard_exit", "exception"],
+)
+def test_the_death_of_a_child_becomes_failed_records_of_its_pack(two_seeds, monkeypatch, code, said):
+    plan, store = two_seeds
+    plans.save(plan)
+    child(monkeypatch, code)
+    outcome = jobs.run_isolated(f"{plan.path}#0")
+    assert outcome | {"pack": ""} == {"pack": "", "finished": 0, "failed": 2, "missing": 0, "message": None}
+    for run_id in plan.packs[0]:
+        record = store.record(run_id)
+        assert record["error"]["kind"] == "died"
+        assert said in record["error"]["message"]
+        assert record["config"] == plan.runs[run_id].run.science
+    assert all(store.status(run_id) is None for run_id in plan.packs[1])
+
+
+@pytest.mark.parametrize("code", ["import sys; sys.exit(130)", "import os; os.kill(os.getpid(), 15)"])
+def test_a_child_that_was_asked_to_stop_leaves_its_runs_missing(two_seeds, monkeypatch, code):
+    """An interruption is no failure: the same command must train these runs."""
+    plan, store = two_seeds
+    plans.save(plan)
+    child(monkeypatch, code)
+    assert jobs.run_isolated(f"{plan.path}#0")["missing"] == 2
+    assert not store.statuses()
+
+
+def test_a_dead_childs_finished_runs_stay_finished(two_seeds, monkeypatch, training):
+    plan, store = two_seeds
+    plans.save(plan)
+    done, lost = plan.packs[0]
+    started = threading.Event()
+    child(monkeypatch, "import time; time.sleep(60)")
+
+    def finish_one_then_kill():
+        started.wait(30)
+        training([plan.runs[done].run], store, tracking=None, invocation={})
+        process.send_signal(signal.SIGKILL)
+
+    popen = jobs.subprocess.Popen
+
+    def remember(*arguments, **options):
+        nonlocal process
+        process = popen(*arguments, **options)
+        started.set()
+        return process
+
+    process = None
+    monkeypatch.setattr(jobs.subprocess, "Popen", remember)
+    killer = threading.Thread(target=finish_one_then_kill)
+    killer.start()
+    jobs.run_isolated(f"{plan.path}#0")
+    killer.join()
+    assert (store.status(done), store.status(lost)) == ("finished", "failed")
+
+
+def test_jobs_behind_a_stop_do_nothing(two_seeds, monkeypatch):
+    plan, _ = two_seeds
+    plans.save(plan)
+    jobs.stop_file(plan.path).touch()
+    child(monkeypatch, "raise SystemExit('started')")
+    outcome = jobs.run_isolated(f"{plan.path}#1")
+    assert (outcome["missing"], outcome["message"]) == (2, "the sweep was stopped")
+
+
+def test_failed_runs_are_tried_again_only_when_the_plan_says_so(two_seeds, monkeypatch):
+    plan, store = two_seeds
+    plans.save(plan)
+    child(monkeypatch, "import os; os._exit(3)")
+    jobs.run_isolated(f"{plan.path}#0")
+    first = {run_id: store.record(run_id)["finished"] for run_id in plan.packs[0]}
+    time.sleep(0.01)
+    jobs.run_isolated(f"{plan.path}#0")
+    assert {run_id: store.record(run_id)["finished"] for run_id in plan.packs[0]} == first
+    plan.retry = frozenset(plan.packs[0][:1])
+    plans.save(plan)
+    jobs.run_isolated(f"{plan.path}#0")
+    changed = [run_id for run_id in plan.packs[0] if store.record(run_id)["finished"] != first[run_id]]
+    assert changed == plan.packs[0][:1]
+
+
+def test_a_child_that_finds_other_data_says_so(two_seeds, monkeypatch):
+    """A worker whose files differ must not train runs under the planner's names."""
+    plan, store = two_seeds
+    plans.save(plan)
+    document = json.loads(plan.path.read_text())
+    for entry in document["runs"].values():
+        entry["config"]["task"]["train_rows"] = 39
+    plan.path.write_text(json.dumps(document))
+    restore = jobs.stop_on_signals()
+    monkeypatch.setattr(jobs, "_end_with_parent", lambda: None)
+    try:
+        assert jobs.main([str(plan.path), "0"]) == 0
+    finally:
+        restore()
+    assert {store.record(run_id)["error"]["type"] for run_id in plan.packs[0]} == {"RuntimeError"}
+    assert "differ from the planner's" in store.record(plan.packs[0][0])["error"]["message"]
+
+
+@pytest.mark.slow
+def test_a_real_child_trains_its_pack(two_seeds):
+    plan, store = two_seeds
+    plans.save(plan)
+    outcome = jobs.run_isolated(f"{plan.path}#1")
+    assert outcome["finished"] == 2, plan.path.with_suffix("").joinpath("pack-1.log").read_text()
+    assert store.record(plan.packs[1][0])["cost"]["peak_bytes"]

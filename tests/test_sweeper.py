@@ -1,0 +1,362 @@
+"""The sweeper: what a grid becomes, what is trained, what is skipped, and how a sweep ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from hydra_plugins.lora_bench.sweeper import Composer, expand, quote
+from lora_bench.config import ConfigError, parse, resource_root
+from lora_bench.store import Store
+
+SMALL = (
+    "model=tiny",
+    "tracking=none",
+    "task.train_rows=40",
+    "task.report_rows=20",
+    "train.epochs=1",
+    "train.max_length=32",
+)
+
+
+# Grids
+
+
+def test_an_override_on_the_command_line_replaces_an_axis():
+    points = expand({"adapter.targets": "q,v", "seed": "range(2)"}, [{}], ["adapter.targets=qv", "store=x"])
+    assert points == [("adapter.targets=qv", "seed=0", "store=x"), ("adapter.targets=qv", "seed=1", "store=x")]
+
+
+def test_grids_are_united_and_their_common_points_counted_once():
+    """Coupled axes: a rank with its own rates."""
+    grids = [{"adapter.rank": "1", "train.lr": "1e-3,1e-2"}, {"adapter.rank": "1,8", "train.lr": "1e-3"}]
+    points = expand({"seed": "0"}, grids, [])
+    assert sorted(points) == [
+        ("seed=0", "adapter.rank=1", "train.lr=0.001"),
+        ("seed=0", "adapter.rank=1", "train.lr=0.01"),
+        ("seed=0", "adapter.rank=8", "train.lr=0.001"),
+    ]
+
+
+def test_values_of_files_may_be_lists_nulls_and_switches():
+    points = expand(
+        {"seed": [0, 1], "train.dropout": None, "train.compile": False, "adapter.layers": [[0, 1]]}, [{}], []
+    )
+    assert points[0] == ("seed=0", "train.dropout=null", "train.compile=False", "adapter.layers=[0,1]")
+    assert len(points) == 2
+
+
+@pytest.mark.parametrize(
+    ("params", "grids", "arguments", "said"),
+    [
+        ({}, ["q"], [], r"grids\[0\]: 'q' is no grid"),
+        ({"train.lr": "interval(0,1)"}, [{}], [], r"train\.lr: an interval has no list of values"),
+        ({}, [{}], ["+sweeps=quick,rank"], r"sweeps: one at a time"),
+    ],
+)
+def test_a_grid_that_is_none_is_refused(params, grids, arguments, said):
+    with pytest.raises(ConfigError, match=said):
+        expand(params, grids, arguments)
+
+
+@pytest.mark.parametrize("text", ["/a b/c#0", "/a,b=c#1", "/it's/x#2", "/a(b)[c]{d}#3", "C:\\x\\#4", "/ends\\'x#5"])
+def test_quoted_text_survives_the_override_grammar(text):
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert OverridesParser.create().parse_override(f"pack={quote(text)}").value() == text
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [("adapter.targets=q", "seed=0"), ("adapter.targets=kv", "seed=1")],
+        [("adapter=head_only", "seed=0"), ("adapter=dora", "seed=1"), ("adapter=lora", "seed=1")],
+        [("+sweeps=rank", "task=cola", "adapter.rank=2"), ("+sweeps=rank", "task=rte", "adapter.rank=1")],
+        [("train=paper_roberta_base", "task=cola"), ("train=paper_roberta_base", "task=rte", "train.lr=1")],
+        [("++train.lr=1e-4", "adapter.layers=[0]"), ("++train.lr=1e-3", "adapter.layers=all")],
+    ],
+)
+def test_composing_once_equals_composing_each_time(points):
+    """Groups, values, presets that look values up, and forced values."""
+    with initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        loader = hydra.config_loader
+
+        def fresh(point):
+            from hydra.types import RunMode
+
+            return loader.load_configuration("config", list(point), run_mode=RunMode.RUN)
+
+        composer = Composer(loader, fresh(()))
+        for point in points:
+            assert composer.parse(point) == parse(fresh(point))
+
+
+# A sweep, with training that takes no time
+
+
+def sweep(command, *more):
+    return command("+sweeps=quick", *SMALL, "adapter.targets=q,qv", "train.lr=1e-3,1e-2", "seed=0,1", *more)
+
+
+def test_a_sweep_trains_each_run_once_and_ranks_the_placements(command, training):
+    ended = sweep(command)
+    assert ended.status == 0, ended.text
+    assert sorted(map(len, training.packs)) == [4, 4]
+    assert "quick: 4 cells, 2 seeds, 8 runs" in ended.out
+    lines = [line.split() for line in ended.out.splitlines() if line.startswith(("q ", "qv "))]
+    assert [line[0] for line in lines] == ["qv", "q"]  # the fake scores qv higher
+    assert [line[2] for line in lines] == ["0.01", "0.01"]  # and the higher rate, on select
+    assert "all 8 runs finished" in ended.out
+    assert "weight_types" in ended.out.splitlines()[-1]
+    assert training.invocations[0]["sweep"] == "quick"
+
+
+def test_the_same_command_again_does_nothing(command, training):
+    sweep(command)
+    n_packs = len(training.packs)
+    ended = sweep(command)
+    assert ended.status == 0
+    assert len(training.packs) == n_packs
+    assert "8 finished, 0 failed before, 0 runs to train" in ended.out
+
+
+def test_nothing_is_left_outside_the_store(command, training, tmp_path):
+    sweep(command, "store=here")
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_larger_sweep_trains_what_is_missing(command, training):
+    sweep(command)
+    training.packs.clear()
+    sweep(command, "seed=range(3)")
+    assert sum(map(len, training.packs)) == 4
+
+
+def test_points_with_the_same_science_are_one_run(command, training):
+    ended = command("-m", *SMALL, "adapter.targets=qv,vq,q+v")
+    assert "1 cell, 1 seed, 1 run (2 duplicates dropped)" in ended.out
+    ended = command("-m", *SMALL, "adapter=head_only", "adapter.targets=q,k,v")
+    assert "1 cell, 1 seed, 1 run (2 duplicates dropped)" in ended.out
+    assert sum(map(len, training.packs)) == 2
+
+
+def test_a_dry_run_shows_every_cell_and_touches_nothing(command, training, tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_bench.backbone.load", lambda *a, **k: pytest.fail("weights were loaded"))
+    ended = sweep(command, "hydra.sweeper.dry_run=true")
+    assert ended.status == 0, ended.text
+    assert not training.packs
+    assert not list(tmp_path.iterdir())
+    header = next(line for line in ended.out.splitlines() if line.startswith("cell"))
+    for column in ("alpha/rank", "scale of A", "adapter", "to train"):
+        assert column in header
+    assert len([line for line in ended.out.splitlines() if line.startswith(("q ", "qv "))]) == 4
+    assert "8 runs to train in 2 packs" in ended.out
+    assert "on one worker; about" in ended.out
+
+
+def test_one_bad_point_stops_everything_and_all_bad_points_are_told(command, training):
+    ended = sweep(command, "adapter.targets=q,w,gate", "train.lr=1e-3,-1")
+    assert ended.status == 2
+    assert not training.packs
+    assert "no role 'w'" in ended.err
+    assert "train.lr: -1.0 is too small" in ended.err
+    assert "Traceback" not in ended.text
+
+
+def test_roles_that_the_backbone_lacks_stop_everything(command, training):
+    ended = sweep(command, "adapter.targets=q,gate,all", "adapter.rank=2", "adapter.budget=null")
+    assert ended.status == 2
+    assert not training.packs
+    assert "gate" in ended.err
+    assert "4 of 12 runs cannot run" in ended.err
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(command, training):
+    training.fate = lambda run: "failed" if run.config.adapter.targets == "q" and run.config.train.lr > 5e-3 else None
+    ended = sweep(command)
+    assert ended.status == 1
+    assert len(Store("runs").statuses()) == 8
+    assert "2 runs failed:" in ended.out
+    assert "nonfinite: the loss is not finite" in ended.out
+    assert ended.out.rstrip().endswith("hydra.sweeper.retry_failed=true")
+
+
+def test_failed_runs_wait_until_they_are_asked_for(command, training):
+    training.fate = lambda run: "failed" if run.config.seed == 1 else None
+    sweep(command)
+    training.packs.clear()
+    training.fate = lambda run: None
+    again = sweep(command)
+    assert again.status == 1
+    assert not training.packs
+    retried = sweep(command, "hydra.sweeper.retry_failed=true")
+    assert retried.status == 0, retried.text
+    assert sum(map(len, training.packs)) == 4
+    assert set(Store("runs").statuses().values()) == {"finished"}
+
+
+def test_fail_fast_stops_behind_the_first_failure(command, training):
+    training.fate = lambda run: "failed"
+    ended = sweep(command, "hydra.sweeper.fail_fast=true")
+    assert ended.status == 1
+    assert len(training.packs) == 1
+    assert "stopped early: a run failed" in ended.out
+
+
+def test_an_interrupted_sweep_says_how_to_go_on_and_keeps_its_packs(command, training):
+    training.fate = lambda run: KeyboardInterrupt() if run.config.seed == 1 and len(training.packs) > 1 else None
+    ended = sweep(command, "hydra.sweeper.pack_size=3")
+    assert ended.status == 130
+    assert "stopped early: Ctrl-C" in ended.out
+    assert "lora-bench +sweeps=quick" in ended.out
+    before = list(training.packs)
+    training.fate = lambda run: None
+    training.packs.clear()
+    ended = sweep(command, "hydra.sweeper.pack_size=3")
+    assert ended.status == 0
+    assert training.packs[0] == before[-1]  # the interrupted pack, as it was
+    trained = [run_id for pack in before[:-1] + training.packs for run_id in pack]
+    assert len(trained) == len(set(trained)) == 8
+
+
+def test_packs_have_at_most_the_size_asked_for_and_one_seed(command, training):
+    sweep(command, "hydra.sweeper.pack_size=3")
+    assert sorted(map(len, training.packs)) == [2, 2, 2, 2]
+    records = Store("runs")
+    for pack in training.packs:
+        assert len({records.record(run_id)["config"]["seed"] for run_id in pack}) == 1
+
+
+def test_methods_that_change_the_weights_ride_alone(command, training):
+    command("-m", *SMALL, "adapter=lora,pissa,full", "seed=0", "train.lr=1e-3,1e-2")
+    assert sorted(map(len, training.packs)) == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("hydra.sweeper.pack_size=0", "hydra.sweeper.pack_size: no 0"),
+        ("hydra.sweeper.pack_size=many", "hydra.sweeper.pack_size: no 'many'"),
+        ("hydra.sweeper.dry_run=3", "hydra.sweeper.dry_run: 3 is no switch"),
+        ("hydra.sweeper.dryrun=true", "hydra.sweeper.dryrun: no such key; keys are params, grids, pack_size"),
+        ("store=a,b", "store: 2 folders in one sweep"),
+        ("show=targets", "show: 'targets' is about one run"),
+    ],
+)
+def test_the_sweepers_own_options_are_checked(command, training, option, said):
+    ended = sweep(command, option)
+    assert ended.status == 2
+    assert said in ended.err
+    assert not training.packs
+
+
+# Named sweeps
+
+
+def test_a_sweep_of_the_current_folder_is_found_and_wins(command, training, tmp_path):
+    (tmp_path / "sweeps").mkdir()
+    text = (resource_root() / "sweeps" / "quick.yaml").read_text()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(text.replace("range(3)", "range(1)"))
+    (tmp_path / "sweeps" / "rank.yaml").write_text(text.replace("range(3)", "range(1)"))
+    for name in ("mine", "rank"):
+        ended = command(f"+sweeps={name}", *SMALL, "hydra.sweeper.dry_run=true")
+        assert f"{name}: 21 cells, 1 seed, 21 runs" in ended.out
+
+
+@pytest.mark.parametrize("switch", [[], ["-m"]])
+def test_an_unknown_sweep_is_an_error_and_never_a_single_run(command, training, switch):
+    ended = command(*switch, "+sweeps=qick", *SMALL)
+    assert ended.status == 2
+    assert "sweeps: no 'qick'" in ended.err
+    assert "did you mean 'quick'" in ended.err
+    assert not training.packs
+
+
+@pytest.mark.parametrize(
+    ("name", "n_cells", "n_runs"), [("quick", 21, 63), ("weight_types", 35, 280), ("rank", 75, 375)]
+)
+def test_shipped_sweeps_have_the_size_that_they_state(command, training, name, n_cells, n_runs):
+    extra = ["model=tiny", "model.architecture.hidden_size=64", "tracking=none", "task.train_rows=40"]
+    ended = command(f"+sweeps={name}", *extra, "hydra.sweeper.dry_run=true")
+    assert f"{n_cells} cells" in ended.out, ended.text
+    assert f"{n_runs} runs to train" in ended.out
+    assert f"= {n_runs} runs" in (resource_root() / "sweeps" / f"{name}.yaml").read_text()
+
+
+# Real processes
+
+
+def start(*arguments, cwd):
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "lora_bench", *arguments],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+LONG = (
+    "+sweeps=quick",
+    *SMALL[:2],
+    "task.train_rows=300",
+    "task.report_rows=20",
+    "train.epochs=8",
+    "adapter.targets=q,v",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
+def test_a_signal_keeps_what_is_finished_and_the_same_command_ends_the_sweep(tmp_path, number):
+    first = start(*LONG, cwd=tmp_path)
+    store = Store(tmp_path / "runs")
+    deadline = time.monotonic() + 240
+    while not store.statuses() and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.2)
+    first.send_signal(number)
+    said, _ = first.communicate(timeout=120)
+    assert first.returncode == 130, said
+    assert "Go on with:" in said
+    kept = {run_id: (store.path(run_id) / "record.json").read_bytes() for run_id in store.statuses()}
+    assert kept
+    second = start(*LONG, cwd=tmp_path)
+    said, _ = second.communicate(timeout=300)
+    assert second.returncode == 0, said
+    assert len(Store(tmp_path / "runs").statuses()) == 18
+    for run_id, content in kept.items():
+        assert (store.path(run_id) / "record.json").read_bytes() == content
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plugin", "options"),
+    [
+        ("hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
+        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"]),
+        ("hydra_ray_launcher", ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"]),
+    ],
+    ids=["joblib", "submitit_local", "ray"],
+)
+def test_process_launchers_give_the_records_of_the_basic_one(tmp_path, plugin, options):
+    pytest.importorskip(f"hydra_plugins.{plugin}")
+    arguments = ("+sweeps=quick", *SMALL, "adapter.targets=q,v", "train.lr=1e-3,1e-2", "seed=0,1")
+    for store, more in (("here", []), ("there", options)):
+        process = start(*arguments, f"store={store}", *more, cwd=tmp_path)
+        said, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, said
+    here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
+    assert here.statuses() == there.statuses()
+    for run_id in here.statuses():
+        assert here.record(run_id)["scores"] == there.record(run_id)["scores"]
+    assert {path.name for path in tmp_path.iterdir()} == {"here", "there"}
