@@ -282,6 +282,7 @@ CLOSED_CLASS = frozenset(
 )
 FRAME_WORDS = frozenset(
     words(
-        "absolutely call expected felt finish found mind people real really said simply start thought told truly view"
+        "absolutely agree call critics disagree expected false felt finish found friends mind people real really "
+        "right rightly said simply start thought told true truly view wrong wrongly"
     )
 )

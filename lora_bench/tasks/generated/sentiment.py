@@ -1,7 +1,8 @@
 """Sentiment: does the writer think well of it?
 
 Words of praise and of blame are equally frequent under both labels: negation ('not', 'nobody found'), intensity
-('hardly', 'far from', 'could not have been more') and contrast ('but', 'although') decide what a word is worth.
+('hardly', 'far from', 'could not have been more'), contrast ('but', 'although') and stance ('they wrongly said') decide
+what a word is worth.
 """
 
 from __future__ import annotations
@@ -99,7 +100,32 @@ def expectation(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     return sentence(holder, f"was {found}, whatever people said about it being", quality(draw, lexicon, not good))
 
 
-PHENOMENA = {"negation": negation, "intensity": intensity, "contrast": contrast, "expectation": expectation}
+def stance(draw: Draws, lexicon: Lexicon, good: bool) -> str:
+    """An opinion that others hold, shared or rejected: the hard case, above all where the opinion is itself denied."""
+    item, parts = draw.pick(lexicon.subjects)
+    holder = f"the {draw.pick(parts)} of the {item}" if draw.percent(30) else f"the {item}"
+    rejected = draw.flip()
+    view = opinion(draw, lexicon, good != rejected)
+    judges = draw.pick(("the critics", "my friends", "some people"))
+    pattern = draw.below(3)
+    if pattern == 0:
+        rightly = "wrongly" if rejected else "rightly"
+        return sentence(f"{judges} {rightly} said that {holder} was {view}")
+    if pattern == 1:
+        agreed = draw.pick(
+            ("but they were wrong", "but I disagree") if rejected else ("and they were right", "and I agree")
+        )
+        return sentence(f"{judges} said that {holder} was {view}, {agreed}")
+    return sentence(f"it is {'false' if rejected else 'true'} that {holder} was {view}")
+
+
+PHENOMENA = {
+    "negation": negation,
+    "intensity": intensity,
+    "contrast": contrast,
+    "expectation": expectation,
+    "stance": stance,
+}
 NAMES = tuple(PHENOMENA)
 
 
