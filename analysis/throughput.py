@@ -9,10 +9,11 @@
     packed        lora_bench, K runs at once
     processes     K solo processes on one GPU (--device cuda only)
 
-Every arm trains in a process of its own, so that its peak memory is its own. The clock runs over the training loop, from its third
-step; loading, tokenising and the first steps are outside it in every arm. Rounds are interleaved and the best of each arm counts,
-because other work on the machine can only slow an arm down. The yardstick is this machine's own GEMM rate at the arm's precision,
-measured in the same rounds: fraction = 4 P FLOPs per token x tokens per second / rate, with P the encoder's linear weights.
+Every arm trains in a process of its own, so that its peak memory is its own. The clock runs over the training loop,
+from its third step; loading, tokenising and the first steps are outside it in every arm. Rounds are interleaved and the
+best of each arm counts, because other work on the machine can only slow an arm down. The yardstick is this machine's
+own GEMM rate at the arm's precision, measured in the same rounds: fraction = 4 P FLOPs per token x tokens per second /
+rate, with P the encoder's linear weights.
 """
 
 import argparse
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure_arm(options: argparse.Namespace) -> dict[str, Any]:
-    """Train one arm in this process: {"examples_per_second", "peak_bytes", "precision", "gemm_flops", "fraction", ...}."""
+    """Train one arm in this process: {"examples_per_second", "peak_bytes", "precision", "gemm_flops", "fraction",
+    ...}."""
     from lora_bench import backbone
 
     backbone.set_threads()
@@ -236,7 +238,7 @@ def _trainer(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
             collator = DataCollatorWithPadding(run.blueprint.tokenizer)
             Trainer(
                 model=model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[Steps()]
-            ).train()  # type: ignore[arg-type]
+            ).train()
         yield clock.seconds, clock.steps * options.batch_size
 
 
@@ -410,7 +412,8 @@ def _in_own_process(options: argparse.Namespace, arm: str, pack: int) -> dict[st
 
 
 def _told(row: dict[str, Any]) -> str:
-    return f"{row['precision']}  {row['examples_per_second']:7.0f} cell-examples/s  {row['fraction']:4.0%} of GEMM rate  {row['peak_bytes'] / 2**30:.2f} GiB"
+    speed = f"{row['examples_per_second']:7.0f} cell-examples/s  {row['fraction']:4.0%} of GEMM rate"
+    return f"{row['precision']}  {speed}  {row['peak_bytes'] / 2**30:.2f} GiB"
 
 
 def _machine(options: argparse.Namespace) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
     y = W x + s B A x        A: (rank, d_in)    B: (d_out, rank)    s = alpha / rank, or alpha / sqrt(rank) for rsLoRA
 
-W is frozen; A, B and the head train. B starts at zero, so before the first step the model is the backbone. A starts Gaussian with
-variance 1 / (3 d_in), which is the variance of peft's own default and does not depend on the rank, so ranks and placements start alike.
-Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; Kalajdzievski 2023, arXiv:2312.03732 (rsLoRA).
+W is frozen; A, B and the head train. B starts at zero, so before the first step the model is the backbone. A starts
+Gaussian with variance 1 / (3 d_in), which is the variance of peft's own default and does not depend on the rank, so
+ranks and placements start alike. Source: Hu et al. 2021, arXiv:2106.09685, section 4.1; Kalajdzievski 2023,
+arXiv:2312.03732 (rsLoRA).
 """
 
 import copy
@@ -46,7 +47,8 @@ class LowRank:
 
 @dataclass
 class AdapterState:
-    """All that one run trains: low-rank pairs by module path of the split backbone, head and other tensors by parameter path."""
+    """All that one run trains: low-rank pairs by module path of the split backbone, head and other tensors by
+    parameter path."""
 
     low_rank: dict[str, LowRank]
     head: dict[str, torch.Tensor]
@@ -66,20 +68,26 @@ def scale_of(adapter: AdapterConfig, rank: int) -> float:
 
 def init_scale(init: str, d_in: int, rank: int) -> float | None:
     """Standard deviation of A's entries at the start; None where it depends on the weights (pissa, olora)."""
-    return {"gaussian": 1 / math.sqrt(3 * d_in), "kaiming": 1 / math.sqrt(3 * d_in), "peft_gaussian": 1 / rank}.get(init)
+    return {"gaussian": 1 / math.sqrt(3 * d_in), "kaiming": 1 / math.sqrt(3 * d_in), "peft_gaussian": 1 / rank}.get(
+        init
+    )
 
 
-def lora_config(plan: Blueprint, adapter: AdapterConfig, matrices: Sequence[Matrix], head_modules: Sequence[str]) -> LoraConfig:
+def lora_config(
+    plan: Blueprint, adapter: AdapterConfig, matrices: Sequence[Matrix], head_modules: Sequence[str]
+) -> LoraConfig:
     """The stock peft configuration of these matrices at their ranks, by full module paths."""
     ranks = {matrix.module: matrix.rank for matrix in matrices}
     rank = max(set(ranks.values()), key=list(ranks.values()).count)
-    alphas = {module: scale_of(adapter, r) * r for module, r in ranks.items()} if adapter.alpha_policy == "ratio" else {}
+    alphas = (
+        {module: scale_of(adapter, r) * r for module, r in ranks.items()} if adapter.alpha_policy == "ratio" else {}
+    )
     return LoraConfig(
         task_type="SEQ_CLS",
         r=rank,
         target_modules=list(ranks),
         rank_pattern={module: r for module, r in ranks.items() if r != rank},
-        lora_alpha=alphas.get(next(m for m, r in ranks.items() if r == rank), adapter.alpha),  # type: ignore[arg-type]
+        lora_alpha=alphas.get(next(m for m, r in ranks.items() if r == rank), adapter.alpha),  # pyright: ignore
         alpha_pattern={module: alpha for module, alpha in alphas.items() if ranks[module] != rank},
         lora_dropout=adapter.dropout,
         use_rslora=adapter.alpha_policy == "rslora",
@@ -110,7 +118,9 @@ def make(
                 nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=stream)
             else:
                 nn.init.normal_(A, std=init_scale(adapter.init, matrix.d_in, matrix.rank) or 0.0, generator=stream)
-            low_rank[matrix.module] = LowRank(A.to(dtype), torch.zeros(matrix.d_out, matrix.rank, dtype=dtype), scales[matrix.module])
+            low_rank[matrix.module] = LowRank(
+                A.to(dtype), torch.zeros(matrix.d_out, matrix.rank, dtype=dtype), scales[matrix.module]
+            )
     return AdapterState(low_rank=low_rank, head={name: tensor.clone() for name, tensor in head.items()})
 
 
@@ -131,11 +141,14 @@ def lift(model: PeftModel) -> AdapterState:
     return AdapterState(low_rank, head)
 
 
-def save(folder: Path, backbone: Backbone, adapter: AdapterConfig, matrices: Sequence[Matrix], state: AdapterState) -> None:
+def save(
+    folder: Path, backbone: Backbone, adapter: AdapterConfig, matrices: Sequence[Matrix], state: AdapterState
+) -> None:
     """Write what a run trained so that stock tools load it on the untouched backbone.
 
-    Low-rank runs become a PEFT checkpoint for `PeftModel.from_pretrained`: fused projections in their fused form, PiSSA and
-    OLoRA as the LoRA of twice the rank that equals their change. Other runs save `weights.safetensors`: parameter path -> tensor.
+    Low-rank runs become a PEFT checkpoint for `PeftModel.from_pretrained`: fused projections in their fused form, PiSSA
+    and OLoRA as the LoRA of twice the rank that equals their change. Other runs save `weights.safetensors`: parameter
+    path -> tensor.
     """
     folder.mkdir(parents=True, exist_ok=True)
     head = {name: tensor.detach().cpu().contiguous() for name, tensor in state.head.items()}
@@ -144,7 +157,9 @@ def save(folder: Path, backbone: Backbone, adapter: AdapterConfig, matrices: Seq
         save_file(head | _contiguous(fused.fuse_state(backbone.model, changed)), folder / "weights.safetensors")
         return
     tensors = {f"base_model.model.{name}": tensor for name, tensor in head.items()}
-    pieces = {module: (pair.A.detach().cpu(), pair.B.detach().cpu(), pair.scale) for module, pair in state.low_rank.items()}
+    pieces = {
+        module: (pair.A.detach().cpu(), pair.B.detach().cpu(), pair.scale) for module, pair in state.low_rank.items()
+    }
     if backbone.is_split or adapter.init not in PACKED_INITS:
         keywords, low_rank = fused.peft_files(backbone.model, pieces)
         config = LoraConfig(
@@ -185,7 +200,9 @@ def load_stock(folder: Path, backbone: Backbone) -> nn.Module:
         tensors = load_file(weights)
         unknown = set(tensors) - {name for name, _ in model.named_parameters()}
         if unknown:
-            raise RuntimeError(f"weights.safetensors holds {sorted(unknown)[0]!r}, which {backbone.blueprint.name} lacks")
+            raise RuntimeError(
+                f"weights.safetensors holds {sorted(unknown)[0]!r}, which {backbone.blueprint.name} lacks"
+            )
         model.load_state_dict(tensors, strict=False)
         return model.eval()
     with quiet():
@@ -203,7 +220,11 @@ def _peft_scales(plan: Blueprint, config_json: str) -> dict[str, float]:
         for path, module in model.get_base_model().named_modules()
         if hasattr(module, "lora_A") and "default" in module.lora_A
     }
-    keys = {key.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for key in get_peft_model_state_dict(model) if ".lora_A." in key}
+    keys = {
+        key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        for key in get_peft_model_state_dict(model)
+        if ".lora_A." in key
+    }
     assert keys == set(scales), "peft stores its tensors under other names than expected"
     return scales
 

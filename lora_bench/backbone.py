@@ -1,7 +1,8 @@
 """Find, check and load the frozen backbone: first its blueprint, which needs no weights, then the weights.
 
-A blueprint (configuration, tokenizer, fingerprint, skeleton on the meta device) is all that planning needs. A loaded backbone keeps
-its frozen weights in the compute precision, with fused projections split into one Linear per role (lora_bench/targets.py).
+A blueprint (configuration, tokenizer, fingerprint, skeleton on the meta device) is all that planning needs. A loaded
+backbone keeps its frozen weights in the compute precision, with fused projections split into one Linear per role
+(lora_bench/targets.py).
 """
 
 import contextlib
@@ -20,13 +21,28 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from lora_bench import seeds, targets
 from lora_bench.config import ConfigError, ModelConfig, display_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
-_VOLATILE_KEYS = {"transformers_version", "_name_or_path", "dtype", "torch_dtype", "architectures", "id2label", "label2id", "num_labels"}
+_VOLATILE_KEYS = {
+    "transformers_version",
+    "_name_or_path",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "id2label",
+    "label2id",
+    "num_labels",
+}
 _WEIGHTS_NAMES = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -65,8 +81,8 @@ class Backbone:
     """A loaded backbone: frozen, split, in eval mode and in its compute precision.
 
     Attributes:
-        new_modules: modules that the checkpoint lacks (heads, a missing pooler) together with the task's head; trained and saved.
-        frozen_hash: sha256 of every parameter outside `new_modules`.
+        new_modules: modules that the checkpoint lacks (heads, a missing pooler) together with the task's head; trained
+        and saved. frozen_hash: sha256 of every parameter outside `new_modules`.
     """
 
     blueprint: Blueprint
@@ -78,7 +94,8 @@ class Backbone:
     frozen_hash: str
 
     def untouched(self) -> PreTrainedModel:
-        """A private copy in the Hub's own module layout (fused projections whole) and the same precision, for stock peft."""
+        """A private copy in the Hub's own module layout (fused projections whole) and the same precision, for stock
+        peft."""
         if not self.is_split:
             return copy.deepcopy(self.model)
         model, _ = _instantiate(self.blueprint)
@@ -99,7 +116,8 @@ def blueprint(config: ModelConfig, n_labels: int) -> Blueprint:
     """The blueprint of a backbone with a head of `n_labels` outputs; remembered per process.
 
     Raises:
-        ConfigError: when the model cannot be found, has no safetensors, fails its checksum, or cannot be split into roles.
+        ConfigError: when the model cannot be found, has no safetensors, fails its checksum, or cannot be split into
+        roles.
     """
     return _blueprint(json.dumps(vars(config), sort_keys=True), n_labels)
 
@@ -117,11 +135,14 @@ def resolve_device(device: str) -> torch.device:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device: no 'cuda' on this machine; use cpu or auto")
-    return torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device)
+    return torch.device(
+        "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
+    )
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies it fast: CUDA with bf16, or a CPU with AVX512_BF16 or AMX; else fp32."""
+    """`auto` is bf16 where the hardware multiplies it fast: CUDA with bf16, or a CPU with AVX512_BF16 or AMX; else
+    fp32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -131,7 +152,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def set_threads() -> int:
-    """Use every core that this process may run on, unless OMP_NUM_THREADS says otherwise. Returns the number of threads."""
+    """Use every core that this process may run on, unless OMP_NUM_THREADS says otherwise. Returns the number of
+    threads."""
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     return torch.get_num_threads()
@@ -155,8 +177,8 @@ def frozen_parameters(model: nn.Module, new_modules: Iterable[str]) -> Iterator[
 def head_state(backbone: Backbone, seed: int) -> dict[str, torch.Tensor]:
     """Initial head of a seed: parameter path -> fp32 tensor (fp64 in fp64 runs); the same for every cell of the seed.
 
-    New parameters are drawn as the architecture itself does (`_init_weights`), from the seed's head stream; parameters that
-    the checkpoint brings (a head fine-tuned before) keep their values.
+    New parameters are drawn as the architecture itself does (`_init_weights`), from the seed's head stream; parameters
+    that the checkpoint brings (a head fine-tuned before) keep their values.
     """
     dtype = torch.float64 if backbone.precision == "fp64" else torch.float32
     state: dict[str, torch.Tensor] = {}
@@ -185,7 +207,10 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         tokenizer = byte_tokenizer()
         weights = hashlib.sha256(b"random weights of seed 0").hexdigest()
         if architecture.vocab_size < len(tokenizer):
-            raise ConfigError(f"model.architecture.vocab_size: {architecture.vocab_size} is below {len(tokenizer)}, the byte tokenizer's")
+            raise ConfigError(
+                f"model.architecture.vocab_size: {architecture.vocab_size} is too small; "
+                f"the byte tokenizer needs {len(tokenizer)}"
+            )
         architecture.pad_token_id = tokenizer.pad_token_id
     else:
         folder = _find_folder(config)
@@ -198,7 +223,9 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
     facts = {key: value for key, value in architecture.to_dict().items() if key not in _VOLATILE_KEYS}
     parts = [weights, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
     with torch.device("meta"), quiet():
-        skeleton = AutoModelForSequenceClassification.from_config(architecture, trust_remote_code=config.trust_remote_code)
+        skeleton = AutoModelForSequenceClassification.from_config(
+            architecture, trust_remote_code=config.trust_remote_code
+        )
     targets.split_fused(skeleton, config.roles)
     return Blueprint(
         name=display_name(config.name),
@@ -247,7 +274,9 @@ def _instantiate(plan: Blueprint) -> tuple[PreTrainedModel, set[str]]:
         with torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(seeds.derive("random backbone", 0))
             model = AutoModelForSequenceClassification.from_config(plan.architecture)
-        return model, {name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")}
+        return model, {
+            name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")
+        }
     with quiet():
         model, report = AutoModelForSequenceClassification.from_pretrained(
             plan.folder,
@@ -284,7 +313,9 @@ def _random_architecture(config: ModelConfig, n_labels: int) -> PreTrainedConfig
 
 def _load_architecture(config: ModelConfig, folder: Path, n_labels: int) -> PreTrainedConfig:
     try:
-        architecture = AutoConfig.from_pretrained(folder, num_labels=n_labels, trust_remote_code=config.trust_remote_code)
+        architecture = AutoConfig.from_pretrained(
+            folder, num_labels=n_labels, trust_remote_code=config.trust_remote_code
+        )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"model.name: no readable config.json for {config.name!r} ({_first_line(error)})") from None
     if architecture.is_encoder_decoder:
@@ -317,8 +348,8 @@ def _find_folder(config: ModelConfig) -> Path:
     if not any((folder / name).is_file() for name in _WEIGHTS_NAMES):
         raise ConfigError(
             f"model.name: {config.name!r} has no safetensors weights; convert them once with "
-            f"python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{config.name}').save_pretrained('FOLDER')\" "
-            "(its tokenizer likewise) and give model.name=FOLDER, or pin a model.revision that has them"
+            f"`AutoModel.from_pretrained('{config.name}').save_pretrained('FOLDER')` of transformers "
+            "(the tokenizer likewise) and give model.name=FOLDER, or pin a model.revision that has them"
         )
     if config.sha256 and (found := _file_hash(folder / _WEIGHTS_NAMES[0])) != config.sha256:
         raise ConfigError(f"model.sha256: model.safetensors of {config.name!r} has {found}, expected {config.sha256}")
@@ -329,7 +360,9 @@ def _package_folder(package: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
-    return next((path.parent for root in spec.submodule_search_locations for path in Path(root).rglob(_WEIGHTS_NAMES[0])), None)
+    return next(
+        (path.parent for root in spec.submodule_search_locations for path in Path(root).rglob(_WEIGHTS_NAMES[0])), None
+    )
 
 
 def _download(config: ModelConfig) -> Path:
@@ -344,9 +377,13 @@ def _download(config: ModelConfig) -> Path:
         patterns = ["*.json", "*.safetensors", "*.txt", "*.model", *(["*.py"] if config.trust_remote_code else [])]
         return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
     except HFValidationError as error:
-        raise ConfigError(f"model.name: {config.name!r} is neither a folder nor a Hub name ({_first_line(error)})") from None
+        raise ConfigError(
+            f"model.name: {config.name!r} is neither a folder nor a Hub name ({_first_line(error)})"
+        ) from None
     except (HfHubHTTPError, OSError, RuntimeError) as error:
-        raise ConfigError(f"model.name: cannot get {config.name!r} from the Hub ({type(error).__name__}); {works}") from None
+        raise ConfigError(
+            f"model.name: cannot get {config.name!r} from the Hub ({type(error).__name__}); {works}"
+        ) from None
 
 
 def _weights_fingerprint(config: ModelConfig, folder: Path) -> str:

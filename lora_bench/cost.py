@@ -2,9 +2,10 @@
 
     operations per token = 2 N + 2 N_above + 6 sum rank (d_in + d_out)
 
-with N the backbone's linear weights (forward), N_above those at or above the lowest adapted layer (backward to the activations),
-and the adapters' forward, backward and weight gradients. Frozen weights get no gradient, which is why LoRA costs about two thirds
-of full fine-tuning. Source: Schulman et al. 2025, "LoRA Without Regret"; attention scores are left out, as is padding.
+with N the backbone's linear weights (forward), N_above those at or above the lowest adapted layer (backward to the
+activations), and the adapters' forward, backward and weight gradients. Frozen weights get no gradient, which is why
+LoRA costs about two thirds of full fine-tuning. Source: Schulman et al. 2025, "LoRA Without Regret"; attention scores
+are left out, as is padding.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,11 @@ from lora_bench.targets import Matrix
 def run_flops(skeleton: nn.Module, config: RunConfig, matrices: Sequence[Matrix], n_tokens: int) -> int:
     """Floating-point operations of training on `n_tokens` tokens; evaluation is left out."""
     layers = {matrix.module: matrix.layer for matrix in matrices}
-    linear = {name: each.in_features * each.out_features for name, each in skeleton.named_modules() if isinstance(each, nn.Linear)}
+    linear = {
+        name: each.in_features * each.out_features
+        for name, each in skeleton.named_modules()
+        if isinstance(each, nn.Linear)
+    }
     total = sum(linear.values())
     if config.adapter.method in ("full", "bitfit"):
         return n_tokens * total * (6 if config.adapter.method == "full" else 4)

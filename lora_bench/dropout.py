@@ -1,7 +1,7 @@
 """Dropout whose masks belong to the seed and not to the pack.
 
-A mask is drawn for the B rows of a batch, from a generator of the seed's own, and repeated along the pack, so that a packed run and a
-solo run of one seed drop the same activations.
+A mask is drawn for the B rows of a batch, from a generator of the seed's own, and repeated along the pack, so that a
+packed run and a solo run of one seed drop the same activations.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from lora_bench import seeds
 
 
 class DropoutMasks(TorchFunctionMode):
-    """Dropout whose masks come from the seed's own generator, one for each site and batch, shared by the runs of a pack.
+    """Dropout masks of the seed's own, one for each site and batch, shared by the runs of a pack.
 
-    `F.dropout` takes no generator and its draw depends on the shape, so a packed run could never equal a solo one. Here a mask is
-    drawn for the B rows of the batch and repeated along the pack. Rates stay the backbone's own unless `rate` overrides them.
+    `F.dropout` takes no generator and its draw depends on the shape, so packed could never equal solo. Rates
+    stay the backbone's own unless `rate` overrides them.
     """
 
     def __init__(self, pack: Any, rate: float | None, seed: int) -> None:
@@ -26,7 +26,9 @@ class DropoutMasks(TorchFunctionMode):
         self._pack, self.rate, self.seed = [pack], rate, seed
         self.stream = seeds.generator("dropout", seed, device=pack.backbone.device)
         own = [module.p for module in pack.model.modules() if isinstance(module, nn.Dropout)]
-        own += [float(value) for key, value in vars(pack.model.config).items() if "drop" in key and isinstance(value, float)]
+        own += [
+            float(value) for key, value in vars(pack.model.config).items() if "drop" in key and isinstance(value, float)
+        ]
         self.active = rate > 0 if rate is not None else any(own)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -43,13 +45,14 @@ class DropoutMasks(TorchFunctionMode):
         kept = torch.rand(input.shape, generator=self.stream, device=input.device) >= rate
         return input * (kept / (1 - rate)).to(input.dtype)
 
-    def _dropout(self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    def _dropout(
+        self, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> torch.Tensor:
         rate = p if self.rate is None else self.rate
         if not training or rate == 0:
             return input
         shape = (self._pack[0].rows, *input.shape[1:])
         kept = torch.rand(shape, generator=self.stream, device=input.device) >= rate
         mask = (kept / (1 - rate)).to(input.dtype)
-        return (input.view(-1, *shape) * mask).view(input.shape) if input.is_contiguous() else input * mask.repeat(
-            input.shape[0] // shape[0], *[1] * (input.dim() - 1)
-        )
+        repeats = input.shape[0] // shape[0]
+        return input * (mask if repeats == 1 else mask.repeat(repeats, *[1] * (input.dim() - 1)))

@@ -14,14 +14,17 @@ TOKENS_PER_PASS = {"cpu": 16_384, "cuda": 262_144}
 
 
 def predict(pack: Pack | SoloPack, tokens: Tokens, rows: np.ndarray | None = None) -> np.ndarray:
-    """Logits of every run: (P, n_rows, n_labels) float32 (float64 in fp64 runs), in the order of `rows` (default: all)."""
+    """Logits of every run: (P, n_rows, n_labels) float32 (float64 in fp64 runs), in the order of `rows` (default:
+    all)."""
     rows = np.arange(len(tokens)) if rows is None else rows
     found: np.ndarray | None = None
     with pack.evaluate():
         for places in _by_length(tokens.lengths[rows], TOKENS_PER_PASS[pack.backbone.device.type] // pack.n_runs):
             logits = pack.logits(to_tensors(batch(tokens, rows[places], pack.pad_id), pack.backbone.device))
             if found is None:
-                found = np.empty((pack.n_runs, len(rows), logits.shape[-1]), dtype=logits.new_empty(0).cpu().numpy().dtype)
+                found = np.empty(
+                    (pack.n_runs, len(rows), logits.shape[-1]), dtype=logits.new_empty(0).cpu().numpy().dtype
+                )
             found[:, places] = logits.cpu().numpy()
     assert found is not None, "a split without rows never gets here"
     return found
@@ -36,7 +39,8 @@ def to_tensors(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str,
 
 
 def _by_length(lengths: np.ndarray, tokens_per_run: int) -> Iterator[np.ndarray]:
-    """Places of rows, sorted by length and cut so that rows x longest stays within the budget; at least one row a batch."""
+    """Places of rows, sorted by length and cut so that rows x longest stays within the budget; at least one row a
+    batch."""
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):

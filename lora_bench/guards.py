@@ -15,11 +15,13 @@ from lora_bench.tasks.tokens import Tokens, batch
 
 RELOADED_ROWS = 64
 RELOAD_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 2e-2}
-"""Largest gap between a run's logits and those of its saved adapter in stock peft, relative to the largest logit (at least 1)."""
+"""Largest gap between a run's logits and those of its saved adapter in stock peft, relative to the largest logit (at
+least 1)."""
 
 
 def require_unchanged_start(pack: Pack | SoloPack, tokens: Tokens, n_rows: int = 16) -> float:
-    """Before the first step every adapter must compute what the backbone computes. Returns the largest relative gap seen.
+    """Before the first step every adapter must compute what the backbone computes. Returns the largest relative gap
+    seen.
 
     Raises:
         GuardError: when an output differs by more than the method's tolerance; LoRA's is 0, since B starts at zero.
@@ -32,11 +34,16 @@ def require_unchanged_start(pack: Pack | SoloPack, tokens: Tokens, n_rows: int =
             bare = pack.logits(tensors)
     gap = float((adapted - bare).abs().max()) / max(1.0, float(bare.abs().max()))
     if not gap <= pack.start_tolerance:
-        raise GuardError(f"the outputs before the first step differ from the backbone's by {gap:.3g}, allowed {pack.start_tolerance:g}")
+        raise GuardError(
+            f"the outputs before the first step differ from the backbone's by {gap:.3g}; "
+            f"{pack.start_tolerance:g} is allowed"
+        )
     return gap
 
 
-def reload_gap(folder: Path, backbone: Backbone, tokens: Tokens, logits: np.ndarray, n_rows: int | None = RELOADED_ROWS) -> float:
+def reload_gap(
+    folder: Path, backbone: Backbone, tokens: Tokens, logits: np.ndarray, n_rows: int | None = RELOADED_ROWS
+) -> float:
     """Load a saved run through stock peft and compare its logits on the first rows of a split.
 
     Args:
@@ -66,5 +73,7 @@ def reload_gap(folder: Path, backbone: Backbone, tokens: Tokens, logits: np.ndar
         is_tie = top_two[:, 1] - top_two[:, 0] <= 2 * RELOAD_TOLERANCE[backbone.precision] * scale
         differs = (theirs.argmax(1) != ours.argmax(1)) & ~is_tie
         if differs.any():
-            raise GuardError(f"the saved adapter gives other labels in stock peft on {differs.sum()} of {count} report rows")
+            raise GuardError(
+                f"the saved adapter gives other labels in stock peft on {differs.sum()} of {count} report rows"
+            )
     return gap

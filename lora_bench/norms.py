@@ -1,9 +1,11 @@
-"""Section 7.3 of the LoRA paper, for every adapted matrix: how large the update is, and how much of the weight lies where it acts.
+"""Section 7.3 of the LoRA paper, for every adapted matrix: how large the update is, and how much of the weight lies
+where it acts.
 
-    dW = s B A = U S V^T (rank r)        weight_in_update = ||U^T W V||_F        amplification = ||dW||_F / ||U^T W V||_F
+    dW = s B A = U S V^T (rank r)    weight_in_update = ||U^T W V||_F    amplification = ||dW||_F / ||U^T W V||_F
 
-Kept in the record, so that Table 7 can be drawn without weights: the same norm in the top-r directions of W itself and in r random
-directions are what the paper compares with. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3 and Table 7.
+Kept in the record, so that Table 7 can be drawn without weights: the same norm in the top-r directions of W itself and
+in r random directions are what the paper compares with. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3 and Table
+7.
 """
 
 import functools
@@ -20,8 +22,10 @@ from lora_bench.targets import Matrix
 
 @torch.no_grad()
 def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterState) -> list[dict[str, Any]]:
-    """Frobenius norms per adapted matrix: the weight, the update, and the weight within r directions of the update, of the weight's own
-    largest singular values, and of chance."""
+    """Frobenius norms per adapted matrix: the weight, the update, and the weight within three sets of r directions.
+
+    They are the update's own, those of the weight's largest singular values, and random ones.
+    """
     rows = []
     if state.extra:  # DoRA rescales the whole weight: its change is of full rank
         return rows
@@ -53,7 +57,7 @@ def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterS
 
 
 def _weight(backbone: Backbone, module: str) -> torch.Tensor:
-    return backbone.model.get_submodule(module).weight.detach().cpu().double()  # type: ignore[union-attr,operator]
+    return backbone.model.get_submodule(module).get_parameter("weight").detach().cpu().double()
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,6 +1,7 @@
 """AdamW, clipping and schedules for a pack: one step moves every run, each with its own rate, decay and gradient norm.
 
-    m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2      w = (1 - lr wd) w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
+    m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2      w = (1 - lr wd) w - lr m / (1 - b1^t) / (sqrt(v / (1 -
+    b2^t)) + eps)
 
 Source: Loshchilov and Hutter 2019, arXiv:1711.05101; constants are torch.optim.AdamW's defaults.
 """
@@ -28,7 +29,9 @@ class PackedAdamW:
         self.trained = trained
         self.steps = 0
         self._rates = [rates[each.kind][each.runs] for each in trained]
-        self._decays = [weight_decays[each.runs] if each.decays else torch.zeros_like(weight_decays[each.runs]) for each in trained]
+        self._decays = [
+            weight_decays[each.runs] if each.decays else torch.zeros_like(weight_decays[each.runs]) for each in trained
+        ]
         self._first = [torch.zeros_like(each.parameter) for each in trained]
         self._second = [torch.zeros_like(each.parameter) for each in trained]
 
@@ -72,7 +75,9 @@ def clip_each_run(trained: Sequence[Trained], max_norms: torch.Tensor) -> torch.
     squares = torch.zeros_like(max_norms)
     for each in trained:
         if each.parameter.grad is not None:
-            squares.index_add_(0, each.runs, each.parameter.grad.reshape(len(each.runs), -1).square().sum(1).to(squares.dtype))
+            squares.index_add_(
+                0, each.runs, each.parameter.grad.reshape(len(each.runs), -1).square().sum(1).to(squares.dtype)
+            )
     norms = squares.sqrt()
     scales = (max_norms / (norms + 1e-6)).clamp(max=1.0)
     for each in trained:

@@ -1,16 +1,20 @@
-"""Train and evaluate many adapters on one frozen backbone: one base GEMM for all runs, a small batched one for each adapted matrix.
+"""Train and evaluate many adapters on one frozen backbone: one base GEMM for all runs, a small batched one for each
+adapted matrix.
 
     y[p] = W x[p] + s_p B_p A_p x[p]        for every run p of the pack
 
-The rows of all runs are stacked along the batch, run after run. W is multiplied once, by all of them; A, B and the heads are stacks
-with one slice a run, so runs share no trained weight and the gradient of a sum of losses is each run's own gradient.
-Ranks are zero-padded to the largest of their bucket: padded rows of A and columns of B have zero gradient and stay exactly zero.
+The rows of all runs are stacked along the batch, run after run. W is multiplied once, by all of them; A, B and the
+heads are stacks with one slice a run, so runs share no trained weight and the gradient of a sum of losses is each run's
+own gradient. Ranks are zero-padded to the largest of their bucket: padded rows of A and columns of B have zero gradient
+and stay exactly zero.
 
-Where all runs see the same batch, whatever lies below the lowest adapted layer is computed once (`rows` rows) and repeated only
-where the runs part; BERT-like encoders, which classify from the first token, compute only that token in their last layer.
+Where all runs see the same batch, whatever lies below the lowest adapted layer is computed once (`rows` rows) and
+repeated only where the runs part; BERT-like encoders, which classify from the first token, compute only that token in
+their last layer.
 """
 
-# P runs in the pack, M runs that adapt a matrix, B rows of the batch, N rows x tokens of one run, D width in, O width out, R padded rank
+# P runs in the pack, M runs that adapt a matrix, B rows of the batch, N rows x tokens of one run, D width in, O width
+# out, R padded rank
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -34,7 +38,8 @@ LONGEST_EAGER_CPU = 256
 
 @dataclass(frozen=True)
 class Trained:
-    """Trained tensors. `parameter`: (n, ...), a slice for each of `runs`: (n,); where one run trains it, of any shape."""
+    """Trained tensors. `parameter`: (n, ...), a slice for each of `runs`: (n,); where one run trains it, of any
+    shape."""
 
     name: str
     kind: str  # A | B | head
@@ -44,7 +49,8 @@ class Trained:
 
 
 class Pack(contextlib.AbstractContextManager):
-    """The adapters of `states` on one backbone. Inside the `with` block the backbone's modules are replaced, afterwards restored.
+    """The adapters of `states` on one backbone. Inside the `with` block the backbone's modules are replaced, afterwards
+    restored.
 
     Args:
         states: one per run; module paths of the split backbone.
@@ -73,7 +79,9 @@ class Pack(contextlib.AbstractContextManager):
         self._repeated: tuple[torch.Tensor, torch.Tensor] | None = None
         self._linears = self._stack_low_rank(states)
         self._heads = self._stack_heads(states)
-        self.trained = [each for module in (*self._linears.values(), *self._heads.values()) for each in module.trained()]
+        self.trained = [
+            each for module in (*self._linears.values(), *self._heads.values()) for each in module.trained()
+        ]
         # Generated code is keyed by module identity: compile lazily, inside the block.
         self._compile = compile
         self._forward: Any = None
@@ -83,6 +91,7 @@ class Pack(contextlib.AbstractContextManager):
             self._replace(path, module)
         self._share_prefix()
         self._keep_positions_apart()
+        self.model.eval()  # new modules start in training mode
         self._forward = torch.compile(self.model, dynamic=True) if self._compile else self.model
         return self
 
@@ -94,7 +103,8 @@ class Pack(contextlib.AbstractContextManager):
             vars(attention).pop("transpose_for_scores", None)
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (P, B, n_labels) of one batch that all runs share: input_ids, attention_mask, [token_type_ids], each (B, T)."""
+        """Logits (P, B, n_labels) of one batch that all runs share: input_ids, attention_mask, [token_type_ids], each
+        (B, T)."""
         self.rows = batch["input_ids"].shape[0]
         self._repeated = None
         choose_attention(self.model, batch["input_ids"].shape[1], own_masks=self.training and self.masks.active)
@@ -158,12 +168,13 @@ class Pack(contextlib.AbstractContextManager):
             for run, state in enumerate(states):
                 if path in state.low_rank:
                     module.set_pair(run, state.low_rank[path])
-        for path, module in self._heads.items():
+        for module in self._heads.values():
             for each in module.trained():
                 each.parameter.copy_(torch.stack([state.head[each.name] for state in states]))
 
     def repeat(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, ...) -> (P * B, ...), unless it holds every run's rows already. The last result is kept, for attention masks."""
+        """(B, ...) -> (P * B, ...), unless it holds every run's rows already. The last result is kept, for attention
+        masks."""
         if self.n_runs == 1 or x.shape[0] != self.rows:
             return x
         if self._repeated is None or self._repeated[0] is not x:
@@ -208,17 +219,19 @@ class Pack(contextlib.AbstractContextManager):
         return heads
 
     def _share_prefix(self) -> None:
-        """Feed the batch once and repeat it at the lowest adapted layer; compute only the first token in the last layer."""
+        """Feed the batch once and repeat it at the lowest adapted layer; compute only the first token in the last
+        layer."""
         if not self._shares_batch:
             return
         path = f"{self.model.base_model_prefix}.encoder.layer"
-        layers = self.model.get_submodule(path)
-        assert isinstance(layers, nn.ModuleList)
-        adapted = [int(each.removeprefix(f"{path}.").split(".")[0]) for each in self._linears if each.startswith(f"{path}.")]
+        layers: Any = self.model.get_submodule(path)
+        adapted = [
+            int(each.removeprefix(f"{path}.").split(".")[0]) for each in self._linears if each.startswith(f"{path}.")
+        ]
         lowest = min(adapted, default=len(layers))
         for index, layer in enumerate(layers):
             if index == lowest:
-                self._share_first_inputs(f"{path}.{index}.attention.self", layer.attention.self)  # type: ignore[union-attr]
+                self._share_first_inputs(f"{path}.{index}.attention.self", layer.attention.self)
             wrapped = FirstTokenLayer(layer) if index == len(layers) - 1 else layer
             if index >= lowest:
                 wrapped = RepeatAt(self, wrapped)
@@ -246,43 +259,44 @@ class Pack(contextlib.AbstractContextManager):
 
 
 class PackedLinear(nn.Module):
-    """A frozen Linear with the low-rank updates of the runs that adapt it. Input (P * B, ..., D), output (P * B, ..., O)."""
+    """A frozen Linear with the low-rank updates of the runs that adapt it. Input (P * B, ..., D), output (P * B, ...,
+    O)."""
 
-    def __init__(self, pack: Pack, path: str, base: nn.Module, pairs: dict[int, LowRank]) -> None:
+    def __init__(self, pack: Pack, path: str, base: Any, pairs: dict[int, LowRank]) -> None:
         super().__init__()
         self.weight, self.bias = base.weight, base.bias
         self.sees_repeats = False
         self._pack = [pack]  # in a list, so that the pack is no submodule and no reference cycle of modules
         self._path = path
-        self.groups = nn.ModuleList(
+        self.groups: Any = nn.ModuleList(
             RankGroup({run: pairs[run] for run in runs}, self.weight.device) for runs in _bucketed(pairs)
         )
         self._dropout_stream: torch.Generator | None = None
 
     def trained(self) -> Iterator[Trained]:
         for group in self.groups:
-            yield Trained(self._path, "A", group.A, group.runs, decays=True)  # type: ignore[arg-type]
-            yield Trained(self._path, "B", group.B, group.runs, decays=True)  # type: ignore[arg-type]
+            yield Trained(self._path, "A", group.A, group.runs, decays=True)
+            yield Trained(self._path, "B", group.B, group.runs, decays=True)
 
     def pair(self, run: int) -> LowRank | None:
-        return next((found for group in self.groups if (found := group.pair(run)) is not None), None)  # type: ignore[operator]
+        return next((found for group in self.groups if (found := group.pair(run)) is not None), None)
 
     def set_pair(self, run: int, pair: LowRank) -> None:
         for group in self.groups:
-            if run in group.run_list:  # type: ignore[operator]
-                m, rank = group.run_list.index(run), pair.A.shape[0]  # type: ignore[union-attr,operator]
-                group.A[m, :rank], group.B[m, :, :rank] = pair.A, pair.B  # type: ignore[index]
+            if run in group.run_list:
+                m, rank = group.run_list.index(run), pair.A.shape[0]
+                group.A[m, :rank], group.B[m, :, :rank] = pair.A, pair.B
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pack = self._pack[0]
         groups = list(self.groups) if pack.adapters_on else []
         has_no_batch = x.shape[0] == 1 and pack.n_runs * pack.rows > 1
-        if pack.training and any(pack.adapter_dropouts[run] for group in groups for run in group.run_list):  # type: ignore[union-attr]
+        if pack.training and any(pack.adapter_dropouts[run] for group in groups for run in group.run_list):
             y = self._with_dropout(x.expand(pack.n_runs, *x.shape[1:]) if has_no_batch else x, groups)
         else:
             y = self._without_dropout(x, groups, has_no_batch=has_no_batch)
         if has_no_batch:
-            y.per_run = True  # type: ignore[attr-defined]
+            y.per_run = True
         return y
 
     def _without_dropout(self, x: torch.Tensor, groups: Sequence[Any], *, has_no_batch: bool) -> torch.Tensor:
@@ -292,9 +306,12 @@ class PackedLinear(nn.Module):
         if self.sees_repeats:
             x = x[: pack.rows]
         x_PND = x.reshape(1 if is_shared else pack.n_runs, -1, x.shape[-1])
-        tensors = [each for group in groups for each in (group.A.to(x.dtype), group.B.to(x.dtype), group.scale.to(x.dtype))]
+        tensors = [
+            each for group in groups for each in (group.A.to(x.dtype), group.B.to(x.dtype), group.scale.to(x.dtype))
+        ]
         segments = [group.segments for group in groups]
-        return _PackedLinear.apply(x_PND, self.weight, self.bias, pack.n_runs, segments, *tensors).view(shape)  # type: ignore[union-attr]
+        y: Any = _PackedLinear.apply(x_PND, self.weight, self.bias, pack.n_runs, segments, *tensors)
+        return y.view(shape)
 
     def _with_dropout(self, x: torch.Tensor, groups: Sequence[Any]) -> torch.Tensor:
         """One uniform draw a site and step, shared by all runs; a run keeps what lies above its own rate."""
@@ -307,7 +324,9 @@ class PackedLinear(nn.Module):
         for group in groups:
             p_M = torch.tensor([pack.adapter_dropouts[run] for run in group.run_list], device=x.device)
             keep_MND = (drawn_ND >= p_M[:, None, None]) / (1 - p_M[:, None, None])
-            h_MNR = torch.bmm(x_PND[group.runs] * keep_MND.to(x.dtype), group.A.to(x.dtype).mT) * group.scale.to(x.dtype)
+            h_MNR = torch.bmm(x_PND[group.runs] * keep_MND.to(x.dtype), group.A.to(x.dtype).mT) * group.scale.to(
+                x.dtype
+            )
             y_PNO = y_PNO.index_add(0, group.runs, torch.bmm(h_MNR, group.B.to(x.dtype).mT))
         return y_PNO.view(*x.shape[:-1], -1)
 
@@ -320,7 +339,9 @@ class RankGroup(nn.Module):
         self.run_list = list(pairs)
         self.ranks = [pair.A.shape[0] for pair in pairs.values()]
         widest = max(self.ranks)
-        self.A = nn.Parameter(torch.stack([F.pad(p.A, (0, 0, 0, widest - p.A.shape[0])) for p in pairs.values()]).to(device))
+        self.A = nn.Parameter(
+            torch.stack([F.pad(p.A, (0, 0, 0, widest - p.A.shape[0])) for p in pairs.values()]).to(device)
+        )
         self.B = nn.Parameter(torch.stack([F.pad(p.B, (0, widest - p.B.shape[1])) for p in pairs.values()]).to(device))
         scales = torch.tensor([pair.scale for pair in pairs.values()], dtype=self.A.dtype, device=device)
         self.register_buffer("scale", scales[:, None, None], persistent=False)
@@ -333,7 +354,9 @@ class RankGroup(nn.Module):
         m = self.run_list.index(run)
         rank = self.ranks[m]
         return LowRank(
-            self.A[m, :rank].detach().clone(), self.B[m, :, :rank].detach().clone(), float(self.scale[m])  # type: ignore[index]
+            self.A[m, :rank].detach().clone(),
+            self.B[m, :, :rank].detach().clone(),
+            float(self.scale[m]),
         )
 
 
@@ -386,7 +409,10 @@ class PackedNorm(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pack = self._pack[0]
         x = pack.repeat(x).to(self.stack_weight.dtype)
-        y_PND = F.layer_norm(x, x.shape[-1:], eps=self.eps).reshape(pack.n_runs, -1, x.shape[-1]) * self.stack_weight[:, None]
+        y_PND = (
+            F.layer_norm(x, x.shape[-1:], eps=self.eps).reshape(pack.n_runs, -1, x.shape[-1])
+            * self.stack_weight[:, None]
+        )
         return (y_PND if self.stack_bias is None else y_PND + self.stack_bias[:, None]).view(x.shape)
 
 
@@ -398,7 +424,9 @@ class RepeatAt(nn.Module):
         self._pack = [pack]
         self.wrapped = layer
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         pack = self._pack[0]
         if hidden_states.shape[0] == pack.rows and pack.n_runs > 1:
             hidden_states = hidden_states.repeat(pack.n_runs, 1, 1)
@@ -412,36 +440,47 @@ class FirstTokenLayer(nn.Module):
     Exact: what the classifier reads of the other tokens' outputs is nothing. Output (B, 1, D).
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
-        self.wrapped = layer
+        self.wrapped: Any = layer
 
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         attention = self.wrapped.attention
-        core = attention.self  # type: ignore[union-attr]
+        core = attention.self
         first = hidden_states[:, :1]
 
         def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.view(*x.shape[:2], -1, core.attention_head_size).transpose(1, 2)  # type: ignore[union-attr]
+            return x.view(*x.shape[:2], -1, core.attention_head_size).transpose(1, 2)
 
-        scores = heads(core.query(first)) @ heads(core.key(hidden_states)).mT * core.scaling  # type: ignore[operator,union-attr]
+        scores = heads(core.query(first)) @ heads(core.key(hidden_states)).mT * core.scaling
         if attention_mask is not None:
             mask = attention_mask[:, :, :1]
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min) if mask.dtype == torch.bool else scores + mask
-        rates = F.dropout(scores.softmax(-1), p=core.dropout.p, training=self.training)  # type: ignore[union-attr]
-        context = (rates @ heads(core.value(hidden_states))).transpose(1, 2).reshape(first.shape[0], 1, -1)  # type: ignore[operator,union-attr]
-        return self.wrapped.feed_forward_chunk(attention.output(context, first))  # type: ignore[operator,union-attr]
+            lowest = torch.finfo(scores.dtype).min
+            scores = scores.masked_fill(~mask, lowest) if mask.dtype == torch.bool else scores + mask
+        rates = F.dropout(scores.softmax(-1), p=core.dropout.p, training=self.training)
+        context = (rates @ heads(core.value(hidden_states))).transpose(1, 2).reshape(first.shape[0], 1, -1)
+        return self.wrapped.feed_forward_chunk(attention.output(context, first))
 
 
 class _PackedLinear(torch.autograd.Function):
     """y = W x + b, then y[p] += s_p B_p A_p x[p] in place, without copying the rows of any run.
 
-    x: (P, N, D), or (1, N, D) where all runs see the same rows; tensors: A (M, R, D), B (M, O, R), scale (M, 1, 1) a group.
-    Output (P * N, O).
+    x: (P, N, D), or (1, N, D) where all runs see the same rows; tensors: A (M, R, D), B (M, O, R), scale (M, 1, 1) a
+    group. Output (P * N, O).
     """
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, n_runs: int, segments: Any, *tensors: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        n_runs: int,
+        segments: Any,
+        *tensors: torch.Tensor,
+    ) -> torch.Tensor:
         flat = F.linear(x.view(-1, x.shape[-1]), weight, bias)
         is_shared = x.shape[0] != n_runs
         if is_shared:
@@ -489,7 +528,8 @@ class _PackedLinear(torch.autograd.Function):
 
 
 def choose_attention(model: Any, n_tokens: int, *, own_masks: bool) -> None:
-    """A fixed rule, never a run-time timing: eager where dropout masks must be ours or rows are short on a CPU, else sdpa."""
+    """A fixed rule, never a run-time timing: eager where dropout masks must be ours or rows are short on a CPU, else
+    sdpa."""
     if getattr(model, "_supports_sdpa", False):
         # Several families take the eager softmax in fp32, which an fp64 mask overflows.
         is_short = model.device.type == "cpu" and n_tokens <= LONGEST_EAGER_CPU and model.dtype != torch.float64
@@ -504,13 +544,15 @@ def _bucketed(pairs: dict[int, LowRank]) -> list[list[int]]:
     """Runs by rank bucket, so that a rank of 1 is not padded to 256."""
     limits = (*RANK_BUCKETS, float("inf"))
     buckets = [
-        [run for run, pair in pairs.items() if low < pair.A.shape[0] <= high] for low, high in zip((0, *limits), limits, strict=False)
+        [run for run, pair in pairs.items() if low < pair.A.shape[0] <= high]
+        for low, high in zip((0, *limits), limits, strict=False)
     ]
     return [runs for runs in buckets if runs]
 
 
 def _segments(runs: Sequence[int]) -> list[tuple[int, int, int]]:
-    """Stretches of neighbouring runs as (first run, its slice in the stack, length): views of the activations, no copies."""
+    """Stretches of neighbouring runs as (first run, its slice in the stack, length): views of the activations, no
+    copies."""
     found: list[tuple[int, int, int]] = []
     for m, run in enumerate(runs):
         if found and found[-1][0] + found[-1][2] == run:
@@ -523,7 +565,9 @@ def _segments(runs: Sequence[int]) -> list[tuple[int, int, int]]:
 def _head_trained(path: str, n_runs: int, **stacks: nn.Parameter | None) -> Iterator[Trained]:
     for name, stack in stacks.items():
         if stack is not None:
-            yield Trained(f"{path}.{name}", "head", stack, torch.arange(n_runs, device=stack.device), decays=stack.dim() > 2)
+            yield Trained(
+                f"{path}.{name}", "head", stack, torch.arange(n_runs, device=stack.device), decays=stack.dim() > 2
+            )
 
 
 def _head_tensors(path: str, run: int, **stacks: nn.Parameter | None) -> Iterator[tuple[str, torch.Tensor]]:

@@ -291,7 +291,7 @@ def _arm(candidate: Candidate, axes: Sequence[str]) -> str:
     is_lora = adapter.method in LORA_METHODS
     named = [adapter.targets if is_lora else adapter.method]
     for key in axes:
-        ignored = key.startswith("adapter.") and not is_lora
+        ignored = (key.startswith("adapter.") and not is_lora) or (key == "adapter" and values.get(key) == named[0])
         if key in values and key not in ("seed", "train.lr", "adapter.targets") and not ignored:
             named.append(f"{key.rpartition('.')[2]}={values[key]}")
     return " ".join(named)

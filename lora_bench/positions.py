@@ -1,8 +1,9 @@
 """DeBERTa in a pack: its query and key weights also project relative positions, which have no batch.
 
-Adapted weights give every run its own projected positions, (P, 2k, D), where transformers expects the one copy of a batch-free input
-and repeats it along the batch. These helpers repeat each run's copy along that run's rows, and draw the positions' dropout once a step
-instead of once a row. Source: He et al. 2021, arXiv:2006.03654, section 3.1, as in transformers' DisentangledSelfAttention.
+Adapted weights give every run its own projected positions, (P, 2k, D), where transformers expects the one copy of a
+batch-free input and repeats it along the batch. These helpers repeat each run's copy along that run's rows, and draw
+the positions' dropout once a step instead of once a row. Source: He et al. 2021, arXiv:2006.03654, section 3.1, as in
+transformers' DisentangledSelfAttention.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,7 +40,11 @@ class PositionDropout(nn.Module):
 
 def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
     """Path and module of every disentangled attention."""
-    return ((name, module) for name, module in model.named_modules() if hasattr(module, "pos_att_type") and hasattr(module, "pos_dropout"))
+    return (
+        (name, module)
+        for name, module in model.named_modules()
+        if hasattr(module, "pos_att_type") and hasattr(module, "pos_dropout")
+    )
 
 
 def split_by_run(attention: Any, n_runs: int) -> Callable[..., Any]:

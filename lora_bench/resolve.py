@@ -1,4 +1,5 @@
-"""From a configuration to a run: everything that can be known, and everything that can be refused, before weights load."""
+"""From a configuration to a run: everything that can be known, and everything that can be refused, before weights
+load."""
 
 import math
 from collections.abc import Sequence
@@ -131,14 +132,21 @@ def _select(config: RunConfig, plan: Blueprint) -> tuple[Sequence[Matrix], float
     numbers = targets.select_layers(plan.matrices, adapter.layers)
     n_layers = 1 + max(matrix.layer for matrix in plan.matrices)
     layers = "all" if len(numbers) == n_layers else numbers
-    return [m for m in solved if m.rank], gap, targets.canonical_targets(plan.matrices, adapter.targets, backbone=plan.name), layers
+    return (
+        [m for m in solved if m.rank],
+        gap,
+        targets.canonical_targets(plan.matrices, adapter.targets, backbone=plan.name),
+        layers,
+    )
 
 
 def _check_method(config: RunConfig, matrices: Sequence[Matrix]) -> None:
     adapter = config.adapter
     is_stacked = adapter.method in adapters.PACKED_METHODS and (not matrices or adapter.init in adapters.PACKED_INITS)
     if matrices and adapter.dropout and not is_stacked:
-        raise ConfigError(f"adapter.dropout: {adapter.dropout} with {adapter.method}, init={adapter.init}; it works with lora only, use 0")
+        raise ConfigError(
+            f"adapter.dropout: {adapter.dropout} does not go with {adapter.method}, init={adapter.init}; use 0"
+        )
 
 
 def _uniform_rank(matrices: Sequence[Matrix]) -> int | dict[str, int] | None:

@@ -33,7 +33,8 @@ from lora_bench.tasks.tokens import Tokens, tokenise
 from lora_bench.tracking import Silence, TrackedRun, Tracking, head_of
 from lora_bench.train import train_pack
 
-TRAIN_SAMPLE_ROWS = 1_000
+TRAIN_SAMPLE_ROWS = 500
+"""Train rows scored at the end, for the generalisation gap; the same rows for every run."""
 CURVE_POINTS = 400
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,8 @@ def run_pack(
     on_progress: Notify | None = None,
     own_process: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train, score, check and store the runs of one pack. Runs that the store holds, or another process trains, are left out.
+    """Train, score, check and store the runs of one pack. Runs that the store holds, or another process trains, are
+    left out.
 
     A run's failure ends in a failed record, never in an exception. When memory runs out the pack is halved and tried
     again, down to single runs.
@@ -86,7 +88,9 @@ def run_pack(
     """
     with contextlib.ExitStack() as claims:
         mine = [run for run in runs if claims.enter_context(store.claim(run.run_id)) and not store.has(run.run_id)]
-        desk = _Desk(store, tracking or Silence(), dict(invocation or {}), on_progress or (lambda event: None), own_process)
+        desk = _Desk(
+            store, tracking or Silence(), dict(invocation or {}), on_progress or (lambda event: None), own_process
+        )
         return desk.work(mine)
 
 
@@ -111,7 +115,10 @@ class _Desk:
             fault = failure(error)
             if fault["kind"] != "out_of_memory" or len(runs) == 1:
                 log.debug("pack failed", exc_info=error)
-                return [self._store(each, new_record(**_identity(each, started), error=fault, **self._about())) for each in progress]
+                return [
+                    self._store(each, new_record(**_identity(each, started), error=fault, **self._about()))
+                    for each in progress
+                ]
         except BaseException:
             for each in progress:
                 each.tracked.finish("failed")
@@ -122,14 +129,18 @@ class _Desk:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         half = (len(runs) + 1) // 2
-        log.warning("pack of %d runs: out of memory (%s); trying %d and %d", len(runs), fault["message"], half, len(runs) - half)
+        log.warning(
+            "pack of %d runs: out of memory (%s); trying %d and %d", len(runs), fault["message"], half, len(runs) - half
+        )
         self.notify({"event": "split", "runs": len(runs), "message": fault["message"]})
         return self.work(runs[:half]) + self.work(runs[half:])
 
     def _train_and_store(self, progress: list[_Progress], started: str) -> list[dict[str, Any]]:
         first = progress[0].run
         threads = backbone.set_threads()
-        loaded = backbone.load(first.blueprint, precision=first.precision, device=backbone.resolve_device(first.config.device))
+        loaded = backbone.load(
+            first.blueprint, precision=first.precision, device=backbone.resolve_device(first.config.device)
+        )
         task, tokens = first.task, _tokens(first, loaded)
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:TRAIN_SAMPLE_ROWS])
         clock = time.perf_counter()
@@ -138,7 +149,9 @@ class _Desk:
         peak = _peak_bytes(loaded.device) if self.own_process else None
 
         n_tokens = int(tokens["train"].lengths.mean() * first.config.train.batch_size * first.steps)
-        flops = [run_flops(loaded.blueprint.skeleton, each.run.config, each.run.matrices, n_tokens) for each in progress]
+        flops = [
+            run_flops(loaded.blueprint.skeleton, each.run.config, each.run.matrices, n_tokens) for each in progress
+        ]
         shares = attribute(pack_seconds, flops)
         about = self._about(device=_device_name(loaded.device), threads=threads)
         records = []
@@ -157,7 +170,9 @@ class _Desk:
             known = _identity(each, started) | about | {"parameters": _count(each.run, state, loaded), "cost": cost}
             try:
                 if trained.finite_steps[index] < first.steps:
-                    raise NonFiniteError(f"the loss or the gradient is not finite at step {trained.finite_steps[index]}")
+                    raise NonFiniteError(
+                        f"the loss or the gradient is not finite at step {trained.finite_steps[index]}"
+                    )
                 logits = {split: values[index] for split, values in trained.logits.items()}
                 held = {"start_gap": trained.start_gap, "frozen_weights_unchanged": trained.is_frozen_intact}
                 record = self._checked(each, known, loaded, task, tokens, sample, state, logits, held)
@@ -176,10 +191,20 @@ class _Desk:
         with (pack := _open(loaded, runs)):
             start_gap = guards.require_unchanged_start(pack, tokens["train"])
             listener = _Listener(pack, progress, task, tokens["select"], self.notify)
-            train_pack(pack, tokens["train"], configs, total_steps=runs[0].steps, on_step=listener.on_step, on_epoch=listener.on_epoch)
+            train_pack(
+                pack,
+                tokens["train"],
+                configs,
+                total_steps=runs[0].steps,
+                on_step=listener.on_step,
+                on_epoch=listener.on_epoch,
+            )
             if configs[0].train.checkpoint == "best":
                 pack.set_states([each.best_state or pack.state(index) for index, each in enumerate(progress)])
-            logits = {split: predict(pack, each) for split, each in tokens.items() if split != "train"}
+            known = {"select": listener.last_select} if configs[0].train.checkpoint == "last" else {}
+            logits = known | {
+                split: predict(pack, each) for split, each in tokens.items() if split not in ("train", *known)
+            }
             logits["train"] = predict(pack, tokens["train"], sample)
             states = [pack.state(index) for index in range(len(runs))]
         return _Trained(states, logits, start_gap, pack.is_frozen_intact(), listener.finite_steps())
@@ -199,7 +224,9 @@ class _Desk:
         """Score a run, make it pass its guards, and write it with its predictions and adapter."""
         clock = time.perf_counter()
         run = each.run
-        scores: dict[str, Any] = {split: score(task.metrics, tokens[split].labels, logits[split]) for split in logits if split != "train"}
+        scores: dict[str, Any] = {
+            split: score(task.metrics, tokens[split].labels, logits[split]) for split in logits if split != "train"
+        }
         scores["train"] = score(task.metrics, tokens["train"].labels[sample], logits["train"])
         scores |= {split.replace("validation", "report"): None for split in task.facts["absent"]}
         start = backbone.head_state(loaded, run.config.seed)
@@ -208,7 +235,9 @@ class _Desk:
             held["update_moved"] = all(pair.norm() > 0 for pair in state.low_rank.values())
         elif state.extra:
             weights = dict(loaded.model.named_parameters())
-            held["update_moved"] = any(not torch.equal(tensor, weights[name].to(tensor.dtype)) for name, tensor in state.extra.items())
+            held["update_moved"] = any(
+                not torch.equal(tensor, weights[name].to(tensor.dtype)) for name, tensor in state.extra.items()
+            )
         with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch:
             folder = Path(scratch) / "adapter"
             adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
@@ -237,14 +266,19 @@ class _Desk:
 class _Listener:
     """Keeps the curves of a pack's runs, thinned to some hundred points, and passes them on."""
 
-    def __init__(self, pack: Pack | SoloPack, progress: list[_Progress], task: Task, select: Tokens, notify: Notify) -> None:
+    def __init__(
+        self, pack: Pack | SoloPack, progress: list[_Progress], task: Task, select: Tokens, notify: Notify
+    ) -> None:
         self.pack, self.progress, self.task, self.select, self.notify = pack, progress, task, select, notify
         self.n_steps = progress[0].run.steps
         self.stride = max(1, self.n_steps // CURVE_POINTS)
+        self.last_select = np.empty(0)  # logits of the last epoch's end, which need no second pass
         self._losses: list[torch.Tensor] = []
         self._finite_steps = torch.zeros(pack.n_runs, dtype=torch.long, device=pack.backbone.device)
 
-    def on_step(self, step: int, *, losses: torch.Tensor, grad_norms: torch.Tensor, alive: torch.Tensor, factors: torch.Tensor) -> None:
+    def on_step(
+        self, step: int, *, losses: torch.Tensor, grad_norms: torch.Tensor, alive: torch.Tensor, factors: torch.Tensor
+    ) -> None:
         self._losses.append(losses)
         self._finite_steps += alive
         if (step + 1) % self.stride and step + 1 < self.n_steps:
@@ -253,7 +287,11 @@ class _Listener:
         self._losses.clear()
         for index, each in enumerate(self.progress):
             train = each.run.config.train
-            peak = train.head_lr if each.run.config.adapter.method == "head_only" and train.head_lr is not None else train.lr
+            peak = (
+                train.head_lr
+                if each.run.config.adapter.method == "head_only" and train.head_lr is not None
+                else train.lr
+            )
             values = {"loss": points[0][index], "lr": points[2][index] * peak, "grad_norm": points[1][index]}
             each.curve["step"].append(step + 1)
             for name, value in values.items():
@@ -262,7 +300,7 @@ class _Listener:
         self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": len(self.progress)})
 
     def on_epoch(self, epoch: int, step: int) -> None:
-        logits = predict(self.pack, self.select)
+        logits = self.last_select = predict(self.pack, self.select)
         for index, each in enumerate(self.progress):
             if not np.isfinite(logits[index]).all():
                 continue
@@ -325,7 +363,10 @@ def _head(run: Run) -> dict[str, Any]:
 def _tokens(run: Run, loaded: Backbone) -> dict[str, Tokens]:
     plan = loaded.blueprint
     return tokenise(
-        run.task, plan.tokenizer, max_length=run.config.train.max_length, tokenizer_fingerprint=plan.tokenizer_fingerprint
+        run.task,
+        plan.tokenizer,
+        max_length=run.config.train.max_length,
+        tokenizer_fingerprint=plan.tokenizer_fingerprint,
     )
 
 
@@ -336,7 +377,9 @@ def _predictions(task: Task, tokens: dict[str, Tokens], logits: dict[str, np.nda
         values = logits[split].astype(np.float32)
         columns = {f"logit_{label}": values[:, label] for label in range(values.shape[1])}
         rows = task.splits[split]
-        tables.append(pd.DataFrame({"split": split, "idx": rows["idx"].to_numpy(), "label": tokens[split].labels, **columns}))
+        tables.append(
+            pd.DataFrame({"split": split, "idx": rows["idx"].to_numpy(), "label": tokens[split].labels, **columns})
+        )
     return pd.concat(tables, ignore_index=True)
 
 

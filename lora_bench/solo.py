@@ -1,12 +1,13 @@
 """Methods that cannot share a frozen backbone: DoRA, PiSSA and OLoRA (stock peft), BitFit and full fine-tuning.
 
-A solo pack holds one run on a private copy of the backbone and offers what `packing.Pack` offers, so the loop, the evaluation and the
-guards are the same. What peft has is used as it is.
+A solo pack holds one run on a private copy of the backbone and offers what `packing.Pack` offers, so the loop, the
+evaluation and the guards are the same. What peft has is used as it is.
 """
 
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -21,8 +22,8 @@ from lora_bench.packing import Trained, choose_attention
 from lora_bench.targets import Matrix
 
 START_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 5e-2}
-"""Largest gap between a method's first outputs and the backbone's, relative to the largest logit (at least 1): PiSSA and OLoRA take
-their factors out of the weight, and DoRA divides by a norm, which rounds."""
+"""Largest gap between a method's first outputs and the backbone's, relative to the largest logit (at least 1): PiSSA
+and OLoRA take their factors out of the weight, and DoRA divides by a norm, which rounds."""
 
 
 class SoloPack(contextlib.AbstractContextManager):
@@ -54,7 +55,7 @@ class SoloPack(contextlib.AbstractContextManager):
         if self._autocast:
             whole.float()
         self._put_head(whole, head)
-        self.model: nn.Module = self._with_peft(whole, seed) if self._has_peft else self._thawed(whole)
+        self.model: Any = self._with_peft(whole, seed) if self._has_peft else self._thawed(whole)
         self.trained = list(self._list_trained())
         self.masks = DropoutMasks(self, dropout, seed)
         trained = {id(each.parameter) for each in self.trained}
@@ -132,15 +133,17 @@ class SoloPack(contextlib.AbstractContextManager):
     def state(self, run: int) -> AdapterState:
         """What the run changed, against the untouched backbone (copies).
 
-        PiSSA and OLoRA start from factors of the weight, so their change is the difference of two low-rank products: a pair
-        of twice the rank. BitFit, full fine-tuning and DoRA's magnitudes are `extra` tensors by parameter path.
+        PiSSA and OLoRA start from factors of the weight, so their change is the difference of two low-rank products: a
+        pair of twice the rank. BitFit, full fine-tuning and DoRA's magnitudes are `extra` tensors by parameter path.
         """
         head = {each.name: each.parameter.detach().clone() for each in self.trained if each.kind == "head"}
         pairs = self._low_rank()
         if self.adapter.init in ("pissa", "olora"):
             start = self._start
             pairs = {
-                path: LowRank(torch.cat([pair.A, start[path].A]), torch.cat([pair.B, -start[path].B], dim=1), pair.scale)
+                path: LowRank(
+                    torch.cat([pair.A, start[path].A]), torch.cat([pair.B, -start[path].B], dim=1), pair.scale
+                )
                 for path, pair in pairs.items()
             }
         low_rank_ids = {id(p) for each in self.trained if each.name.endswith((".A", ".B")) for p in [each.parameter]}
@@ -166,14 +169,14 @@ class SoloPack(contextlib.AbstractContextManager):
                 pair = state.low_rank[path]
                 each.parameter.copy_(pair.A[:rank] if letter == "A" else pair.B[:, :rank])
 
-    def _with_peft(self, model: nn.Module, seed: int) -> nn.Module:
+    def _with_peft(self, model: Any, seed: int) -> nn.Module:
         config = adapters.lora_config(self.backbone.blueprint, self.adapter, self.matrices, self.backbone.new_modules)
         with quiet():
-            wrapped = get_peft_model(model, config, autocast_adapter_dtype=self.backbone.precision != "fp64")  # type: ignore[arg-type]
+            wrapped = get_peft_model(model, config, autocast_adapter_dtype=self.backbone.precision != "fp64")
         if self.adapter.init in adapters.PACKED_INITS:
             start = adapters.make(self.backbone, self.adapter, self.matrices, {}, seed).low_rank
             for path, layer in self._lora_layers(wrapped):
-                layer.lora_A["default"].weight.data.copy_(start[path].A)  # type: ignore[index,union-attr]
+                layer.lora_A["default"].weight.data.copy_(start[path].A)
         return wrapped
 
     def _thawed(self, model: nn.Module) -> nn.Module:
@@ -200,17 +203,18 @@ class SoloPack(contextlib.AbstractContextManager):
             return {}
         return {
             path: LowRank(
-                layer.lora_A["default"].weight.detach().clone(),  # type: ignore[index,union-attr]
-                layer.lora_B["default"].weight.detach().clone(),  # type: ignore[index,union-attr]
-                float(layer.scaling["default"]),  # type: ignore[index,arg-type]
+                layer.lora_A["default"].weight.detach().clone(),
+                layer.lora_B["default"].weight.detach().clone(),
+                float(layer.scaling["default"]),
             )
             for path, layer in self._lora_layers(self.model)
         }
 
     @staticmethod
-    def _lora_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        for path, layer in model.named_modules():
-            if hasattr(layer, "lora_A") and "default" in layer.lora_A:  # type: ignore[operator]
+    def _lora_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+        layers: Any = model.named_modules()
+        for path, layer in layers:
+            if hasattr(layer, "lora_A") and "default" in layer.lora_A:
                 yield path.removeprefix("base_model.model."), layer
 
     @staticmethod

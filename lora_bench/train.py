@@ -24,9 +24,12 @@ POOLED_BATCHES = 32
 
 
 class OnStep(Protocol):
-    """Called after every optimizer step. losses, grad_norms, alive: (P,), on the pack's device; lr: the schedule's factor (P,)."""
+    """Called after every optimizer step. losses, grad_norms, alive: (P,), on the pack's device; lr: the schedule's
+    factor (P,)."""
 
-    def __call__(self, step: int, *, losses: torch.Tensor, grad_norms: torch.Tensor, alive: torch.Tensor, factors: torch.Tensor) -> None: ...
+    def __call__(
+        self, step: int, *, losses: torch.Tensor, grad_norms: torch.Tensor, alive: torch.Tensor, factors: torch.Tensor
+    ) -> None: ...
 
 
 def train_pack(
@@ -53,11 +56,15 @@ def train_pack(
     alive = torch.ones(pack.n_runs, dtype=torch.bool, device=device)
 
     with pack.train():
-        for step, (epoch, is_last, rows) in enumerate(batches(tokens.lengths, shared.batch_size, configs[0].seed, total_steps)):
+        for step, (epoch, is_last, rows) in enumerate(
+            batches(tokens.lengths, shared.batch_size, configs[0].seed, total_steps)
+        ):
             losses = torch.zeros(pack.n_runs, dtype=dtype, device=device)
             for part in np.array_split(rows, shared.grad_accumulation):
                 if len(part):
-                    losses_P = run_losses(pack, to_tensors(batch(tokens, part, pack.pad_id), device)) * (len(part) / len(rows))
+                    losses_P = run_losses(pack, to_tensors(batch(tokens, part, pack.pad_id), device)) * (
+                        len(part) / len(rows)
+                    )
                     losses_P.sum().backward()
                     losses += losses_P.detach()
             norms = clip_each_run(pack.trained, max_norms)
@@ -92,12 +99,16 @@ def make_optimizer(pack: Pack | SoloPack, configs: Sequence[RunConfig]) -> Packe
     rates = {
         "A": vector([config.train.lr for config in configs]),
         "B": vector([config.train.lr * config.adapter.b_lr_ratio for config in configs]),
-        "head": vector([config.train.lr if config.train.head_lr is None else config.train.head_lr for config in configs]),
+        "head": vector(
+            [config.train.lr if config.train.head_lr is None else config.train.head_lr for config in configs]
+        ),
     }
     return PackedAdamW(pack.trained, rates, vector([config.train.weight_decay for config in configs]))
 
 
-def batches(lengths: np.ndarray, batch_size: int, seed: int, total_steps: int) -> Iterator[tuple[int, bool, np.ndarray]]:
+def batches(
+    lengths: np.ndarray, batch_size: int, seed: int, total_steps: int
+) -> Iterator[tuple[int, bool, np.ndarray]]:
     """(epoch, whether it is the epoch's last batch, rows), in the seed's own order, rows of like length together."""
     done, epoch = 0, 0
     while done < total_steps:

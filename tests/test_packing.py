@@ -1,5 +1,7 @@
-"""The equality contract: packing is only faster. Every result is the one that stock peft and transformers give alone."""
+"""The equality contract: packing is only faster. Every result is the one that stock peft and transformers give
+alone."""
 
+import contextlib
 import copy
 from collections.abc import Sequence
 
@@ -266,11 +268,12 @@ def test_first_gradients_in_fp32_equal_stock_peft(tokens):
         for (name, kind), gradient in theirs.items():
             mine = ours[index][name, kind]
             mine = mine[tuple(slice(size) for size in gradient.shape)]
-            torch.testing.assert_close(mine, gradient, rtol=1e-5, atol=1e-5 * largest)
+            torch.testing.assert_close(mine, gradient, rtol=1e-5, atol=1e-6 * largest)
 
 
 def test_losses_in_fp32_follow_stock_peft(tokens):
-    """Twenty steps in fp32: losses to 1e-4, parameters near zero to a stated 2e-4 (a flipped sign costs Adam a step)."""
+    """Twenty steps in fp32: losses to 1e-4, parameters near zero to a stated 2e-4 (a flipped sign costs Adam a
+    step)."""
     loaded = tiny(precision="fp32")
     runs = [config(**each) for each in MIXTURE]
     states, losses, _, _ = train(loaded, runs, tokens)
@@ -382,7 +385,7 @@ def test_seeds_change_head_order_and_masks_and_cells_do_not(tokens):
     assert not torch.equal(first.low_rank[path].A, other_seed.low_rank[path].A)
     orders = [[rows.tolist() for _, _, rows in batches(tokens.lengths, 8, seed, 6)] for seed in (0, 0, 1)]
     assert orders[0] == orders[1] != orders[2]
-    assert sorted(sum(orders[0][:3], [])) == list(range(len(tokens)))
+    assert sorted(row for rows in orders[0][:3] for row in rows) == list(range(len(tokens)))
 
 
 def test_adapter_streams_are_apart(tokens):
@@ -436,7 +439,8 @@ def test_any_mixture_equals_its_runs_alone(mixture, tokens):
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "phi3", "modernbert", "albert", "llama"])
 def test_a_saved_adapter_gives_the_packed_logits_in_stock_peft(name, tokens, tmp_path):
-    """What users load with PeftModel.from_pretrained on the Hub's own model is what was scored, fused projections included."""
+    """What users load with PeftModel.from_pretrained on the Hub's own model is what was scored, fused projections
+    included."""
     loaded = tiny(name)
     runs = [
         config(targets="qv", rank=4, lr=1e-2),
@@ -451,10 +455,8 @@ def test_a_saved_adapter_gives_the_packed_logits_in_stock_peft(name, tokens, tmp
     spoilt = copy.deepcopy(states[0])
     next(iter(spoilt.low_rank.values())).B.add_(0.5)
     adapters.save(tmp_path / "spoilt", loaded, runs[0].adapter, matrices(loaded, runs[0]), spoilt)
-    try:
+    with contextlib.suppress(guards.GuardError):
         assert guards.reload_gap(tmp_path / "spoilt", loaded, tokens, logits[0], None) > 1e-6
-    except guards.GuardError:
-        pass
 
 
 def test_the_backbone_is_left_as_it_was(tokens):
