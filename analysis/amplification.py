@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
-from lora_bench import cells, figures, published, reporting, stats, subspace
+from lora_bench import cells, figures, published, reporting, subspace
 from lora_bench.reporting import Column, Section, Table
 from lora_bench.store import Store
 
@@ -110,13 +111,14 @@ def sentence(setting: cells.Setting, summary: pd.DataFrame) -> str:
 
 def _intervals(norms: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Means over matrices and seeds, with the t interval of the factor over seeds."""
-    per_seed = norms.groupby([*by, "seed"], sort=False)[[*NORMS, "amplification", "scale"]].mean().reset_index()
-    rows = []
-    for key, mine in per_seed.groupby(by, sort=False):
-        low, high = stats.mean_interval(mine["amplification"].to_numpy(float))
-        means = mine[[*NORMS, "amplification", "scale"]].mean()
-        rows.append({**dict(zip(by, key, strict=True)), **means, "low": low, "high": high, "n_seeds": len(mine)})
-    return pd.DataFrame(rows)
+    kept = [*NORMS, "amplification", "scale"]
+    per_seed = norms.groupby([*by, "seed"], sort=False)[kept].mean().reset_index()
+    grouped = per_seed.groupby(by, sort=False)
+    means = grouped[kept].mean()
+    spread = grouped["amplification"].agg(["std", "count"])
+    half = special.stdtrit(spread["count"] - 1, 0.975) * spread["std"] / np.sqrt(spread["count"])
+    low, high = means["amplification"] - half, means["amplification"] + half
+    return means.assign(low=low, high=high, n_seeds=spread["count"]).reset_index()
 
 
 def _drawn(by_matrix: pd.DataFrame) -> pd.DataFrame:

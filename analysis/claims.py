@@ -16,6 +16,7 @@ import yaml
 from lora_bench import cells, reporting, stats
 from lora_bench.reporting import Column, Section, Table
 
+SHIPPED = Path(__file__).with_name("claims.yaml")
 HALF_DECADE = 0.5  # in log10 of the rate: one step of a grid such as 1e-3, 3e-3, 1e-2
 FULL = "full"
 GROUPS = {"attention": ("qkvo",), "mlp": ("up+down", "up+gate+down")}
@@ -30,7 +31,7 @@ class ClaimError(ValueError):
 
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "claims")
-    parser.add_argument("--claims", type=Path, default=Path(__file__).with_name("claims.yaml"), metavar="FILE", help="the claims (default: those shipped)")
+    parser.add_argument("--claims", type=Path, default=SHIPPED, metavar="FILE", help="the claims (default: those shipped)")
     parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     options = parser.parse_args(argv)
     try:
@@ -68,7 +69,7 @@ def read_claims(path: Path) -> list[dict]:
 
 def sections(runs: pd.DataFrame, options, claims: list[dict] | None = None) -> list[Section]:
     """One card over all settings."""
-    claims = claims or read_claims(Path(__file__).with_name("claims.yaml"))
+    claims = claims or read_claims(SHIPPED)
     found = cells.settings(
         runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
     )
@@ -76,17 +77,15 @@ def sections(runs: pd.DataFrame, options, claims: list[dict] | None = None) -> l
     for setting in found:
         margin = options.margin / 100 if options.margin else stats.margin_of(setting.metric)
         rows += judge(setting, claims, margin=margin)
-    card = pd.DataFrame(rows)
-    notes = list(dict.fromkeys(note for setting in found for note in setting.notes))
-    return [
-        Section(
-            title="Claims",
-            sentence=sentence(card),
-            tables=[evidence_table(card, several=len(found) > 1)],
-            notes=notes,
-            facts={"card": card, "claims": claims},
-        )
-    ]
+    section = card_section(pd.DataFrame(rows), claims, several=len(found) > 1)
+    section.notes.extend(dict.fromkeys(note for setting in found for note in setting.notes))
+    return [section]
+
+
+def card_section(card: pd.DataFrame, claims: list[dict], *, several: bool) -> Section:
+    """The card as a section."""
+    facts = {"card": card, "claims": claims}
+    return Section("Claims", sentence(card), tables=[evidence_table(card, several=several)], facts=facts)
 
 
 def judge(setting: cells.Setting, claims: list[dict], *, margin: float) -> list[dict]:

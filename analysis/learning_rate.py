@@ -13,6 +13,7 @@ import shlex
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from lora_bench import cells, figures, reporting, stats
 from lora_bench.reporting import Column, Section, Table
@@ -68,6 +69,8 @@ def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
     Returns:
         what was found, in words, and the log10 ratio of every seed of the most adapted placement.
     """
+    if FULL not in set(runs["arm"]):
+        return "", pd.Series(dtype=float)
     best = cells.best_rates_by_seed(runs)
     if FULL not in best.index:
         return "", pd.Series(dtype=float)
@@ -156,15 +159,18 @@ def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, stor
 
 
 def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for (arm, rate), at in runs[runs["scored"]].groupby(["arm", "lr"], sort=False):
-        scores = at["select"].to_numpy(float)
-        low, high = stats.mean_interval(scores)
-        first = at.iloc[0]
-        rank = arm.partition(" r=")[2]
-        rows.append((first["targets"], rank, first["rank_max"], rate, scores.mean(), low, high, rate == rates.loc[arm, "lr"]))
-    names = ["targets", "rank", "rank_order", "lr", "mean", "low", "high", "is_chosen"]
-    return pd.DataFrame(rows, columns=names)
+    scored = runs[runs["scored"]]
+    curves = scored.groupby(["arm", "lr"], sort=False)["select"].agg(["mean", "std", "count"]).reset_index()
+    half = special.stdtrit(curves["count"] - 1, 0.975) * curves["std"] / np.sqrt(curves["count"])
+    points = scored.drop_duplicates("arm").set_index("arm")
+    return curves.assign(
+        low=curves["mean"] - half,
+        high=curves["mean"] + half,
+        targets=curves["arm"].map(points["targets"]),
+        rank=curves["arm"].str.partition(" r=")[2],
+        rank_order=curves["arm"].map(points["rank_max"]),
+        is_chosen=curves["lr"] == curves["arm"].map(rates["lr"]),
+    )
 
 
 def _table(name: str, setting: cells.Setting, rates, own, at_shared, shared: float) -> Table:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import math
+import multiprocessing
+import os
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,24 +105,25 @@ def build(runs: pd.DataFrame, options: Namespace) -> dict:
     Raises:
         NothingToShow: when no analysis has anything to show.
     """
-    sections, absent = collect(runs, options)
+    parts: dict[str, Part] = {}
+    sections: list[tuple[str, Section]] = []
+    cards, absent = [], []
+    for group in _groups(runs, options):
+        for part in group.parts:
+            part.anchor = f"setting-{len(parts)}"
+            parts[part.title] = part
+        sections += group.sections
+        cards.append(group.card)
+        absent += group.absent
     if not sections:
         raise cells.NothingToShow("\n".join(absent))
-    card = claims.sections(runs, options)[0]
-    matrix = verdict_table([section for kind, section in sections if kind == "Weight types"])
-    parts: dict[str, Part] = {}
-    n_figures = 0
-    for kind, section in sections:
-        setting = section.facts["setting"]
-        part = parts.setdefault(setting.title, Part(setting.title, f"setting-{len(parts)}", design(setting, runs)))
-        shown = shown_section(kind, section, options.out, f"{part.anchor}-{len(part.sections)}")
-        n_figures += len(shown["figures"])
-        part.sections.append(shown)
-    for title, mine in card.facts["card"].groupby("setting", sort=False):
-        part = parts.setdefault(title, Part(title, f"setting-{len(parts)}"))
-        part.sections.append(shown_claims(title, mine, f"{part.anchor}-claims"))
+    table = pd.concat([card for card in cards if len(card)], ignore_index=True)
+    card = claims.card_section(table, claims.read_claims(claims.SHIPPED), several=len(parts) > 1)
+    for title, mine in table.groupby("setting", sort=False):
+        part = parts.setdefault(str(title), Part(str(title), f"setting-{len(parts)}"))
+        part.sections.append(shown_claims(str(title), mine, f"{part.anchor}-claims"))
     reporting.write_section(card, options.out)
-    overview = [shown_section("Across tasks", one, options.out, f"across-{i}") for i, one in enumerate(across(sections))]
+    matrix = verdict_table([section for kind, section in sections if kind == "Weight types"])
     if len(matrix):
         figures.save(figures.verdict_matrix(matrix), options.out / "figures", "verdict_matrix")
         reporting.write_table(Table("verdicts", "every contrast", matrix), options.out / "tables")
@@ -132,7 +136,7 @@ def build(runs: pd.DataFrame, options: Namespace) -> dict:
         "matrix": shown_matrix(matrix),
         "parts": list(parts.values()),
         "claims": claims_matrix(card),
-        "overview": overview,
+        "overview": [shown_section("Across tasks", one, options.out) for one in across(sections)],
         "environments": environments(runs, Store(options.store)),
         "missing": [*absent, *gaps(sections)],
         "mixed": options.mix_environments,
@@ -140,18 +144,56 @@ def build(runs: pd.DataFrame, options: Namespace) -> dict:
     }
     loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = loader.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+    n_figures = sum(len(section["figures"]) for part in parts.values() for section in part.sections)
     return {"html": html, "verdict": verdict, "n_figures": n_figures}
 
 
-def collect(runs: pd.DataFrame, options: Namespace) -> tuple[list[tuple[str, Section]], list[str]]:
-    """(analysis, section) for all that the store can show, and in words what it cannot."""
-    sections, absent = [], []
+@dataclass
+class Group:
+    """All that one backbone and task give: what the page shows, and the results that its overview is made of."""
+
+    parts: list[Part]
+    sections: list[tuple[str, Section]]  # without figures, tables and runs, which are written by now
+    card: pd.DataFrame
+    absent: list[str]
+
+
+def _groups(runs: pd.DataFrame, options: Namespace) -> list[Group]:
+    """Each backbone and task by itself, in processes of their own where there are many: drawing takes the time."""
+    for name in ("model", "task"):
+        runs = cells.filter_runs(runs, name, getattr(options, name))
+    names = runs["model"].astype(str).str.rsplit("/", n=1).str[-1]
+    work = [mine for _, mine in runs.groupby([names, runs["task"]], sort=True)]
+    workers = min(len(work), os.cpu_count() or 1)
+    if workers < 2 or len(work) < 4:
+        return [make_group(mine, options) for mine in work]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(make_group, work, [options] * len(work)))
+
+
+def make_group(runs: pd.DataFrame, options: Namespace) -> Group:
+    """Run every analysis on the runs of one backbone and task, and write its tables and figures."""
+    parts: dict[str, Part] = {}
+    kept: list[tuple[str, Section]] = []
+    absent: list[str] = []
+    try:
+        card = claims.sections(runs, options)[0].facts["card"]
+    except cells.NothingToShow:
+        card = pd.DataFrame()
     for kind, make in ANALYSES.items():
         try:
-            sections += [(kind, section) for section in make(runs, options)]
+            sections = make(runs, options)
         except cells.NothingToShow as error:
             absent += [f"{kind}: {line}" for line in str(error).splitlines()]
-    return sections, absent
+            continue
+        for section in sections:
+            setting = section.facts["setting"]
+            part = parts.setdefault(setting.title, Part(setting.title, "", design(setting)))
+            part.sections.append(shown_section(kind, section, options.out))
+            facts = {name: value for name, value in section.facts.items() if name not in ("runs", "frame", "table")}
+            facts["setting"] = cells.Setting(setting.title, setting.slug, setting.facts, setting.runs.iloc[:0], setting.notes)
+            kept.append((kind, Section(section.title, section.sentence, notes=section.notes, facts=facts)))
+    return Group(list(parts.values()), kept, card, absent)
 
 
 # ---------------------------------------------------------------- what the page says over all settings
@@ -300,7 +342,7 @@ def gaps(sections: list[tuple[str, Section]]) -> list[str]:
 # ---------------------------------------------------------------- what the template gets
 
 
-def design(setting: cells.Setting, runs: pd.DataFrame) -> list[tuple[str, str]]:
+def design(setting: cells.Setting) -> list[tuple[str, str]]:
     """The facts that all runs of a setting share."""
     told = []
     for key, name in FACTS.items():
@@ -313,13 +355,13 @@ def design(setting: cells.Setting, runs: pd.DataFrame) -> list[tuple[str, str]]:
     return [("seeds", str(adapted["seed"].nunique())), ("learning rates", rates), *told]
 
 
-def shown_section(kind: str, section: Section, out: Path, anchor: str) -> dict:
+def shown_section(kind: str, section: Section, out: Path) -> dict:
     """Write a section's files and give the template its text, tables and figures."""
     reporting.write_section(section, out)
     return {
         "kind": kind,
         "title": section.title,
-        "anchor": anchor,
+        "anchor": anchor_of(section.title),
         "sentence": section.sentence,
         "notes": section.notes,
         "tables": [shown_table(table) for table in section.tables if table.columns],
@@ -328,6 +370,11 @@ def shown_section(kind: str, section: Section, out: Path, anchor: str) -> dict:
             for name, figure in section.figures.items()
         ],
     }
+
+
+def anchor_of(title: str) -> str:
+    """A title as the name of a place on the page."""
+    return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
 
 
 def shown_table(table: Table) -> dict:

@@ -45,6 +45,7 @@ SHARED = (  # of the backbone, the data and the training; columns that a store l
     "environment",
 )
 OF_ADAPTER = ("head_rate", "alpha", "alpha_policy", "adapter_dropout", "init", "layers", "replicate", "b_lr_ratio")
+_ESTIMATED = ("arm", "lr", "seed", "status", "scored", "report", "train")
 REQUIRED = ("run_id", "status", "model", "task", "method", "targets", "lr", "seed", "report", "select", "environment")
 
 
@@ -118,12 +119,7 @@ def settings(
         NothingToShow: when the filters leave nothing, naming what the store holds instead.
     """
     for name, wanted in (("model", model), ("task", task)):
-        if wanted is not None:
-            known = sorted(runs[name].dropna().astype(str).unique())
-            kept = runs[(runs[name] == wanted) | (runs[name].astype(str).str.rsplit("/", n=1).str[-1] == wanted)]
-            if kept.empty:
-                raise NothingToShow(f"no run has {name} {wanted!r}; the store holds {', '.join(known)}")
-            runs = kept
+        runs = filter_runs(runs, name, wanted)
     adapted = runs[runs["method"] == method]
     if adapted.empty:
         raise NothingToShow(f"no run of method {method!r}; the store holds {', '.join(sorted(set(runs['method'])))}")
@@ -153,6 +149,21 @@ def settings(
         Setting(one.title, f"{one.slug}_{i}" if slugs.count(one.slug) > 1 else one.slug, one.facts, one.runs, one.notes)
         for i, one in enumerate(found)
     ]
+
+
+def filter_runs(runs: pd.DataFrame, name: str, wanted: str | None) -> pd.DataFrame:
+    """Runs of one model or task, by its full name or the last part of it; all of them for None.
+
+    Raises:
+        NothingToShow: when there is none, naming what the store holds.
+    """
+    if wanted is None:
+        return runs
+    names = runs[name].astype(str)
+    kept = runs[(names == wanted) | (names.str.rsplit("/", n=1).str[-1] == wanted)]
+    if kept.empty:
+        raise NothingToShow(f"no run has {name} {wanted!r}; the store holds {', '.join(sorted(names.unique()))}")
+    return kept
 
 
 def at_budgets(
@@ -215,21 +226,23 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
         one row per arm, indexed by arm in order of appearance: lr, certificate, add, rates, select, select_error,
         passed_over (rates that could not compete, and why).
     """
+    narrow = runs[["arm", "lr", "seed", "select"]].assign(select=runs["select"].where(runs["scored"]))
+    grid = narrow.groupby(["arm", "lr"], sort=True)["select"].agg(["size", "count", "mean", "std"])
+    expected_of = narrow.groupby("arm")["seed"].nunique()
     rows = {}
-    for arm, mine in runs.groupby("arm", sort=False):
-        by_rate = {
-            float(rate): (at[at["scored"]].set_index("seed")["select"], len(at)) for rate, at in mine.groupby("lr")
-        }
-        most = max((len(scored) for scored, _ in by_rate.values()), default=0)
+    for arm in narrow["arm"].unique():
+        of_arm = grid.loc[arm]
+        rates = [float(rate) for rate in of_arm.index]
+        run, scored = (dict(zip(rates, of_arm[name].astype(int), strict=True)) for name in ("size", "count"))
+        most = max(scored.values(), default=0)
         if most == 0:
-            rows[arm] = _no_rate(sorted(by_rate))
+            rows[arm] = _no_rate(rates)
             continue
-        expected = mine["seed"].nunique()
-        means = {rate: scored.mean() for rate, (scored, _) in by_rate.items() if len(scored) == most}
+        means = {rate: mean for rate, mean in zip(rates, of_arm["mean"], strict=True) if scored[rate] == most}
         best = max(means.values())
         winner = min(rate for rate, mean in means.items() if mean >= best - 1e-12 * max(1.0, abs(best)))
-        error = float(by_rate[winner][0].std(ddof=1) / math.sqrt(most)) if most > 1 else math.nan
-        tried = sorted(rate for rate, (_, run) in by_rate.items() if run == expected or rate in means)
+        error = float(of_arm.loc[winner, "std"]) / math.sqrt(most) if most > 1 else math.nan
+        tried = [rate for rate in rates if run[rate] == expected_of[arm] or rate in means]
         inside = [rate for rate in tried if tried[0] < rate < tried[-1]]
         if len(tried) == 1:
             certificate, add = "single", [_beyond(winner, 10**-0.5), _beyond(winner, 10**0.5)]
@@ -240,15 +253,17 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
         else:
             certificate, add = "edge", _extend(tried, winner)
         passed_over = [
-            f"{rate:g} ({run - len(scored)} failed)" if run > len(scored) else f"{rate:g} ({run} of {most} seeds)"
-            for rate, (scored, run) in sorted(by_rate.items())
+            f"{rate:g} ({run[rate] - scored[rate]} failed)"
+            if run[rate] > scored[rate]
+            else f"{rate:g} ({run[rate]} of {most} seeds)"
+            for rate in rates
             if rate not in means
         ]
         rows[arm] = {
             "lr": winner,
             "certificate": certificate,
             "add": add,
-            "rates": sorted(by_rate),
+            "rates": rates,
             "select": float(means[winner]),
             "select_error": error,
             "passed_over": passed_over,
@@ -258,17 +273,17 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
 
 def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     """Each seed's own best rate on `select`: arm by seed; nan where the seed lacks a rate that the arm was run at."""
-    scored = runs[runs["scored"]]
+    scored = runs.loc[runs["scored"], ["arm", "seed", "lr", "select"]]
     rows = {}
     for arm, mine in scored.groupby("arm", sort=False):
-        table = mine.pivot_table(index="seed", columns="lr", values="select").dropna()
+        table = mine.set_index(["seed", "lr"])["select"].unstack("lr").dropna()
         rows[arm] = table.idxmax(axis=1)  # the first, so the smaller rate, of equals
     return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)
 
 
 def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with arms named by placement and rank, `qv r=4`; methods without targets by their own name. Sorted."""
-    ranks = [_rank_text(run) for _, run in runs[["rank", "rank_min", "rank_max"]].iterrows()]
+    ranks = [_rank_text(*one) for one in zip(runs["rank"], runs["rank_min"], runs["rank_max"], strict=True)]
     arms = [
         f"{targets} r={rank}" if targets else method
         for targets, rank, method in zip(runs["targets"], ranks, runs["method"], strict=True)
@@ -298,21 +313,26 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float], *, level: float = 0
         sd, train, gap (train minus report) with its interval, seconds, bytes, scores ({seed: score}), failures ({seed: why}).
     """
     everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
+    points = runs.drop_duplicates("arm").set_index("arm")
+    kept = [name for name in (*_ESTIMATED, "error_kind", "attributed_seconds", "adapter_bytes") if name in runs]
+    chosen = runs.loc[runs["lr"] == runs["arm"].map(dict(rates)), kept].sort_values("seed")
+    nothing = chosen.iloc[:0]
+    by_arm = dict(list(chosen.groupby("arm", sort=False)))
     rows = {}
-    for arm, mine in runs.groupby("arm", sort=False):
-        at = mine[mine["lr"] == rates[arm]]
-        scored = at[at["scored"]].sort_values("seed")
-        failed = at[~at["scored"]]
+    for arm in points.index:
+        at = by_arm.get(arm, nothing)
+        is_scored = at["scored"].to_numpy(bool)
+        scored, failed = at[is_scored], at[~is_scored]
         scores = scored["report"].to_numpy(float)
         low, high = stats.mean_interval(scores, level=level)
-        first = mine.iloc[0]
-        has_train = len(scored) > 0 and bool(scored["train"].notna().all())
-        gap = scored["train"] - scored["report"]
-        gap_low, gap_high = stats.mean_interval(gap.to_numpy(float), level=level) if has_train else (math.nan, math.nan)
+        first = points.loc[arm]
+        gaps = scored["train"].to_numpy(float) - scores
+        has_train = gaps.size > 0 and bool(np.isfinite(gaps).all())
+        gap_low, gap_high = stats.mean_interval(gaps, level=level) if has_train else (math.nan, math.nan)
         rows[arm] = {
             "method": first["method"],
             "targets": first["targets"],
-            "ranks": _rank_text(first),
+            "ranks": _rank_text(first["rank"], first["rank_min"], first["rank_max"]),
             "adapter_parameters": first["adapter_parameters"],
             "lr": rates[arm],
             "n_seeds": len(scored),
@@ -323,15 +343,13 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float], *, level: float = 0
             "high": high,
             "sd": float(scores.std(ddof=1)) if scores.size > 1 else math.nan,
             "train": float(scored["train"].mean()) if has_train else math.nan,
-            "gap": float(gap.mean()) if has_train else math.nan,
+            "gap": float(gaps.mean()) if has_train else math.nan,
             "gap_low": gap_low,
             "gap_high": gap_high,
             "seconds": _mean_of(scored, "attributed_seconds"),
             "bytes": _mean_of(scored, "adapter_bytes"),
             "scores": dict(zip(scored["seed"].astype(int), scores, strict=True)),
-            "failures": {
-                int(seed): str(kind or "no score") for seed, kind in zip(failed["seed"], _why(failed), strict=True)
-            },
+            "failures": {int(seed): str(why) for seed, why in zip(failed["seed"], _why(failed), strict=True)},
         }
     return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)
 
@@ -524,12 +542,11 @@ def _beyond(rate: float, factor: float) -> float:
     return min(beyond, key=lambda c: abs(math.log10(c) - target))
 
 
-def _rank_text(run: pd.Series) -> str:
-    if pd.notna(run["rank"]):
-        return f"{int(run['rank'])}"
-    if pd.notna(run["rank_min"]):
-        low, high = int(run["rank_min"]), int(run["rank_max"])
-        return f"{low}" if low == high else f"{low}-{high}"
+def _rank_text(rank: float, lowest: float, highest: float) -> str:
+    if pd.notna(rank):
+        return f"{int(rank)}"
+    if pd.notna(lowest):
+        return f"{int(lowest)}" if lowest == highest else f"{int(lowest)}-{int(highest)}"
     return ""
 
 

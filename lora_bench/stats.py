@@ -10,6 +10,7 @@ Source: Student 1908; Holm 1979; Schuirmann 1987; Agarwal et al. 2021, arXiv:210
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -415,6 +416,7 @@ def _t_statistic(differences: np.ndarray, shift: float = 0.0) -> tuple[np.ndarra
     return np.where(_is_constant(differences), np.nan, t), n
 
 
+@functools.lru_cache(maxsize=4096)
 def _sd_nodes(n_pairs: int, n_nodes: int = 512) -> np.ndarray:
     """Equally likely values of sample sd / sd with n - 1 degrees of freedom."""
     mass = (np.arange(n_nodes) + 0.5) / n_nodes

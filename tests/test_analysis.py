@@ -225,7 +225,7 @@ def test_failed_runs_are_kept_and_flagged(tmp_path, capsys, quick):
             )
             record["scores"] = {"train": None, "select": None, "report": None}
     text = shown("weight_types", records, tmp_path, capsys)
-    assert "kept out of the means and counted: qkvo at lr 0.001: seed 2 (nonfinite)" in text
+    assert "kept out of the means and counted: qkvo at lr 0.001, 0.003, 0.01: seed 2 (nonfinite)" in text
     table = pd.read_csv(tmp_path / "out" / "tables" / "weight_types_minilm_cola.csv").set_index("cell")
     assert table.loc["qkvo", ["n_seeds", "n_failed"]].tolist() == [3, 1]
 
