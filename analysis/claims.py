@@ -20,7 +20,12 @@ SHIPPED = Path(__file__).with_name("claims.yaml")
 HALF_DECADE = 0.5  # in log10 of the rate: one step of a grid such as 1e-3, 3e-3, 1e-2
 FULL = "full"
 GROUPS = {"attention": ("qkvo",), "mlp": ("up+down", "up+gate+down")}
-KINDS = {"placement": ("first", "second", "says"), "rank": ("targets", "first", "second", "says"), "rate_flat": ("targets", "first", "second"), "rate_tenfold": ()}
+KINDS = {
+    "placement": ("first", "second", "says"),
+    "rank": ("targets", "first", "second", "says"),
+    "rate_flat": ("targets", "first", "second"),
+    "rate_tenfold": (),
+}
 SAYS = ("better", "tied", "at_least")
 STATUSES = ("supported", "refuted", "unresolved", "missing")
 
@@ -31,7 +36,9 @@ class ClaimError(ValueError):
 
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "claims")
-    parser.add_argument("--claims", type=Path, default=SHIPPED, metavar="FILE", help="the claims (default: those shipped)")
+    parser.add_argument(
+        "--claims", type=Path, default=SHIPPED, metavar="FILE", help="the claims (default: those shipped)"
+    )
     parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     options = parser.parse_args(argv)
     try:
@@ -144,7 +151,9 @@ def _arms(claim: dict, estimates: pd.DataFrame) -> tuple[str, str] | str:
                 meeting = lora[np.isclose(lora["adapter_parameters"], counts[0], rtol=0.02)]["targets"].nunique()
                 key = (len(set(first.scores) & set(second.scores)), meeting, counts[0])
                 best = max(best or (key, ()), (key, (first.Index, second.Index)))
-    return best[1] if best else f"needs {claim['first']} and {claim['second']} at one budget; the store has no such pair"
+    return (
+        best[1] if best else f"needs {claim['first']} and {claim['second']} at one budget; the store has no such pair"
+    )
 
 
 def _ends(mine: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
@@ -153,7 +162,10 @@ def _ends(mine: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
         return f"rank {', '.join(map(str, sorted(ranks.values())))}" if ranks else "none"
     ordered = sorted(ranks, key=lambda arm: ranks[arm])
     ends = {"lowest": ordered[0], "highest": ordered[-1]}
-    picked = [ends.get(claim[side]) or next((arm for arm in ordered if ranks[arm] == claim[side]), None) for side in ("first", "second")]
+    picked = [
+        ends.get(claim[side]) or next((arm for arm in ordered if ranks[arm] == claim[side]), None)
+        for side in ("first", "second")
+    ]
     if None in picked or picked[0] == picked[1]:
         return f"rank {', '.join(str(ranks[arm]) for arm in ordered)}"
     return picked[0], picked[1]  # type: ignore[return-value]
@@ -161,7 +173,13 @@ def _ends(mine: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
 
 def _needs_ranks(claim: dict, held: str) -> str:
     sides = [claim["first"], claim["second"]]
-    wanted = "at two ranks" if not any(isinstance(side, int) for side in sides) else f"at rank {sides[0]} and rank {sides[1]}".replace("rank highest", "a higher one").replace("rank lowest", "a lower one")
+    wanted = (
+        "at two ranks"
+        if not any(isinstance(side, int) for side in sides)
+        else f"at rank {sides[0]} and rank {sides[1]}".replace("rank highest", "a higher one").replace(
+            "rank lowest", "a lower one"
+        )
+    )
     return f"needs {claim['targets']} {wanted}; the store has {held}"
 
 
@@ -202,7 +220,9 @@ def _judge_flat(claim: dict, runs: pd.DataFrame, estimates: pd.DataFrame) -> tup
     if len(best) < 2 or runs[runs["arm"].isin(ends)].groupby("arm")["lr"].nunique().min() < 3:
         return ("missing", f"needs three rates or more for {ends[0]} and {ends[1]}"), 0
     shift = (best.loc[ends[1]] - best.loc[ends[0]]).dropna().to_numpy()
-    return _by_seeds(shift, -HALF_DECADE, HALF_DECADE, f"best rate of {ends[1]} over that of {ends[0]}"), int(runs["arm"].isin(ends).sum())
+    return _by_seeds(shift, -HALF_DECADE, HALF_DECADE, f"best rate of {ends[1]} over that of {ends[0]}"), int(
+        runs["arm"].isin(ends).sum()
+    )
 
 
 def _judge_tenfold(runs: pd.DataFrame) -> tuple[tuple[str, str], int]:

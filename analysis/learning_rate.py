@@ -59,7 +59,14 @@ def section(setting: cells.Setting, *, name: str, store=None) -> Section:
             "the one at which the cell's report score is shown everywhere else."
         },
         notes=_notes(setting, runs, rates, store),
-        facts={"setting": setting, "rates": rates, "estimates": own, "shared": shared, "tenfold": by_seed, "runs": runs},
+        facts={
+            "setting": setting,
+            "rates": rates,
+            "estimates": own,
+            "shared": shared,
+            "tenfold": by_seed,
+            "runs": runs,
+        },
     )
 
 
@@ -100,7 +107,9 @@ def sentence(
     sure = scored["certificate"].isin(["inside", "inside*"])
     low, high = scored["lr"].min(), scored["lr"].max()
     span = f"at {low:g}" if low == high else f"between {low:g} and {high:g}"
-    parts = [f"On {setting.title} the best rates lie {span}; {sure.sum()} of {len(scored)} are certified inside their grid"]
+    parts = [
+        f"On {setting.title} the best rates lie {span}; {sure.sum()} of {len(scored)} are certified inside their grid"
+    ]
     if math.isfinite(shared):
         loss = (own["mean"] - at_shared["mean"]).reindex(scored.index).dropna()
         if len(loss):
@@ -131,11 +140,17 @@ def paste_line(runs: pd.DataFrame, arm: str, add: list[float], store=None) -> st
         sweep = invocation.get("sweep")
         overrides = [str(one) for one in invocation.get("overrides") or overrides]
     ours = {"adapter.targets", "adapter.rank", "train.lr", "seed", "hydra.mode"}
-    kept = [one for one in overrides if one.partition("=")[0].lstrip("+~") not in ours and not one.startswith("+sweeps=")]
+    kept = [
+        one for one in overrides if one.partition("=")[0].lstrip("+~") not in ours and not one.startswith("+sweeps=")
+    ]
     seeds = sorted({int(seed) for seed in mine["seed"]})
     told = f"range({len(seeds)})" if seeds == list(range(len(seeds))) else ",".join(map(str, seeds))
     words = ["lora-bench", f"+sweeps={sweep}" if sweep else "-m", *kept, f"adapter.targets={first['targets']}"]
-    if not any(one.startswith("adapter.budget=") for one in kept) and sweep != "weight_types" and pd.notna(first["rank"]):
+    if (
+        not any(one.startswith("adapter.budget=") for one in kept)
+        and sweep != "weight_types"
+        and pd.notna(first["rank"])
+    ):
         words.append(f"adapter.rank={int(first['rank'])}")
     words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
     if store is not None:
@@ -154,7 +169,9 @@ def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, stor
     if failed:
         told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
     if runs.loc[runs["arm"] == FULL, "lr"].nunique() < 3:
-        told.append("the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; the store has none")
+        told.append(
+            "the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; the store has none"
+        )
     return told
 
 
@@ -167,7 +184,7 @@ def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
         low=curves["mean"] - half,
         high=curves["mean"] + half,
         targets=curves["arm"].map(points["targets"]),
-        rank=curves["arm"].str.partition(" r=")[2],
+        rank=[arm.partition(" r=")[2] for arm in curves["arm"]],
         rank_order=curves["arm"].map(points["rank_max"]),
         is_chosen=curves["lr"] == curves["arm"].map(rates["lr"]),
     )
@@ -183,7 +200,9 @@ def _table(name: str, setting: cells.Setting, rates, own, at_shared, shared: flo
     frame["shared_difference"] = frame["shared_mean"] - frame["mean"]
     words = {"inside": "inside", "inside*": "inside (1 se)", "edge": "edge", "single": "one rate", "none": "no score"}
     is_floor = frame["method"] == cells.FLOOR
-    frame["certificate_shown"] = frame["certificate"].map(words).mask(is_floor & (frame["certificate"] == "single"), "fixed")
+    frame["certificate_shown"] = (
+        frame["certificate"].map(words).mask(is_floor & (frame["certificate"] == "single"), "fixed")
+    )
     frame["add"] = frame["add"].mask(is_floor, "")
     columns = [
         Column("cell", "cell", reporting.text, is_number=False),

@@ -45,7 +45,8 @@ def section(setting: cells.Setting, *, name: str) -> Section:
     measured = [(column, label) for column, label in COSTS if np.isfinite(frame[column]).any()]
     for column, _ in measured:
         frame[f"front_{column}"] = cells.on_front(frame[column].to_numpy(), frame["mean"].to_numpy())
-    points = frame[(frame["targets"] != "") & np.isfinite(frame["mean"])].assign(label=frame["cell"])
+    points = frame[(frame["targets"] != "") & np.isfinite(frame["mean"])]
+    points = points.assign(label=points["cell"])
     lacking = [label for column, label in COSTS if (column, label) not in measured]
     notes = [*setting.notes, *([f"not measured in these runs: {', '.join(lacking)}"] if lacking else [])]
     return Section(
@@ -53,7 +54,9 @@ def section(setting: cells.Setting, *, name: str) -> Section:
         sentence=sentence(setting, frame, measured),
         tables=[_table(name, setting, frame, measured)],
         figures={name: figures.pareto(points, measured, metric=setting.metric)} if len(points) and measured else {},
-        captions={name: "Report score (mean and 95 % t interval over seeds) against cost; the line is the Pareto front of the means."},
+        captions={
+            name: "Report score (mean and 95 % t interval over seeds) against cost; the line is the Pareto front of the means."
+        },
         notes=notes,
         facts={"setting": setting, "frame": frame},
     )
@@ -64,13 +67,20 @@ def sentence(setting: cells.Setting, frame: pd.DataFrame, measured: list[tuple[s
     if ("adapter_parameters", COSTS[0][1]) not in measured:
         return f"On {setting.title} no run counts its adapter parameters."
     front = frame[frame["front_adapter_parameters"]].sort_values("adapter_parameters")
-    steps = [f"{one.cell} ({reporting.points(one.mean)} at {reporting.count(one.adapter_parameters)})" for one in front.itertuples()]
+    steps = [
+        f"{one.cell} ({reporting.points(one.mean)} at {reporting.count(one.adapter_parameters)})"
+        for one in front.itertuples()
+    ]
     return f"On {setting.title} the front of mean score against adapter parameters is {reporting.listed(steps)}."
 
 
 def _table(name: str, setting: cells.Setting, frame: pd.DataFrame, measured: list[tuple[str, str]]) -> Table:
     marks = [
-        " ".join(word for word, (column, _) in zip(("parameters", "time", "bytes"), COSTS, strict=True) if row.get(f"front_{column}"))
+        " ".join(
+            word
+            for word, (column, _) in zip(("parameters", "time", "bytes"), COSTS, strict=True)
+            if row.get(f"front_{column}")
+        )
         for row in frame.to_dict("records")
     ]
     frame = frame.assign(front=marks)

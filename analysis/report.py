@@ -77,7 +77,9 @@ class Part:
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "report")
     parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
-    parser.add_argument("--title", default="Which weight matrices should LoRA adapt?", metavar="TEXT", help="the page's title")
+    parser.add_argument(
+        "--title", default="Which weight matrices should LoRA adapt?", metavar="TEXT", help="the page's title"
+    )
     options = parser.parse_args(argv)
     options.budget, options.targets, options.ranks, options.layer, options.step_zero = None, "", "", None, False
     clock = time.perf_counter()
@@ -95,7 +97,10 @@ def main(argv: list[str] | None = None) -> int:
     for sentence in page["verdict"]:
         console.print(f"[bold]{sentence}[/bold]", soft_wrap=True)
     seconds = time.perf_counter() - clock
-    console.print(f"[dim]written: {path} with {page['n_figures']} figures, {len(frame)} runs, {seconds:.0f} s[/dim]", soft_wrap=True)
+    console.print(
+        f"[dim]written: {path} with {page['n_figures']} figures, {len(frame)} runs, {seconds:.0f} s[/dim]",
+        soft_wrap=True,
+    )
     return 0
 
 
@@ -191,7 +196,9 @@ def make_group(runs: pd.DataFrame, options: Namespace) -> Group:
             part = parts.setdefault(setting.title, Part(setting.title, "", design(setting)))
             part.sections.append(shown_section(kind, section, options.out))
             facts = {name: value for name, value in section.facts.items() if name not in ("runs", "frame", "table")}
-            facts["setting"] = cells.Setting(setting.title, setting.slug, setting.facts, setting.runs.iloc[:0], setting.notes)
+            facts["setting"] = cells.Setting(
+                setting.title, setting.slug, setting.facts, setting.runs.iloc[:0], setting.notes
+            )
             kept.append((kind, Section(section.title, section.sentence, notes=section.notes, facts=facts)))
     return Group(list(parts.values()), kept, card, absent)
 
@@ -236,10 +243,16 @@ def across(sections: list[tuple[str, Section]]) -> list[Section]:
         if len(by_task) < 2:
             continue
         arms = [arm for arm in cells.PLACEMENTS if all(arm in one.index for one in by_task.values())]
-        seeds = sorted(set.intersection(*(set(one.at[arm, "scores"]) for one in by_task.values() for arm in arms))) if arms else []
+        seeds = (
+            sorted(set.intersection(*(set(one.at[arm, "scores"]) for one in by_task.values() for arm in arms)))
+            if arms
+            else []
+        )
         if len(arms) < 2 or len(seeds) < 2:
             continue
-        scores = np.array([[[one.at[arm, "scores"][seed] for seed in seeds] for arm in arms] for one in by_task.values()])
+        scores = np.array(
+            [[[one.at[arm, "scores"][seed] for seed in seeds] for arm in arms] for one in by_task.values()]
+        )
         found.append(_across_section(str(model).rsplit("/", 1)[-1], budget, list(by_task), arms, scores))
     return found
 
@@ -260,8 +273,12 @@ def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], 
         rows.append(row)
     frame = pd.DataFrame(rows)
     two: Callable = lambda x: "–" if pd.isna(x) else f"{x:.2f}"  # noqa: E731
-    frame["rank_shown"] = [reporting.interval(low, high, two) for low, high in zip(frame["rank_low"], frame["rank_high"], strict=True)]
-    frame["iqm_shown"] = [reporting.interval(low, high) for low, high in zip(frame["iqm_low"], frame["iqm_high"], strict=True)]
+    frame["rank_shown"] = [
+        reporting.interval(low, high, two) for low, high in zip(frame["rank_low"], frame["rank_high"], strict=True)
+    ]
+    frame["iqm_shown"] = [
+        reporting.interval(low, high) for low, high in zip(frame["iqm_low"], frame["iqm_high"], strict=True)
+    ]
     columns = [
         Column("placement", "targets", reporting.text, is_number=False),
         Column("mean_rank", "mean rank", two),
@@ -279,7 +296,9 @@ def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], 
         sentence=f"Over {reporting.listed(tasks)}, {best['placement']} has the best mean rank: {best['mean_rank']:.2f} "
         f"(95 % {best['rank_low']:.2f} to {best['rank_high']:.2f}, {scores.shape[2]} common seeds resampled within each task).",
         tables=[Table(f"across_{model}_{budget}", "placements over tasks", frame, columns)],
-        notes=["scores of different tasks and metrics are pooled as they are in the interquartile mean: read the mean rank first"],
+        notes=[
+            "scores of different tasks and metrics are pooled as they are in the interquartile mean: read the mean rank first"
+        ],
     )
 
 
@@ -300,7 +319,11 @@ def cost(runs: pd.DataFrame) -> list[tuple[str, str]]:
     """What the store cost, over all runs that measured it."""
     told = []
     for column, name, show in (
-        ("attributed_seconds", "training time", lambda x: f"{x / 3600:.1f} h" if x > 5400 else f"{x / 60:.0f} min" if x > 90 else f"{x:.0f} s"),
+        (
+            "attributed_seconds",
+            "training time",
+            lambda x: f"{x / 3600:.1f} h" if x > 5400 else f"{x / 60:.0f} min" if x > 90 else f"{x:.0f} s",
+        ),
         ("tokens", "tokens", lambda x: f"{x:,.0f}"),
         ("flops", "FLOPs", lambda x: f"{x:.2e}"),
         ("adapter_bytes", "adapters on disk", lambda x: f"{x / 2**20:,.1f} MiB"),
@@ -322,15 +345,44 @@ def environments(runs: pd.DataFrame, store: Store) -> list[dict]:
             about = store.record(str(mine["run_id"].iloc[0]))["environment"]
         except StoreError:
             about = {}
-        kept = {key: about[key] for key in ("device", "cpu", "threads", "platform", "python", "torch", "transformers", "peft", "numpy", "lora_bench") if about.get(key)}
+        kept = {
+            key: about[key]
+            for key in (
+                "device",
+                "cpu",
+                "threads",
+                "platform",
+                "python",
+                "torch",
+                "transformers",
+                "peft",
+                "numpy",
+                "lora_bench",
+            )
+            if about.get(key)
+        }
         commits = sorted(set(mine["commit"].dropna().astype(str))) if "commit" in mine else []
-        rows.append({"id": str(identity), "runs": len(mine), "about": kept, "commits": [commit[:12] for commit in commits]})
+        rows.append(
+            {"id": str(identity), "runs": len(mine), "about": kept, "commits": [commit[:12] for commit in commits]}
+        )
     return rows
 
 
 def gaps(sections: list[tuple[str, Section]]) -> list[str]:
     """Every note that says what is missing, failed or not certified, once, with its setting."""
-    words = ("missing", "lacks", "without a score", "could not compete", "at the edge", "one rate only", "kept apart", "left out", "needs", "no verdict is possible", "stuck")
+    words = (
+        "missing",
+        "lacks",
+        "without a score",
+        "could not compete",
+        "at the edge",
+        "one rate only",
+        "kept apart",
+        "left out",
+        "needs",
+        "no verdict is possible",
+        "stuck",
+    )
     told = {}
     for _, section in sections:
         for note in section.notes:
@@ -366,7 +418,12 @@ def shown_section(kind: str, section: Section, out: Path) -> dict:
         "notes": section.notes,
         "tables": [shown_table(table) for table in section.tables if table.columns],
         "figures": [
-            {"name": name, "caption": section.captions.get(name, ""), "uri": data_uri(out / "figures" / f"{name}.svg"), "wide": figure.get_figwidth() > 5}
+            {
+                "name": name,
+                "caption": section.captions.get(name, ""),
+                "uri": data_uri(out / "figures" / f"{name}.svg"),
+                "wide": figure.get_figwidth() > 5,
+            }
             for name, figure in section.figures.items()
         ],
     }
@@ -383,7 +440,12 @@ def shown_table(table: Table) -> dict:
     for row, cells_ in zip(table.frame.to_dict("records"), table.shown(), strict=True):
         rows.append(
             [
-                {"text": text, "key": sort_key(row[column.name], text), "number": column.is_number, "prose": len(text) > 40}
+                {
+                    "text": text,
+                    "key": sort_key(row[column.name], text),
+                    "number": column.is_number,
+                    "prose": len(text) > 40,
+                }
                 for column, text in zip(table.columns, cells_, strict=True)
             ]
         )
@@ -414,7 +476,10 @@ def shown_matrix(matrix: pd.DataFrame) -> dict:
             {
                 "setting": setting,
                 "cells": [
-                    {"verdict": by_contrast[head]["verdict"], "difference": reporting.signed(by_contrast[head]["difference"])}
+                    {
+                        "verdict": by_contrast[head]["verdict"],
+                        "difference": reporting.signed(by_contrast[head]["difference"]),
+                    }
                     if head in by_contrast
                     else {"verdict": "missing", "difference": "–"}
                     for head in heads

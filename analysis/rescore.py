@@ -29,10 +29,17 @@ def main(argv: list[str] | None = None) -> int:
         description=(__doc__ or "").split("\n\n")[0],
         epilog="example: python analysis/rescore.py --store runs --add balanced_accuracy",
     )
-    parser.add_argument("--store", type=Path, default=Path("runs"), metavar="DIR", help="folder of records (default: runs)")
-    parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="where tables/ goes (default: report)")
     parser.add_argument(
-        "--add", default="", metavar="NAMES", help=f"further metrics, comma-separated: {', '.join((*CLASSIFICATION, *REGRESSION))}"
+        "--store", type=Path, default=Path("runs"), metavar="DIR", help="folder of records (default: runs)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="where tables/ goes (default: report)"
+    )
+    parser.add_argument(
+        "--add",
+        default="",
+        metavar="NAMES",
+        help=f"further metrics, comma-separated: {', '.join((*CLASSIFICATION, *REGRESSION))}",
     )
     options = parser.parse_args(argv)
     added = [name for name in options.add.split(",") if name]
@@ -48,7 +55,10 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(highlight=False)
     console.print(sentence(result), style="bold", soft_wrap=True)
     for row in result[result["state"] == "differs"].head(20).itertuples():
-        console.print(f"- {row.run_id} {row.split}: the record says {row.recorded}, the predictions give {row.recomputed}", soft_wrap=True)
+        console.print(
+            f"- {row.run_id} {row.split}: the record says {row.recorded}, the predictions give {row.recomputed}",
+            soft_wrap=True,
+        )
     for why, rows in result[~result["state"].isin(["equal", "differs"])].groupby("why", sort=False):
         console.print(f"- {len(rows)} not checked: {why}", soft_wrap=True)
     path = reporting.write_table(reporting.Table("rescored", "re-scored", result), options.out / "tables")
@@ -79,7 +89,14 @@ def rescore(store: Store, frame: pd.DataFrame, added: list[str]) -> pd.DataFrame
             recorded = record["scores"][split]
             recomputed = score(list(recorded), labels, values)
             equal = json.dumps(recorded) == json.dumps(recomputed)
-            row = {"run_id": run.run_id, "model": run.model, "task": run.task, "targets": run.targets, "lr": run.lr, "seed": run.seed}
+            row = {
+                "run_id": run.run_id,
+                "model": run.model,
+                "task": run.task,
+                "targets": run.targets,
+                "lr": run.lr,
+                "seed": run.seed,
+            }
             row |= {"split": split, "n_rows": len(of_split), "state": "equal" if equal else "differs", "why": ""}
             row |= {"recorded": json.dumps(recorded), "recomputed": json.dumps(recomputed)}
             for name in added:
@@ -88,7 +105,21 @@ def rescore(store: Store, frame: pd.DataFrame, added: list[str]) -> pd.DataFrame
                 except ValueError:
                     row[name] = np.nan  # a metric of another kind of task
             rows.append(row)
-    columns = ["run_id", "model", "task", "targets", "lr", "seed", "split", "n_rows", "state", "why", "recorded", "recomputed", *added]
+    columns = [
+        "run_id",
+        "model",
+        "task",
+        "targets",
+        "lr",
+        "seed",
+        "split",
+        "n_rows",
+        "state",
+        "why",
+        "recorded",
+        "recomputed",
+        *added,
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -102,7 +133,14 @@ def sentence(result: pd.DataFrame) -> str:
 
 
 def _unchecked(run, split: str, why: str) -> dict:
-    row = {"run_id": run.run_id, "model": run.model, "task": run.task, "targets": run.targets, "lr": run.lr, "seed": run.seed}
+    row = {
+        "run_id": run.run_id,
+        "model": run.model,
+        "task": run.task,
+        "targets": run.targets,
+        "lr": run.lr,
+        "seed": run.seed,
+    }
     return row | {"split": split, "state": "unchecked", "why": why}
 
 

@@ -28,7 +28,9 @@ VECTORS = {"A": "A", "update": "B A"}
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "subspace")
     parser.add_argument("--targets", default="", metavar="ROLES", help="placement (default: the one with most ranks)")
-    parser.add_argument("--ranks", default="", metavar="LOW,HIGH", help="two ranks (default: 8 and the highest, or the two highest)")
+    parser.add_argument(
+        "--ranks", default="", metavar="LOW,HIGH", help="two ranks (default: 8 and the highest, or the two highest)"
+    )
     parser.add_argument("--layer", type=int, metavar="N", help="layer of the heatmaps (default: the middle one)")
     parser.add_argument("--step-zero", action="store_true", help="add the overlap of A before training; imports torch")
     parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
@@ -91,7 +93,10 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
     return Section(
         title=f"Subspaces: {setting.title}, {targets}",
         sentence=sentence(setting, targets, table),
-        tables=[_table(name, setting, table), Table(f"{name}_matrices", "every matrix and number of directions", table)],
+        tables=[
+            _table(name, setting, table),
+            Table(f"{name}_matrices", "every matrix and number of directions", table),
+        ],
         figures=_figures(name, table, grids, layer),
         captions=_captions(name, targets, layer),
         notes=_notes(setting, targets, low, high, lacking, adapters),
@@ -102,7 +107,9 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
 class Adapter:
     """The pairs of one run, with what is needed to draw their A again."""
 
-    def __init__(self, run, pairs: dict[str, subspace.LowRank], manifest: list[dict], init: str, replicate: int) -> None:
+    def __init__(
+        self, run, pairs: dict[str, subspace.LowRank], manifest: list[dict], init: str, replicate: int
+    ) -> None:
         self.seed, self.rank, self.pairs, self.manifest = int(run.seed), int(run.rank), pairs, manifest
         self.init, self.replicate = init, replicate
         self._bases: dict = {}
@@ -123,7 +130,9 @@ class Adapter:
         from lora_bench.adapters import init_scale
 
         if self.init not in ("gaussian", "peft_gaussian"):
-            raise cells.NothingToShow(f"--step-zero: A of init={self.init} cannot be drawn again without the backbone's weights")
+            raise cells.NothingToShow(
+                f"--step-zero: A of init={self.init} cannot be drawn again without the backbone's weights"
+            )
         pairs = {}
         for matrix in self.manifest:
             stream = seeds.generator("adapter", self.seed, self.replicate, matrix["module"], matrix["rank"])
@@ -156,7 +165,9 @@ def _choose(setting: cells.Setting, chosen: pd.DataFrame, options) -> tuple[str,
         raise cells.NothingToShow(f"{setting.title}: no finished run of one rank at its chosen rate")
     targets = getattr(options, "targets", "") or max(held.index, key=lambda t: (held[t], t == cells.REFERENCE_TARGETS))
     if targets not in held.index:
-        raise cells.NothingToShow(f"{setting.title}: no run of targets {targets!r}; the store holds {', '.join(held.index)}")
+        raise cells.NothingToShow(
+            f"{setting.title}: no run of targets {targets!r}; the store holds {', '.join(held.index)}"
+        )
     ranks = sorted({int(rank) for rank in chosen.loc[chosen["targets"] == targets, "rank"]})
     if getattr(options, "ranks", ""):
         try:
@@ -165,7 +176,9 @@ def _choose(setting: cells.Setting, chosen: pd.DataFrame, options) -> tuple[str,
             raise cells.NothingToShow(f"--ranks: cannot read {options.ranks!r}; give two, such as 8,64") from None
         absent = [str(rank) for rank in (low, high) if rank not in ranks]
         if absent:
-            raise cells.NothingToShow(f"{setting.title}: no run of {targets} at rank {', '.join(absent)}; ranks are {', '.join(map(str, ranks))}")
+            raise cells.NothingToShow(
+                f"{setting.title}: no run of {targets} at rank {', '.join(absent)}; ranks are {', '.join(map(str, ranks))}"
+            )
         return targets, low, high
     high = ranks[-1]
     low = 8 if 8 in ranks and high > 8 else ranks[-2] if len(ranks) > 1 else high
@@ -204,7 +217,9 @@ def _comparisons(adapters: dict, low: int, high: int) -> dict[str, list[tuple]]:
     return found
 
 
-def _measure(adapters: dict, comparisons: dict, rng: np.random.Generator, vectors=tuple(VECTORS)) -> tuple[pd.DataFrame, dict]:
+def _measure(
+    adapters: dict, comparisons: dict, rng: np.random.Generator, vectors=tuple(VECTORS)
+) -> tuple[pd.DataFrame, dict]:
     """phi at (1, 1), along the diagonal and at the whole spans, with null bands; and the whole grids for the heatmaps."""
     manifest = next(iter(adapters.values())).manifest
     rows, grids, bands = [], {}, {}
@@ -214,12 +229,19 @@ def _measure(adapters: dict, comparisons: dict, rng: np.random.Generator, vector
             d = matrix["d_in"]
             if (comparison, d) not in bands:
                 draws = 200 if m * d <= 64 * 1024 else 40
-                bands[comparison, d] = subspace.null_band(d, n, m, n_pairs=len(pairs), n_draws=_draws(draws, len(pairs)), rng=rng)
+                bands[comparison, d] = subspace.null_band(
+                    d, n, m, n_pairs=len(pairs), n_draws=_draws(draws, len(pairs)), rng=rng
+                )
             low, high = bands[comparison, d]
             chance = subspace.chance_overlap(d, n, m)
             for kind in vectors:
                 phi = np.mean(
-                    [subspace.overlap(adapters[a].basis(matrix["module"], kind), adapters[b].basis(matrix["module"], kind)) for a, b in pairs],
+                    [
+                        subspace.overlap(
+                            adapters[a].basis(matrix["module"], kind), adapters[b].basis(matrix["module"], kind)
+                        )
+                        for a, b in pairs
+                    ],
                     axis=0,
                 )
                 grids[comparison, kind, matrix["role"], matrix["layer"]] = phi
@@ -268,7 +290,9 @@ def _table(name: str, setting: cells.Setting, table: pd.DataFrame) -> Table:
         *([Column("whole_step_zero", "step 0", show)] if "whole_step_zero" in frame else []),
         Column("above", "layers above", reporting.count),
     ]
-    return Table(name, f"{setting.title}: overlap φ of leading directions and of whole spans, means over layers", frame, columns)
+    return Table(
+        name, f"{setting.title}: overlap φ of leading directions and of whole spans, means over layers", frame, columns
+    )
 
 
 def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int) -> dict:
@@ -280,14 +304,22 @@ def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int) -> dict:
             if held == comparison and at == layer and kind == "A" and len(panels) < 4:
                 d = int(table[(table["role"] == role) & (table["layer"] == layer)]["d_in"].iloc[0])
                 phi = phi[:LARGEST_SHOWN, :LARGEST_SHOWN]
-                sides = ("i, lower rank", "j, higher rank") if comparison.startswith("rank") else ("i, one seed", "j, other seed")
+                sides = (
+                    ("i, lower rank", "j, higher rank")
+                    if comparison.startswith("rank")
+                    else ("i, one seed", "j, other seed")
+                )
                 null = np.minimum(subspace.chance_overlap(d, *phi.shape), 1.0)
                 panels.append({"label": role, "phi": phi, "null": null, "first": sides[0], "second": sides[1]})
         made[f"{name}_{'ranks' if comparison.startswith('rank') else 'seeds'}"] = figures.overlaps(
             panels, title=f"{comparison}, layer {layer}, right-singular vectors of A"
         )
         assert k < 2
-    profiles = table.groupby(["comparison", "vectors", "role", "j"], sort=False)[["phi", "null_mean", "null_low", "null_high"]].mean().reset_index()
+    profiles = (
+        table.groupby(["comparison", "vectors", "role", "j"], sort=False)[["phi", "null_mean", "null_low", "null_high"]]
+        .mean()
+        .reset_index()
+    )
     kept = profiles[profiles["comparison"].isin(comparisons[:2])]
     kept = kept.assign(panel=kept["comparison"] + ", " + kept["vectors"].map(VECTORS))
     made[f"{name}_profile"] = figures.overlap_profiles(kept)
@@ -308,7 +340,9 @@ def _notes(setting: cells.Setting, targets: str, low: int, high: int, lacking: i
     told = list(setting.notes)
     init = setting.facts.get("init")
     if init in ("pissa", "olora"):
-        told.append(f"init={init} starts A from the weight, so subspaces agree before any training: chance is not the right null")
+        told.append(
+            f"init={init} starts A from the weight, so subspaces agree before any training: chance is not the right null"
+        )
     elif str(setting.facts.get("protocol")) and init in ("gaussian", "kaiming", "peft_gaussian"):
         told.append("A starts from a stream of its own for every rank and seed, so what agrees was learned")
     if low == high:

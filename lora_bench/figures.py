@@ -296,7 +296,9 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
             place = ranks.index(rank)
             colour, marker = (shades[place], markers[place % len(markers)]) if several else (BLUE, "o")
             of_rank = of_rank.sort_values("lr")
-            axis.plot(of_rank["lr"], 100 * of_rank["mean"], color=colour, marker=marker, ms=2.8, lw=1, label=f"r={rank}")
+            axis.plot(
+                of_rank["lr"], 100 * of_rank["mean"], color=colour, marker=marker, ms=2.8, lw=1, label=f"r={rank}"
+            )
             axis.vlines(of_rank["lr"], 100 * of_rank["low"], 100 * of_rank["high"], color=colour, lw=0.8, alpha=0.7)
             best = of_rank[of_rank["is_chosen"]]
             axis.plot(best["lr"], 100 * best["mean"], marker="o", ms=7, mfc="none", mec=INK, mew=0.8, ls="")
@@ -374,7 +376,9 @@ def overlap_profiles(profiles: pd.DataFrame) -> Figure:
             if len(of_role):
                 colour, marker = series(role, roles.index(role))
                 every = max(1, len(of_role) // 8)
-                axis.plot(of_role["j"], of_role["phi"], color=colour, marker=marker, ms=2.8, lw=1, label=role, markevery=every)
+                axis.plot(
+                    of_role["j"], of_role["phi"], color=colour, marker=marker, ms=2.8, lw=1, label=role, markevery=every
+                )
         axis.set_title(name, loc="left", color=INK)
         axis.set_ylim(0, 1.02)
         axis.set_xlabel("directions compared")
@@ -387,7 +391,9 @@ def overlap_profiles(profiles: pd.DataFrame) -> Figure:
         row[0].set_ylabel("overlap φ")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     band = matplotlib.patches.Patch(color=FAINT, alpha=0.25, lw=0)
-    figure.legend([*handles, band], [*labels, "random, 95 %"], loc="outside upper right", ncols=len(labels) + 1, frameon=False)
+    figure.legend(
+        [*handles, band], [*labels, "random, 95 %"], loc="outside upper right", ncols=len(labels) + 1, frameon=False
+    )
     return figure
 
 
@@ -409,7 +415,15 @@ def amplifications(table: pd.DataFrame) -> Figure:
         for i, rank in enumerate(ranks):
             mine = table[(table["role"] == role) & (table["rank"] == rank)].sort_values("layer")
             if len(mine):
-                axis.plot(mine["layer"], mine["mean"], color=shades[i], marker="osD^vPX*"[i % 8], ms=3, lw=1, label=f"r={rank}")
+                axis.plot(
+                    mine["layer"],
+                    mine["mean"],
+                    color=shades[i],
+                    marker="osD^vPX*"[i % 8],
+                    ms=3,
+                    lw=1,
+                    label=f"r={rank}",
+                )
                 axis.vlines(mine["layer"], mine["low"], mine["high"], color=shades[i], lw=0.8)
         axis.set_title(role, loc="left", color=INK)
         axis.set_yscale("log")
@@ -467,7 +481,15 @@ def pareto(points: pd.DataFrame, costs: list[tuple[str, str]], *, metric: str) -
         sns.despine(ax=axis)
     axes[0].set_ylabel(metric_label(metric))
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False, columnspacing=0.9, handletextpad=0.2)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper right",
+        ncols=len(labels),
+        frameon=False,
+        columnspacing=0.9,
+        handletextpad=0.2,
+    )
     return figure
 
 
@@ -503,13 +525,18 @@ def verdict_matrix(table: pd.DataFrame) -> Figure:
     """
     settings, contrasts_ = list(dict.fromkeys(table["setting"])), list(dict.fromkeys(table["contrast"]))
     label_width = 0.06 * max(map(len, settings))
-    figure = Figure(figsize=(min(PAGE, label_width + 0.62 * len(contrasts_) + 0.2), 0.75 + 0.3 * len(settings)), layout="constrained")
+    figure = Figure(
+        figsize=(min(PAGE, label_width + 0.62 * len(contrasts_) + 0.2), 0.75 + 0.3 * len(settings)),
+        layout="constrained",
+    )
     axis = figure.subplots()
     fills = {"better": "#cfe3f3", "worse": "#f7d3c4", "tied": "#cdebe1", "unresolved": "#eeeeee", "missing": "#ffffff"}
     signs = {"better": "▲", "worse": "▼", "tied": "=", "unresolved": "?", "missing": "–"}
     for _, one in table.iterrows():
         x, y = contrasts_.index(one["contrast"]), settings.index(one["setting"])
-        axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fills[one["verdict"]], ec="white", lw=1.5))
+        axis.add_patch(
+            matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fills[one["verdict"]], ec="white", lw=1.5)
+        )
         told = "" if one["verdict"] == "missing" else f" {100 * one['difference']:+.1f}".replace("-", "−")
         axis.text(x, y, f"{signs[one['verdict']]}{told}", ha="center", va="center", fontsize=6.5, color=INK)
     axis.set_xlim(-0.5, len(contrasts_) - 0.5)
@@ -520,7 +547,8 @@ def verdict_matrix(table: pd.DataFrame) -> Figure:
     axis.grid(visible=False)
     axis.tick_params(length=0, top=False)
     sns.despine(ax=axis, left=True, bottom=True)
-    axis.set_xlabel("▲ better   ▼ worse   = tied   ? unresolved   – missing; differences in points", fontsize=6)
+    key = "▲ better   ▼ worse   = tied   ? unresolved   – missing\ndifferences in points"
+    figure.supxlabel(key, fontsize=6, x=0.01, ha="left")
     return figure
 
 

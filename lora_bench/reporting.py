@@ -145,7 +145,9 @@ def print_section(section: Section, console: Console) -> None:
         )
         for column in table.columns:
             if column.on_screen:
-                shown.add_column(column.title, justify="right" if column.is_number else "left", no_wrap=not wraps(table, column))
+                shown.add_column(
+                    column.title, justify="right" if column.is_number else "left", no_wrap=not wraps(table, column)
+                )
         for row in table.shown():
             shown.add_row(*(cell for cell, column in zip(row, table.columns, strict=True) if column.on_screen))
         console.print(shown)

@@ -130,7 +130,10 @@ def read_adapter(folder: Path, manifest: Sequence[Mapping]) -> dict[str, LowRank
         raise FileNotFoundError(f"no adapter in {folder}")
     tensors = load_file(path)
     stacked = {
-        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): (array, tensors[name.replace("lora_A", "lora_B")])
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"): (
+            array,
+            tensors[name.replace("lora_A", "lora_B")],
+        )
         for name, array in tensors.items()
         if name.endswith(".lora_A.weight")
     }

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import re
 import runpy
+import shutil
+import subprocess
+import sys
+from argparse import Namespace
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from fake_store import fake_record, rank_records, weight_types_records, write_store
+from fake_store import fake_record, rank_records, weight_types_records, write_store, write_with_adapters
 
 from lora_bench import cells, figures
-from lora_bench.store import COLUMNS, row_of
+from lora_bench.store import COLUMNS, Store, row_of
+from lora_bench.tasks.metrics import score
 
 ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
 
 
-def run(script: str, store: Path, out: Path, *options: str) -> int:
-    return runpy.run_path(str(ANALYSIS / f"{script}.py"))["main"](["--store", str(store), "--out", str(out), *options])
+def script(name: str) -> dict:
+    """The names that a script defines, found as `python analysis/x.py` finds its neighbours."""
+    if str(ANALYSIS) not in sys.path:
+        sys.path.insert(0, str(ANALYSIS))
+    return runpy.run_path(str(ANALYSIS / f"{name}.py"))
+
+
+def run(name: str, store: Path, out: Path, *options: str) -> int:
+    return script(name)["main"](["--store", str(store), "--out", str(out), *options])
 
 
 def frame_of(records: list[dict]) -> pd.DataFrame:
@@ -35,6 +50,12 @@ def arms_of(records: list[dict]) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def weight_types_store(tmp_path_factory) -> Path:
     return write_store(tmp_path_factory.mktemp("wt"), weight_types_records(rates=(1e-3, 3e-3, 1e-2), n_seeds=6))
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Figures are drawn but not rendered: saving one in three formats takes a second."""
+    monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)
 
 
 # ---------------------------------------------------------------- scripts
@@ -186,12 +207,6 @@ def test_placements_meet_at_equal_parameters():
 # ---------------------------------------------------------------- bad input
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Figures are drawn but not rendered: saving one in three formats takes a second."""
-    monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)
-
-
 def shown(script: str, records: list[dict], tmp_path: Path, capsys, *options: str) -> str:
     status = run(script, write_store(tmp_path / "store", records), tmp_path / "out", *options)
     captured = capsys.readouterr()
@@ -272,3 +287,335 @@ def test_an_unknown_filter_names_what_there_is(weight_types_store, tmp_path, cap
     assert "no run has task 'rte'; the store holds cola" in capsys.readouterr().err
     assert run("weight_types", weight_types_store, tmp_path, "--metric", "f1") == 2
     assert "metrics here are matthews" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- learning rates, section 7, cost
+
+
+def csv(tmp_path: Path, name: str) -> pd.DataFrame:
+    return pd.read_csv(tmp_path / "out" / "tables" / f"{name}.csv")
+
+
+def full_records(*, peak: float, n_seeds: int = 6) -> list[dict]:
+    """Full fine-tuning with its best rate at `peak`."""
+    return [
+        fake_record(
+            method="full", targets="", lr=rate, seed=seed, report=0.5 - 0.1 * abs(np.log10(rate / peak)) + 0.001 * seed
+        )
+        for rate in (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+        for seed in range(n_seeds)
+    ]
+
+
+@pytest.mark.parametrize(("peak", "found"), [(3e-4, "supported"), (3e-3, "refuted")])
+def test_the_tenfold_rule_is_tested_and_not_assumed(peak, found, tmp_path, capsys, quick):
+    records = weight_types_records(effects={"qv": 0.0}, n_seeds=6, noise=0.001) + full_records(peak=peak)
+    records = [r for r in records if r["config"]["adapter"].get("targets") in ("qv", None)]
+    text = shown("learning_rate", records, tmp_path, capsys)
+    assert f"the tenfold rule is {found} here" in text
+
+
+def test_an_edge_rate_gets_a_line_to_paste(tmp_path, capsys, quick):
+    records = weight_types_records(n_seeds=4, best_rate={"k": 0.3}, with_floor=False)
+    text = shown("learning_rate", records, tmp_path, capsys)
+    line = "lora-bench +sweeps=weight_types task=cola adapter.targets=k train.lr=0.1,0.3 'seed=range(4)'"
+    assert f"to settle k r=8: {line}" in text
+    table = csv(tmp_path, "learning_rate_minilm_cola").set_index("cell")
+    assert table.loc["k r=8", "certificate"] == "edge"
+    assert table.loc["q r=8", "certificate"] == "inside"
+    assert table.loc["k r=8", "shared_difference"] < -0.02
+
+
+def test_amplification_reads_the_norms_of_the_records(tmp_path, capsys, quick):
+    records = rank_records(ranks=(1, 8), n_seeds=3, rates=(3e-3,))
+    text = shown("amplification", records, tmp_path, capsys)
+    table = csv(tmp_path, "amplification_minilm_cola").set_index(["targets", "rank", "role"])
+    layers, seeds = np.mean(1.1 ** np.arange(6)), np.mean(1.02 ** np.arange(3))
+    assert table.loc[("qv", 8, "v"), "amplification"] == pytest.approx(8 / 8 * layers * seeds)
+    assert table.loc[("qv", 1, "v"), "scale"] == 16
+    assert "alpha 16, policy fixed" in text
+    assert "factor 21.6" in text
+
+
+def test_subspaces_that_share_a_direction_are_told_from_chance(tmp_path, capsys, quick):
+    store = write_with_adapters(tmp_path / "store", rank_records(ranks=(4, 16), n_seeds=3, rates=(3e-3,)))
+    assert run("subspace", store, tmp_path / "out", "--targets", "qv") == 0
+    table = csv(tmp_path, "subspace_minilm_cola").set_index(["comparison", "vectors", "role"])
+    ranks, seeds = table.loc[("rank 4 and rank 16", "A", "q")], table.loc[("seeds at rank 16", "A", "q")]
+    assert ranks["first"] > 0.3 > ranks["first_null"]
+    assert seeds["above"] == 6
+    assert csv(tmp_path, "subspace_minilm_cola_matrices")["null_mean"].between(0, 1).all()
+
+
+def test_random_subspaces_stay_within_the_band(tmp_path, capsys, quick):
+    store = write_with_adapters(tmp_path / "store", rank_records(ranks=(4, 16), n_seeds=3, rates=(3e-3,)), shared=0.0)
+    assert run("subspace", store, tmp_path / "out", "--targets", "qv") == 0
+    whole = csv(tmp_path, "subspace_minilm_cola_matrices")
+    whole = whole[(whole["vectors"] == "A") & (whole["comparison"] == "rank 4 and rank 16")]
+    assert ((whole["phi"] >= whole["null_low"]) & (whole["phi"] <= whole["null_high"])).mean() > 0.85
+
+
+def test_subspaces_say_what_is_missing(tmp_path, capsys, quick):
+    text = shown("subspace", rank_records(ranks=(4, 16), n_seeds=2, rates=(3e-3,)), tmp_path, capsys)
+    assert "0 adapters of q" in text
+    assert "4 runs without" in text
+
+
+def test_the_front_holds_what_no_cell_beats():
+    front = cells.on_front(np.array([1, 2, 3, 3, 4, np.nan]), np.array([0.5, 0.4, 0.6, 0.7, 0.7, 0.9]))
+    assert front.tolist() == [True, False, False, True, False, False]
+
+
+def test_pareto_counts_parameters_time_and_bytes(tmp_path, capsys, quick):
+    text = shown(
+        "pareto",
+        rank_records(ranks=(1, 8), n_seeds=3, rates=(3e-3,)) + full_records(peak=3e-4, n_seeds=3),
+        tmp_path,
+        capsys,
+    )
+    assert "the front of mean score against adapter parameters is q r=1" in text
+    table = csv(tmp_path, "pareto_minilm_cola").set_index("cell")
+    assert table.loc["qv r=8", "adapter_parameters"] == 6 * 2 * 8 * 768
+    assert np.isnan(table.loc["full", "adapter_parameters"])
+
+
+# ---------------------------------------------------------------- claims
+
+
+@pytest.fixture(scope="module")
+def card() -> pd.DataFrame:
+    rates = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    records = weight_types_records(n_seeds=6, noise=0.002, effects={"qkvo": 0.05}, rates=rates)
+    seen = {record["run_id"]: record for record in records + rank_records(n_seeds=6, rates=rates)}
+    options = Namespace(model=None, task=None, method="lora", mix_environments=False, margin=None)
+    (section,) = script("claims")["sections"](frame_of(list(seen.values())), options)
+    return section.facts["card"].set_index("claim")
+
+
+@pytest.mark.parametrize(
+    ("claim", "status", "evidence"),
+    [
+        ("qv_over_k", "supported", "points, 6 seeds"),
+        ("qv_as_good_as_qkvo", "refuted", "qv r=4 − qkvo r=2: −"),
+        ("mlp_over_attention", "missing", "needs mlp and attention at one budget"),
+        ("q_needs_rank", "supported", "q r=64 − q r=1: +"),
+        ("best_rate_flat_in_rank", "supported", "6 of 6 seeds"),
+        ("tenfold_rate", "missing", "adapter=full"),
+    ],
+)
+def test_claims_are_judged_by_the_store(card, claim, status, evidence):
+    assert card.loc[claim, "status"] == status
+    assert evidence in card.loc[claim, "evidence"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("claims: [{id: a, kind: nonsense}]", "no kind 'nonsense'"),
+        ("claims: [{id: a, kind: rank, text: t, source: s, targets: q, first: 1}]", "no second, says"),
+        (
+            "claims: [{id: a, kind: placement, text: t, source: s, first: q, second: v, says: maybe}]",
+            "words are better",
+        ),
+        ("nothing: 1", "as a list under `claims`"),
+    ],
+)
+def test_a_claims_file_that_cannot_be_read_is_refused(text, message, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        run("claims", tmp_path, tmp_path, "--claims", str(tmp_path / "mine.yaml"))
+    assert message in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- re-scoring
+
+
+def store_with_predictions(root: Path, *, wrong: bool = False) -> Path:
+    store, rng = Store(root), np.random.default_rng(0)
+    for seed in range(2):
+        tables, scores = [], {"train": None}
+        for split, n in (("select", 40), ("report", 60)):
+            labels, logits = rng.integers(2, size=n), rng.normal(size=(n, 2)).astype(np.float32)
+            scores[split] = score(["matthews"], labels, logits)
+            tables.append(
+                pd.DataFrame(
+                    {"split": split, "idx": range(n), "label": labels, "logit_0": logits[:, 0], "logit_1": logits[:, 1]}
+                )
+            )
+        record = fake_record(seed=seed)
+        record["scores"] = scores
+        if wrong and seed:
+            record["scores"]["report"] = {"matthews": scores["report"]["matthews"] + 1e-12}
+        store.write(record, predictions=pd.concat(tables, ignore_index=True))
+    store.write(fake_record(seed=9))
+    return root
+
+
+def test_rescoring_gives_the_records_numbers_byte_for_byte(tmp_path, capsys):
+    store = store_with_predictions(tmp_path / "store")
+    assert run("rescore", store, tmp_path / "out", "--add", "accuracy,balanced_accuracy") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "4 of 4 scored splits of 2 runs are equal to the record, byte for byte" in text
+    assert "1 not checked: the run kept no predictions" in text
+    assert csv(tmp_path, "rescored")["balanced_accuracy"].dropna().between(0, 1).all()
+
+
+def test_a_score_that_the_predictions_do_not_give_is_named(tmp_path, capsys):
+    assert run("rescore", store_with_predictions(tmp_path / "store", wrong=True), tmp_path / "out") == 1
+    assert re.search(r"- [0-9a-f]{16} report: the record says", capsys.readouterr().out)
+
+
+# ---------------------------------------------------------------- the report
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    """A report over two tasks, one with ranks and failed runs, and one more environment."""
+    root = tmp_path_factory.mktemp("report")
+    records = weight_types_records(rates=(1e-3, 3e-3, 1e-2), n_seeds=4)
+    records += weight_types_records(
+        rates=(1e-3, 3e-3, 1e-2), n_seeds=4, task="rte<b>", metric="accuracy", rng=np.random.default_rng(5)
+    )
+    records += rank_records(ranks=(1, 16), n_seeds=4, rates=(1e-3, 3e-3, 1e-2))
+    records += weight_types_records(rates=(3e-3,), n_seeds=1, environment="gpu-b", with_floor=False)
+    records += [fake_record(lr=0.3, seed=seed, error="nonfinite") for seed in range(4)]
+    with pytest.MonkeyPatch.context() as patch:  # the page needs the SVG alone
+        patch.setattr(figures, "save", save_svg)
+        assert run("report", write_store(root / "store", records), root / "out") == 0
+    return root / "out" / "index.html"
+
+
+def save_svg(figure, folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.svg")
+    return folder / f"{name}.svg"
+
+
+def test_the_page_holds_everything_and_fetches_nothing(page):
+    html = page.read_text(encoding="utf-8")
+    for wanted in (
+        "Verdict",
+        "Contrasts",
+        "Across tasks",
+        "Claims",
+        "What is missing",
+        "How it was made",
+        "nonfinite",
+        "kept apart",
+    ):
+        assert wanted in html, wanted
+    references = re.findall(r"""(?:src|href)=["']?([^"'\s>]+)""", html)
+    assert {reference.split(":")[0] if ":" in reference else "#" for reference in references} <= {"data", "#"}
+    assert "url(" not in html
+    assert "@import" not in html
+    assert len(list((page.parent / "figures").glob("*.svg"))) >= html.count("<figure")
+    assert html.count("data:image/svg+xml") == html.count("<figure") > 6
+
+
+def test_the_page_escapes_what_records_say(page):
+    html = page.read_text(encoding="utf-8")
+    assert "rte&lt;b&gt;" in html
+    assert "rte<b>" not in html
+
+
+def test_the_page_is_well_formed(page):
+    class Checker(HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.open: list[str] = []
+            self.ids: list[str] = []
+
+        def handle_starttag(self, tag, attrs):
+            self.ids += [value for name, value in attrs if name == "id"]
+            if tag not in ("meta", "link", "img", "br"):
+                self.open.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    checker = Checker()
+    html = page.read_text(encoding="utf-8")
+    checker.feed(html)
+    assert checker.open == []
+    assert len(checker.ids) == len(set(checker.ids))
+    assert set(re.findall(r'href="#([^"]+)"', html)) <= set(checker.ids)
+
+
+def test_a_store_of_one_failed_run_still_gets_a_page(tmp_path, capsys):
+    store = write_store(tmp_path / "store", [fake_record(error="exception")])
+    status = run("report", store, tmp_path / "out")
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    html = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "without a score" in html
+    assert "better" not in re.sub(r"<style.*?</style>", "", html, flags=re.S).split("<main>")[1].split("Claims")[0]
+
+
+def test_scripts_work_from_any_folder_and_without_torch(tmp_path, weight_types_store):
+    """One process imports every script but throughput and the like, and runs one: torch must stay out."""
+    names = [
+        "weight_types",
+        "rank",
+        "learning_rate",
+        "subspace",
+        "amplification",
+        "pareto",
+        "claims",
+        "rescore",
+        "report",
+    ]
+    code = (
+        f"import sys; sys.path[0] = {str(ANALYSIS)!r}\nimport {', '.join(names)}\n"
+        f"status = claims.main(['--store', {str(weight_types_store)!r}, '--out', 'here'])\n"
+        "assert status == 0 and 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "here" / "tables" / "claims.csv").exists()
+
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_works_in_a_browser(page, tmp_path, width):
+    """No console message, every figure shown, nothing wider than the window, and a table sorts both ways."""
+    probe = """<script>addEventListener("load", () => {
+      const table = [...document.querySelectorAll("table.sortable")].find((t) => t.tBodies[0].rows.length > 4);
+      const place = [...table.tHead.rows[0].cells].findIndex((c) => c.innerText.includes("difference") || c.className === "num");
+      const keys = () => [...table.tBodies[0].rows].map((r) => r.cells[place].dataset.key).filter((k) => k !== "").map(Number);
+      const button = table.tHead.rows[0].cells[place].querySelector("button");
+      button.click(); const up = keys(); button.click(); const down = keys();
+      const images = [...document.images];
+      document.documentElement.dataset.probe = JSON.stringify({up, down, images: images.length,
+        shown: images.filter((i) => i.naturalWidth > 0 && i.getBoundingClientRect().width > 100).length,
+        overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth});
+    });</script>"""
+    probed = tmp_path / "probed.html"
+    probed.write_text(page.read_text(encoding="utf-8").replace("</body>", probe + "</body>"), encoding="utf-8")
+    command = [
+        str(CHROMIUM),
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--window-size={width},900",
+        "--enable-logging=stderr",
+    ]
+    done = subprocess.run(
+        [*command, "--virtual-time-budget=5000", "--dump-dom", probed.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "CONSOLE" not in done.stderr
+    found = re.search(r'data-probe="([^"]+)"', done.stdout)
+    assert found, done.stdout[-500:]
+    result = json.loads(found[1].replace("&quot;", '"'))
+    assert result["images"] == result["shown"] > 6
+    assert result["up"] == sorted(result["up"])
+    assert result["down"] == sorted(result["down"], reverse=True)
+    assert result["overflow"] <= 0

@@ -1,0 +1,195 @@
+"""Figures: what is drawn is what was given, legible at its printed size, the same bytes for the same input."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from lora_bench import figures, published
+
+
+def placement_rows(n_seeds: int = 4, names: tuple[str, ...] = ("q", "qv", "qkvo", "head only")) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = []
+    for i, name in enumerate(names):
+        scores = 0.5 + 0.03 * i + rng.normal(0, 0.01, n_seeds)
+        row = {
+            "label": name,
+            "targets": name,
+            "mean": scores.mean(),
+            "low": scores.mean() - 0.01,
+            "high": scores.mean() + 0.01,
+        }
+        rows.append(row | {"scores": dict(enumerate(scores)), "is_floor": name == "head only"})
+    return pd.DataFrame(rows)
+
+
+def contrast_rows() -> pd.DataFrame:
+    verdicts = ["better", "worse", "tied", "unresolved"]
+    return pd.DataFrame(
+        {
+            "label": [f"qv − {name}" for name in ("q", "k", "v", "o")],
+            "difference": [0.04, -0.05, 0.001, 0.01],
+            "low": [0.03, -0.07, -0.004, -0.01],
+            "high": [0.05, -0.03, 0.006, 0.03],
+            "verdict": verdicts,
+            "extra": ["", "", "", ": 12 seeds"],
+        }
+    )
+
+
+def rank_rows() -> pd.DataFrame:
+    rows = placement_rows(names=("q",) * 5 + ("qv",) * 5)
+    return rows.assign(rank=[1, 2, 4, 8, 64] * 2, gap=0.05, gap_low=0.04, gap_high=0.06)
+
+
+def rate_rows() -> pd.DataFrame:
+    rows = [
+        {
+            "targets": targets,
+            "rank": str(rank),
+            "rank_order": rank,
+            "lr": lr,
+            "mean": 0.5,
+            "low": 0.4,
+            "high": 0.6,
+            "is_chosen": lr == 1e-3,
+        }
+        for targets in ("q", "qv", "qkvo")
+        for rank in (1, 8)
+        for lr in (3e-4, 1e-3, 3e-3)
+    ]
+    return pd.DataFrame(rows)
+
+
+def overlap_panels() -> list[dict]:
+    grid = np.full((4, 16), 0.3)
+    return [{"label": role, "phi": grid, "null": grid / 3, "first": "i", "second": "j"} for role in "qv"]
+
+
+def profile_rows() -> pd.DataFrame:
+    rows = [
+        {"panel": panel, "role": role, "j": j, "phi": 0.3, "null_low": 0.01, "null_high": 0.03, "null_mean": 0.02}
+        for panel in ("ranks, A", "seeds, A")
+        for role in "qv"
+        for j in range(1, 9)
+    ]
+    return pd.DataFrame(rows)
+
+
+def amplification_rows() -> pd.DataFrame:
+    rows = [
+        {"role": role, "layer": layer, "rank": rank, "mean": 10 / rank, "low": 9 / rank, "high": 11 / rank}
+        for role in "qv"
+        for layer in range(6)
+        for rank in (1, 8)
+    ]
+    return pd.DataFrame(rows)
+
+
+def pareto_rows() -> pd.DataFrame:
+    return placement_rows(names=("q", "qv", "qkvo")).assign(size=[100, 200, 4000], front_size=[True, False, True])
+
+
+def matrix_rows() -> pd.DataFrame:
+    rows = contrast_rows()
+    return rows.assign(setting="minilm · cola", contrast=rows["label"])
+
+
+ALL = {
+    "placements": lambda: figures.placements(placement_rows(), metric="matthews", published=published.weight_types()),
+    "contrasts": lambda: figures.contrasts(contrast_rows(), margin=0.02),
+    "ranks": lambda: figures.ranks(rank_rows(), metric="accuracy", published=published.rank()),
+    "gaps": lambda: figures.gaps(rank_rows()),
+    "learning_rates": lambda: figures.learning_rates(rate_rows(), metric="f1", split="select"),
+    "overlaps": lambda: figures.overlaps(overlap_panels(), title="two ranks"),
+    "overlap_profiles": lambda: figures.overlap_profiles(profile_rows()),
+    "amplifications": lambda: figures.amplifications(amplification_rows()),
+    "pareto": lambda: figures.pareto(pareto_rows(), [("size", "parameters")], metric="accuracy"),
+    "verdict_matrix": lambda: figures.verdict_matrix(matrix_rows()),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_text_is_legible_at_print_size_and_stays_on_the_page(name):
+    """At most two columns wide, no text below 5.5 pt, none cut off, none on top of another tick label."""
+    figure = ALL[name]()
+    with matplotlib.rc_context(figures.STYLE):
+        figure.draw_without_rendering()
+    width, height = figure.get_size_inches() * figure.dpi
+    assert figure.get_figwidth() <= figures.PAGE
+    for text in figure.findobj(Text):
+        if text.get_visible() and text.get_text().strip() and text.axes is not None and text.axes.get_visible():
+            assert text.get_fontsize() >= 5.5, text.get_text()
+    for text in figure.findobj(lambda a: isinstance(a, Text) and a.get_visible() and bool(a.get_text().strip())):
+        if text in [t for axis in figure.axes for t in (*axis.get_xticklabels(), *axis.get_yticklabels())]:
+            continue  # ticks beyond the limits exist but are not drawn
+        box = text.get_window_extent()
+        assert -2 <= box.x0 and box.x1 <= width + 2 and -2 <= box.y0 and box.y1 <= height + 2, text.get_text()
+    for axis in figure.axes:
+        low, high = sorted(axis.get_xlim())
+        labels = [t for t in axis.get_xticklabels() if t.get_text() and low <= t.get_position()[0] <= high]
+        boxes = [t.get_window_extent() for t in labels if t.get_visible()]
+        assert all(a.x1 <= b.x0 + 1 for a, b in zip(boxes, boxes[1:], strict=False)), [t.get_text() for t in labels]
+
+
+def test_axes_say_what_they_show_and_in_which_unit():
+    assert figures.metric_label("matthews") == "Matthews correlation (×100)"
+    assert figures.metric_label("accuracy").endswith("(%)")
+    axis = ALL["placements"]().axes[0]
+    assert axis.get_xlabel() == "Matthews correlation (×100)"
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["q", "qv", "qkvo", "head only"]
+
+
+def test_marks_are_where_the_estimates_are():
+    rows = placement_rows()
+    axis = ALL["placements"]().axes[0]
+    means = sorted(line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("o", "s"))
+    np.testing.assert_allclose(means, sorted(100 * rows["mean"]))
+    dots = np.concatenate(
+        [collection.get_offsets()[:, 0] for collection in axis.collections if len(collection.get_offsets()) == 4]
+    )
+    np.testing.assert_allclose(
+        sorted(dots), sorted(100 * score for scores in rows["scores"] for score in scores.values())
+    )
+
+
+def test_no_meaning_rests_on_colour_alone():
+    """Verdicts differ by marker or filling and are written out; placements differ by marker."""
+    assert len({marker for _, marker in figures.SERIES.values()}) == len(figures.SERIES)
+    axis = ALL["contrasts"]().axes[0]
+    assert {"better", "worse", "tied", "unresolved: 12 seeds"} <= {text.get_text() for text in axis.texts}
+
+
+def test_an_interval_that_is_unknown_is_not_drawn():
+    rows = placement_rows().assign(low=np.nan, high=np.nan)
+    axis = figures.placements(rows, metric="accuracy").axes[0]
+    assert len([c for c in axis.collections if type(c).__name__ == "LineCollection"]) == 0
+
+
+def test_drawing_leaves_the_callers_matplotlib_alone():
+    before = dict(matplotlib.rcParams)
+    ALL["contrasts"]()
+    assert dict(matplotlib.rcParams) == before
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []
+
+
+def test_saving_writes_three_formats_and_equal_bytes(tmp_path):
+    for name in "ab":
+        figures.save(ALL["contrasts"](), tmp_path / name, "figure")
+    for suffix in ("pdf", "png", "svg"):
+        assert (tmp_path / "a" / f"figure.{suffix}").read_bytes() == (tmp_path / "b" / f"figure.{suffix}").read_bytes()
+
+
+def test_published_values_agree_with_the_paper():
+    table = published.weight_types().set_index(["dataset", "targets"])["score"]
+    assert table["WikiSQL", "qv"] == table["WikiSQL", "qkvo"] == 0.737
+    assert table["MultiNLI", "qkvo"] == table["MultiNLI"].max() == 0.917
+    ranks = published.rank().set_index(["dataset", "targets", "rank"])["score"]
+    assert len(ranks) == 30
+    assert ranks["WikiSQL", "qkvo", 1] == 0.741
