@@ -24,7 +24,7 @@ PINNED = {
     ("acceptability", "train"): "3ca521c1d25c294f0a546575130dd9938d7af3436475534ef7ababd29a7d81cb",
     ("acceptability", "report"): "c7c60f33c2e23698da0b5e3ea87a084e4d879aedc96ba26a43d60dd7fcd1722f",
     ("sentiment", "train"): "fa23a53f5af5e48037d5a1bc80704d14bf85b58ff8dbd0321c65c5f70de41e2c",
-    ("sentiment", "report"): "ea0f75983feca193d2511c9cc2ae61e1162f412b7e75512334e9b8bb4bd10180",
+    ("sentiment", "report"): "374628eb34e99e01f2fedd07518e1c3ecdc3cfb458d4d50eccc4b059be6e6abb",
     ("entailment", "train"): "be58af5e32ab6695a8b7003a5e200b20efd8a8f5c76d4b657ca41223a74344e5",
     ("entailment", "report"): "4c6f641d59fb5c9f15632b9af502325207048780efcb2b340d55c2ee63eaaafd",
     ("similarity", "train"): "5a4f73c7b02ecb6e2ca787c6167ea237e4790d23d923c7e7ac07e9fc8a38f1dc",

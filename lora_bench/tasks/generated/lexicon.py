@@ -230,12 +230,12 @@ REPORT = Lexicon(
         ("play", words("script cast scenery costume")),
     ),
     praise=words(
-        "superb splendid marvelous terrific outstanding fabulous magnificent remarkable satisfying refreshing "
-        "stunning exquisite admirable gorgeous fascinating captivating"
+        "superb marvelous outstanding satisfying refreshing exquisite admirable captivating sublime impeccable "
+        "exemplary stellar commendable masterful flawless praiseworthy"
     ),
     blame=words(
-        "abysmal mediocre dreary tedious miserable tiresome clumsy inferior shoddy frustrating "
-        "irritating disgusting lame bland sloppy unbearable"
+        "mediocre tedious tiresome clumsy shoddy irritating bland sloppy insipid lackluster dismal woeful drab stodgy "
+        "subpar grating"
     ),
     like=make_verbs("adore appreciate admire"),
     dislike=make_verbs("despise detest resent"),
