@@ -13,9 +13,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from lora_bench import plan as plans
 from lora_bench.record import died, environment, failure, new_record, utc_now
@@ -38,9 +40,10 @@ def run_isolated(reference: str) -> dict[str, Any]:
         reference: `PLAN#i`.
 
     Returns:
-        {"pack", "finished", "failed", "missing", "message"}.
+        {"pack", "finished", "failed", "missing", "message", "is_held"}; held means that another process trains it.
     """
     outcome: dict[str, Any] = {"pack": reference, "finished": 0, "failed": 0, "missing": 0, "message": None}
+    outcome["is_held"] = False
     try:
         path, number = plans.parse_reference(reference)
         path = path.absolute()
@@ -50,22 +53,29 @@ def run_isolated(reference: str) -> dict[str, Any]:
         if stop_file(path).exists():
             outcome |= {"missing": len(_pending(document, pack, store)), "message": "the sweep was stopped"}
             return outcome
-        pending = _pending(document, pack, store)
-        before = {run_id: _finished_at(store, run_id) for run_id in pending}
-        if pending:
-            started = utc_now()
-            log = path.with_suffix("") / f"pack-{number}.log"
-            status = _run_child(path, number, log, folder=document.get("folder"))
-            lost = [run_id for run_id in pending if _finished_at(store, run_id) == before[run_id]]
-            if lost and status not in (0, INTERRUPTED, *(-one for one in STOPPING_SIGNALS)):
-                _fail(
-                    document, lost, store, died(_obituary(status, log)), started, where=_environment_file(path, number)
-                )
+        with claim_pack(path, number) as is_ours:
+            if is_ours:
+                _run_pack_in_child(path, number, document, store)
+            else:
+                outcome |= {"message": "another process trains this pack", "is_held": True}
         statuses = [store.status(run_id) for run_id in pack]
         outcome |= {name: statuses.count(name) for name in ("finished", "failed")} | {"missing": statuses.count(None)}
     except Exception as error:
         outcome["message"] = f"{type(error).__name__}: {error}"
     return outcome
+
+
+def _run_pack_in_child(path: Path, number: int, document: Mapping[str, Any], store: Store) -> None:
+    pending = _pending(document, document["packs"][number], store)
+    if not pending:
+        return
+    before = {run_id: _finished_at(store, run_id) for run_id in pending}
+    started = utc_now()
+    log = path.with_suffix("") / f"pack-{number}.log"
+    status = _run_child(path, number, log, folder=document.get("folder"))
+    lost = [run_id for run_id in pending if _finished_at(store, run_id) == before[run_id]]
+    if lost and status not in (0, INTERRUPTED, *(-one for one in STOPPING_SIGNALS)):
+        _fail(document, lost, store, died(_obituary(status, log)), started, where=_environment_file(path, number))
 
 
 def run_here(
@@ -83,6 +93,26 @@ def run_here(
     return run_pack(
         runs, store, tracking=tracking, invocation=invocation, on_progress=on_progress, own_process=own_process
     )
+
+
+@contextlib.contextmanager
+def claim_pack(plan_path: Path, number: int) -> Iterator[bool]:
+    """Hold a pack against other launches of the same sweep, so that no two of them split it; False when one has it.
+
+    The claim is a lock of the operating system, so that of a process that died is free again.
+    """
+    folder = plan_path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"pack-{number}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def store_of(plan_path: Path) -> Path:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from lora_bench.store import Store
 POLL_SECONDS = 1.0
 SHARE_OF_TRAINING = 0.8
 """Of a pack's time; scoring, checking and saving take the rest."""
+FAILED_FAST = "a run failed (hydra.sweeper.fail_fast=true)"
 PLAIN_WIDTH = 140
 """Columns of tables where there is no terminal to ask."""
 
@@ -125,57 +127,86 @@ def carry_out(
     store: Store,
     out: Console,
     *,
-    launch: Callable[[list[str]], None] | None,
+    launch: Callable[[list[str]], Sequence[Any]] | None,
     fail_fast: bool,
 ) -> tuple[str | None, bool]:
     """Train what is pending.
 
     Args:
-        launch: starts one process-bound job per `pack=PLAN#i` and blocks; None trains in this process.
+        launch: starts one process-bound job per `pack=PLAN#i`, blocks, and returns what the jobs did; None trains in
+            this process.
 
     Returns:
         (why it ended early or None, whether a user or a signal asked for that).
     """
-    plans.save(plan)
     jobs.stop_file(plan.path).unlink(missing_ok=True)
     numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
+    stopped = None
     if not numbers:
         return None, False
     try:
         with SweepProgress(len(plan.pending()), console=out) as progress:
-            if launch is None:
-                return _in_process(plan, store, numbers, progress, fail_fast=fail_fast), False
-            return _through_launcher(plan, store, numbers, progress, launch, fail_fast=fail_fast), False
+            while numbers and not stopped:
+                plans.save(plan)
+                if launch is None:
+                    stopped, held = _in_process(plan, store, numbers, progress, fail_fast=fail_fast)
+                else:
+                    stopped, held = _through_launcher(plan, store, numbers, progress, launch, fail_fast=fail_fast)
+                plan.retry = frozenset()
+                numbers = [] if stopped else _left_by_others(plan, store, held, out)
     except KeyboardInterrupt as error:
         jobs.stop_file(plan.path).touch()
         return str(error) or "Ctrl-C", True
     finally:
         refresh(plan, store)
+    return stopped, False
+
+
+def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console) -> list[int]:
+    """Wait for packs that another launch of this sweep holds; those that it left unfinished when it ended."""
+    for number in held:
+        has_said = False
+        while True:
+            with jobs.claim_pack(plan.path, number) as is_free:
+                if is_free:
+                    break
+            if not has_said:
+                out.print(f"waiting for pack {number}, which another process trains")
+            has_said = True
+            time.sleep(POLL_SECONDS)
+    refresh(plan, store)
+    return [number for number in held if plan.pending(plan.packs[number])]
 
 
 def _in_process(
     plan: Plan, store: Store, numbers: Sequence[int], progress: SweepProgress, *, fail_fast: bool
-) -> str | None:
+) -> tuple[str | None, list[int]]:
+    """Why it stopped, and the packs that another process holds."""
     from lora_bench.tracking import open_tracking
 
     first = next(iter(plan.runs.values())).run
     tracking = open_tracking(first.config.tracking, directory=store.root / ".tracking")
     invocation = {"overrides": plan.command, "sweep": plan.sweep}
-    done = failed = 0
+    done, failed = progress.done, progress.failed
+    held = []
     try:
         for number in numbers:
-            runs = [plan.runs[run_id].run for run_id in plan.pending(plan.packs[number])]
-            records = jobs.run_here(
-                runs, store, tracking=tracking, invocation=invocation, on_progress=_inside(progress, done, failed)
-            )
+            with jobs.claim_pack(plan.path, number) as is_ours:
+                if not is_ours:
+                    held.append(number)
+                    continue
+                plan.status |= {run_id: store.status(run_id) for run_id in plan.packs[number]}
+                runs = [plan.runs[run_id].run for run_id in plan.pending(plan.packs[number])]
+                listener = _inside(progress, done, failed)
+                records = jobs.run_here(runs, store, tracking=tracking, invocation=invocation, on_progress=listener)
             done += len(runs)
             failed += sum(record["status"] == "failed" for record in records)
             progress.update(done=done, failed=failed)
             if failed and fail_fast:
-                return "a run failed (hydra.sweeper.fail_fast=true)"
+                return FAILED_FAST, held
     finally:
         tracking.close()
-    return None
+    return None, held
 
 
 def _inside(progress: SweepProgress, done: int, failed: int) -> Callable[[dict], None]:
@@ -198,10 +229,10 @@ def _through_launcher(
     store: Store,
     numbers: Sequence[int],
     progress: SweepProgress,
-    launch: Callable[[list[str]], None],
+    launch: Callable[[list[str]], Sequence[Any]],
     *,
     fail_fast: bool,
-) -> str | None:
+) -> tuple[str | None, list[int]]:
     """Jobs report through the store alone, so a thread reads it while the launcher blocks."""
     pending = plan.pending()
     before = {run_id: _stamp(store, run_id) for run_id in pending}
@@ -225,9 +256,9 @@ def _through_launcher(
 
     watcher = threading.Thread(target=watch, name="lora_bench-progress", daemon=True)
     watcher.start()
-    ended_early = None
+    ended_early, outcomes = None, []
     try:
-        launch([f"{plan.path.absolute()}#{number}" for number in numbers])
+        outcomes = launch([f"{plan.path.absolute()}#{number}" for number in numbers])
     except Exception as error:  # a launcher that loses a worker; what the workers wrote counts
         ended_early = (
             f"the launcher gave up ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
@@ -235,7 +266,12 @@ def _through_launcher(
     finally:
         is_over.set()
         watcher.join()
-    return "a run failed (hydra.sweeper.fail_fast=true)" if has_failed.is_set() else ended_early
+    held = [
+        number
+        for number, outcome in zip(numbers, outcomes, strict=False)
+        if isinstance(outcome, dict) and outcome.get("is_held")
+    ]
+    return FAILED_FAST if has_failed.is_set() else ended_early, held
 
 
 def _stamp(store: Store, run_id: str) -> float | None:

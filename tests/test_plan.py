@@ -118,7 +118,7 @@ def test_arms_are_named_by_what_the_sweep_varies(tmp_path):
     ]
     plan = plans.make(candidates(*points, store=store.root), store)
     arms = [one.arm for one in plan.runs.values()]
-    assert arms == ["vq adapter=lora rank=2", "vq adapter=lora rank=4", "head_only adapter=head_only"]
+    assert arms == ["vq adapter=lora rank=2", "vq adapter=lora rank=4", "head_only"]
 
 
 # References
@@ -167,7 +167,8 @@ def test_the_death_of_a_child_becomes_failed_records_of_its_pack(two_seeds, monk
     plans.save(plan)
     child(monkeypatch, code)
     outcome = jobs.run_isolated(f"{plan.path}#0")
-    assert outcome | {"pack": ""} == {"pack": "", "finished": 0, "failed": 2, "missing": 0, "message": None}
+    counts = {"finished": 0, "failed": 2, "missing": 0}
+    assert outcome | {"pack": ""} == {"pack": "", **counts, "message": None, "is_held": False}
     for run_id in plan.packs[0]:
         record = store.record(run_id)
         assert record["error"]["kind"] == "died"
@@ -222,6 +223,19 @@ def test_jobs_behind_a_stop_do_nothing(two_seeds, monkeypatch):
     child(monkeypatch, "raise SystemExit('started')")
     outcome = jobs.run_isolated(f"{plan.path}#1")
     assert (outcome["missing"], outcome["message"]) == (2, "the sweep was stopped")
+
+
+def test_a_pack_that_another_process_trains_is_left_to_it(two_seeds, monkeypatch):
+    """Two launches of one sweep share its packs out; a pack that both took parts of would be another pack."""
+    plan, store = two_seeds
+    plans.save(plan)
+    child(monkeypatch, "raise SystemExit('started')")
+    with jobs.claim_pack(plan.path, 0) as is_ours:
+        assert is_ours
+        outcome = jobs.run_isolated(f"{plan.path}#0")
+    assert (outcome["missing"], outcome["message"]) == (2, "another process trains this pack")
+    assert outcome["is_held"]
+    assert not store.statuses()
 
 
 def test_failed_runs_are_tried_again_only_when_the_plan_says_so(two_seeds, monkeypatch):

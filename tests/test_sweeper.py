@@ -290,6 +290,36 @@ def test_shipped_sweeps_have_the_size_that_they_state(command, training, name, n
     assert f"= {n_runs} runs" in (resource_root() / "sweeps" / f"{name}.yaml").read_text()
 
 
+def test_a_launch_waits_for_a_pack_of_another_and_trains_what_that_one_leaves(command, training, monkeypatch):
+    """The other process dies with the pack in its hands: its lock goes, and so must its runs not be lost."""
+    import threading
+
+    from lora_bench import jobs
+    from lora_bench.plan import Plan
+
+    held = threading.Event()
+    release = threading.Event()
+
+    def hold(path):
+        with jobs.claim_pack(path, 0):
+            held.set()
+            release.wait(20)
+
+    def save(plan: Plan):
+        if not held.is_set():
+            plan.path.parent.mkdir(parents=True, exist_ok=True)
+            threading.Thread(target=hold, args=(plan.path,)).start()
+            held.wait(20)
+
+    monkeypatch.setattr("lora_bench.plan.save", save)
+    monkeypatch.setattr("lora_bench.sweep.POLL_SECONDS", 0.05)
+    training.fate = lambda run: release.set() if len(training.packs) else None
+    ended = sweep(command)
+    assert ended.status == 0, ended.text
+    assert len(Store("runs").statuses()) == 8
+    assert [len(pack) for pack in training.packs] == [4, 4]
+
+
 # Real processes
 
 

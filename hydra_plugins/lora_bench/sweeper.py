@@ -19,6 +19,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -130,8 +131,9 @@ class LoraBenchSweeper(Sweeper):
             hydra_context=self._context, task_function=self._task_function, config=self._config
         )
 
-        def launch(references: list[str]) -> None:
-            launcher.launch([[f"pack={quote(one)}"] for one in references], initial_job_idx=0)
+        def launch(references: list[str]) -> list[Any]:
+            ended = launcher.launch([[f"pack={quote(one)}"] for one in references], initial_job_idx=0)
+            return [one.return_value if one.status == JobStatus.COMPLETED else None for one in ended]
 
         return launch
 
