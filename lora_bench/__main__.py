@@ -32,6 +32,7 @@ key=value
                    weight_decay, max_grad_norm, precision (auto, fp32, bf16, fp64), dropout, checkpoint, compile
   seed             a number; range(8) in sweeps                       default 0
   store            the folder of records                              default runs
+  store.keep_adapters   all, best (each placement's runs at the rate that select chose) or none; scores always stay
   tracking=        {tracking}; tracking.project, .entity, .mode (auto, online, offline)
   show=            targets | store | config: print it and stop
   hydra.sweeper.   pack_size (auto or a number), dry_run, fail_fast, retry_failed, grids
@@ -89,13 +90,13 @@ def run_hydra(arguments: Sequence[str]) -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     from lora_bench import cli, jobs
-    from lora_bench.config import ConfigError, resource_root
+    from lora_bench.config import ConfigError, resource_root, schema_override
     from lora_bench.store import StoreError
 
     entry = hydra.main(config_path=str(resource_root() / "conf"), config_name="config", version_base="1.3")(cli.run)
     restore = jobs.stop_on_signals()
     try:
-        with _raising(), _arguments(arguments):
+        with _raising(), _arguments([schema_override(one) for one in arguments]):
             entry()
     except (ConfigError, StoreError, HydraException, OmegaConfBaseException) as error:
         return cli.tell(error)

@@ -171,37 +171,59 @@ def show_targets(config: Any) -> None:
 
 
 def show_store(config: Any) -> None:
-    """How many runs of what, how they ended, and what could not be read."""
-    from rich.table import Table
-
-    from lora_bench.progress import duration
+    """How many runs of what, how they ended and why, what they take on the disk, and what could not be read."""
+    from lora_bench.progress import size
     from lora_bench.store import Store
     from lora_bench.sweep import console
 
     store = Store(config.store)
     frame: Any = store.frame()
     out = console()
-    failed = int((frame["status"] == "failed").sum())
-    out.print(f"{store.root}: {len(frame)} runs, {len(frame) - failed} finished, {failed} failed")
+    failed = frame[frame["status"] == "failed"]
+    out.print(f"{store.root}: {len(frame)} runs, {len(frame) - len(failed)} finished, {len(failed)} failed")
+    if len(frame):
+        parts = store.bytes_by_part()
+        told = ", ".join(f"{name}s {size(n_bytes)}" for name, (n_runs, n_bytes) in parts.items() if n_runs)
+        out.print(f"  {size(sum(n_bytes for _, n_bytes in parts.values()))}: {told}")
+        lacking = len(frame) - len(failed) - parts["adapter"][0]
+        if lacking:
+            out.print(f"  {lacking} finished run{'s' if lacking > 1 else ''} without an adapter (store.keep_adapters)")
+        out.print(_store_table(frame))
+    for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):
+        told = message if isinstance(message, str) else "no message"
+        first = f"{group['run_id'].iloc[0]}/record.json"
+        out.print(f"failed: {kind}: {told} ({len(group)} run{'s' if len(group) > 1 else ''}, the first: {first})")
+    for folder in store.quarantined:
+        out.print(f"set aside: {folder}: {_why_set_aside(folder)}")
+
+
+def _store_table(frame: Any) -> Any:
+    from rich.table import Table
+
+    from lora_bench.progress import duration
+
+    keys = ("sweep", "task", "model", "method")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "task", "method", "cells", "seeds", "finished", "failed", "time"):
-        table.add_column(name, justify="left" if name in ("model", "task", "method") else "right")
-    for (model, task, method), group in frame.groupby(["model", "task", "method"], dropna=False):
+    for name in (*keys, "cells", "seeds", "finished", "failed", "time"):
+        table.add_column(name, justify="left" if name in keys else "right")
+    for values, group in frame.groupby(list(keys), dropna=False):
         ended = group["status"].value_counts()
         table.add_row(
-            str(model),
-            str(task),
-            str(method),
+            *(value if isinstance(value, str) else "-" for value in values),
             str(group["cell_id"].nunique()),
             str(group["seed"].nunique()),
             str(ended.get("finished", 0)),
             str(ended.get("failed", 0)),
             duration(float(group["attributed_seconds"].fillna(0).sum())),
         )
-    if len(frame):
-        out.print(table)
-    for folder in store.quarantined:
-        out.print(f"set aside: {folder}")
+    return table
+
+
+def _why_set_aside(folder: Path) -> str:
+    try:
+        return (folder / "WHY.txt").read_text(encoding="utf-8").strip()
+    except OSError:
+        return "no reason was kept"
 
 
 # Errors

@@ -45,6 +45,11 @@ SOURCES = ("glue", "generated", "files", "planted")
 KINDS = ("classification", "regression")
 METRICS = ("accuracy", "balanced_accuracy", "matthews", "f1", "pearson", "spearman")
 
+KEEP_ADAPTERS = ("all", "best", "none")
+
+KEY_ALIASES = {"store.keep_adapters": "keep_adapters"}
+"""Keys by the name that people give them, and by the name that the schema has: `store` itself is a folder."""
+
 COMMAND_KEYS = ("hydra", "show", "pack")
 """Keys of a composed configuration that steer the command and are no part of a run."""
 
@@ -159,6 +164,7 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     seed: int = MISSING
     store: str = MISSING
+    keep_adapters: str = "all"  # all | best | none: which runs keep their adapters on disk; no part of a run's identity
     device: str = "auto"  # auto | cpu | cuda
 
 
@@ -227,6 +233,7 @@ def check(config: RunConfig) -> None:
     _text("tracking.project", config.tracking.project)
     _number("seed", config.seed, low=0, high=2**31 - 1)
     _text("store", config.store)
+    _choice("store.keep_adapters", config.keep_adapters, KEEP_ADAPTERS)
     _choice("device", config.device, ("auto", "cpu", "cuda"))
 
 
@@ -400,6 +407,13 @@ def run_id(science: Mapping[str, Any]) -> str:
 def cell_id(science: Mapping[str, Any]) -> str:
     """The id of a run's cell: its science without the seed."""
     return run_id({key: value for key, value in science.items() if key != "seed"})
+
+
+def schema_override(override: str) -> str:
+    """An override whose key is spelled as the schema has it (`KEY_ALIASES`)."""
+    key, mark, value = override.partition("=")
+    name = key.lstrip("+~")
+    return f"{key[: len(key) - len(name)]}{KEY_ALIASES.get(name, name)}{mark}{value}"
 
 
 def display_name(name: str) -> str:

@@ -26,7 +26,7 @@ from lora_bench.packing import Pack
 from lora_bench.record import NonFiniteError, environment, failure, new_record, require_guards, utc_now
 from lora_bench.resolve import Run, packable
 from lora_bench.solo import SoloPack
-from lora_bench.store import AlreadyFinished, Store
+from lora_bench.store import ADAPTER, AlreadyFinished, Store, adapter_dropped
 from lora_bench.tasks import Task
 from lora_bench.tasks.metrics import score
 from lora_bench.tasks.tokens import Tokens, tokenise
@@ -108,7 +108,7 @@ class _Desk:
         if not runs:
             return []
         started = utc_now()
-        progress = [_Progress(run, self.tracking.start(_head(run))) for run in runs]
+        progress = [_Progress(run, self.tracking.start(_head(run, self.invocation.get("sweep")))) for run in runs]
         try:
             return self._train_and_store(progress, started)
         except Exception as error:
@@ -247,7 +247,11 @@ class _Desk:
             norms = matrix_norms(loaded, run.matrices, state)
             known["cost"]["overhead_seconds"] = time.perf_counter() - clock
             record = new_record(**known, scores=scores, guards=held, norms=norms)
-            self.store.write(record, predictions=_predictions(task, tokens, logits), adapter=_copier(folder))
+            is_kept = run.config.keep_adapters != "none"
+            if not is_kept:
+                record["adapter_dropped"] = adapter_dropped("store.keep_adapters=none")
+            predictions = _predictions(task, tokens, logits)
+            self.store.write(record, predictions=predictions, adapter=_copier(folder) if is_kept else None)
         return record
 
     def _store(self, each: _Progress, record: dict[str, Any]) -> dict[str, Any]:
@@ -348,7 +352,7 @@ def _identity(each: _Progress, started: str) -> dict[str, Any]:
     }
 
 
-def _head(run: Run) -> dict[str, Any]:
+def _head(run: Run, sweep: str | None) -> dict[str, Any]:
     return head_of(
         run_id=run.run_id,
         cell_id=run.cell_id,
@@ -356,7 +360,7 @@ def _head(run: Run) -> dict[str, Any]:
         manifest=run.manifest,
         parameters={"adapter": run.adapter_parameters, "head": None, "total": None},
         metrics=run.task.metrics,
-        tags=run.config.tracking.tags,
+        sweep=sweep,
     )
 
 
@@ -403,4 +407,4 @@ def _device_name(device: torch.device) -> str:
 
 
 def _copier(source: Path) -> Callable[[Path], object]:
-    return lambda folder: shutil.copytree(source, folder / "adapter")
+    return lambda folder: shutil.copytree(source, folder / ADAPTER)

@@ -27,13 +27,24 @@ from uuid import uuid4
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from lora_bench.record import RUN_ID, NewerRecord, RecordError, UnreadableRecord, canonical, check_record, dumps, loads
+from lora_bench.record import (
+    RUN_ID,
+    NewerRecord,
+    RecordError,
+    UnreadableRecord,
+    canonical,
+    check_record,
+    dumps,
+    loads,
+    utc_now,
+)
 
 log = logging.getLogger(__name__)
 
 RECORD = "record.json"
 PREDICTIONS = "predictions.parquet"
-INDEX_VERSION = 1
+ADAPTER = "adapter"
+INDEX_VERSION = 2
 
 TEXT = "text"
 NUMBER = "number"
@@ -87,6 +98,7 @@ COLUMNS = {
     "dirty": FLAG,
     "model_fingerprint": TEXT,
     "task_fingerprint": TEXT,
+    "sweep": TEXT,
     "started": TEXT,
     "finished": TEXT,
 }
@@ -186,6 +198,20 @@ class Store:
         except OSError:
             return []
 
+    def bytes_by_part(self) -> dict[str, tuple[int, int]]:
+        """What lies on the disk: runs that have the part and its bytes, for record, predictions and adapter.
+
+        Looks at every run's folder.
+        """
+        parts = {"record": RECORD, "predictions": PREDICTIONS, "adapter": ADAPTER}
+        counts = dict.fromkeys(parts, (0, 0))
+        for run_id in self._names():
+            for part, name in parts.items():
+                n_bytes = _bytes_of(self.root / run_id / name)
+                if n_bytes is not None:
+                    counts[part] = (counts[part][0] + 1, counts[part][1] + n_bytes)
+        return counts
+
     # Writing
 
     def write(
@@ -229,6 +255,33 @@ class Store:
             _to_disk(self.root)
         self._remember(run_id)
         return final
+
+    def drop_adapter(self, run_id: str, why: str) -> int:
+        """Delete the adapter of a run, whose record then says when and why. Returns the bytes that are free again.
+
+        The record says so before the first file goes, so that it never promises an adapter that is half there.
+
+        Raises:
+            StoreError: if there is no such run, or the store cannot be written.
+        """
+        adapter = self.path(run_id) / ADAPTER
+        with self._errors(f"drop the adapter of run {run_id}"), self._lock():
+            record = self._read(run_id, is_locked=True)
+            if record is None:
+                raise StoreError(f"store: {self.root} has no run {run_id!r}")
+            n_bytes = _bytes_of(adapter)
+            if n_bytes is None:
+                return 0
+            if "adapter_dropped" not in record:
+                record["adapter_dropped"] = adapter_dropped(why)
+                with self._owned(f".tmp-{run_id}-{uuid4().hex[:12]}") as temporary:
+                    (temporary / RECORD).write_bytes(dumps(record))
+                    _to_disk(temporary / RECORD)
+                    os.replace(temporary / RECORD, self.root / run_id / RECORD)
+                    _to_disk(self.root / run_id)
+            shutil.rmtree(adapter)
+        self._remember(run_id)
+        return n_bytes
 
     @contextlib.contextmanager
     def claim(self, run_id: str) -> Iterator[bool]:
@@ -483,6 +536,11 @@ class Store:
                 file.write(b"\n" + b"".join(_line(run_id, *self._known[run_id]) for run_id in run_ids))
 
 
+def adapter_dropped(why: str) -> dict[str, str]:
+    """What a record says, under the key of this name, of an adapter that was not kept."""
+    return {"at": utc_now(), "why": why}
+
+
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of `Store.frame` that one record fills, its scores by metric under `by_metric`.
 
@@ -519,6 +577,7 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "environment": where.get("id"),
         "commit": where.get("commit"),
         "dirty": where.get("dirty"),
+        "sweep": (record.get("invocation") or {}).get("sweep"),
         "started": record.get("started"),
         "finished": record.get("finished"),
     }
@@ -602,6 +661,17 @@ def _rename(source: Path, target: Path) -> bool:
             return False
         raise
     return True
+
+
+def _bytes_of(place: Path) -> int | None:
+    """Bytes of a file, or of all files below a folder; None when there is nothing."""
+    try:
+        facts = place.stat()
+        if not stat.S_ISDIR(facts.st_mode):
+            return facts.st_size
+        return sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+    except OSError:
+        return None
 
 
 def _to_disk(*places: Path) -> None:

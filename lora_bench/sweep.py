@@ -316,6 +316,36 @@ def conclude(plan: Plan, store: Store, out: Console, *, stopped: str | None, com
     return 1 if failed or missing else 0
 
 
+def drop_adapters(plan: Plan, store: Store, out: Console) -> None:
+    """Delete the adapters that `store.keep_adapters` does not keep, of this sweep's finished runs.
+
+    With `best`, each arm keeps its runs at the learning rate that `select` chose: those that tables and section 7 read.
+    """
+    wanted = next(iter(plan.runs.values())).run.config.keep_adapters
+    if wanted == "all":
+        return
+    finished = {run_id for run_id, status in plan.status.items() if status == "finished"}
+    kept = _at_chosen_rates(plan, store) if wanted == "best" else set()
+    freed = [store.drop_adapter(run_id, f"store.keep_adapters={wanted}") for run_id in sorted(finished - kept)]
+    n_dropped = sum(n_bytes > 0 for n_bytes in freed)
+    if n_dropped:
+        dropped = f"dropped {_count(n_dropped, 'adapter')}, {size(sum(freed))}"
+        out.print(f"store.keep_adapters={wanted}: kept {_count(len(finished & kept), 'adapter')}, {dropped}")
+
+
+def _at_chosen_rates(plan: Plan, store: Store) -> set[str]:
+    try:
+        runs: Any = cells.prepare(_frame(plan, store))
+    except cells.NothingToShow:
+        return set()
+    runs = runs.assign(arm=runs["run_id"].map(lambda run_id: plan.runs[run_id].arm))
+    chosen: set[str] = set()
+    for _, group in runs.groupby(["model", "task"]):
+        rates = cells.choose_rates(group)["lr"]
+        chosen |= set(group.loc[group["lr"] == group["arm"].map(rates), "run_id"])
+    return chosen
+
+
 def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
     """One table per backbone and task: each arm at the rate that `select` chose for it, best report score first."""
     try:

@@ -135,6 +135,7 @@ def head_of(
     parameters: Mapping[str, Any],
     metrics: Iterable[str],
     environment: Mapping[str, Any] | None = None,
+    sweep: str | None = None,
     tags: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What `Tracking.start` takes, from the parts of a record: names in words, and a flat config in the store's terms.
@@ -144,7 +145,7 @@ def head_of(
     """
     parts = {"run_id": run_id, "cell_id": cell_id, "status": "running", "config": config, "metrics": list(metrics)}
     parts |= {"manifest": list(manifest), "parameters": parameters, "environment": environment or {}}
-    row = row_of(parts | {"scores": {}, "cost": {}})
+    row = row_of(parts | {"scores": {}, "cost": {}, "invocation": {"sweep": sweep}})
     flat = {name: value for name, value in row.items() if name not in ("status", "by_metric")}
     by_role: dict[str, set[int]] = {}
     for matrix in parts["manifest"]:
@@ -154,7 +155,7 @@ def head_of(
     rank = f"r{row['ranks']}".replace(" ", ",") if row.get("ranks") else ""
     rate = f"lr{row['lr']:g}" if "lr" in row else ""
     cell = " ".join(word for word in (row.get("model"), row.get("task"), place, rank, rate) if word)
-    marks = [row.get("model"), row.get("task"), row.get("method"), row.get("targets"), rank, *tags]
+    marks = [row.get("model"), row.get("task"), row.get("method"), row.get("targets"), rank, sweep, *tags]
     return {
         "run_id": run_id,
         "name": f"{cell} s{row.get('seed')}",

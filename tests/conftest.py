@@ -58,6 +58,7 @@ class FakeTraining:
     """
 
     packs: list[list[str]] = field(default_factory=list)
+    saves_adapters: bool = False
     invocations: list[dict] = field(default_factory=list)
 
     @staticmethod
@@ -89,7 +90,8 @@ class FakeTraining:
                 cost={"attributed_seconds": 1.0, "pack_seconds": 2.0, "pack_size": len(runs)},
                 invocation=invocation,
             )
-            store.write(record)
+            adapter = (lambda folder: (folder / "adapter").mkdir()) if self.saves_adapters and not fate else None
+            store.write(record, adapter=adapter)
             records.append(record)
             if on_progress:
                 on_progress({"event": "record", "run_id": run.run_id, "status": record["status"]})

@@ -164,9 +164,17 @@ def test_the_store_is_shown_in_figures(command, training):
     assert "runs: 0 runs" in command("show=store").out
     training.fate = lambda run: "failed" if run.config.seed == 1 else None
     command("-m", *SMALL, "seed=0,1,2")
+    command("+sweeps=quick", *SMALL, "adapter.targets=q", "train.lr=1e-3", "seed=0")
+    (Store("runs").path("0" * 16)).mkdir()
     ended = command("show=store")
-    assert "runs: 3 runs, 2 finished, 1 failed" in ended.out
-    assert ended.out.splitlines()[-1].split() == ["tiny", "acceptability", "lora", "1", "3", "2", "1", "3", "s"]
+    assert "runs: 4 runs, 3 finished, 1 failed" in ended.out
+    lines = [line.split() for line in ended.out.splitlines()]
+    assert ["quick", "acceptability", "tiny", "lora", "1", "1", "1", "0", "1", "s"] in lines
+    assert ["-", "acceptability", "tiny", "lora", "1", "3", "2", "1", "3", "s"] in lines
+    assert "failed: nonfinite: the loss is not finite (1 run, the first: " in ended.out
+    assert re.search(r"set aside: runs/quarantine/0{16}-1: the folder holds no record.json", ended.out)
+    assert re.search(r"\d+ kB: records \d+ kB$", ended.out, re.MULTILINE)
+    assert "3 finished runs without an adapter" in ended.out
 
 
 def test_the_configuration_is_shown_as_it_is_read(command):

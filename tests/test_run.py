@@ -4,17 +4,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from architectures import ARCHITECTURES
 from peft import PeftModel
 from sklearn.metrics import matthews_corrcoef
-from tiny import tiny_config
 
+from architectures import ARCHITECTURES
 from lora_bench import adapters, backbone, guards, run
 from lora_bench.packing import Pack
 from lora_bench.resolve import pack_key, packable, resolve
 from lora_bench.run import run_pack
 from lora_bench.store import Store
 from lora_bench.tasks.tokens import tokenise
+from tiny import tiny_config
 
 
 @pytest.fixture
@@ -83,6 +83,17 @@ def test_finished_runs_are_left_alone(store):
     before = (store.path(one.run_id) / "record.json").stat().st_mtime_ns
     assert run_pack([one], store) == []
     assert (store.path(one.run_id) / "record.json").stat().st_mtime_ns == before
+
+
+def test_a_run_may_keep_its_scores_and_not_its_adapter(store):
+    """Checked like every other run, whose id it has; its record says what is not there."""
+    one = resolve(tiny_config(keep_adapters="none"))
+    assert one.run_id == resolve(tiny_config()).run_id
+    (record,) = run_pack([one], store)
+    assert record["adapter_dropped"]["why"] == "store.keep_adapters=none"
+    assert record == store.record(one.run_id)
+    assert record["guards"]["reloads"] is True
+    assert sorted(path.name for path in store.path(one.run_id).iterdir()) == ["predictions.parquet", "record.json"]
 
 
 @pytest.mark.parametrize(

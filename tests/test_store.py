@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_record import parts
 
 from lora_bench import store as stores
 from lora_bench.record import RecordError, dumps, failure, loads, new_record
 from lora_bench.store import COLUMNS, AlreadyFinished, Store, StoreError
+from test_record import parts
 
 
 def finished(number: int = 1, **changed) -> dict:
@@ -141,6 +141,52 @@ def test_a_write_that_fails_leaves_nothing(store):
         store.write(finished(), adapter=save)
     assert names_in(store.root) == set()
     store.write(finished())
+
+
+# Adapters that are not kept
+
+
+def with_adapter(folder: Path) -> None:
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"x" * 1000)
+
+
+def test_a_dropped_adapter_is_gone_and_its_record_says_so(store):
+    store.write(finished(1), adapter=with_adapter)
+    store.write(finished(2), adapter=with_adapter)
+    assert store.bytes_by_part()["adapter"] == (2, 2000)
+    before = store.record(f"{1:016x}")
+    assert store.drop_adapter(f"{1:016x}", "store.keep_adapters=best") == 1000
+    after = store.record(f"{1:016x}")
+    assert after.pop("adapter_dropped")["why"] == "store.keep_adapters=best"
+    assert after == before
+    assert [path.name for path in store.path(f"{1:016x}").iterdir()] == ["record.json"]
+    assert store.bytes_by_part()["adapter"] == (1, 1000)
+    assert store.drop_adapter(f"{1:016x}", "again") == 0
+    assert store.record(f"{1:016x}")["adapter_dropped"]["why"] == "store.keep_adapters=best"
+    assert names_in(store.root) == {f"{1:016x}", f"{2:016x}"}
+    with pytest.raises(StoreError, match="no run"):
+        store.drop_adapter(f"{3:016x}", "none there")
+
+
+@pytest.mark.parametrize("at", ["os.replace", "shutil.rmtree"])
+def test_dropping_an_adapter_may_die_anywhere(store, monkeypatch, at):
+    """The record is whole at every moment, and never promises an adapter that is half there."""
+    store.write(finished(1), adapter=with_adapter)
+
+    def die(*_, **__):
+        raise OSError(errno.EIO, "the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"lora_bench.store.{at}", die)
+        with pytest.raises(StoreError, match="cannot drop the adapter"):
+            store.drop_adapter(f"{1:016x}", "store.keep_adapters=none")
+    again = Store(store.root)
+    record = again.record(f"{1:016x}")
+    assert ("adapter_dropped" in record) == (at == "shutil.rmtree")
+    assert (again.path(f"{1:016x}") / "adapter" / "adapter_model.safetensors").stat().st_size == 1000
+    assert again.drop_adapter(f"{1:016x}", "store.keep_adapters=none") == 1000
+    assert "adapter_dropped" in again.record(f"{1:016x}")
 
 
 # The frame

@@ -257,6 +257,37 @@ def test_the_sweepers_own_options_are_checked(command, training, option, said):
     assert not training.packs
 
 
+# Which adapters are kept
+
+
+def adapters_of(records: Store) -> dict[str, bool]:
+    return {run_id: (records.path(run_id) / "adapter").is_dir() for run_id in records.statuses()}
+
+
+@pytest.mark.parametrize(("keep", "rates"), [("all", {1e-3, 1e-2}), ("best", {1e-2}), ("none", set())])
+def test_only_the_adapters_asked_for_are_kept(command, training, keep, rates):
+    """With `best`, those at the rate that select chose; the fake's score rises with the rate."""
+    training.saves_adapters = True
+    ended = sweep(command, f"store.keep_adapters={keep}")
+    assert ended.status == 0, ended.text
+    records = Store("runs")
+    for run_id, is_kept in adapters_of(records).items():
+        record = records.record(run_id)
+        assert is_kept == (record["config"]["train"]["lr"] in rates)
+        assert ("adapter_dropped" in record) != is_kept
+    n_packs = len(training.packs)
+    again = sweep(command, "store.keep_adapters=all")
+    assert again.status == 0
+    assert len(training.packs) == n_packs  # the same runs: what is kept is no part of their identity
+
+
+def test_a_bad_choice_of_adapters_is_refused_by_the_name_that_was_given(command, training):
+    ended = sweep(command, "store.keep_adapters=some")
+    assert ended.status == 2
+    assert "store.keep_adapters: " in ended.err
+    assert not training.packs
+
+
 # Named sweeps
 
 

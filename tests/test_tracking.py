@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 import wandb
-from test_record import parts
 
 from lora_bench import tracking as trackings
 from lora_bench.config import TrackingConfig
 from lora_bench.tracking import Silence, WandbTracking, choose_mode, head_of, open_tracking
+from test_record import parts
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 

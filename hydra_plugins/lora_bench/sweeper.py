@@ -24,7 +24,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lora_bench.config import ConfigError, RunConfig, Template, parse
+from lora_bench.config import ConfigError, RunConfig, Template, parse, schema_override
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -90,6 +90,8 @@ class LoraBenchSweeper(Sweeper):
         stopped, is_asked = sweep.carry_out(
             plan, records, out, launch=self._launcher(records), fail_fast=self.switches["fail_fast"]
         )
+        if not stopped:
+            sweep.drop_adapters(plan, records, out)
         status = sweep.conclude(plan, records, out, stopped=stopped, command=_command())
         sweep.remove_job_folder(records)
         if status:
@@ -211,7 +213,7 @@ def expand(params: Mapping[str, Any], grids: Sequence[Any], arguments: Sequence[
     for number, grid in enumerate(grids):
         if not isinstance(grid, Mapping):
             raise ConfigError(f"hydra.sweeper.grids[{number}]: {grid!r} is no grid; give keys and values, as in params")
-        lines = [f"{key}={_value_text(value)}" for key, value in {**params, **grid}.items()]
+        lines = [schema_override(f"{key}={_value_text(value)}") for key, value in {**params, **grid}.items()]
         axes: dict[str, list[str]] = {}
         for override in parser.parse_overrides([*lines, *arguments]):
             axes[override.key_or_group] = _values(override)
