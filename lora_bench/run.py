@@ -30,11 +30,12 @@ from lora_bench.store import ADAPTER, AlreadyFinished, Store, adapter_dropped
 from lora_bench.tasks import Task
 from lora_bench.tasks.metrics import score
 from lora_bench.tasks.tokens import Tokens, tokenise
-from lora_bench.tracking import Silence, TrackedRun, Tracking, head_of
+from lora_bench.tracking import Silence, TrackedRun, Tracking, head_of, summary_of
 from lora_bench.train import train_pack
 
 TRAIN_SAMPLE_ROWS = 500
-"""Train rows scored at the end, for the generalisation gap; the same rows for every run."""
+"""Train rows scored at the end, for the generalisation gap; the same rows for every run, at most as many as select
+has."""
 CURVE_POINTS = 400
 
 log = logging.getLogger(__name__)
@@ -121,11 +122,11 @@ class _Desk:
                 ]
         except BaseException:
             for each in progress:
-                each.tracked.finish("failed")
+                each.tracked.finish("stopped")
             raise
         # Out of memory: outside the handler, whose traceback keeps the pack's tensors alive.
         for each in progress:
-            each.tracked.finish("failed")
+            each.tracked.finish("stopped")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         half = (len(runs) + 1) // 2
@@ -142,7 +143,8 @@ class _Desk:
             first.blueprint, precision=first.precision, device=backbone.resolve_device(first.config.device)
         )
         task, tokens = first.task, _tokens(first, loaded)
-        sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:TRAIN_SAMPLE_ROWS])
+        n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
+        sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])
         clock = time.perf_counter()
         trained = self._train(progress, loaded, task, tokens, sample)
         pack_seconds = time.perf_counter() - clock
@@ -258,7 +260,7 @@ class _Desk:
         """Write a failed record (a finished one is written by now), close the mirror and tell whoever listens."""
         if record["status"] == "failed":
             self.store.write(record)
-        each.tracked.finish(record["status"], {"scores": record["scores"], "cost": record["cost"]})
+        each.tracked.finish(record["status"], summary_of(record))
         self.notify({"event": "record", "run_id": record["run_id"], "status": record["status"], "record": record})
         return record
 

@@ -61,7 +61,7 @@ class TrackedRun(Protocol):
         ...
 
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
-        """End the run as `finished` or `failed`, with its final figures."""
+        """End the run as `finished`, `failed`, or `stopped` (no record came of it), with its final figures."""
         ...
 
 
@@ -71,7 +71,10 @@ class Tracking(Protocol):
     mode: str
 
     def start(self, run: Mapping[str, Any]) -> TrackedRun:
-        """Begin to mirror a run: its `run_id`, `name`, `group`, `tags` and `config`, as `head_of` makes them."""
+        """Begin to mirror a run: its `run_id`, `name`, `group`, `tags` and `config`, as `head_of` makes them.
+
+        With `copy`, six characters, the W&B run has a name that is always the same, so a second one replaces it.
+        """
         ...
 
     def close(self) -> None:
@@ -165,6 +168,20 @@ def head_of(
     }
 
 
+def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What `TrackedRun.finish` is given of a record: every score, the cost, and the error of a failed run.
+
+    `report_score` and `select_score` are those of the primary metric, under one name for every task.
+    """
+    error = record.get("error") or {}
+    primary = {
+        f"{split}_score": (record["scores"].get(split) or {}).get(record["metrics"][0])
+        for split in ("select", "report")
+    }
+    told = {"error_kind": error.get("kind"), "error_message": (error.get("message") or "").partition("\n")[0][:200]}
+    return {"scores": record["scores"], "cost": record["cost"], **primary, **(told if error else {})}
+
+
 class Silence:
     """No mirror: imports nothing, writes nothing."""
 
@@ -239,7 +256,7 @@ class WandbTracking:
         settings = {name: value for name, value in SETTINGS.items() if name in wandb.Settings.model_fields}
         tracked = wandb.init(
             # A new name each time: a run that is trained again is another W&B run, never a continuation.
-            id=f"{run.get('run_id', 'run')}-{uuid4().hex[:6]}",
+            id=f"{run.get('run_id', 'run')}-{run.get('copy') or uuid4().hex[:6]}",
             name=_clipped(run["name"], 128),
             group=_clipped(run["group"], 128),
             job_type=run.get("job_type", "train"),
