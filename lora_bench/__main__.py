@@ -22,7 +22,7 @@ key=value
   model=           {model}
   model.name       any Hub name or local folder; model.revision
   task=            {task}
-  task.            data_dir (local files), train_rows, report_rows
+  task.            data_dir (local files), train_rows, select_rows, report_rows, phenomena (embedded tasks)
   adapter=         {adapter}
   adapter.         targets (letters of qkvo, up, gate, down joined by +; attention, mlp, all)
                    rank, or rank=null budget=q@8 (a number of parameters, or what a placement costs)

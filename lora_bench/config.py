@@ -96,6 +96,8 @@ class TaskConfig:
     revision: str | None = None
     train_rows: int | None = None
     report_rows: int | None = None
+    select_rows: int | None = None  # null: a tenth of train, at most 1,000
+    phenomena: list[str] = field(default_factory=list)  # constructions of an embedded task; empty: all
     kind: str = "classification"
     train_file: str | None = None
     select_file: str | None = None
@@ -451,10 +453,14 @@ def _check_task(task: TaskConfig) -> None:
         raise ConfigError(f"task.name: {task.name!r}; use letters, digits, '.', '_' and '-'")
     _choice("task.source", task.source, SOURCES)
     _choice("task.kind", task.kind, KINDS)
-    for key in ("train_rows", "report_rows"):
+    for key in ("train_rows", "select_rows", "report_rows"):
         value = getattr(task, key)
         if value is not None:
             _number(f"task.{key}", value, low=1)
+    if task.phenomena and task.source != "generated":
+        raise ConfigError(f"task.phenomena: {task.name!r} is no embedded task; leave it empty")
+    if task.select_rows is not None and task.select_file:
+        raise ConfigError("task.select_rows: select has a file of its own; give select_rows or select_file, not both")
     for metric in task.metrics:
         _choice("task.metrics", metric, METRICS)
         if (metric in ("pearson", "spearman")) != (task.kind == "regression"):

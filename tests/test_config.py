@@ -162,6 +162,8 @@ BAD = [
     ({"task__kind": "ranking"}, "task.kind: no 'ranking'", "classification, regression"),
     ({"task__train_rows": 0}, "task.train_rows: 0 is too small", "at least 1"),
     ({"task__report_rows": -5}, "task.report_rows: -5 is too small", "at least 1"),
+    ({"task__select_rows": 0}, "task.select_rows: 0 is too small", "at least 1"),
+    ({"task__source": "glue", "task__phenomena": ["tense"]}, "task.phenomena", "leave it empty"),
     ({"task__metrics": ["bleu"]}, "task.metrics: no 'bleu'", "choices are accuracy"),
     ({"task__metrics": ["pearson"]}, "task.metrics: 'pearson'", "does not score a classification task"),
     ({"task__source": "files"}, "task.train_file: no file given", "needs train_file and report_file"),

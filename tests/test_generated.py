@@ -232,3 +232,19 @@ def test_lexicon_forms_are_spelt_right():
         "crushes",
         "hugged",
     )
+
+
+def test_chosen_phenomena_are_the_only_ones_shown():
+    """`quick` draws on a few constructions: its rows must be theirs alone."""
+    rows = generate("acceptability", "train", 200, ["negative_polarity"])
+    assert rows["text_a"].str.contains(r"\b(?:ever|any)\b").all()
+    assert not generate("acceptability", "train", 200)["text_a"].str.contains(r"\b(?:ever|any)\b").all()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("acceptability", "those of acceptability are agreement, "), ("similarity", "similarity has none to choose from")],
+)
+def test_an_unknown_phenomenon_is_refused_with_what_there_is(name, message):
+    with pytest.raises(ValueError, match=f"task.phenomena: no phenomenon 'passive'; {message}"):
+        generate(name, "train", 10, ["passive"])

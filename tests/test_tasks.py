@@ -755,3 +755,18 @@ def test_real_rows_have_one_fingerprint_in_every_format(suffix, tmp_path):
         rows = pa.parquet.read_table(REAL_GLUE / "mrpc" / f"{split}.parquet").to_pydict()
         write(tmp_path / f"{split}.{suffix}", rows)
     assert load_glue(tmp_path, "mrpc").fingerprint == load_glue(REAL_GLUE, "mrpc").fingerprint
+
+
+def embedded_config(**values) -> TaskConfig:
+    return TaskConfig(name="acceptability", source="generated", **values)
+
+
+def test_select_rows_says_how_many_rows_are_chosen_on():
+    task = load_task(embedded_config(select_rows=120, train_rows=50))
+    assert {split: len(rows) for split, rows in task.splits.items()} == {"train": 50, "select": 120, "report": 1000}
+    assert task.splits["select"].equals(load_task(embedded_config()).splits["select"].head(120))
+
+
+def test_select_takes_no_more_than_there_is():
+    with pytest.raises(ConfigError, match=r"task.select_rows: 8000 asked, .* give at most 7999"):
+        load_task(embedded_config(select_rows=8000))

@@ -183,10 +183,14 @@ def _generated(config: TaskConfig) -> Source:
     if config.name not in EMBEDDED:
         raise ConfigError(f"task.name: no embedded task {config.name!r}; embedded tasks are {', '.join(EMBEDDED)}")
     spec = EMBEDDED[config.name]
-    select_rows = _select_rows(GENERATED_TRAIN_ROWS)
+    select_rows = _select_rows(GENERATED_TRAIN_ROWS, config)
     train_rows = max(GENERATED_TRAIN_ROWS, (config.train_rows or 0) + select_rows)
-    train = generated.generate(config.name, "train", train_rows)
-    report = generated.generate(config.name, "report", max(GENERATED_REPORT_ROWS, config.report_rows or 0))
+    report_rows = max(GENERATED_REPORT_ROWS, config.report_rows or 0)
+    try:
+        train = generated.generate(config.name, "train", train_rows, config.phenomena)
+        report = generated.generate(config.name, "report", report_rows, config.phenomena)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     if spec.kind == "regression":
         train, report = (table.assign(label=table["label"].astype("float32")) for table in (train, report))
     shuffled, extra = train.iloc[:GENERATED_TRAIN_ROWS], train.iloc[GENERATED_TRAIN_ROWS:]
@@ -216,7 +220,7 @@ def _cut(source: Source, config: TaskConfig) -> dict[str, pd.DataFrame]:
             raise ConfigError(
                 f"task.name: {config.name!r} has {len(train)} train row; at least 2 are needed, one of them for select"
             )
-        n_select = _select_rows(len(train))
+        n_select = _select_rows(len(train), config)
         splits["select"] = train.iloc[order[:n_select]]
         order = order[n_select:]
     rest = train.iloc[order]
@@ -235,8 +239,15 @@ def _cut(source: Source, config: TaskConfig) -> dict[str, pd.DataFrame]:
     return {split: splits[split].reset_index(drop=True) for split in SPLITS if split in splits}
 
 
-def _select_rows(n_train: int) -> int:
-    return min(max(n_train // SELECT_ONE_IN, 1), SELECT_MOST_ROWS)
+def _select_rows(n_train: int, config: TaskConfig) -> int:
+    if config.select_rows is None:
+        return min(max(n_train // SELECT_ONE_IN, 1), SELECT_MOST_ROWS)
+    if config.select_rows >= n_train:
+        raise ConfigError(
+            f"task.select_rows: {config.select_rows} asked, but {config.name!r} has {n_train} train rows to cut them "
+            f"from; give at most {n_train - 1}, or null for a tenth"
+        )
+    return config.select_rows
 
 
 def _metrics(source: Source, config: TaskConfig) -> tuple[str, ...]:

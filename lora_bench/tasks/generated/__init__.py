@@ -8,6 +8,8 @@ split, and the splits share no row. docs/embedded_tasks.md shows examples and sa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from lora_bench.tasks.generated import acceptability, entailment, sentiment, similarity
@@ -29,20 +31,21 @@ LABEL_NAMES: dict[str, tuple[str, ...]] = {
 PATIENCE = 1000  # draws in a row that may repeat earlier rows before the grammar counts as exhausted
 
 
-def generate(name: str, split: str, n_rows: int) -> pd.DataFrame:
+def generate(name: str, split: str, n_rows: int, phenomena: Sequence[str] = ()) -> pd.DataFrame:
     """The first `n_rows` rows of an embedded task's split.
 
     Args:
         name: acceptability, sentiment, entailment or similarity.
         split: train or report; they draw on lexicons that share no content word.
         n_rows: any number above 0, as far as the grammar reaches (over 100,000).
+        phenomena: the constructions to draw on; empty takes all.
 
     Returns:
         Columns text_a, text_b (entailment and similarity only), label (int64 class number, or float64 score from 0
         to 5) and idx (int64, 0 to n_rows - 1).
 
     Raises:
-        ValueError: for an unknown name or split, a number of rows below 1, or more rows than the grammar has.
+        ValueError: for an unknown name, split or phenomenon, a number of rows below 1, or more rows than the grammar has.
     """
     if name not in GRAMMARS:
         raise ValueError(f"task.name: no embedded task {name!r}; embedded tasks are {', '.join(GRAMMARS)}")
@@ -51,6 +54,11 @@ def generate(name: str, split: str, n_rows: int) -> pd.DataFrame:
     if n_rows < 1:
         raise ValueError(f"n_rows: must be at least 1, got {n_rows}")
     grammar, lexicon = GRAMMARS[name], LEXICONS[split]
+    known = phenomena_of(name)
+    if unknown := [each for each in phenomena if each not in known]:
+        told = f"those of {name} are {', '.join(known)}" if known else f"{name} has none to choose from"
+        raise ValueError(f"task.phenomena: no phenomenon {unknown[0]!r}; {told}")
+    chosen = {"names": tuple(phenomena)} if phenomena else {}
     draw = Draws(f"lora_bench/{name}/{split}")
     is_scored = name == "similarity"
     n_labels = similarity.LEVELS if is_scored else len(LABEL_NAMES[name])
@@ -63,7 +71,7 @@ def generate(name: str, split: str, n_rows: int) -> pd.DataFrame:
             order = permutation(draw, n_labels)
         level = order.pop()
         for _ in range(PATIENCE):
-            text = grammar.row(draw, lexicon, level)
+            text = grammar.row(draw, lexicon, level, **chosen)
             if text not in seen:
                 break
         else:
@@ -75,6 +83,11 @@ def generate(name: str, split: str, n_rows: int) -> pd.DataFrame:
     frame["label"] = pd.Series(labels, dtype="float64" if is_scored else "int64")
     frame["idx"] = pd.Series(range(n_rows), dtype="int64")
     return frame
+
+
+def phenomena_of(name: str) -> tuple[str, ...]:
+    """The constructions that an embedded task mixes; none for similarity."""
+    return tuple(getattr(GRAMMARS[name], "PHENOMENA", ()))
 
 
 def permutation(draw: Draws, n: int) -> list[int]:

@@ -13,9 +13,9 @@ from lora_bench.tasks.generated.lexicon import Lexicon
 LABELS = ("unacceptable", "acceptable")
 
 
-def row(draw: Draws, lexicon: Lexicon, label: int) -> tuple[str]:
+def row(draw: Draws, lexicon: Lexicon, label: int, names: tuple[str, ...] = ()) -> tuple[str]:
     """One sentence with the label asked for."""
-    return (PHENOMENA[draw.pick(NAMES)](draw, lexicon, label == 1),)
+    return (PHENOMENA[draw.pick(names or NAMES)](draw, lexicon, label == 1),)
 
 
 def agreement(draw: Draws, lexicon: Lexicon, good: bool) -> str:

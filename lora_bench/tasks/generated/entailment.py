@@ -13,9 +13,9 @@ from lora_bench.tasks.generated.lexicon import Lexicon
 LABELS = ("not_entailment", "entailment")
 
 
-def row(draw: Draws, lexicon: Lexicon, label: int) -> tuple[str, str]:
+def row(draw: Draws, lexicon: Lexicon, label: int, names: tuple[str, ...] = ()) -> tuple[str, str]:
     """(premise, hypothesis) with the label asked for."""
-    return PHENOMENA[draw.pick(NAMES)](draw, lexicon, label == 1)
+    return PHENOMENA[draw.pick(names or NAMES)](draw, lexicon, label == 1)
 
 
 WIDENING = ("some", "some of the", "not all", "at least one of the")  # their noun may be widened

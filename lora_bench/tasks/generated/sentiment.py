@@ -16,9 +16,9 @@ KEEPING = ("", "", "really", "truly", "simply", "absolutely")
 TURNING = ("not", "not really", "hardly", "far from", "anything but", "by no means", "in no way", "not at all", "never")
 
 
-def row(draw: Draws, lexicon: Lexicon, label: int) -> tuple[str]:
+def row(draw: Draws, lexicon: Lexicon, label: int, names: tuple[str, ...] = ()) -> tuple[str]:
     """One sentence with the label asked for."""
-    return (PHENOMENA[draw.pick(NAMES)](draw, lexicon, label == 1),)
+    return (PHENOMENA[draw.pick(names or NAMES)](draw, lexicon, label == 1),)
 
 
 def negation(draw: Draws, lexicon: Lexicon, good: bool) -> str:
