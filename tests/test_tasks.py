@@ -646,7 +646,7 @@ def made_up_grammar(monkeypatch):
 
     class Module:
         @staticmethod
-        def generate(name, split, n_rows):
+        def generate(name, split, n_rows, phenomena):
             labels = [row % 2 for row in range(n_rows)]
             return pd.DataFrame(
                 {"text_a": [f"{split} {row}" for row in range(n_rows)], "label": labels, "idx": range(n_rows)}
@@ -689,6 +689,17 @@ def test_embedded_tasks_agree_with_their_grammars(name):
         else:
             assert table["label"].between(0, 5).all()
             assert table["label"].dtype == "float32"
+
+
+def test_select_rows_says_how_many_rows_are_chosen_on():
+    task = load_embedded(select_rows=120, train_rows=50)
+    assert {split: len(rows) for split, rows in task.splits.items()} == {"train": 50, "select": 120, "report": 1000}
+    assert task.splits["select"].equals(load_embedded().splits["select"].head(120))
+
+
+def test_select_takes_no_more_than_there_is():
+    with pytest.raises(ConfigError, match=r"task.select_rows: 8000 asked, .* give at most 7999"):
+        load_embedded(select_rows=8000)
 
 
 # Configuration files
@@ -755,18 +766,3 @@ def test_real_rows_have_one_fingerprint_in_every_format(suffix, tmp_path):
         rows = pa.parquet.read_table(REAL_GLUE / "mrpc" / f"{split}.parquet").to_pydict()
         write(tmp_path / f"{split}.{suffix}", rows)
     assert load_glue(tmp_path, "mrpc").fingerprint == load_glue(REAL_GLUE, "mrpc").fingerprint
-
-
-def embedded_config(**values) -> TaskConfig:
-    return TaskConfig(name="acceptability", source="generated", **values)
-
-
-def test_select_rows_says_how_many_rows_are_chosen_on():
-    task = load_task(embedded_config(select_rows=120, train_rows=50))
-    assert {split: len(rows) for split, rows in task.splits.items()} == {"train": 50, "select": 120, "report": 1000}
-    assert task.splits["select"].equals(load_task(embedded_config()).splits["select"].head(120))
-
-
-def test_select_takes_no_more_than_there_is():
-    with pytest.raises(ConfigError, match=r"task.select_rows: 8000 asked, .* give at most 7999"):
-        load_task(embedded_config(select_rows=8000))
