@@ -7,6 +7,7 @@ wrong leaves it as an exception: a launcher would take that for the end of the w
 """
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -125,6 +126,22 @@ def stop_file(plan_path: Path) -> Path:
     return plan_path.with_suffix(".stop")
 
 
+def offline_file(plan_path: Path) -> Path:
+    """While this file exists, jobs of the plan do not ask again whether W&B answers: one of them has waited for it."""
+    return plan_path.with_suffix("") / "offline"
+
+
+def _open_tracking(config: Any, path: Path, store: Store) -> Any:
+    from lora_bench.tracking import open_tracking
+
+    if offline_file(path).exists():
+        config = dataclasses.replace(config, mode="offline")
+    tracking = open_tracking(config, directory=store.root / ".tracking")
+    if tracking.mode == "offline":
+        offline_file(path).touch()
+    return tracking
+
+
 def stop_on_signals() -> Callable[[], None]:
     """Let SIGTERM and SIGHUP end the process as Ctrl-C does, so that locks are released and the ending is told.
 
@@ -157,7 +174,6 @@ def main(arguments: Sequence[str]) -> int:
     started = utc_now()
     try:
         from lora_bench.resolve import resolve
-        from lora_bench.tracking import open_tracking
 
         where = _environment_file(path, number)
         where.parent.mkdir(parents=True, exist_ok=True)
@@ -168,10 +184,12 @@ def main(arguments: Sequence[str]) -> int:
             raise RuntimeError(
                 f"here, run {moved[0]} is another one: backbone, data or precision differ from the planner's"
             )
-        tracking = open_tracking(runs[0].config.tracking, directory=store.root / ".tracking")
+        tracking = _open_tracking(runs[0].config.tracking, path, store)
         invocation = {"overrides": document["command"], "sweep": document["sweep"]}
         run_here(runs, store, tracking=tracking, invocation=invocation, own_process=True)
         tracking.close()
+        if tracking.mode == "offline":
+            offline_file(path).touch()
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.config import TrackingConfig
-from lora_bench.record import scrub
+from lora_bench.record import RUN_ID, scrub
 from lora_bench.store import Store, StoreError
 from lora_bench.tracking import CURVES, Tracking, choose_mode, head_of, open_tracking, summary_of
 
@@ -197,7 +197,7 @@ def _items(updates: Iterable[Any]) -> dict[str, Any]:
 
 def _copy(where: str, name: str, config: Mapping[str, Any], summary: Mapping[str, Any]) -> Copy | None:
     run_id = config.get("run_id") or name.partition("-")[0]
-    if not isinstance(run_id, str):
+    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
         return None
     status = summary.get("status")
     scores = {

@@ -1,6 +1,10 @@
 """Carry out a plan and tell how it went: packs here or through a launcher, progress, ranking, failures, what next."""
 
 import contextlib
+import hashlib
+import io
+import json
+import logging
 import math
 import shutil
 import threading
@@ -18,6 +22,8 @@ from lora_bench.config import LORA_METHODS, ConfigError, resource_root
 from lora_bench.plan import Plan
 from lora_bench.progress import SweepProgress, duration, size
 from lora_bench.store import Store
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 SHARE_OF_TRAINING = 0.8
@@ -139,7 +145,8 @@ def carry_out(
     Returns:
         (why it ended early or None, whether a user or a signal asked for that).
     """
-    jobs.stop_file(plan.path).unlink(missing_ok=True)
+    for file in (jobs.stop_file(plan.path), jobs.offline_file(plan.path)):
+        file.unlink(missing_ok=True)
     numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     stopped = None
     if not numbers:
@@ -344,6 +351,51 @@ def _at_chosen_rates(plan: Plan, store: Store) -> set[str]:
         rates = cells.choose_rates(group)["lr"]
         chosen |= set(group.loc[group["lr"] == group["arm"].map(rates), "run_id"])
     return chosen
+
+
+def log_findings(plan: Plan, store: Store) -> None:
+    """One W&B run of job type `analysis` with the tables, figures and sentences of this sweep.
+
+    Costs a sweep nothing when it fails: the store has everything, and the scripts of analysis/ show it.
+    """
+    first = next(iter(plan.runs.values())).run
+    config = first.config.tracking
+    frame = _frame(plan, store)
+    if config.backend == "none" or not (frame["status"] == "finished").any():
+        return
+    from lora_bench import findings
+    from lora_bench.tracking import open_tracking
+
+    try:
+        by_script = findings.sections(frame, store=store.root)
+        found = [section for sections in by_script.values() for section in sections]
+        tables = {table.name: table.frame for section in found for table in section.tables}
+        figures = {name: _png(figure) for section in found for name, figure in section.figures.items()}
+        content = json.dumps(sorted(plan.status.items()))
+        about = {"sweep": plan.sweep, "runs": len(frame), "cells": plan.n_cells, "command": plan.command}
+        tracking = open_tracking(config, directory=store.root / ".tracking")
+        run = tracking.start(
+            {
+                "run_id": f"analysis-{plan.path.stem}",
+                "copy": hashlib.sha256(content.encode()).hexdigest()[:6],
+                "name": f"analysis of {plan.sweep or 'a grid'}",
+                "group": "analysis",
+                "job_type": "analysis",
+                "tags": ["analysis", plan.sweep],
+                "config": about,
+            }
+        )
+        run.attach({"runs": frame, **tables}, figures)
+        run.finish("finished", {"verdict": "\n".join(section.sentence for section in found)})
+        tracking.close()
+    except Exception as error:
+        log.warning("tracking: the analysis of this sweep was not logged (%s: %s)", type(error).__name__, error)
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
 
 
 def ranking(plan: Plan, frame: Any) -> Iterator[Table]:

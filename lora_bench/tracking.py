@@ -11,7 +11,9 @@ to `directory` for `wandb sync`.
 
 from __future__ import annotations
 
+import io
 import logging
+import math
 import netrc
 import os
 import threading
@@ -58,6 +60,10 @@ class TrackedRun(Protocol):
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         """Add curve points or scores; `step` counts optimizer steps, and scores carry their `epoch` as a value."""
+        ...
+
+    def attach(self, tables: Mapping[str, Any], figures: Mapping[str, bytes]) -> None:
+        """Add tables (DataFrames) and figures (PNG files' content)."""
         ...
 
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
@@ -198,6 +204,9 @@ class _SilentRun:
     def log(self, values: Mapping[str, Any], step: int) -> None:
         pass
 
+    def attach(self, tables: Mapping[str, Any], figures: Mapping[str, bytes]) -> None:
+        pass
+
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
         pass
 
@@ -291,6 +300,14 @@ class _WandbRun:
         except Exception as error:
             self._tracking.report("log", error)
 
+    def attach(self, tables: Mapping[str, Any], figures: Mapping[str, bytes]) -> None:
+        try:
+            media = {f"tables/{name}": _table(frame) for name, frame in tables.items()}
+            media |= {f"figures/{name}": _image(content) for name, content in figures.items()}
+            self._run.log(media)
+        except Exception as error:
+            self._tracking.report("add tables and figures", error)
+
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
         if self._is_finished:
             return
@@ -324,6 +341,27 @@ def _flat(values: Mapping[str, Any], separator: str, prefix: str = "") -> dict[s
         elif value is not None:
             flat[f"{prefix}{name}"] = value
     return flat
+
+
+def _table(frame: Any) -> Any:
+    """A DataFrame as W&B's table: numbers, and texts without secrets."""
+    import wandb
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (bool, int, float)) or hasattr(value, "item"):
+            number = value.item() if hasattr(value, "item") else value
+            return number if isinstance(number, (bool, int)) or math.isfinite(number) else None
+        return scrub(str(value)) if value is not None else None
+
+    rows = [[plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    return wandb.Table(columns=[str(name) for name in frame.columns], data=rows, allow_mixed_types=True)
+
+
+def _image(content: bytes) -> Any:
+    import wandb
+    from PIL import Image
+
+    return wandb.Image(Image.open(io.BytesIO(content)))
 
 
 def _clipped(text: str, length: int) -> str:

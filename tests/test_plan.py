@@ -11,7 +11,7 @@ import pytest
 
 from lora_bench import jobs
 from lora_bench import plan as plans
-from lora_bench.config import ConfigError, parse
+from lora_bench.config import ConfigError, TrackingConfig, parse
 from lora_bench.plan import Candidate
 from lora_bench.store import Store
 from test_config import composed
@@ -236,6 +236,21 @@ def test_a_pack_that_another_process_trains_is_left_to_it(two_seeds, monkeypatch
     assert (outcome["missing"], outcome["message"]) == (2, "another process trains this pack")
     assert outcome["is_held"]
     assert not store.statuses()
+
+
+def test_a_server_that_one_job_has_waited_for_is_not_asked_by_the_next(two_seeds, monkeypatch):
+    """Each job is a process of its own, and would otherwise wait its five seconds too."""
+    plan, store = two_seeds
+    plans.save(plan)
+    asked = []
+    monkeypatch.setattr("lora_bench.tracking._has_key", lambda url: True)
+    monkeypatch.setattr("lora_bench.tracking._base_url", lambda: "http://wandb.example")
+    monkeypatch.setattr("lora_bench.tracking._unreachable", lambda url: asked.append(url) or "no answer")
+    jobs.offline_file(plan.path).parent.mkdir(parents=True)
+    for _ in range(2):
+        tracking = jobs._open_tracking(TrackingConfig(backend="wandb", mode="auto"), plan.path, store)
+        assert tracking.mode == "offline"
+    assert len(asked) == 1
 
 
 def test_failed_runs_are_tried_again_only_when_the_plan_says_so(two_seeds, monkeypatch):

@@ -66,8 +66,10 @@ class LoraBenchSweeper(Sweeper):
         """Plan, train, conclude. Ends the process with status 1 if a run failed or is missing."""
         from lora_bench import plan as plans
         from lora_bench import sweep
+        from lora_bench.cli import set_up_logging
         from lora_bench.store import Store
 
+        set_up_logging()
         pack_size = sweep.check_options(self.pack_size, self.switches)
         if self._config.get("show"):
             raise ConfigError(f"show: {self._config.show!r} is about one run; leave out +sweeps and -m")
@@ -87,12 +89,15 @@ class LoraBenchSweeper(Sweeper):
         sweep.describe(plan, records, out, every_cell=self.switches["dry_run"])
         if self.switches["dry_run"]:
             return
+        has_work = bool(plan.pending())
         stopped, is_asked = sweep.carry_out(
             plan, records, out, launch=self._launcher(records), fail_fast=self.switches["fail_fast"]
         )
         if not stopped:
             sweep.drop_adapters(plan, records, out)
         status = sweep.conclude(plan, records, out, stopped=stopped, command=_command())
+        if has_work and not stopped:
+            sweep.log_findings(plan, records)
         sweep.remove_job_folder(records)
         if status:
             raise SystemExit(130 if is_asked else status)
