@@ -83,16 +83,23 @@ def run_here(
     runs: Sequence[Any],
     store: Store,
     *,
+    only: Sequence[str] | None = None,
     tracking: Any,
     invocation: Mapping[str, Any],
     on_progress: Callable[[dict], None] | None = None,
     own_process: bool = False,
 ) -> list[dict[str, Any]]:
-    """Train the runs of one pack in this process; `run_pack` turns failures into records."""
+    """Train the runs of one pack in this process, and write `only` those; `run_pack` turns failures into records."""
     from lora_bench.run import run_pack
 
     return run_pack(
-        runs, store, tracking=tracking, invocation=invocation, on_progress=on_progress, own_process=own_process
+        runs,
+        store,
+        only=only,
+        tracking=tracking,
+        invocation=invocation,
+        on_progress=on_progress,
+        own_process=own_process,
     )
 
 
@@ -178,15 +185,16 @@ def main(arguments: Sequence[str]) -> int:
         where = _environment_file(path, number)
         where.parent.mkdir(parents=True, exist_ok=True)
         where.write_text(json.dumps(_environment_here(document, pending)), encoding="utf-8")
-        runs = [resolve(plans.config_of(document["runs"][run_id])) for run_id in pending]
-        moved = [run_id for run_id, run in zip(pending, runs, strict=True) if run.run_id != run_id]
+        pack = document["packs"][number]
+        runs = [resolve(plans.config_of(document["runs"][run_id])) for run_id in pack]
+        moved = [run_id for run_id, run in zip(pack, runs, strict=True) if run.run_id != run_id]
         if moved:
             raise RuntimeError(
                 f"here, run {moved[0]} is another one: backbone, data or precision differ from the planner's"
             )
         tracking = _open_tracking(runs[0].config.tracking, path, store)
         invocation = {"overrides": document["command"], "sweep": document["sweep"]}
-        run_here(runs, store, tracking=tracking, invocation=invocation, own_process=True)
+        run_here(runs, store, only=pending, tracking=tracking, invocation=invocation, own_process=True)
         tracking.close()
         if tracking.mode == "offline":
             offline_file(path).touch()

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from filelock import FileLock
+
 from lora_bench.config import LORA_METHODS, PROTOCOL, ConfigError, RunConfig, parse, to_dict
 from lora_bench.store import Store
 
@@ -60,7 +62,9 @@ class Plan:
 
     Attributes:
         runs: by run id, in the order of the grid, each once.
-        packs: run ids; finished runs stay in the pack that they were planned in.
+        packs: run ids, formed of what was missing when the plan was first made. A pack with anything left is trained
+            whole, so that a restart gives the bits that no interruption would have given; only what is missing is
+            written.
         status: what the store says of each run: finished, failed or None.
         retry: failed runs that are to be trained again.
         n_candidates: points of the grid before duplicates were dropped.
@@ -75,11 +79,17 @@ class Plan:
     retry: frozenset[str] = frozenset()
     n_candidates: int = 0
     axes: tuple[str, ...] = field(default=())
+    pack_size: int | str = "auto"
 
     def pending(self, pack: Sequence[str] | None = None) -> list[str]:
         """Runs that are still to be trained, of one pack or of all."""
         run_ids = self.runs if pack is None else pack
         return [one for one in run_ids if self.status[one] is None or one in self.retry]
+
+    def riders(self) -> list[str]:
+        """Runs that are trained again and not written, because something else of their pack is missing."""
+        pending = set(self.pending())
+        return [one for pack in self.packs if pending & set(pack) for one in pack if one not in pending]
 
     @property
     def n_cells(self) -> int:
@@ -110,8 +120,16 @@ def make(
     known = store.statuses()
     status = {run_id: known.get(run_id) for run_id in runs}
     retry = frozenset(run_id for run_id in runs if status[run_id] == "failed") if retry_failed else frozenset()
-    packs = _kept_packs(path, runs) or form_packs([one.run for one in runs.values()], pack_size)
-    return Plan(path, sweep, list(command), runs, packs, status, retry, len(candidates), axes)
+    plan = Plan(path, sweep, list(command), runs, [], status, retry, len(candidates), axes, pack_size)
+    plan.packs = _all_packs(plan, _kept_packs(path, runs) or [])
+    return plan
+
+
+def _all_packs(plan: Plan, kept: list[list[str]]) -> list[list[str]]:
+    """The packs of a kept plan, and new ones of what is missing and in none of them."""
+    held = {run_id for pack in kept for run_id in pack}
+    rest = [plan.runs[run_id].run for run_id in plan.pending() if run_id not in held]
+    return [*kept, *(form_packs(rest, plan.pack_size) if rest else ())]
 
 
 def form_packs(runs: Sequence[Any], pack_size: int | str) -> list[list[str]]:
@@ -153,11 +171,19 @@ def largest_pack(run: Any) -> int:
 
 
 def save(plan: Plan) -> None:
-    """Write the plan beside the store's runs, in one rename.
+    """Write the plan beside the store's runs, in one rename. Another launch of the sweep may have kept its packs first;
+    then the plan takes those, so that both speak of the same packs.
 
     Raises:
         OSError: when the store cannot be written.
     """
+    plan.path.with_suffix("").mkdir(parents=True, exist_ok=True)
+    with FileLock(plan.path.with_suffix("") / "plan.lock"):
+        plan.packs = _all_packs(plan, _kept_packs(plan.path, plan.runs) or plan.packs)
+        _write(plan)
+
+
+def _write(plan: Plan) -> None:
     document = {
         "format": FORMAT,
         "protocol": PROTOCOL,
@@ -168,7 +194,6 @@ def save(plan: Plan) -> None:
         "packs": plan.packs,
         "runs": {run_id: _entry(one) for run_id, one in plan.runs.items()},
     }
-    plan.path.parent.mkdir(parents=True, exist_ok=True)
     temporary = plan.path.with_name(f".{plan.path.name}.{uuid4().hex[:8]}")
     try:
         temporary.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
@@ -222,14 +247,15 @@ def _entry(planned: Planned) -> dict[str, Any]:
 
 
 def _kept_packs(path: Path, runs: Mapping[str, Planned]) -> list[list[str]] | None:
-    """The packs of the plan file, when it is there and holds these very runs."""
+    """The packs of the plan file, when it is there and they are made of these runs, each in one pack at most."""
     if not path.is_file():
         return None
     try:
         packs = load(path)["packs"]
     except (ConfigError, KeyError):
         return None
-    return packs if sorted(one for pack in packs for one in pack) == sorted(runs) else None
+    held = [one for pack in packs for one in pack]
+    return packs if len(set(held)) == len(held) and set(held) <= set(runs) else None
 
 
 # Checking
@@ -313,6 +339,7 @@ def cost(plan: Plan, store: Store) -> Cost:
     """Estimate what the pending runs cost, from finished runs of the store where it has some of the same kind."""
     pending = [plan.runs[run_id].run for run_id in plan.pending()]
     n_bytes = sum(_bytes(run) for run in pending)
+    pending += [plan.runs[run_id].run for run_id in plan.riders()]
     if not pending:
         return Cost(0.0, 0, "nothing to do")
     frame = store.frame()
@@ -380,10 +407,10 @@ def _matmul_rate(precision: str) -> float:
     set_threads()
     a = torch.randn(2048, 384, dtype=DTYPES[precision])
     b = torch.randn(384, 1536, dtype=DTYPES[precision])
-    a @ b
+    torch.matmul(a, b)
     start = time.perf_counter()
     for _ in range(5):
-        a @ b
+        torch.matmul(a, b)
     return 5 * 2 * a.shape[0] * a.shape[1] * b.shape[1] / (time.perf_counter() - start)
 
 

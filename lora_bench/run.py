@@ -7,7 +7,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class _Progress:
 
     run: Run
     tracked: TrackedRun
+    is_wanted: bool
     curve: dict[str, list[float]] = field(default_factory=lambda: {"step": [], "loss": [], "lr": [], "grad_norm": []})
     epochs: list[dict[str, Any]] = field(default_factory=list)
     best_score: float = float("-inf")
@@ -69,6 +70,7 @@ def run_pack(
     runs: Sequence[Run],
     store: Store,
     *,
+    only: Collection[str] | None = None,
     tracking: Tracking | None = None,
     invocation: Mapping[str, Any] | None = None,
     on_progress: Notify | None = None,
@@ -81,6 +83,8 @@ def run_pack(
     again, down to single runs.
 
     Args:
+        only: ids of the runs that are wanted; the others ride along and leave nothing, so that a pack of which some
+            runs are finished is trained as the pack that it was. None wants every run, and nothing rides along.
         on_progress: called with {"event": "step" | "epoch" | "record" | "split", ...} as the pack goes on.
         own_process: whether this process trains nothing else, so that its peak memory is the pack's.
 
@@ -88,11 +92,17 @@ def run_pack(
         The records written, in the order of `runs`.
     """
     with contextlib.ExitStack() as claims:
-        mine = [run for run in runs if claims.enter_context(store.claim(run.run_id)) and not store.has(run.run_id)]
+        mine = {
+            run.run_id
+            for run in runs
+            if (only is None or run.run_id in only)
+            and claims.enter_context(store.claim(run.run_id))
+            and not store.has(run.run_id)
+        }
         desk = _Desk(
             store, tracking or Silence(), dict(invocation or {}), on_progress or (lambda event: None), own_process
         )
-        return desk.work(mine)
+        return desk.work([run for run in runs if only is not None or run.run_id in mine], mine)
 
 
 @dataclass(frozen=True)
@@ -105,11 +115,12 @@ class _Desk:
     notify: Notify
     own_process: bool
 
-    def work(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
-        if not runs:
+    def work(self, runs: Sequence[Run], mine: Collection[str]) -> list[dict[str, Any]]:
+        """Train these runs together; write, mirror and tell of those that are `mine`."""
+        if not any(run.run_id in mine for run in runs):
             return []
         started = utc_now()
-        progress = [_Progress(run, self.tracking.start(_head(run, self.invocation.get("sweep")))) for run in runs]
+        progress = [self._begin(run, is_wanted=run.run_id in mine) for run in runs]
         try:
             return self._train_and_store(progress, started)
         except Exception as error:
@@ -119,6 +130,7 @@ class _Desk:
                 return [
                     self._store(each, new_record(**_identity(each, started), error=fault, **self._about()))
                     for each in progress
+                    if each.is_wanted
                 ]
         except BaseException:
             for each in progress:
@@ -134,7 +146,11 @@ class _Desk:
             "pack of %d runs: out of memory (%s); trying %d and %d", len(runs), fault["message"], half, len(runs) - half
         )
         self.notify({"event": "split", "runs": len(runs), "message": fault["message"]})
-        return self.work(runs[:half]) + self.work(runs[half:])
+        return self.work(runs[:half], mine) + self.work(runs[half:], mine)
+
+    def _begin(self, run: Run, *, is_wanted: bool) -> "_Progress":
+        tracking = self.tracking if is_wanted else Silence()
+        return _Progress(run, tracking.start(_head(run, self.invocation.get("sweep"))), is_wanted)
 
     def _train_and_store(self, progress: list[_Progress], started: str) -> list[dict[str, Any]]:
         first = progress[0].run
@@ -158,6 +174,8 @@ class _Desk:
         about = self._about(device=_device_name(loaded.device), threads=threads)
         records = []
         for index, each in enumerate(progress):
+            if not each.is_wanted:
+                continue
             state = trained.states[index]
             cost = {
                 "pack_seconds": pack_seconds,
@@ -277,6 +295,7 @@ class _Listener:
     ) -> None:
         self.pack, self.progress, self.task, self.select, self.notify = pack, progress, task, select, notify
         self.n_steps = progress[0].run.steps
+        self.n_wanted = sum(each.is_wanted for each in progress)
         self.stride = max(1, self.n_steps // CURVE_POINTS)
         self.last_select = np.empty(0)  # logits of the last epoch's end, which need no second pass
         self._losses: list[torch.Tensor] = []
@@ -303,7 +322,7 @@ class _Listener:
             for name, value in values.items():
                 each.curve[name].append(value)
             each.tracked.log(values, step + 1)
-        self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": len(self.progress)})
+        self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": self.n_wanted})
 
     def on_epoch(self, epoch: int, step: int) -> None:
         logits = self.last_select = predict(self.pack, self.select)
@@ -316,7 +335,7 @@ class _Listener:
             primary = scores[self.task.metrics[0]]
             if each.run.config.train.checkpoint == "best" and primary is not None and primary > each.best_score:
                 each.best_score, each.best_state = primary, self.pack.state(index)
-        self.notify({"event": "epoch", "epoch": epoch, "runs": len(self.progress)})
+        self.notify({"event": "epoch", "epoch": epoch, "runs": self.n_wanted})
 
     def finite_steps(self) -> list[int]:
         """Steps that each run took before its loss or gradient stopped being finite."""

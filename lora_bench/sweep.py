@@ -60,6 +60,10 @@ def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool) -> Non
     n_failed = statuses.count("failed")
     line = f"  {statuses.count('finished')} finished, {n_failed} failed before, {_count(len(pending), 'run')} to train"
     out.print(f"{line} in {_count(n_packs, 'pack')}" if pending else line)
+    riders = plan.riders()
+    if riders:
+        told = "rides along, so that its pack is" if len(riders) == 1 else "ride along, so that their packs are"
+        out.print(f"  {_count(len(riders), 'run')} of the same packs {told} the same as before")
     if n_failed and not plan.retry:
         out.print("  failed runs are left alone; hydra.sweeper.retry_failed=true trains them again")
     if estimate is not None and pending:
@@ -147,20 +151,22 @@ def carry_out(
     """
     for file in (jobs.stop_file(plan.path), jobs.offline_file(plan.path)):
         file.unlink(missing_ok=True)
-    numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     stopped = None
-    if not numbers:
+    if not plan.pending():
         return None, False
+    plans.save(plan)
+    numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     try:
         with SweepProgress(len(plan.pending()), console=out) as progress:
             while numbers and not stopped:
-                plans.save(plan)
                 if launch is None:
                     stopped, held = _in_process(plan, store, numbers, progress, fail_fast=fail_fast)
                 else:
                     stopped, held = _through_launcher(plan, store, numbers, progress, launch, fail_fast=fail_fast)
                 plan.retry = frozenset()
                 numbers = [] if stopped else _left_by_others(plan, store, held, out)
+                if numbers:
+                    plans.save(plan)
     except KeyboardInterrupt as error:
         jobs.stop_file(plan.path).touch()
         return str(error) or "Ctrl-C", True
@@ -203,10 +209,13 @@ def _in_process(
                     held.append(number)
                     continue
                 plan.status |= {run_id: store.status(run_id) for run_id in plan.packs[number]}
-                runs = [plan.runs[run_id].run for run_id in plan.pending(plan.packs[number])]
+                wanted = plan.pending(plan.packs[number])
+                runs = [plan.runs[run_id].run for run_id in plan.packs[number]] if wanted else []
                 listener = _inside(progress, done, failed)
-                records = jobs.run_here(runs, store, tracking=tracking, invocation=invocation, on_progress=listener)
-            done += len(runs)
+                records = jobs.run_here(
+                    runs, store, only=wanted, tracking=tracking, invocation=invocation, on_progress=listener
+                )
+            done += len(wanted)
             failed += sum(record["status"] == "failed" for record in records)
             progress.update(done=done, failed=failed)
             if failed and fail_fast:

@@ -65,13 +65,15 @@ class FakeTraining:
     def fate(run):
         return None
 
-    def __call__(self, runs, store, *, tracking, invocation, on_progress=None, own_process=False):
+    def __call__(self, runs, store, *, tracking, invocation, only=None, on_progress=None, own_process=False):
         from lora_bench.record import NonFiniteError, environment, failure, new_record, utc_now
 
+        if not runs:
+            return []
         self.packs.append([run.run_id for run in runs])
         self.invocations.append(dict(invocation))
         records = []
-        for run in runs:
+        for run in [run for run in runs if only is None or run.run_id in only]:
             fate = self.fate(run)
             if isinstance(fate, BaseException):
                 raise fate

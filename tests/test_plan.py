@@ -71,6 +71,39 @@ def test_a_restart_takes_the_packs_of_the_kept_plan(two_seeds, monkeypatch):
     assert (again.path, again.packs) == (plan.path, plan.packs)
 
 
+def test_packs_are_formed_of_what_is_missing(two_seeds, training):
+    """One more rate must not train a whole sweep again; a pack with anything left is trained as it was planned."""
+    plan, store = two_seeds
+    plans.save(plan)
+    first = [plan.runs[run_id].run for run_id in plan.packs[0]]
+    training(first, store, tracking=None, invocation={})
+    points = [one.overrides for one in plan.runs.values()]
+    again = plans.make(candidates(*points, store=store.root), store)
+    assert again.packs == plan.packs
+    assert again.pending() == plan.packs[1]
+    more = [*points, ("adapter.targets=o", "seed=0")]
+    larger = plans.make(candidates(*more, store=store.root), store)
+    assert [len(pack) for pack in larger.packs] == [2, 1]
+    assert not set(larger.packs[0]) & set(plan.packs[0])
+
+
+def test_two_launches_speak_of_the_same_packs(two_seeds, training):
+    """The later one has planned before the earlier one kept its packs, and seen a run finish in between."""
+    plan, store = two_seeds
+    points = [one.overrides for one in plan.runs.values()]
+    done = plan.runs[plan.packs[0][0]].run
+    plans.save(plan)
+    other = plans.make(candidates(*points, store=store.root), store)
+    training([done], store, tracking=None, invocation={})
+    plan.path.unlink()
+    late = plans.make(candidates(*points, store=store.root), store)
+    assert late.packs != plan.packs
+    plans.save(other)
+    plans.save(late)
+    assert late.packs == plan.packs
+    assert plans.load(plan.path)["packs"] == plan.packs
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"format": 99}', '{"format": 1, "packs": [["00000000"]]}', "[]"])
 def test_a_damaged_plan_is_made_anew(two_seeds, content):
     plan, store = two_seeds
@@ -246,7 +279,6 @@ def test_a_server_that_one_job_has_waited_for_is_not_asked_by_the_next(two_seeds
     monkeypatch.setattr("lora_bench.tracking._has_key", lambda url: True)
     monkeypatch.setattr("lora_bench.tracking._base_url", lambda: "http://wandb.example")
     monkeypatch.setattr("lora_bench.tracking._unreachable", lambda url: asked.append(url) or "no answer")
-    jobs.offline_file(plan.path).parent.mkdir(parents=True)
     for _ in range(2):
         tracking = jobs._open_tracking(TrackingConfig(backend="wandb", mode="auto"), plan.path, store)
         assert tracking.mode == "offline"

@@ -1,5 +1,7 @@
 """One pack through everything: trained, scored, guarded, stored. And everything that must not pass as a result."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -83,6 +85,29 @@ def test_finished_runs_are_left_alone(store):
     before = (store.path(one.run_id) / "record.json").stat().st_mtime_ns
     assert run_pack([one], store) == []
     assert (store.path(one.run_id) / "record.json").stat().st_mtime_ns == before
+
+
+def test_a_pack_with_finished_runs_is_trained_whole_and_only_what_is_missing_is_written(tmp_path):
+    """A restart must give the bits that no interruption would have given, and they depend on the pack."""
+    runs = [resolve(tiny_config(adapter__targets=targets)) for targets in ("q", "qv", "qkvo")]
+    whole, part = Store(tmp_path / "whole"), Store(tmp_path / "part")
+    run_pack(runs, whole)
+    events = []
+    (record,) = run_pack(runs, part, only=[runs[1].run_id], on_progress=events.append)
+    assert list(part.statuses()) == [record["run_id"]] == [runs[1].run_id]
+    assert record["cost"]["pack_size"] == 3
+    assert {event["runs"] for event in events if "runs" in event} == {1}
+    undisturbed = whole.record(record["run_id"])
+    for key in ("scores", "history", "norms", "guards"):
+        assert record[key] == undisturbed[key]
+    assert contents(part.path(record["run_id"])) == contents(whole.path(record["run_id"]))
+    assert run_pack(runs, part, only=[runs[1].run_id]) == []
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """What a run left beside its record, by name."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "record.json"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def test_a_run_may_keep_its_scores_and_not_its_adapter(store):

@@ -226,6 +226,22 @@ def test_an_interrupted_sweep_says_how_to_go_on_and_keeps_its_packs(command, tra
     assert len(trained) == len(set(trained)) == 8
 
 
+def test_what_is_left_of_a_pack_is_trained_in_that_pack(command, training):
+    """As after a kill in the middle of a pack's writing."""
+    import shutil
+
+    sweep(command)
+    before = list(training.packs)
+    lost = before[0][1]
+    shutil.rmtree(Store("runs").path(lost))
+    ended = sweep(command)
+    assert ended.status == 0, ended.text
+    assert "7 finished, 0 failed before, 1 run to train in 1 pack" in ended.out
+    assert "3 runs of the same packs ride along" in ended.out
+    assert training.packs == [*before, before[0]]
+    assert len(Store("runs").statuses()) == 8
+
+
 def test_packs_have_at_most_the_size_asked_for_and_one_seed(command, training):
     sweep(command, "hydra.sweeper.pack_size=3")
     assert sorted(map(len, training.packs)) == [2, 2, 2, 2]
