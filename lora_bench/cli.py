@@ -15,6 +15,7 @@ from lora_bench.store import StoreError
 
 SWEEPER_KEYS = ("params", "grids", "pack_size", "dry_run", "fail_fast", "retry_failed")
 SHOWS = ("targets", "store", "config")
+LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
 
 def run(composed: DictConfig) -> Any:
@@ -83,8 +84,10 @@ def _one_run(composed: DictConfig) -> int:
         return 0
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     tracking = open_tracking(config.tracking, directory=store.root / ".tracking")
+    invocation = {"overrides": overrides}
     try:
-        records = jobs.run_here([one], store, tracking=tracking, invocation={"overrides": overrides}, own_process=True)
+        with jobs.claim_gpu(config.device, any_of_them=False):
+            records = jobs.run_here([one], store, tracking=tracking, invocation=invocation, own_process=True)
     finally:
         tracking.close()
     if not records:
@@ -249,7 +252,13 @@ def explain(error: BaseException) -> str:
     if absent := re.search(r"Could not find '([^']+)'\s+Available options in '[^']+':\s+(.*)", text, re.DOTALL):
         group, _, name = absent[1].rpartition("/")
         options = absent[2].partition("Config search path")[0].split()
+        if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
+            extra = LAUNCHER_EXTRAS[name]
+            return f"hydra/launcher: {name!r} is not installed; pip install 'lora-bench[{extra}]' brings it"
         return f"{group}: no {name!r}; choices are {', '.join(options)}{did_you_mean(name, options)}"
+    if absent := re.search(r"In 'hydra/launcher/(\w+)': Could not load 'hydra/launcher/(\w+)'", text):
+        extra = LAUNCHER_EXTRAS.get(absent[2], absent[2])
+        return f"hydra/launcher: {absent[1]!r} needs {absent[2]}; pip install 'lora-bench[{extra}]' brings it"
     if several := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
         key = several[1].lstrip("+")
         if key == "sweeps":

@@ -9,11 +9,16 @@ wrong leaves it as an exception: a launcher would take that for the end of the w
 import contextlib
 import dataclasses
 import json
+import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +33,9 @@ INTERRUPTED = 130
 """Exit status of a child that was asked to stop: its runs are missing, not failed."""
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOG_BYTES = 4_000
+GPU_POLL_SECONDS = 1.0
+
+messages = logging.getLogger(__name__)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,7 +81,8 @@ def _run_pack_in_child(path: Path, number: int, document: Mapping[str, Any], sto
     before = {run_id: _finished_at(store, run_id) for run_id in pending}
     started = utc_now()
     log = path.with_suffix("") / f"pack-{number}.log"
-    status = _run_child(path, number, log, folder=document.get("folder"))
+    with claim_gpu(document["runs"][pending[0]]["config"]["device"]) as environment_of_gpu:
+        status = _run_child(path, number, log, folder=document.get("folder"), environment=environment_of_gpu)
     lost = [run_id for run_id in pending if _finished_at(store, run_id) == before[run_id]]
     if lost and status not in (0, INTERRUPTED, *(-one for one in STOPPING_SIGNALS)):
         _fail(document, lost, store, died(_obituary(status, log)), started, where=_environment_file(path, number))
@@ -121,6 +130,55 @@ def claim_pack(plan_path: Path, number: int) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def claim_gpu(device: str, *, any_of_them: bool = True) -> Iterator[dict[str, str]]:
+    """Hold a GPU for one pack, against every other pack of this user on this machine; waits until one is free.
+
+    Args:
+        device: as in the configuration; `cpu` holds nothing.
+        any_of_them: False takes the first visible one, for a process that may have touched it already.
+
+    Yields:
+        The environment of a process that shall see that GPU alone; empty where there is none.
+    """
+    gpus = visible_gpus() if device != "cpu" else {}
+    if not gpus:
+        yield {}
+        return
+    folder = Path(tempfile.gettempdir()) / f"lora_bench-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    choices = list(gpus.items()) if any_of_them else list(gpus.items())[:1]
+    has_said = False
+    while True:
+        for name, unique in choices:
+            lock = FileLock(folder / f"{unique}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                yield {"CUDA_VISIBLE_DEVICES": name}
+            finally:
+                lock.release()
+            return
+        if not has_said:
+            messages.info("waiting for a GPU: other packs train on %s", ", ".join(name for name, _ in choices))
+            has_said = True
+        time.sleep(GPU_POLL_SECONDS)
+
+
+def visible_gpus() -> dict[str, str]:
+    """The GPUs that this process may use: what CUDA_VISIBLE_DEVICES calls each, and a name that is its alone."""
+    command = shutil.which("nvidia-smi")
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not command or listed == "":
+        return {}
+    said = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=60, check=False).stdout
+    unique = dict(re.findall(r"^GPU (\d+): .*\(UUID: (\S+)\)", said, flags=re.MULTILINE))
+    names = list(unique) if listed is None else [name.strip() for name in listed.split(",")]
+    return {name: unique.get(name, name) for name in names if name not in ("", "-1")}
 
 
 def store_of(plan_path: Path) -> Path:
@@ -221,14 +279,21 @@ def child_command(path: Path, number: int) -> list[str]:
     return [sys.executable, "-m", "lora_bench.jobs", str(path), str(number)]
 
 
-def _run_child(path: Path, number: int, log: Path, *, folder: str | None) -> int:
+def _run_child(
+    path: Path, number: int, log: Path, *, folder: str | None, environment: Mapping[str, str] | None = None
+) -> int:
     """Start the child where the sweep was started and wait; it ends when this process does, and the other way round."""
     log.parent.mkdir(parents=True, exist_ok=True)
     where = folder if folder and os.path.isdir(folder) else None
     with (
         open(log, "ab") as file,
         subprocess.Popen(
-            child_command(path, number), stdin=subprocess.PIPE, stdout=file, stderr=file, cwd=where
+            child_command(path, number),
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            cwd=where,
+            env=os.environ | dict(environment or {}),
         ) as child,
     ):
         try:

@@ -212,9 +212,10 @@ def _in_process(
                 wanted = plan.pending(plan.packs[number])
                 runs = [plan.runs[run_id].run for run_id in plan.packs[number]] if wanted else []
                 listener = _inside(progress, done, failed)
-                records = jobs.run_here(
-                    runs, store, only=wanted, tracking=tracking, invocation=invocation, on_progress=listener
-                )
+                with jobs.claim_gpu(first.config.device, any_of_them=False):
+                    records = jobs.run_here(
+                        runs, store, only=wanted, tracking=tracking, invocation=invocation, on_progress=listener
+                    )
             done += len(wanted)
             failed += sum(record["status"] == "failed" for record in records)
             progress.update(done=done, failed=failed)
@@ -272,13 +273,14 @@ def _through_launcher(
 
     watcher = threading.Thread(target=watch, name="lora_bench-progress", daemon=True)
     watcher.start()
-    ended_early, outcomes = None, []
+    ended_early, outcomes, is_lost = None, [], False
     try:
         outcomes = launch([f"{plan.path.absolute()}#{number}" for number in numbers])
     except Exception as error:  # a launcher that loses a worker; what the workers wrote counts
         ended_early = (
             f"the launcher gave up ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
         )
+        is_lost = True
     finally:
         is_over.set()
         watcher.join()
@@ -287,7 +289,16 @@ def _through_launcher(
         for number, outcome in zip(numbers, outcomes, strict=False)
         if isinstance(outcome, dict) and outcome.get("is_held")
     ]
-    return FAILED_FAST if has_failed.is_set() else ended_early, held
+    if has_failed.is_set():
+        return FAILED_FAST, held
+    if is_lost:
+        # A lost worker takes the packs behind it along. While that costs some packs only, the rest is launched again.
+        refresh(plan, store)
+        left = [number for number in numbers if plan.pending(plan.packs[number])]
+        if len(left) < len(numbers):
+            log.warning("%s; launching the %d packs that are left", ended_early, len(left))
+            return None, left
+    return ended_early, held
 
 
 def _stamp(store: Store, run_id: str) -> float | None:

@@ -393,6 +393,36 @@ LONG = (
 )
 
 
+@pytest.mark.parametrize("gets_on", [True, False])
+def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(command, training, monkeypatch, gets_on):
+    """joblib and Ray drop every pack behind a lost worker; a machine that loses them all must not be tried for ever."""
+    from hydra_plugins.lora_bench.sweeper import LoraBenchSweeper
+    from lora_bench import jobs
+    from lora_bench import plan as plans
+    from lora_bench.resolve import resolve
+
+    launches = []
+
+    def launch(references):
+        launches.append(len(references))
+        for place, reference in enumerate(references):
+            if (len(launches) == 1 and place == 1) or (len(launches) == 2 and not gets_on):
+                raise RuntimeError("a worker was lost")
+            path, number = plans.parse_reference(reference)
+            document = plans.load(path)
+            runs = [resolve(plans.config_of(document["runs"][run_id])) for run_id in document["packs"][number]]
+            training(runs, Store(jobs.store_of(path)), tracking=None, invocation={})
+        return []
+
+    monkeypatch.setattr(LoraBenchSweeper, "_launcher", lambda self, records: launch)
+    ended = sweep(command, "hydra.sweeper.pack_size=1")
+    assert launches == [8, 7]
+    assert "a worker was lost); launching the 7 packs that are left" in ended.err
+    assert ended.status == (0 if gets_on else 1), ended.text
+    assert ("stopped early: the launcher gave up (RuntimeError: a worker was lost)" in ended.out) != gets_on
+    assert len(Store("runs").statuses()) == (8 if gets_on else 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
 def test_a_signal_keeps_what_is_finished_and_the_same_command_ends_the_sweep(tmp_path, number):

@@ -128,6 +128,9 @@ class LoraBenchSweeper(Sweeper):
             return None
         folder = (records.root / ".plans" / "jobs").absolute()
         with open_dict(self._config):
+            if self._config.hydra.launcher["_target_"].endswith("RayLauncher"):
+                # Ray would run a pack again whose worker died, without a word; a restart of the sweep says so.
+                self._config.hydra.launcher.ray.remote.setdefault("max_retries", 0)
             self._config.hydra.sweep.dir = str(folder)
             # A job composes anew from these and its own override: its folder must not fall back to the default store.
             self._config.hydra.overrides.hydra = [
