@@ -12,7 +12,7 @@ import copy
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,7 @@ def make(
 def lift(model: PeftModel) -> AdapterState:
     """The trained tensors of a stock peft model, by the module paths of its base model."""
     low_rank, head = {}, {}
-    base = model.get_base_model()
-    for path, module in base.named_modules():
+    for path, module in _modules_of(model):
         if hasattr(module, "lora_A") and "default" in module.lora_A:
             low_rank[path] = LowRank(
                 module.lora_A["default"].weight.detach().clone(),
@@ -139,6 +138,10 @@ def lift(model: PeftModel) -> AdapterState:
             saved = module.modules_to_save["default"].named_parameters()
             head |= {f"{path}.{name}": parameter.detach().clone() for name, parameter in saved}
     return AdapterState(low_rank, head)
+
+
+def _modules_of(model: Any) -> Iterable[tuple[str, Any]]:
+    return model.get_base_model().named_modules()
 
 
 def save(
@@ -217,7 +220,7 @@ def _peft_scales(plan: Blueprint, config_json: str) -> dict[str, float]:
         model = get_peft_model(copy.deepcopy(plan.skeleton), config, low_cpu_mem_usage=True)
     scales = {
         path: float(module.scaling["default"])
-        for path, module in model.get_base_model().named_modules()
+        for path, module in _modules_of(model)
         if hasattr(module, "lora_A") and "default" in module.lora_A
     }
     keys = {

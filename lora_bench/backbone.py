@@ -70,7 +70,7 @@ class Blueprint:
 
     @property
     def n_labels(self) -> int:
-        return self.architecture.num_labels
+        return int(self.architecture.num_labels or 1)
 
     @property
     def longest_input(self) -> int | None:
@@ -101,7 +101,7 @@ class Backbone:
         if not self.is_split:
             return copy.deepcopy(self.model)
         model, _ = _instantiate(self.blueprint)
-        return model.requires_grad_(False).eval().to(device=self.device, dtype=DTYPES[self.precision])
+        return model.requires_grad_(False).eval().to(device=self.device, dtype=DTYPES[self.precision])  # pyright: ignore[reportCallIssue]
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -201,7 +201,7 @@ def head_state(backbone: Backbone, seed: int) -> dict[str, torch.Tensor]:
             for each in module.modules():
                 for holder in (each, *each.parameters(recurse=False)):
                     if hasattr(holder, "_is_hf_initialized"):
-                        del holder._is_hf_initialized
+                        delattr(holder, "_is_hf_initialized")
             drawn = copy.deepcopy(module)
             drawn.apply(backbone.model._init_weights)
             for name, parameter in drawn.named_parameters():
@@ -268,7 +268,7 @@ def _read_weights(plan: Blueprint, precision: str, device: torch.device) -> Back
     new_modules = _new_modules(model, missing)
     targets.split_fused(model, plan.config.roles)
     model.requires_grad_(False)
-    model.eval().to(device=device, dtype=DTYPES[precision])
+    model.eval().to(device=device, dtype=DTYPES[precision])  # pyright: ignore[reportCallIssue]
     return Backbone(
         blueprint=plan,
         model=model,

@@ -296,7 +296,7 @@ class PackedLinear(nn.Module):
         else:
             y = self._without_dropout(x, groups, has_no_batch=has_no_batch)
         if has_no_batch:
-            y.per_run = True
+            y.per_run = True  # pyright: ignore[reportAttributeAccessIssue]
         return y
 
     def _without_dropout(self, x: torch.Tensor, groups: Sequence[Any], *, has_no_batch: bool) -> torch.Tensor:
@@ -356,7 +356,7 @@ class RankGroup(nn.Module):
         return LowRank(
             self.A[m, :rank].detach().clone(),
             self.B[m, :, :rank].detach().clone(),
-            float(self.scale[m]),
+            float(self.get_buffer("scale")[m]),
         )
 
 

@@ -23,7 +23,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from lora_bench.config import LORA_METHODS, PROTOCOL, ConfigError, RunConfig, parse, to_dict
-from lora_bench.store import Store
+from lora_bench.store import Store, explained
 
 FORMAT = 1
 FOLDER = ".plans"
@@ -175,12 +175,13 @@ def save(plan: Plan) -> None:
     then the plan takes those, so that both speak of the same packs.
 
     Raises:
-        OSError: when the store cannot be written.
+        StoreError: when the store cannot be written.
     """
-    plan.path.with_suffix("").mkdir(parents=True, exist_ok=True)
-    with FileLock(plan.path.with_suffix("") / "plan.lock"):
-        plan.packs = _all_packs(plan, _kept_packs(plan.path, plan.runs) or plan.packs)
-        _write(plan)
+    with explained("keep the plan of a sweep", plan.path.parent.parent):
+        plan.path.with_suffix("").mkdir(parents=True, exist_ok=True)
+        with FileLock(plan.path.with_suffix("") / "plan.lock"):
+            plan.packs = _all_packs(plan, _kept_packs(plan.path, plan.runs) or plan.packs)
+            _write(plan)
 
 
 def _write(plan: Plan) -> None:
