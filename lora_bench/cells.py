@@ -88,7 +88,7 @@ def prepare(frame: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
     runs = frame.copy()
     if metric:
         if f"report_{metric}" not in runs or f"select_{metric}" not in runs:
-            known = sorted(name.removeprefix("report_") for name in runs if name.startswith("report_"))
+            known = sorted(name.removeprefix("report_") for name in runs if name.startswith("report_"))  # pyright: ignore[reportAttributeAccessIssue]
             raise NothingToShow(f"no run has the metric {metric!r}; metrics here are {', '.join(known) or 'none'}")
         runs["metric"], runs["report"], runs["select"] = metric, runs[f"report_{metric}"], runs[f"select_{metric}"]
         runs["train"] = runs.get(f"train_{metric}", np.nan)
@@ -268,7 +268,7 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
             "select_error": error,
             "passed_over": passed_over,
         }
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)  # pyright: ignore[reportArgumentType]
 
 
 def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -278,7 +278,7 @@ def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     for arm, mine in scored.groupby("arm", sort=False):
         table = mine.set_index(["seed", "lr"])["select"].unstack("lr").dropna()
         rows[arm] = table.idxmax(axis=1)  # the first, so the smaller rate, of equals
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)  # pyright: ignore[reportArgumentType]
 
 
 def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
@@ -302,7 +302,7 @@ def shared_rate(runs: pd.DataFrame) -> float:
     """The one rate that does best on `select` on average over the adapted arms; nan if no rate has them all."""
     scored = runs[runs["scored"] & (runs["targets"] != "")]
     means = scored.groupby(["arm", "lr"])["select"].mean().unstack("lr").dropna(axis=1)
-    return float(means.mean().idxmax()) if means.size else math.nan
+    return float(means.mean().idxmax()) if means.size else math.nan  # pyright: ignore[reportArgumentType]
 
 
 def estimate(runs: pd.DataFrame, rates: Mapping[str, float], *, level: float = 0.95) -> pd.DataFrame:
@@ -351,7 +351,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float], *, level: float = 0
             "scores": dict(zip(scored["seed"].astype(int), scores, strict=True)),
             "failures": {int(seed): str(why) for seed, why in zip(failed["seed"], _why(failed), strict=True)},
         }
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)  # pyright: ignore[reportArgumentType]
 
 
 def compare(
@@ -372,8 +372,8 @@ def compare(
     family = []
     for first, second in pairs:
         scores = [estimates.at[arm, "scores"] if arm in estimates.index else {} for arm in (first, second)]
-        seeds = sorted(set(scores[0]) & set(scores[1]))
-        ours, theirs = (np.array([one[seed] for seed in seeds]) for one in scores)
+        seeds = sorted(set(scores[0]) & set(scores[1]))  # pyright: ignore[reportArgumentType]
+        ours, theirs = (np.array([one[seed] for seed in seeds]) for one in scores)  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
         family.append(stats.contrast(ours, theirs, margin=margin, level=level, rng=rng))
     judged = stats.judge(family, level=level)
     rows = []
@@ -382,7 +382,7 @@ def compare(
         note = f"{' and '.join(absent)} not in the store" if absent else one.note
         dropped = 0
         if not absent:
-            dropped = max(len(estimates.at[arm, "scores"]) for arm in (first, second)) - one.n_pairs
+            dropped = max(len(estimates.at[arm, "scores"]) for arm in (first, second)) - one.n_pairs  # pyright: ignore[reportArgumentType]
         if dropped and not note:
             note = f"{dropped} seed{'s' if dropped > 1 else ''} without a partner left out"
         verdict = one.verdict if one.n_pairs else "missing"
@@ -432,7 +432,7 @@ def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     absent = [arm for arm in arms if arm not in have]
     lines = [", ".join(absent)] if absent else []
     for arm in arms:
-        for rate in sorted({*rates, *(r for r, _ in have.get(arm, ()))}) if arm in have else ():
+        for rate in sorted({*rates, *(r for r, _ in have.get(arm, ()))}) if arm in have else ():  # pyright: ignore[reportArgumentType]
             lacks = [seed for seed in seeds if (rate, seed) not in have[arm]]
             if lacks:
                 told = "all seeds" if len(lacks) == len(seeds) else f"seeds {', '.join(map(str, lacks))}"
@@ -446,7 +446,7 @@ def failures(runs: pd.DataFrame) -> list[str]:
     lost["why"] = _why(lost)
     seeds_at: dict[tuple[str, str, tuple[int, ...]], list[float]] = {}
     for (arm, why, rate), at in lost.groupby(["arm", "why", "lr"], sort=True):
-        seeds_at.setdefault((arm, why, tuple(sorted(at["seed"].astype(int)))), []).append(rate)
+        seeds_at.setdefault((arm, why, tuple(sorted(at["seed"].astype(int)))), []).append(rate)  # pyright: ignore[reportArgumentType]
     return [
         f"{arm} at lr {', '.join(f'{rate:g}' for rate in rates)}: seed{'s' if len(seeds) > 1 else ''} "
         f"{', '.join(map(str, seeds))} ({why})"
@@ -458,7 +458,7 @@ def sort_arms(runs: pd.DataFrame, order: Sequence[str] = (*PLACEMENTS, FLOOR)) -
     """Runs with their arms in the given order, unknown arms before the floor."""
     place = {arm: i for i, arm in enumerate(order)}
     last = place.get(FLOOR, len(order))
-    key = runs["arm"].map(lambda arm: place.get(arm, last - 0.5))
+    key = runs["arm"].map(lambda arm: place.get(arm, last - 0.5))  # pyright: ignore[reportArgumentType, reportCallIssue]
     return runs.assign(_key=key).sort_values(["_key", "arm", "lr", "seed"], kind="stable").drop(columns="_key")
 
 

@@ -100,7 +100,7 @@ def styled(draw):
     """Draw under the package's style only, whatever the caller's matplotlib settings; never through pyplot."""
 
     def wrapped(*args, **kwargs) -> Figure:
-        with matplotlib.rc_context({**sns.axes_style("whitegrid"), **STYLE}):
+        with matplotlib.rc_context({**sns.axes_style("whitegrid"), **STYLE}):  # pyright: ignore[reportArgumentType]
             return draw(*args, **kwargs)
 
     wrapped.__doc__, wrapped.__name__ = draw.__doc__, draw.__name__
@@ -110,7 +110,7 @@ def styled(draw):
 def save(figure: Figure, folder: Path, name: str) -> Path:
     """NAME.pdf, NAME.png (300 dpi) and NAME.svg, without dates, so that equal results give equal files."""
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, not once per format
         for suffix, metadata in (("pdf", {"CreationDate": None}), ("svg", {"Date": None}), ("png", None)):
@@ -138,7 +138,7 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
         seeds = 100 * np.array(list(one["scores"].values()))
         dots, colour = (LIGHT, FAINT) if one["is_floor"] else (SKY, BLUE)
         ours.scatter(seeds, np.full(seeds.size, row) + _spread(seeds.size), s=7, color=dots, lw=0, zorder=2)
-        _interval(ours, one["mean"], one["low"], one["high"], row, colour, "s" if one["is_floor"] else "o")
+        _interval(ours, one["mean"], one["low"], one["high"], row, colour, "s" if one["is_floor"] else "o")  # pyright: ignore[reportArgumentType]
         if one["is_floor"] and math.isfinite(one["mean"]):
             ours.axvline(100 * one["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
     ours.set_yticks(rows, list(estimates["label"]))
@@ -147,7 +147,7 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
     ours.set_title("measured", loc="left", color=INK)
     _tidy(ours)
     for axis, name in zip(axes[1:], datasets, strict=True):
-        of_set = published[published["dataset"] == name].set_index("targets")
+        of_set = published[published["dataset"] == name].set_index("targets")  # pyright: ignore[reportOptionalSubscript]
         for row, targets in zip(rows, estimates["targets"], strict=True):
             if targets in of_set.index:
                 score, sd = of_set.loc[targets, ["score", "sd"]]
@@ -233,7 +233,7 @@ def ranks(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame | Non
         small = [figure.add_subplot(grid[1, i]) for i in range(len(datasets))]
     else:
         top, small = figure.add_subplot(), []
-    all_ranks = sorted({*estimates["rank"], *(published["rank"] if datasets else ())})
+    all_ranks = sorted({*estimates["rank"], *(published["rank"] if datasets else ())})  # pyright: ignore[reportOptionalSubscript]
     names = list(dict.fromkeys(estimates["targets"]))
     for i, targets in enumerate(names):
         colour, marker = series(targets, i)
@@ -258,7 +258,7 @@ def ranks(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame | Non
     )
     _rank_axis(top, all_ranks)
     for axis, name in zip(small, datasets, strict=True):
-        of_set = published[published["dataset"] == name]
+        of_set = published[published["dataset"] == name]  # pyright: ignore[reportOptionalSubscript]
         for i, targets in enumerate(names):
             colour, marker = series(targets, i)
             mine = of_set[of_set["targets"] == targets]
@@ -346,7 +346,7 @@ def overlaps(panels: list[dict], *, title: str) -> Figure:
                 axis.set_xlabel(one["second"])
             if column == 0:
                 axis.set_ylabel(one["first"])
-    bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.7, pad=0.02)
+    bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.7, pad=0.02)  # pyright: ignore[reportArgumentType]
     bar.set_label("φ(i, j): 0 orthogonal, 1 contained")
     bar.outline.set_linewidth(0.4)
     figure.suptitle(title, fontsize=7.5, x=0.01, ha="left")
@@ -564,11 +564,11 @@ def throughput(arms: pd.DataFrame) -> Figure:
     axis = figure.subplots()
     for place, one in enumerate(arms.itertuples()):
         is_ours = str(one.arm) not in ("trainer", "trainer_auto")
-        axis.barh(place, one.examples_per_second, height=0.66, color=BLUE if is_ours else LIGHT)
+        axis.barh(place, one.examples_per_second, height=0.66, color=BLUE if is_ours else LIGHT)  # pyright: ignore[reportArgumentType]
         told = f" {one.examples_per_second:,.0f}  ({one.fraction:.0%})"
-        axis.text(one.examples_per_second, place, told, va="center", fontsize=6.5, color=INK)
+        axis.text(one.examples_per_second, place, told, va="center", fontsize=6.5, color=INK)  # pyright: ignore[reportArgumentType]
     labels = [
-        f"{names.get(one.arm, 'lora_bench, ' + one.arm)}{f' {one.pack}' if one.arm in ('packed', 'processes') else ''}, {one.precision}"
+        f"{names.get(one.arm, 'lora_bench, ' + one.arm)}{f' {one.pack}' if one.arm in ('packed', 'processes') else ''}, {one.precision}"  # pyright: ignore[reportArgumentType, reportCallIssue, reportOperatorIssue]
         for one in arms.itertuples()
     ]
     axis.set_yticks(range(len(arms)), labels)
@@ -617,7 +617,7 @@ def _hide_spare(axes: np.ndarray, n_used: int) -> None:
         if place >= n_used:
             axis.set_visible(False)
             if place >= n_columns:
-                axes.flat[place - n_columns].tick_params(labelbottom=True)
+                axes.flat[place - n_columns].tick_params(labelbottom=True)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _spread(n: int) -> np.ndarray:

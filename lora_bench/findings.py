@@ -51,11 +51,11 @@ def chosen_cells(frame: Any) -> list[dict[str, Any]]:
             rates = cells.choose_rates(named)
             for arm, points in named.groupby("arm", sort=False):
                 first = points.iloc[0]
-                if rates.loc[arm, "certificate"] == "none":
+                if rates.loc[arm, "certificate"] == "none":  # pyright: ignore[reportArgumentType, reportCallIssue]
                     continue
                 cell = {"model": model, "task": task, "method": method}
                 if first["targets"]:
-                    cell |= {"targets": first["targets"], "ranks": first["ranks"], "lr": float(rates.loc[arm, "lr"])}
+                    cell |= {"targets": first["targets"], "ranks": first["ranks"], "lr": float(rates.loc[arm, "lr"])}  # pyright: ignore[reportArgumentType, reportCallIssue]
                 chosen.append(cell)
     return chosen
 

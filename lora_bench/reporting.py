@@ -263,7 +263,7 @@ def rate_notes(rates: pd.DataFrame) -> list[str]:
     for (certificate, add), arms in edge.groupby([edge["certificate"], edge["add"].map(tuple)], sort=False):
         names = listed(list(arms.index))
         have = {rate for grid in arms["rates"] for rate in grid}
-        values = ",".join(f"{rate:g}" for rate in add)
+        values = ",".join(f"{rate:g}" for rate in add)  # pyright: ignore[reportGeneralTypeIssues]
         at = (
             "one rate only was tried"
             if certificate == "single"

@@ -349,12 +349,12 @@ def _table(frame: Any) -> Any:
 
     def plain(value: Any) -> Any:
         if isinstance(value, (bool, int, float)) or hasattr(value, "item"):
-            number = value.item() if hasattr(value, "item") else value
+            number = value.item() if hasattr(value, "item") else value  # pyright: ignore[reportAttributeAccessIssue]
             return number if isinstance(number, (bool, int)) or math.isfinite(number) else None
         return scrub(str(value)) if value is not None else None
 
     rows = [[plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-    return wandb.Table(columns=[str(name) for name in frame.columns], data=rows, allow_mixed_types=True)
+    return wandb.Table(columns=[str(name) for name in frame.columns], data=rows, allow_mixed_types=True)  # pyright: ignore[reportArgumentType]
 
 
 def _image(content: bytes) -> Any:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from fake_store import fake_record, rank_records, weight_types_records, write_store, write_with_adapters
 
+from fake_store import fake_record, rank_records, weight_types_records, write_store, write_with_adapters
 from lora_bench import cells, figures
 from lora_bench.store import COLUMNS, Store, row_of
 from lora_bench.tasks.metrics import score

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -128,12 +130,12 @@ def test_text_is_legible_at_print_size_and_stays_on_the_page(name):
         if text in [t for axis in figure.axes for t in (*axis.get_xticklabels(), *axis.get_yticklabels())]:
             continue  # ticks beyond the limits exist but are not drawn
         box = text.get_window_extent()
-        assert -2 <= box.x0 and box.x1 <= width + 2 and -2 <= box.y0 and box.y1 <= height + 2, text.get_text()
+        assert box.x0 >= -2 and box.x1 <= width + 2 and box.y0 >= -2 and box.y1 <= height + 2, text.get_text()
     for axis in figure.axes:
         low, high = sorted(axis.get_xlim())
         labels = [t for t in axis.get_xticklabels() if t.get_text() and low <= t.get_position()[0] <= high]
         boxes = [t.get_window_extent() for t in labels if t.get_visible()]
-        assert all(a.x1 <= b.x0 + 1 for a, b in zip(boxes, boxes[1:], strict=False)), [t.get_text() for t in labels]
+        assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes)), [t.get_text() for t in labels]
 
 
 def test_axes_say_what_they_show_and_in_which_unit():

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, backbone, logits, skeleton
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from architectures import ARCHITECTURES, backbone, logits, skeleton
 from lora_bench.config import ConfigError
 from lora_bench.families import FAMILIES, Layout
 from lora_bench.fused import FusedProjection, fuse_adapter, fuse_magnitudes, fuse_state, peft_files, split_projection

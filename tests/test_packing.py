@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from architectures import ARCHITECTURES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
+from architectures import ARCHITECTURES
 from lora_bench import adapters, backbone, guards
 from lora_bench.adapters import AdapterState
 from lora_bench.backbone import Backbone

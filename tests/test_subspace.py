@@ -130,7 +130,7 @@ def test_a_fused_pair_is_taken_apart_by_the_manifest(tmp_path):
 
 def test_an_adapter_that_does_not_fit_its_manifest_is_refused(tmp_path):
     write_adapter(tmp_path, {"layer.0.q": (np.ones((2, 8)), np.ones((8, 2)))})
-    with pytest.raises(ValueError, match="no pair for layer.0.v"):
+    with pytest.raises(ValueError, match=r"no pair for layer\.0\.v"):
         subspace.read_adapter(tmp_path, [matrix("layer.0.v", 2)])
     with pytest.raises(ValueError, match="manifest has rank 4"):
         subspace.read_adapter(tmp_path, [matrix("layer.0.q", 4)])

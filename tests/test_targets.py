@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, backbone, skeleton, tiny_config
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from architectures import ARCHITECTURES, backbone, skeleton, tiny_config
 from lora_bench.config import ROLES, ConfigError
 from lora_bench.families import FAMILIES
 from lora_bench.targets import (
