@@ -27,10 +27,12 @@ from filelock import FileLock, Timeout
 
 from lora_bench import plan as plans
 from lora_bench.record import died, environment, failure, new_record, utc_now
-from lora_bench.store import AlreadyFinished, Store
+from lora_bench.store import AlreadyFinished, Store, StoreError, explained
 
 INTERRUPTED = 130
 """Exit status of a child that was asked to stop: its runs are missing, not failed."""
+STORE_LOST = 74
+"""Exit status of a child whose store could not be written: its runs are missing, not failed."""
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOG_BYTES = 4_000
 GPU_POLL_SECONDS = 1.0
@@ -64,7 +66,7 @@ def run_isolated(reference: str) -> dict[str, Any]:
             return outcome
         with claim_pack(path, number) as is_ours:
             if is_ours:
-                _run_pack_in_child(path, number, document, store)
+                outcome["message"] = _run_pack_in_child(path, number, document, store)
             else:
                 outcome |= {"message": "another process trains this pack", "is_held": True}
         statuses = [store.status(run_id) for run_id in pack]
@@ -74,18 +76,20 @@ def run_isolated(reference: str) -> dict[str, Any]:
     return outcome
 
 
-def _run_pack_in_child(path: Path, number: int, document: Mapping[str, Any], store: Store) -> None:
+def _run_pack_in_child(path: Path, number: int, document: Mapping[str, Any], store: Store) -> str | None:
+    """Train what is missing of a pack; returns why the store could not take it, if so."""
     pending = _pending(document, document["packs"][number], store)
     if not pending:
-        return
+        return None
     before = {run_id: _finished_at(store, run_id) for run_id in pending}
     started = utc_now()
     log = path.with_suffix("") / f"pack-{number}.log"
     with claim_gpu(document["runs"][pending[0]]["config"]["device"]) as environment_of_gpu:
         status = _run_child(path, number, log, folder=document.get("folder"), environment=environment_of_gpu)
     lost = [run_id for run_id in pending if _finished_at(store, run_id) == before[run_id]]
-    if lost and status not in (0, INTERRUPTED, *(-one for one in STOPPING_SIGNALS)):
+    if lost and status not in (0, INTERRUPTED, STORE_LOST, *(-one for one in STOPPING_SIGNALS)):
         _fail(document, lost, store, died(_obituary(status, log)), started, where=_environment_file(path, number))
+    return (_last_words(log).splitlines() or ["the store could not be written"])[-1] if status == STORE_LOST else None
 
 
 def run_here(
@@ -119,11 +123,15 @@ def claim_pack(plan_path: Path, number: int) -> Iterator[bool]:
     The claim is a lock of the operating system, so that of a process that died is free again.
     """
     folder = plan_path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"pack-{number}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    with explained(f"claim pack {number}", store_of(plan_path)):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+            is_held = True
+        except Timeout:
+            is_held = False
+    if not is_held:
         yield False
         return
     try:
@@ -258,6 +266,9 @@ def main(arguments: Sequence[str]) -> int:
             offline_file(path).touch()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        return STORE_LOST
     except Exception as error:
         lost = [run_id for run_id in pending if not store.has(run_id)]
         _fail(document, lost, store, failure(error), started, where=_environment_file(path, number))
@@ -323,11 +334,15 @@ def _obituary(status: int, log: Path) -> str:
         how += ", perhaps for want of memory" if -status == signal.SIGKILL else ""
     else:
         how = f"ended with status {status}"
-    try:
-        said = log.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip()
-    except OSError:
-        said = ""
+    said = _last_words(log)
     return f"the process that trained this pack {how}" + (f"; it said last:\n{said}" if said else "")
+
+
+def _last_words(log: Path) -> str:
+    try:
+        return log.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def _environment_here(document: Mapping[str, Any], pending: Sequence[str]) -> dict[str, Any]:

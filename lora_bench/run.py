@@ -26,7 +26,7 @@ from lora_bench.packing import Pack
 from lora_bench.record import NonFiniteError, environment, failure, new_record, require_guards, utc_now
 from lora_bench.resolve import Run, packable
 from lora_bench.solo import SoloPack
-from lora_bench.store import ADAPTER, AlreadyFinished, Store, adapter_dropped
+from lora_bench.store import ADAPTER, AlreadyFinished, Store, StoreError, adapter_dropped, explained
 from lora_bench.tasks import Task
 from lora_bench.tasks.metrics import score
 from lora_bench.tasks.tokens import Tokens, tokenise
@@ -79,8 +79,8 @@ def run_pack(
     """Train, score, check and store the runs of one pack. Runs that the store holds, or another process trains, are
     left out.
 
-    A run's failure ends in a failed record, never in an exception. When memory runs out the pack is halved and tried
-    again, down to single runs.
+    A run's failure ends in a failed record, never in an exception; only a store that cannot be written raises. When
+    memory runs out the pack is halved and tried again, down to single runs.
 
     Args:
         only: ids of the runs that are wanted; the others ride along and leave nothing, so that a pack of which some
@@ -90,6 +90,9 @@ def run_pack(
 
     Returns:
         The records written, in the order of `runs`.
+
+    Raises:
+        StoreError: when a record cannot be written; its run stays missing.
     """
     with contextlib.ExitStack() as claims:
         mine = {
@@ -123,6 +126,10 @@ class _Desk:
         progress = [self._begin(run, is_wanted=run.run_id in mine) for run in runs]
         try:
             return self._train_and_store(progress, started)
+        except StoreError:
+            for each in progress:
+                each.tracked.finish("stopped")
+            raise
         except Exception as error:
             fault = failure(error)
             if fault["kind"] != "out_of_memory" or len(runs) == 1:
@@ -199,6 +206,8 @@ class _Desk:
             except AlreadyFinished:
                 each.tracked.finish("finished")
                 continue
+            except StoreError:  # a full disk is no failure of the run: it stays missing, and whoever called must stop
+                raise
             except Exception as error:
                 record = new_record(**known, error=failure(error))
             records.append(self._store(each, record))
@@ -260,7 +269,8 @@ class _Desk:
             )
         with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch:
             folder = Path(scratch) / "adapter"
-            adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
+            with explained(f"keep the adapter of run {run.run_id}", Path(scratch)):
+                adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
             held["reload_gap"] = guards.reload_gap(folder, loaded, tokens["report"], logits["report"])
             held["reloads"] = held["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
             require_guards(held)

@@ -204,7 +204,7 @@ class Store:
         Looks at every run's folder.
         """
         parts = {"record": RECORD, "predictions": PREDICTIONS, "adapter": ADAPTER}
-        counts = dict.fromkeys(parts, (0, 0))
+        counts: dict[str, tuple[int, int]] = dict.fromkeys(parts, (0, 0))
         for run_id in self._names():
             for part, name in parts.items():
                 n_bytes = _bytes_of(self.root / run_id / name)
@@ -376,18 +376,8 @@ class Store:
         finally:
             lock.release()
 
-    @contextlib.contextmanager
-    def _errors(self, action: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoreError(f"store: cannot {action} in {self.root} ({_reason(error)}); {_remedy(error)}") from error
-        except Exception as error:
-            # safetensors reports a full disk in an exception of its own.
-            if "No space left on device" not in str(error):
-                raise
-            full = OSError(errno.ENOSPC, "No space left on device")
-            raise StoreError(f"store: cannot {action} in {self.root} ({_reason(full)}); {_remedy(full)}") from error
+    def _errors(self, action: str) -> contextlib.AbstractContextManager[None]:
+        return explained(action, self.root)
 
     # Records
 
@@ -534,6 +524,22 @@ class Store:
             # The newline in front ends whatever a killed writer left unfinished.
             with open(path, "ab", buffering=0) as file:
                 file.write(b"\n" + b"".join(_line(run_id, *self._known[run_id]) for run_id in run_ids))
+
+
+@contextlib.contextmanager
+def explained(action: str, root: Path) -> Iterator[None]:
+    """Turn what the operating system refuses into a StoreError that says what would help."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except Exception as error:
+        # safetensors and shutil report a full disk in exceptions of their own.
+        is_full = "No space left on device" in str(error)
+        if not is_full and not isinstance(error, OSError):
+            raise
+        told = OSError(errno.ENOSPC, "No space left on device") if is_full else error
+        raise StoreError(f"store: cannot {action} in {root} ({_reason(told)}); {_remedy(told)}") from error
 
 
 def adapter_dropped(why: str) -> dict[str, str]:
@@ -688,13 +694,14 @@ def _to_disk(*places: Path) -> None:
             os.close(handle)
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
-def _remedy(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+def _remedy(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free some space and run the same command again: what is finished is kept"
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+    if number in (errno.EROFS, errno.EACCES, errno.EPERM):
         return "give a folder that can be written, with store=FOLDER"
     return "what is finished is kept"

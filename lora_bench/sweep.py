@@ -121,7 +121,7 @@ def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
     spread = math.nan
     with contextlib.suppress(cells.NothingToShow):
         frame = cells.prepare(_frame(plan, store))
-        spread = cells.difference_sd(frame.assign(arm=frame["run_id"].map(lambda one: plan.runs[one].arm)))
+        spread = cells.difference_sd(frame.assign(arm=frame["run_id"].map(lambda one: plan.runs[one].arm)))  # pyright: ignore[reportArgumentType]
     if math.isnan(spread):
         # sd of differences between seeds, as a share of 1: what small GLUE tasks show.
         low, high = (stats.smallest_difference(n_seeds, sd) for sd in (0.01, 0.03))
@@ -149,12 +149,12 @@ def carry_out(
     Returns:
         (why it ended early or None, whether a user or a signal asked for that).
     """
-    for file in (jobs.stop_file(plan.path), jobs.offline_file(plan.path)):
-        file.unlink(missing_ok=True)
     stopped = None
     if not plan.pending():
         return None, False
     plans.save(plan)
+    for file in (jobs.stop_file(plan.path), jobs.offline_file(plan.path)):
+        file.unlink(missing_ok=True)
     numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     try:
         with SweepProgress(len(plan.pending()), console=out) as progress:
@@ -284,11 +284,10 @@ def _through_launcher(
     finally:
         is_over.set()
         watcher.join()
-    held = [
-        number
-        for number, outcome in zip(numbers, outcomes, strict=False)
-        if isinstance(outcome, dict) and outcome.get("is_held")
-    ]
+    told = {number: one for number, one in zip(numbers, outcomes, strict=False) if isinstance(one, dict)}
+    held = [number for number, outcome in told.items() if outcome["is_held"]]
+    messages = [outcome["message"] for outcome in told.values() if outcome["message"] and not outcome["is_held"]]
+    ended_early = ended_early or (messages[0] if messages else None)
     if has_failed.is_set():
         return FAILED_FAST, held
     if is_lost:

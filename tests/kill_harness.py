@@ -2,6 +2,7 @@
 
     python tests/kill_harness.py --kills 50                        the sweep of the tests, 50 kills
     python tests/kill_harness.py --kills 5 --whole-process         whole commands, imports included
+    python tests/kill_harness.py --scenarios all                   full disk, read-only store, garbled records ...
 
 By default the sweep runs in forks of a process that has everything imported, so that kills hit planning, training and
 writing rather than imports. SIGKILL leaves no handler a chance. The comparison is bit for bit: scores, curves, norms,
@@ -11,18 +12,20 @@ guards, the predictions' file and every tensor of every adapter.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 SWEEP = (
@@ -86,8 +89,14 @@ def differences(expected: dict[str, dict], found: dict[str, dict]) -> list[str]:
     return told
 
 
-def start(folder: Path, arguments: tuple[str, ...], *, whole_process: bool) -> int:
-    """Start the sweep in a process of its own; returns its id."""
+def start(
+    folder: Path,
+    arguments: tuple[str, ...],
+    *,
+    whole_process: bool = False,
+    first: Callable[[], object] = lambda: None,
+) -> int:
+    """Start the sweep in a process of its own, where `first` is called before it; returns its id."""
     if whole_process:
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
         with open(folder / "log", "ab") as log:
@@ -97,11 +106,12 @@ def start(folder: Path, arguments: tuple[str, ...], *, whole_process: bool) -> i
     if child:
         return child
     status = 70
-    with contextlib.suppress(BaseException):
+    try:
         log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.chdir(folder)
+        first()
         sys.argv = ["lora-bench", *arguments]
         from lora_bench.__main__ import main
 
@@ -110,8 +120,13 @@ def start(folder: Path, arguments: tuple[str, ...], *, whole_process: bool) -> i
             status = 0
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
         sys.stdout.flush()
-    os._exit(status)
+        sys.stderr.flush()
+        os._exit(status)
+    return child
 
 
 def wait(child: int, seconds: float, *, after: Callable[[], bool] | None = None) -> int | None:
@@ -132,9 +147,15 @@ def wait(child: int, seconds: float, *, after: Callable[[], bool] | None = None)
         time.sleep(0.002)
 
 
-def finish(folder: Path, arguments: tuple[str, ...], *, whole_process: bool) -> int:
+def finish(
+    folder: Path,
+    arguments: tuple[str, ...],
+    *,
+    whole_process: bool = False,
+    first: Callable[[], object] = lambda: None,
+) -> int:
     """Run the sweep to its end; returns its exit status."""
-    child = start(folder, arguments, whole_process=whole_process)
+    child = start(folder, arguments, whole_process=whole_process, first=first)
     status = wait(child, PATIENCE_SECONDS)
     if status is None:
         os.kill(child, signal.SIGKILL)
@@ -216,19 +237,181 @@ def is_half_written(folder: Path) -> bool:
     return False
 
 
+# Other mishaps: each takes a folder, mishandles one sweep in it, lets it end, and returns what went otherwise
+
+
+def _full_disk(folder: Path) -> list[str]:
+    """A disk of its own that is too small for the store, then larger. Needs the right to mount."""
+    (folder / "runs").mkdir()
+    disk = str(folder / "runs")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150k", "none", disk], capture_output=True).returncode:
+        return ["skipped: no right to mount"]
+    try:
+        told = _ends_with(finish(folder, SMALL), 2, folder, "No space left on device")
+        told += _left_behind(folder)
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        told += _ends_with(finish(folder, SMALL), 0, folder, "")
+        shutil.copytree(folder / "runs", folder / "kept", ignore=shutil.ignore_patterns(".claims"))
+    finally:
+        subprocess.run(["umount", disk], check=False)
+    (folder / "runs").rmdir()
+    (folder / "kept").rename(folder / "runs")
+    return told
+
+
+def _quota(folder: Path) -> list[str]:
+    """No file may grow beyond a size, so adapters cannot be written; then all may."""
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000))  # noqa: E731
+    told = _ends_with(finish(folder, SMALL, first=limit), 2, folder, "File too large")
+    return told + _left_behind(folder) + _ends_with(finish(folder, SMALL), 0, folder, "")
+
+
+def _read_only(folder: Path) -> list[str]:
+    """A store that holds half a sweep and cannot be written, then can. Needs the right to mount."""
+    told = _ends_with(finish(folder, (*SMALL, "seed=0")), 0, folder, "")
+    disk = str(folder / "runs")
+    if subprocess.run(["mount", "--bind", disk, disk], capture_output=True).returncode:
+        return ["skipped: no right to mount"]
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", disk], check=True)
+        before = contents(folder / "runs")
+        told += _ends_with(finish(folder, SMALL), 2, folder, "Read-only file system")
+        if contents(folder / "runs") != before:
+            told.append("a store that cannot be written has changed")
+    finally:
+        subprocess.run(["umount", disk], check=False)
+    return told + _ends_with(finish(folder, SMALL), 0, folder, "")
+
+
+def _garbled(folder: Path) -> list[str]:
+    """Records cut short, garbled and emptied in a finished store: they are set aside and trained again."""
+    told = _ends_with(finish(folder, SMALL), 0, folder, "")
+    paths = sorted((folder / "runs").glob("*/record.json"))
+    content = paths[0].read_bytes()
+    paths[0].write_bytes(content[: len(content) // 2])
+    content = bytearray(paths[1].read_bytes())
+    place = content.index(b'"scores"') + 40
+    content[place] ^= 1
+    paths[1].write_bytes(content)
+    paths[2].write_bytes(b"")
+    told += _ends_with(finish(folder, SMALL), 0, folder, "set aside as")
+    n_aside = sum(1 for _ in (folder / "runs" / "quarantine").iterdir())
+    return told if n_aside == 3 else [*told, f"{n_aside} runs were set aside, not 3"]
+
+
+def _clock(folder: Path) -> list[str]:
+    """A clock that jumps by years, forwards and back, whenever it is read; killed once in between."""
+
+    def mislead() -> None:
+        import lora_bench.record
+
+        rng, honest = random.Random(os.getpid()), time.time
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return datetime.fromtimestamp(honest() + rng.uniform(-6e8, 6e8), tz)
+
+        lora_bench.record.datetime = Clock
+        time.time = lambda: honest() + rng.uniform(-6e8, 6e8)
+
+    child = start(folder, SMALL, first=mislead)
+    if wait(child, 0.0, after=lambda: n_records(folder) > 0) is None:
+        os.kill(child, signal.SIGKILL)
+        wait(child, PATIENCE_SECONDS)
+    for path in (folder / "runs").glob("*/record.json"):
+        os.utime(path, (4e9, 4e9))
+    return _ends_with(finish(folder, SMALL, first=mislead), 0, folder, "")
+
+
+def _two_launches(folder: Path) -> list[str]:
+    """The same sweep started twice at once, and a third time a little later."""
+    children = [start(folder, SMALL), start(folder, SMALL)]
+    time.sleep(1.0)
+    children.append(start(folder, SMALL))
+    statuses = [wait(child, PATIENCE_SECONDS) for child in children]
+    return [] if statuses == [0, 0, 0] else [f"statuses {statuses}: {(folder / 'log').read_text()[-600:]}"]
+
+
+def _stopped(folder: Path) -> list[str]:
+    """Ctrl-C and SIGTERM by turns, at random moments, until the sweep has ended."""
+    rng, told, n_stopped = random.Random(5), [], 0
+    for number in range(50):
+        child = start(folder, SMALL)
+        status = wait(child, rng.uniform(0.5, 2.5))
+        if status is None:
+            os.kill(child, (signal.SIGINT, signal.SIGTERM)[number % 2])
+            status = wait(child, PATIENCE_SECONDS)
+            n_stopped += status == 130
+        if status == 0:
+            break
+        told += [] if status == 130 else [f"a stopped sweep ended with status {status}"]
+    return told if n_stopped else [*told, "no sweep was stopped"]
+
+
+SCENARIOS = {
+    "full_disk": _full_disk,
+    "quota": _quota,
+    "read_only": _read_only,
+    "garbled": _garbled,
+    "clock": _clock,
+    "two_launches": _two_launches,
+    "stopped": _stopped,
+}
+
+
+def play(place: Path, names: Sequence[str]) -> dict[str, list[str]]:
+    """Every named mishap: what went otherwise than it should, by name."""
+    undisturbed = place / "undisturbed"
+    undisturbed.mkdir(parents=True)
+    status = finish(undisturbed, SMALL)
+    expected = contents(undisturbed / "runs")
+    if status != 0 or len(expected) != N_SMALL:
+        raise RuntimeError(f"the undisturbed sweep ended with status {status} and {len(expected)} runs")
+    found = {}
+    for name in names:
+        folder = place / name
+        folder.mkdir()
+        told = SCENARIOS[name](folder)
+        if not any(one.startswith("skipped") for one in told):
+            told += differences(expected, contents(folder / "runs")) + _left_behind(folder)
+        found[name] = told
+    return found
+
+
+def _ends_with(status: int | None, expected: int, folder: Path, said: str) -> list[str]:
+    """Nothing when a sweep ended as it should and said so in its log; the log starts anew for the next one."""
+    log = (folder / "log").read_text(errors="replace")
+    (folder / "log").unlink()
+    told = [] if status == expected else [f"status {status}, not {expected}: {log[-600:]}"]
+    return told if said in log else [*told, f"it did not say {said!r}: {log[-600:]}"]
+
+
+def _left_behind(folder: Path) -> list[str]:
+    return [f"{path.name} is left behind" for path in (folder / "runs").glob(".tmp-*")]
+
+
 def main() -> int:
     """The command line of the harness; status 1 when anything differs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--kills", type=int, default=50, metavar="N", help="processes to kill (50)")
+    parser.add_argument("--kills", type=int, metavar="N", help="processes to kill (50, with --scenarios none)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (0)")
     parser.add_argument("--small", action="store_true", help=f"a sweep of {N_SMALL} runs in place of {N_RUNS}")
     parser.add_argument("--whole-process", action="store_true", help="kill whole commands, imports included")
+    parser.add_argument("--scenarios", nargs="+", choices=["all", *SCENARIOS], metavar="NAME", help="other mishaps")
     options = parser.parse_args()
     prepare()
     with tempfile.TemporaryDirectory(prefix="lora_bench-kills-") as folder:
+        if options.scenarios:
+            played = play(Path(folder), list(SCENARIOS) if "all" in options.scenarios else options.scenarios)
+            for name, told in played.items():
+                print(f"{name}: {'as it should' if not told else '; '.join(told)}")
+            is_wrong = any(told and not told[0].startswith("skipped") for told in played.values())
+            if is_wrong or not options.kills:
+                return int(is_wrong)
         figures = kill_and_compare(
-            Path(folder),
-            options.kills,
+            Path(folder) / "kills",
+            options.kills or 50,
             seed=options.seed,
             arguments=SMALL if options.small else SWEEP,
             n_runs=N_SMALL if options.small else N_RUNS,

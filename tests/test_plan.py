@@ -210,14 +210,24 @@ def test_the_death_of_a_child_becomes_failed_records_of_its_pack(two_seeds, monk
     assert all(store.status(run_id) is None for run_id in plan.packs[1])
 
 
-@pytest.mark.parametrize("code", ["import sys; sys.exit(130)", "import os; os.kill(os.getpid(), 15)"])
-def test_a_child_that_was_asked_to_stop_leaves_its_runs_missing(two_seeds, monkeypatch, code):
+@pytest.mark.parametrize(
+    "code", ["import sys; sys.exit(130)", "import os; os.kill(os.getpid(), 15)", "import sys; sys.exit(74)"]
+)
+def test_a_child_that_was_asked_to_stop_or_lost_its_store_leaves_its_runs_missing(two_seeds, monkeypatch, code):
     """An interruption is no failure: the same command must train these runs."""
     plan, store = two_seeds
     plans.save(plan)
     child(monkeypatch, code)
     assert jobs.run_isolated(f"{plan.path}#0")["missing"] == 2
     assert not store.statuses()
+
+
+def test_a_job_says_why_the_store_could_not_take_its_runs(two_seeds, monkeypatch):
+    plan, _ = two_seeds
+    plans.save(plan)
+    child(monkeypatch, "import sys; print('other words'); print('store: cannot write'); sys.exit(74)")
+    outcome = jobs.run_isolated(f"{plan.path}#0")
+    assert (outcome["missing"], outcome["message"]) == (2, "store: cannot write")
 
 
 def test_a_dead_childs_finished_runs_stay_finished(two_seeds, monkeypatch, training):
