@@ -184,7 +184,16 @@ def save(
     config.inference_mode = True
     config.base_model_name_or_path, config.revision = backbone.blueprint.name, backbone.blueprint.config.revision
     config.save_pretrained(str(folder))
+    _sort_targets(folder / "adapter_config.json")
     save_file(_contiguous(tensors), folder / "adapter_model.safetensors")
+
+
+def _sort_targets(path: Path) -> None:
+    """Peft keeps the targets in a set, whose order differs from process to process: equal adapters have equal files."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    if isinstance(document["target_modules"], list):
+        document["target_modules"].sort()
+    path.write_text(json.dumps(document, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def load_stock(folder: Path, backbone: Backbone) -> nn.Module:
