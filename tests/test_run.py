@@ -1,5 +1,6 @@
 """One pack through everything: trained, scored, guarded, stored. And everything that must not pass as a result."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,8 @@ def test_a_run_ends_in_one_complete_folder(store):
     assert record["cost"]["pack_size"] == 1 and record["cost"]["peak_bytes"] is None
     folder = store.path(one.run_id)
     assert sorted(path.name for path in folder.iterdir()) == ["adapter", "predictions.parquet", "record.json"]
+    targets = json.loads((folder / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets) and len(targets) == 4  # peft's own order differs from process to process
 
 
 def test_scores_are_those_of_the_stored_predictions(store):
