@@ -36,7 +36,8 @@ key=value
   tracking=        {tracking}; tracking.project, .entity, .mode (auto, online, offline)
   show=            targets | store | config: print it and stop
   hydra.sweeper.   pack_size (auto or a number), dry_run, fail_fast, retry_failed, grids
-  hydra/launcher=  basic, joblib, submitit_local, submitit_slurm, ray: where the packs of a sweep train
+  hydra/launcher=  basic, joblib, submitit_local, submitit_slurm, ray: where the packs of a sweep train;
+                   presets {launchers}
 
 exit status      0 all finished; 1 a run failed or is missing; 2 a configuration that cannot run; 130 stopped
 version          {version}; hydra's own switches (-m, --cfg job, --info, ...) work as everywhere
@@ -67,6 +68,9 @@ def help_text() -> str:
     groups = {}
     for group in ("model", "task", "adapter", "train", "tracking"):
         groups[group] = _folded(sorted(path.stem for path in (root / "conf" / group).glob("*.yaml")), indent=19)
+    groups["launchers"] = _folded(
+        sorted(path.stem for path in (root / "conf" / "hydra" / "launcher").glob("*.yaml")), indent=27
+    )
     sweeps = ", ".join(sorted(path.stem for path in (root / "sweeps").glob("*.yaml")))
     return HELP.format(**groups, sweeps=sweeps, version=__version__)
 
