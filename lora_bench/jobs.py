@@ -26,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lora_bench import plan as plans
-from lora_bench.record import died, environment, failure, new_record, utc_now
+from lora_bench.record import died, environment, failure, new_record, scrub, utc_now
 from lora_bench.store import AlreadyFinished, Store, StoreError, explained
 
 INTERRUPTED = 130
@@ -86,6 +86,7 @@ def _run_pack_in_child(path: Path, number: int, document: Mapping[str, Any], sto
     log = path.with_suffix("") / f"pack-{number}.log"
     with claim_gpu(document["runs"][pending[0]]["config"]["device"]) as environment_of_gpu:
         status = _run_child(path, number, log, folder=document.get("folder"), environment=environment_of_gpu)
+    _scrub_file(log)
     lost = [run_id for run_id in pending if _finished_at(store, run_id) == before[run_id]]
     if lost and status not in (0, INTERRUPTED, STORE_LOST, *(-one for one in STOPPING_SIGNALS)):
         _fail(document, lost, store, died(_obituary(status, log)), started, where=_environment_file(path, number))
@@ -336,6 +337,13 @@ def _obituary(status: int, log: Path) -> str:
         how = f"ended with status {status}"
     said = _last_words(log)
     return f"the process that trained this pack {how}" + (f"; it said last:\n{said}" if said else "")
+
+
+def _scrub_file(log: Path) -> None:
+    """Take secrets out of what the child said: a crash may print anything."""
+    with contextlib.suppress(OSError):
+        said = log.read_bytes().decode(errors="replace")
+        log.write_bytes(scrub(said).encode())
 
 
 def _last_words(log: Path) -> str:

@@ -23,6 +23,7 @@ from uuid import uuid4
 from filelock import FileLock
 
 from lora_bench.config import LORA_METHODS, PROTOCOL, ConfigError, RunConfig, parse, to_dict
+from lora_bench.record import scrub
 from lora_bench.store import Store, explained
 
 FORMAT = 1
@@ -189,7 +190,7 @@ def _write(plan: Plan) -> None:
         "format": FORMAT,
         "protocol": PROTOCOL,
         "sweep": plan.sweep,
-        "command": plan.command,
+        "command": [scrub(one) for one in plan.command],
         "folder": os.getcwd(),
         "retry": sorted(plan.retry),
         "packs": plan.packs,
@@ -237,10 +238,12 @@ def config_of(entry: Mapping[str, Any]) -> RunConfig:
 
 def _entry(planned: Planned) -> dict[str, Any]:
     run = planned.run
+    config = to_dict(run.config)
+    config["tracking"]["tags"] = [scrub(tag) for tag in run.config.tracking.tags]
     return {
         "cell_id": run.cell_id,
-        "config": to_dict(run.config),
-        "overrides": list(planned.overrides),
+        "config": config,
+        "overrides": [scrub(one) for one in planned.overrides],
         "science": run.science,
         "manifest": run.manifest,
         "adapter_parameters": run.adapter_parameters,

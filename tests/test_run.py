@@ -268,6 +268,23 @@ def test_out_of_memory_halves_the_pack(store, monkeypatch, caplog):
     assert "out of memory" in caplog.text
 
 
+def test_a_hub_that_is_lost_half_way_fails_what_it_meets_and_nothing_else(store, monkeypatch):
+    """Weights are loaded pack by pack; the runs that met the gap are failed, and can be tried again."""
+    first, second = (resolve(tiny_config(seed=seed)) for seed in (0, 1))
+    run_pack([first], store)
+
+    def unreachable(*_, **__):
+        raise OSError("We couldn't connect to 'https://huggingface.co' to load the files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone, "load", unreachable)
+        (record,) = run_pack([second], store)
+    assert (record["status"], record["error"]["kind"]) == ("failed", "exception")
+    assert "couldn't connect" in record["error"]["message"]
+    assert store.has(first.run_id)
+    assert run_pack([second], store)[0]["status"] == "finished"
+
+
 def test_out_of_memory_of_a_single_run_is_its_failure(store, monkeypatch):
     def hungry(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
