@@ -195,6 +195,11 @@ class Template:
             self._first: Any = OmegaConf.to_object(self._typed)
 
     @staticmethod
+    def can_set(key: str) -> bool:
+        """Whether a dotted key names one value of the schema."""
+        return _is_value(key)
+
+    @staticmethod
     def is_fit(composed: DictConfig, keys: Iterable[str]) -> bool:
         """Whether parsing by this class equals parsing anew."""
         return "${" not in OmegaConf.to_yaml(composed) and all(map(_is_value, keys))

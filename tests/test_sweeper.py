@@ -80,6 +80,11 @@ def test_quoted_text_survives_the_override_grammar(text):
         [("+sweeps=rank", "task=cola", "adapter.rank=2"), ("+sweeps=rank", "task=rte", "adapter.rank=1")],
         [("train=paper_roberta_base", "task=cola"), ("train=paper_roberta_base", "task=rte", "train.lr=1")],
         [("++train.lr=1e-4", "adapter.layers=[0]"), ("++train.lr=1e-3", "adapter.layers=all")],
+        [
+            ("model=tiny", f"model.architecture.hidden_size={size}", f"seed={seed}")
+            for size in (32, 64)
+            for seed in (0, 1)
+        ],
     ],
 )
 def test_composing_once_equals_composing_each_time(points):

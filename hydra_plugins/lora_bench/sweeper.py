@@ -169,11 +169,15 @@ class Composer:
             ConfigError: for a value that cannot be.
         """
         parsed = [self._parse(one) for one in overrides]
-        values = {each.key_or_group: each.value() for each in parsed if not self._is_group(each)}
-        shape = (tuple(o for o, each in zip(overrides, parsed, strict=True) if self._is_group(each)), tuple(values))
+        # What a template cannot set, such as `model.architecture.hidden_size`, gets a template of its own, as groups do.
+        settable = [not self._is_group(each) and Template.can_set(each.key_or_group) for each in parsed]
+        plain = [each for each, is_settable in zip(parsed, settable, strict=True) if is_settable]
+        values = {each.key_or_group: each.value() for each in plain}
+        fixed = tuple(one for one, is_settable in zip(overrides, settable, strict=True) if not is_settable)
+        shape = (fixed, tuple(values))
         if shape not in self._templates:
             config = self.compose(overrides)
-            is_plain = all(each.type == OverrideType.CHANGE for each in parsed if not self._is_group(each))
+            is_plain = all(each.type == OverrideType.CHANGE for each in plain)
             if not is_plain or not Template.is_fit(config, values):
                 return parse(config)
             self._templates[shape] = Template(config)
