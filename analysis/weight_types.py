@@ -95,6 +95,12 @@ def sentence(setting: cells.Setting, budget: int, estimates: pd.DataFrame, table
     scored = estimates[(estimates["method"] != cells.FLOOR) & np.isfinite(estimates["mean"])]
     if scored.empty:
         return f"No placement has a score on {setting.title} at {budget:,} adapter parameters."
+    if len(scored) > 1 and np.ptp(scored["mean"]) == 0:
+        return (
+            f"On {setting.title} at {budget:,} adapter parameters every placement has the same mean "
+            f"{figures.short_metric(setting.metric)}, {reporting.points(scored['mean'].iloc[0])}: nothing tells them "
+            "apart, and the training may have been too short to learn anything."
+        )
     best = scored.loc[scored["mean"].idxmax()]
     band = reporting.interval(best["low"], best["high"])
     spread = f", 95 % interval {band}" if np.isfinite(best["low"]) else ", no interval from one seed"

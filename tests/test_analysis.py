@@ -265,6 +265,8 @@ def test_a_constant_metric_is_said_and_not_called_a_tie(tmp_path, capsys, quick)
     ]
     text = shown("weight_types", records, tmp_path, capsys)
     assert "is the metric stuck?" in text
+    assert "nothing tells them apart" in " ".join(text.split())
+    assert "has the highest" not in text
     assert "tied with" not in text
     assert "better than" not in text
 
