@@ -61,6 +61,11 @@ class PackedAdamW:
             denominator = second.sqrt().div_(math.sqrt(correction2)).add_(EPS)
             parameter.sub_(lr / correction1 * first / denominator)
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The trained stacks and their moments, in place: what a checkpoint keeps, beside `steps`."""
+        named = {"weight": [each.parameter for each in self.trained], "first": self._first, "second": self._second}
+        return {f"{kind}.{place}": one.detach() for kind, held in named.items() for place, one in enumerate(held)}
+
     def zero_grad(self) -> None:
         for each in self.trained:
             each.parameter.grad = None

@@ -17,7 +17,7 @@ their last layer.
 # out, R padded rank
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,6 +155,24 @@ class Pack(contextlib.AbstractContextManager):
         finally:
             self.adapters_on = True
 
+    def streams(self) -> dict[str, torch.Tensor]:
+        """Where the generators stand that training draws from."""
+        streams = {"dropout": self.masks.stream}
+        streams |= {
+            path: each.dropout_stream for path, each in self._linears.items() if each.dropout_stream is not None
+        }
+        return {name: stream.get_state() for name, stream in streams.items()}
+
+    def set_streams(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `streams` gave."""
+        for name, state in states.items():
+            if name == "dropout":
+                self.masks.stream.set_state(state)
+            else:
+                stream = torch.Generator(device=self.backbone.device)
+                stream.set_state(state)
+                self._linears[name].dropout_stream = stream
+
     def state(self, run: int) -> AdapterState:
         """The trained tensors of one run, cut back to its true ranks (copies)."""
         low_rank = {path: pair for path, module in self._linears.items() if (pair := module.pair(run)) is not None}
@@ -271,7 +289,7 @@ class PackedLinear(nn.Module):
         self.groups: Any = nn.ModuleList(
             RankGroup({run: pairs[run] for run in runs}, self.weight.device) for runs in _bucketed(pairs)
         )
-        self._dropout_stream: torch.Generator | None = None
+        self.dropout_stream: torch.Generator | None = None
 
     def trained(self) -> Iterator[Trained]:
         for group in self.groups:
@@ -316,10 +334,10 @@ class PackedLinear(nn.Module):
     def _with_dropout(self, x: torch.Tensor, groups: Sequence[Any]) -> torch.Tensor:
         """One uniform draw a site and step, shared by all runs; a run keeps what lies above its own rate."""
         pack = self._pack[0]
-        if self._dropout_stream is None:
-            self._dropout_stream = seeds.generator("adapter dropout", pack.masks.seed, self._path, device=x.device)
+        if self.dropout_stream is None:
+            self.dropout_stream = seeds.generator("adapter dropout", pack.masks.seed, self._path, device=x.device)
         x_PND = x.reshape(pack.n_runs, -1, x.shape[-1])
-        drawn_ND = torch.rand(x_PND.shape[1:], generator=self._dropout_stream, device=x.device)
+        drawn_ND = torch.rand(x_PND.shape[1:], generator=self.dropout_stream, device=x.device)
         y_PNO = F.linear(x_PND, self.weight, self.bias)
         for group in groups:
             p_M = torch.tensor([pack.adapter_dropouts[run] for run in group.run_list], device=x.device)

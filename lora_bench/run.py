@@ -19,6 +19,7 @@ import torch
 from lora_bench import adapters, backbone, guards, seeds
 from lora_bench.adapters import AdapterState
 from lora_bench.backbone import Backbone
+from lora_bench.checkpoint import Checkpoint, State
 from lora_bench.cost import attribute, run_flops
 from lora_bench.evaluate import predict
 from lora_bench.norms import matrix_norms
@@ -30,8 +31,8 @@ from lora_bench.store import ADAPTER, AlreadyFinished, Store, StoreError, adapte
 from lora_bench.tasks import Task
 from lora_bench.tasks.metrics import score
 from lora_bench.tasks.tokens import Tokens, tokenise
-from lora_bench.tracking import Silence, TrackedRun, Tracking, head_of, summary_of
-from lora_bench.train import train_pack
+from lora_bench.tracking import CURVES, Silence, TrackedRun, Tracking, head_of, summary_of
+from lora_bench.train import Position, train_pack
 
 TRAIN_SAMPLE_ROWS = 500
 """Train rows scored at the end, for the generalisation gap; the same rows for every run, at most as many as select
@@ -168,9 +169,14 @@ class _Desk:
         task, tokens = first.task, _tokens(first, loaded)
         n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])
-        clock = time.perf_counter()
-        trained = self._train(progress, loaded, task, tokens, sample)
-        pack_seconds = time.perf_counter() - clock
+        about = self._about(device=_device_name(loaded.device), threads=threads)
+        ids = [each.run.run_id for each in progress]
+        checkpoint = Checkpoint(self.store.root, ids, about["environment"]["id"])
+        try:
+            trained, pack_seconds = self._train(progress, loaded, task, tokens, sample, checkpoint)
+        except Exception:
+            checkpoint.remove()
+            raise
         peak = _peak_bytes(loaded.device) if self.own_process else None
 
         n_tokens = int(tokens["train"].lengths.mean() * first.config.train.batch_size * first.steps)
@@ -178,7 +184,6 @@ class _Desk:
             run_flops(loaded.blueprint.skeleton, each.run.config, each.run.matrices, n_tokens) for each in progress
         ]
         shares = attribute(pack_seconds, flops)
-        about = self._about(device=_device_name(loaded.device), threads=threads)
         records = []
         for index, each in enumerate(progress):
             if not each.is_wanted:
@@ -211,15 +216,35 @@ class _Desk:
             except Exception as error:
                 record = new_record(**known, error=failure(error))
             records.append(self._store(each, record))
+        checkpoint.remove()
         return records
 
     def _train(
-        self, progress: list[_Progress], loaded: Backbone, task: Task, tokens: dict[str, Tokens], sample: np.ndarray
-    ) -> _Trained:
+        self,
+        progress: list[_Progress],
+        loaded: Backbone,
+        task: Task,
+        tokens: dict[str, Tokens],
+        sample: np.ndarray,
+        checkpoint: Checkpoint,
+    ) -> tuple[_Trained, float]:
+        """Train and predict, from where the checkpoint stands; what came of it and the seconds that all of it took."""
+        clock = time.perf_counter()
         runs, configs = [each.run for each in progress], [each.run.config for each in progress]
         with (pack := _open(loaded, runs)):
             start_gap = guards.require_unchanged_start(pack, tokens["train"])
             listener = _Listener(pack, progress, task, tokens["select"], self.notify)
+            start = checkpoint.load()
+            if start is not None:
+                clock -= listener.restore(start)
+                log.info("pack of %d runs: goes on at step %d of %d", len(runs), start.values["steps"], runs[0].steps)
+
+            def keep(position: Position) -> None:
+                if checkpoint.is_due():
+                    state = position.state()
+                    listener.add_to(state, seconds=time.perf_counter() - clock)
+                    checkpoint.save(state)
+
             train_pack(
                 pack,
                 tokens["train"],
@@ -227,6 +252,8 @@ class _Desk:
                 total_steps=runs[0].steps,
                 on_step=listener.on_step,
                 on_epoch=listener.on_epoch,
+                on_boundary=keep,
+                start=start,
             )
             if configs[0].train.checkpoint == "best":
                 pack.set_states([each.best_state or pack.state(index) for index, each in enumerate(progress)])
@@ -236,7 +263,8 @@ class _Desk:
             }
             logits["train"] = predict(pack, tokens["train"], sample)
             states = [pack.state(index) for index in range(len(runs))]
-        return _Trained(states, logits, start_gap, pack.is_frozen_intact(), listener.finite_steps())
+        trained = _Trained(states, logits, start_gap, pack.is_frozen_intact(), listener.finite_steps())
+        return trained, time.perf_counter() - clock
 
     def _checked(
         self,
@@ -347,9 +375,62 @@ class _Listener:
                 each.best_score, each.best_state = primary, self.pack.state(index)
         self.notify({"event": "epoch", "epoch": epoch, "runs": self.n_wanted})
 
+    def add_to(self, state: State, *, seconds: float) -> None:
+        """Add to a checkpoint what was seen so far: curves, scores, the best states, and what no curve shows yet."""
+        state.tensors |= {"finite_steps": self._finite_steps, "last_select": torch.from_numpy(self.last_select)}
+        state.tensors |= {f"loss.{place}": losses for place, losses in enumerate(self._losses)}
+        runs = []
+        for index, each in enumerate(self.progress):
+            seen = {"curve": each.curve, "epochs": each.epochs, "best_score": each.best_score}
+            if each.best_state is not None:
+                tensors, seen["scales"] = _flattened(each.best_state)
+                state.tensors |= {f"best.{index}.{name}": tensor for name, tensor in tensors.items()}
+            runs.append(seen)
+        state.values |= {"runs": runs, "seconds": seconds, "n_losses": len(self._losses)}
+
+    def restore(self, state: State) -> float:
+        """Put back what `add_to` added, and tell the mirror of it. Returns the seconds that were behind it."""
+        device = self._finite_steps.device
+        self._finite_steps = state.tensors["finite_steps"].to(device)
+        self.last_select = state.tensors["last_select"].numpy()
+        self._losses = [state.tensors[f"loss.{place}"].to(device) for place in range(state.values["n_losses"])]
+        for index, (each, seen) in enumerate(zip(self.progress, state.values["runs"], strict=True)):
+            each.curve, each.epochs, each.best_score = seen["curve"], seen["epochs"], seen["best_score"]
+            if "scales" in seen:
+                prefix = f"best.{index}."
+                tensors = {name: one.to(device) for name, one in state.tensors.items() if name.startswith(prefix)}
+                tensors = {name.removeprefix(prefix): one for name, one in tensors.items()}
+                each.best_state = _unflattened(tensors, seen["scales"])
+            for place, step in enumerate(each.curve["step"]):
+                each.tracked.log({name: each.curve[name][place] for name in CURVES}, int(step))
+            for epoch in each.epochs:
+                each.tracked.log({"epoch": epoch["epoch"], "select": epoch["select"]}, epoch["step"])
+        return state.values["seconds"]
+
     def finite_steps(self) -> list[int]:
         """Steps that each run took before its loss or gradient stopped being finite."""
         return self._finite_steps.tolist()
+
+
+def _flattened(state: AdapterState) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """A run's tensors under one name each, and the scales of its pairs."""
+    tensors = {
+        f"low.{letter}.{path}": getattr(pair, letter) for path, pair in state.low_rank.items() for letter in "AB"
+    }
+    tensors |= {f"head.{name}": tensor for name, tensor in state.head.items()}
+    tensors |= {f"extra.{name}": tensor for name, tensor in state.extra.items()}
+    return tensors, {path: pair.scale for path, pair in state.low_rank.items()}
+
+
+def _unflattened(tensors: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> AdapterState:
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    low_rank = {
+        path: adapters.LowRank(tensors[f"low.A.{path}"], tensors[f"low.B.{path}"], scale)
+        for path, scale in scales.items()
+    }
+    return AdapterState(low_rank, part("head."), part("extra."))
 
 
 def _open(loaded: Backbone, runs: Sequence[Run]) -> Pack | SoloPack:

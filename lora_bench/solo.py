@@ -6,7 +6,7 @@ evaluation and the guards are the same. What peft has is used as it is.
 
 import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -129,6 +129,14 @@ class SoloPack(contextlib.AbstractContextManager):
     def count_adapter(self, run: int) -> int:
         """Trained parameters outside the head."""
         return sum(each.parameter.numel() for each in self.trained if each.kind != "head")
+
+    def streams(self) -> dict[str, torch.Tensor]:
+        """Where the generators stand that training draws from."""
+        return {"dropout": self.masks.stream.get_state()}
+
+    def set_streams(self, states: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `streams` gave."""
+        self.masks.stream.set_state(states["dropout"])
 
     def state(self, run: int) -> AdapterState:
         """What the run changed, against the untouched backbone (copies).

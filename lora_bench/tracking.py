@@ -301,12 +301,11 @@ class _WandbRun:
             self._tracking.report("log", error)
 
     def attach(self, tables: Mapping[str, Any], figures: Mapping[str, bytes]) -> None:
-        try:
-            media = {f"tables/{name}": _table(frame) for name, frame in tables.items()}
-            media |= {f"figures/{name}": _image(content) for name, content in figures.items()}
-            self._run.log(media)
-        except Exception as error:
-            self._tracking.report("add tables and figures", error)
+        for kind, make, held in (("figures", _image, figures), ("tables", _table, tables)):
+            try:
+                self._run.log({f"{kind}/{name}": make(one) for name, one in held.items()})
+            except Exception as error:
+                self._tracking.report(f"add {kind}", error)
 
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
         if self._is_finished:

@@ -5,6 +5,7 @@ The loss is averaged within a run and summed over runs: runs share no trained we
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from lora_bench import seeds
+from lora_bench.checkpoint import State
 from lora_bench.config import RunConfig
 from lora_bench.evaluate import to_tensors
 from lora_bench.optimizer import PackedAdamW, clip_each_run, schedule_factor
@@ -40,6 +42,8 @@ def train_pack(
     total_steps: int,
     on_step: OnStep,
     on_epoch: Callable[[int, int], None],
+    on_boundary: Callable[["Position"], None] = lambda position: None,
+    start: State | None = None,
 ) -> torch.Tensor:
     """Train every run of the pack on the same batches. Returns which runs stayed finite: (P,) bool.
 
@@ -47,18 +51,25 @@ def train_pack(
         tokens: the train split.
         configs: one per run, alike in seed, epochs, batch size and accumulation.
         on_epoch: called with (epoch counted from 1, steps so far) whenever an epoch ends, the last one included.
+        on_boundary: called behind every step and what it told, where training could be taken up again.
+        start: what `Position.state` gave; steps before it are not taken again.
     """
     shared, device = configs[0].train, pack.backbone.device
     dtype = torch.float64 if pack.backbone.precision == "fp64" else torch.float32
     optimizer = make_optimizer(pack, configs)
     max_norms = torch.tensor([config.train.max_grad_norm for config in configs], dtype=dtype, device=device)
     factors = _factors(configs, total_steps, dtype, device)
-    alive = torch.ones(pack.n_runs, dtype=torch.bool, device=device)
+    position = Position(pack, optimizer, torch.ones(pack.n_runs, dtype=torch.bool, device=device))
+    if start is not None:
+        position.restore(start)
+    alive = position.alive
 
     with pack.train():
         for step, (epoch, is_last, rows) in enumerate(
             batches(tokens.lengths, shared.batch_size, configs[0].seed, total_steps)
         ):
+            if step < optimizer.steps:
+                continue
             losses = torch.zeros(pack.n_runs, dtype=dtype, device=device)
             for part in np.array_split(rows, shared.grad_accumulation):
                 if len(part):
@@ -74,7 +85,34 @@ def train_pack(
             on_step(step, losses=losses, grad_norms=norms, alive=alive, factors=factors[step])
             if is_last or step + 1 == total_steps:
                 on_epoch(epoch + 1, step + 1)
+            on_boundary(position)
     return alive
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the training of a pack stands between two steps."""
+
+    pack: Pack | SoloPack
+    optimizer: PackedAdamW
+    alive: torch.Tensor
+
+    def state(self) -> State:
+        """Everything that the steps to come depend on."""
+        streams = {f"stream.{name}": state for name, state in self.pack.streams().items()}
+        tensors = self.optimizer.tensors() | streams | {"alive": self.alive}
+        return State(tensors, {"steps": self.optimizer.steps})
+
+    @torch.no_grad()
+    def restore(self, state: State) -> None:
+        """Put back what `state` gave."""
+        for name, tensor in (self.optimizer.tensors() | {"alive": self.alive}).items():
+            tensor.copy_(state.tensors[name])
+        streams = {
+            name.removeprefix("stream."): one for name, one in state.tensors.items() if name.startswith("stream.")
+        }
+        self.pack.set_streams(streams)
+        self.optimizer.steps = state.values["steps"]
 
 
 def run_losses(pack: Pack | SoloPack, tensors: dict[str, torch.Tensor]) -> torch.Tensor:

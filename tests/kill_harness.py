@@ -36,6 +36,8 @@ SWEEP = (
 N_RUNS = 18
 SMALL = (*SWEEP[:-4], "adapter.targets=q,qv", "train.lr=1e-3", "seed=0,1,2", "hydra.sweeper.pack_size=2")
 N_SMALL = 6
+LONG = (*SWEEP[:-4], "train.epochs=30", "adapter.targets=q,v,qv", "adapter.dropout=0.1", "train.lr=1e-3", "seed=0")
+N_LONG = 3
 WRITING_SECONDS = 0.3
 """After a new record, about what a pack of these sweeps takes to write its runs."""
 COMPARED = ("status", "config", "metrics", "manifest", "parameters", "scores", "history", "norms", "guards", "data")
@@ -50,6 +52,7 @@ class Figures:
     starts: int = 0
     seconds: float = 0.0
     in_writing: int = 0
+    taken_up: int = 0
     finished_at_kill: list[int] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
@@ -57,7 +60,7 @@ class Figures:
         spread = f"{min(self.finished_at_kill)} to {max(self.finished_at_kill)}" if self.finished_at_kill else "none"
         return (
             f"{self.kills} kills, {self.starts} starts, {self.seconds:.0f} s; finished runs at the kills: {spread}; "
-            f"kills that left a pack half written: {self.in_writing}; "
+            f"kills that left a pack half written: {self.in_writing}; checkpoints taken up: {self.taken_up}; "
             f"runs that differ or are lost: {len(self.differences)}"
         )
 
@@ -172,6 +175,7 @@ def kill_and_compare(
     arguments: tuple[str, ...] = SWEEP,
     n_runs: int = N_RUNS,
     whole_process: bool = False,
+    first: Callable[[], object] = lambda: None,
 ) -> Figures:
     """Rounds of one sweep, each from an empty store, until `n_kills` processes were killed; every round is compared.
 
@@ -194,7 +198,7 @@ def kill_and_compare(
         number += 1
         status = None
         while status != 0:
-            child = start(folder, arguments, whole_process=whole_process)
+            child = start(folder, arguments, whole_process=whole_process, first=first)
             figures.starts += 1
             is_to_kill, before = figures.kills < n_kills, n_records(folder)
             if not is_to_kill:
@@ -214,6 +218,7 @@ def kill_and_compare(
                     raise TimeoutError(f"a restart did not end; its log is {folder / 'log'}")
             elif status != 0:
                 raise RuntimeError(f"a restart ended with status {status}; its log is {folder / 'log'}")
+        figures.taken_up += (folder / "log").read_text(errors="replace").count(": goes on at step ")
         told = differences(expected, contents(folder / "runs"))
         left = [path.name for path in (folder / "runs").glob(".tmp-*")]
         figures.differences += [f"round {number}: {one}" for one in [*told, *(f"{name} is left" for name in left)]]
@@ -397,6 +402,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, metavar="N", help="processes to kill (50, with --scenarios none)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (0)")
     parser.add_argument("--small", action="store_true", help=f"a sweep of {N_SMALL} runs in place of {N_RUNS}")
+    parser.add_argument(
+        "--checkpoints", action="store_true", help="one long pack that keeps a checkpoint at every step"
+    )
     parser.add_argument("--whole-process", action="store_true", help="kill whole commands, imports included")
     parser.add_argument("--scenarios", nargs="+", choices=["all", *SCENARIOS], metavar="NAME", help="other mishaps")
     options = parser.parse_args()
@@ -413,13 +421,20 @@ def main() -> int:
             Path(folder) / "kills",
             options.kills or 50,
             seed=options.seed,
-            arguments=SMALL if options.small else SWEEP,
-            n_runs=N_SMALL if options.small else N_RUNS,
+            arguments=LONG if options.checkpoints else SMALL if options.small else SWEEP,
+            n_runs=N_LONG if options.checkpoints else N_SMALL if options.small else N_RUNS,
             whole_process=options.whole_process,
+            first=_always if options.checkpoints else lambda: None,
         )
     print(figures)
     print("\n".join(figures.differences))
     return 1 if figures.differences else 0
+
+
+def _always() -> None:
+    import lora_bench.checkpoint
+
+    lora_bench.checkpoint.EVERY_SECONDS = 0.0
 
 
 def prepare() -> None:

@@ -31,7 +31,16 @@ def test_a_sweep_that_is_killed_or_garbled_ends_with_the_same_bits():
 @pytest.mark.slow
 def test_fifty_kills_lose_nothing():
     said = run_harness("--kills", "50", timeout=3000)
-    counted = re.match(r"50 kills.*half written: (\d+); runs that differ or are lost: 0", said)
+    counted = re.match(r"50 kills.*half written: (\d+); .*; runs that differ or are lost: 0", said)
+    assert counted
+    assert int(counted[1]) > 3
+
+
+@pytest.mark.slow
+def test_a_long_pack_goes_on_where_it_was_killed():
+    """Checkpoints at every step, and kills within the pack."""
+    said = run_harness("--checkpoints", "--kills", "15", timeout=1500)
+    counted = re.match(r"15 kills.*taken up: (\d+); runs that differ or are lost: 0", said)
     assert counted
     assert int(counted[1]) > 3
 
