@@ -21,10 +21,9 @@ def run_harness(*arguments: str, timeout: float) -> str:
     return done.stdout
 
 
-def test_a_sweep_that_is_killed_or_garbled_ends_with_the_same_bits():
-    said = run_harness("--small", "--kills", "2", "--seed", "1", "--scenarios", "garbled", timeout=300)
-    assert "garbled: as it should" in said
-    assert said.splitlines()[-2].startswith("2 kills, ")
+def test_a_sweep_that_is_killed_ends_with_the_same_bits():
+    said = run_harness("--small", "--kills", "2", "--seed", "1", timeout=300)
+    assert said.startswith("2 kills, ")
     assert "runs that differ or are lost: 0" in said
 
 
@@ -51,7 +50,7 @@ def test_whole_commands_can_be_killed_too():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["full_disk", "quota", "read_only", "clock", "two_launches", "stopped"])
+@pytest.mark.parametrize("name", ["full_disk", "quota", "read_only", "garbled", "clock", "two_launches", "stopped"])
 def test_a_mishap_costs_nothing(name):
     said = run_harness("--scenarios", name, timeout=600)
     if "skipped" in said:
