@@ -305,7 +305,7 @@ def shared_rate(runs: pd.DataFrame) -> float:
     return float(means.mean().idxmax()) if means.size else math.nan  # pyright: ignore[reportArgumentType]
 
 
-def estimate(runs: pd.DataFrame, rates: Mapping[str, float], *, level: float = 0.95) -> pd.DataFrame:
+def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, level: float = 0.95) -> pd.DataFrame:
     """Mean and t interval over seeds of each arm's report score at its rate, with what failed or is missing.
 
     Returns:
