@@ -163,9 +163,7 @@ def wraps(table: Table, column: Column) -> bool:
 
 def write_section(section: Section, out: Path) -> list[Path]:
     """Tables as CSV and LaTeX, figures as PDF, PNG and SVG; returns the main paths."""
-    written = []
-    for table in section.tables:
-        written.append(write_table(table, out / "tables"))
+    written = [write_table(table, out / "tables") for table in section.tables]
     for name, figure in section.figures.items():
         written.append(figures.save(figure, out / "figures", name))
     return written
@@ -195,9 +193,9 @@ def latex(table: Table) -> str:
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "−": r"$-$", "Δ": r"$\Delta$",
-    "φ": r"$\phi$", "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$", "<": r"$<$", ">": r"$>$", "–": "--",
-    "‖": r"$\Vert$", "α": r"$\alpha$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "−": r"$-$",
+    "Δ": r"$\Delta$", "φ": r"$\phi$", "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$", "<": r"$<$", ">": r"$>$",
+    "–": "--", "‖": r"$\Vert$", "α": r"$\alpha$",
 }  # fmt: skip
 
 

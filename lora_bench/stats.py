@@ -333,8 +333,8 @@ def cannot_resolve(n_seeds: int, n_contrasts: int, *, level: float = 0.95) -> st
         return f"{n_seeds} seed{'s' if n_seeds != 1 else ''}: no verdict is possible below {MIN_PAIRS}"
     if 2.0 ** (1 - n_seeds) > (1 - level) / max(n_contrasts, 1):
         return (
-            f"{n_seeds} seeds, {n_contrasts} contrasts: the sign-flip test printed beside the verdict cannot be significant "
-            f"(its smallest p is {2.0 ** (1 - n_seeds):.3g}); the paired t test can"
+            f"{n_seeds} seeds, {n_contrasts} contrasts: the sign-flip test printed beside the verdict cannot be "
+            f"significant (its smallest p is {2.0 ** (1 - n_seeds):.3g}); the paired t test can"
         )
     return None
 
