@@ -64,7 +64,8 @@ def section(setting: cells.Setting, store: Store, *, targets: str, name: str) ->
     norms, lacking = read_norms(runs, store)
     if norms.empty:
         raise cells.NothingToShow(
-            f"{setting.title}: no record keeps its norms ({lacking} runs looked at); they are kept by finished LoRA runs"
+            f"{setting.title}: no record keeps its norms ({lacking} runs looked at); "
+            "they are kept by finished LoRA runs"
         )
     by_matrix = _intervals(norms, ["targets", "rank", "role", "layer"])
     summary = _intervals(norms, ["targets", "rank", "role"])
@@ -75,8 +76,8 @@ def section(setting: cells.Setting, store: Store, *, targets: str, name: str) ->
         tables=[_table(name, setting, summary), Table(f"{name}_layers", "by layer", by_matrix)],
         figures={name: figures.amplifications(shown)},
         captions={
-            name: f"Amplification factor by layer, targets {shown['targets'].iloc[0]}: means over seeds with 95 % t intervals, "
-            "each rank at its own learning rate."
+            name: f"Amplification factor by layer, targets {shown['targets'].iloc[0]}: means over seeds with 95 % t "
+            "intervals, each rank at its own learning rate."
         },
         notes=_notes(setting, lacking),
         facts={"setting": setting, "summary": summary},
@@ -104,8 +105,9 @@ def sentence(setting: cells.Setting, summary: pd.DataFrame) -> str:
     low, high = summary["amplification"].min(), summary["amplification"].max()
     above = (summary["weight_in_update"] > summary["weight_in_random"]).sum()
     return (
-        f"On {setting.title} the update is {low:.2g} to {high:.2g} times as large as the weight in the update's own directions "
-        f"(means by placement, rank and role); in {above} of {len(summary)} cases those directions hold more of the weight than random ones do."
+        f"On {setting.title} the update is {low:.2g} to {high:.2g} times as large as the weight in the update's own "
+        f"directions (means by placement, rank and role); in {above} of {len(summary)} cases those directions hold "
+        "more of the weight than random ones do."
     )
 
 
@@ -156,15 +158,16 @@ def _notes(setting: cells.Setting, lacking: int) -> list[str]:
     told = list(setting.notes)
     policy = setting.facts.get("alpha_policy")
     told.append(
-        f"alpha {setting.facts.get('alpha'):g}, policy {policy}: ‖ΔW‖ carries the scale shown, so factors of different ranks "
-        "compare only under this policy"
+        f"alpha {setting.facts.get('alpha'):g}, policy {policy}: ‖ΔW‖ carries the scale shown, so factors of different "
+        "ranks compare only under this policy"
     )
     if lacking:
         told.append(f"{lacking} runs at their chosen rate keep no norms and are left out")
     paper = "; ".join(
-        f"r={one.rank}: ‖W‖ {one.weight:g}, ‖ΔW‖ {one.update:g}, W in ΔW {one.weight_in_update:g}, in W {one.weight_in_weight:g}, "
-        f"in random {one.weight_in_random:g}, factor {subspace.amplification(one.update, one.weight_in_update):.3g}"
-        for one in published.TABLE_7.itertuples()
+        f"r={one['rank']}: ‖W‖ {one['weight']:g}, ‖ΔW‖ {one['update']:g}, W in ΔW {one['weight_in_update']:g}, "
+        f"in W {one['weight_in_weight']:g}, in random {one['weight_in_random']:g}, "
+        f"factor {subspace.amplification(one['update'], one['weight_in_update']):.3g}"
+        for one in published.TABLE_7.to_dict("records")
     )
     told.append(f"the paper's Table 7 (q of layer 48, GPT-3 175B, alpha not published): {paper}")
     return told

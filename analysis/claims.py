@@ -143,14 +143,15 @@ def _arms(claim: dict, estimates: pd.DataFrame) -> tuple[str, str] | str:
         ends = _ends(mine, claim)
         return ends if isinstance(ends, tuple) else _needs_ranks(claim, ends)
     best: tuple | None = None
-    for first in lora[lora["targets"].isin(_group(claim["first"]))].itertuples():
-        for second in lora[lora["targets"].isin(_group(claim["second"]))].itertuples():
-            counts = (first.adapter_parameters, second.adapter_parameters)
+    firsts, seconds = (lora[lora["targets"].isin(_group(claim[side]))] for side in ("first", "second"))
+    for first, one in firsts.to_dict("index").items():
+        for second, other in seconds.to_dict("index").items():
+            counts = (one["adapter_parameters"], other["adapter_parameters"])
             if max(counts) <= min(counts) * 1.02:
                 # where several budgets meet, the one with most common seeds; then the one at which most placements meet
                 meeting = lora[np.isclose(lora["adapter_parameters"], counts[0], rtol=0.02)]["targets"].nunique()
-                key = (len(set(first.scores) & set(second.scores)), meeting, counts[0])
-                best = max(best or (key, ()), (key, (first.Index, second.Index)))
+                key = (len(set(one["scores"]) & set(other["scores"])), meeting, counts[0])
+                best = max(best or (key, ()), (key, (first, second)))
     return (
         best[1] if best else f"needs {claim['first']} and {claim['second']} at one budget; the store has no such pair"
     )
@@ -199,9 +200,11 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) ->
         status = "supported"
     if row["n_pairs"] == 0:
         return "missing", f"{row['first']} and {row['second']} share no seed"
-    told = f"{row['first']} − {row['second']}: {reporting.plus_minus(row['difference'], row['high'], reporting.signed)} points, {row['n_pairs']} seeds"
+    difference = reporting.plus_minus(row["difference"], row["high"], reporting.signed)
+    told = f"{row['first']} − {row['second']}: {difference} points, {row['n_pairs']} seeds"
     if np.isfinite(row["p_holm"]):
-        told += f", p {reporting.p_value(row['p_holm'])}, tie within {100 * margin:g} p {reporting.p_value(row['p_equivalent_holm'])}"
+        told += f", p {reporting.p_value(row['p_holm'])}"
+        told += f", tie within {100 * margin:g} p {reporting.p_value(row['p_equivalent_holm'])}"
     if row["note"]:
         told += f"; {row['note']}"
     if status == "unresolved" and not pd.isna(row["seeds_needed"]):
@@ -216,7 +219,7 @@ def _judge_flat(claim: dict, runs: pd.DataFrame, estimates: pd.DataFrame) -> tup
     ends = _ends(mine, claim)
     if not isinstance(ends, tuple):
         return ("missing", _needs_ranks(claim, ends)), 0
-    best = np.log10(cells.best_rates_by_seed(runs[runs["arm"].isin(ends)]).astype(float))
+    best = pd.DataFrame(np.log10(cells.best_rates_by_seed(runs[runs["arm"].isin(ends)]).astype(float)))
     if len(best) < 2 or runs[runs["arm"].isin(ends)].groupby("arm")["lr"].nunique().min() < 3:
         return ("missing", f"needs three rates or more for {ends[0]} and {ends[1]}"), 0
     shift = (best.loc[ends[1]] - best.loc[ends[0]]).dropna().to_numpy()
@@ -233,7 +236,7 @@ def _judge_tenfold(runs: pd.DataFrame) -> tuple[tuple[str, str], int]:
     both = both[both["arm"].isin(n_rates.index[n_rates > 2])]
     if FULL not in set(both["arm"]) or both["arm"].nunique() < 2:
         return ("missing", "needs three rates or more of full fine-tuning and of LoRA"), 0
-    best = np.log10(cells.best_rates_by_seed(both).astype(float))
+    best = pd.DataFrame(np.log10(cells.best_rates_by_seed(both).astype(float)))
     if FULL not in best.index or len(best) < 2:
         return ("missing", "no seed of full fine-tuning has a score at every rate"), 0
     ratio = (best.drop(FULL).mean() - best.loc[FULL]).dropna().to_numpy()

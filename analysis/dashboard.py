@@ -5,6 +5,9 @@ the mirrored runs; the verdict, and the learning rate at which each placement is
 Needs the extra `dashboard` (wandb-workspaces); with --dry-run, no key and no network.
 """
 
+# wandb-workspaces documents `wr.Layout` and the like, and imports them without listing them as exported
+# pyright: reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import argparse
@@ -139,6 +142,10 @@ def parts() -> list[Part]:
         max_bars_to_show=40,
         layout=wr.Layout(0, 0, 24, 10),
     )
+    lines: tuple[tuple[str, str, dict[str, Any], Any], ...] = (
+        ("Loss by cell: mean and range over seeds", "step", {"y": ["loss"]}, left),
+        ("Scores on select by cell: mean and range over seeds", "epoch", {"metric_regex": "select/.*"}, right),
+    )
     of_training = [
         wr.LinePlot(
             title=title,
@@ -150,10 +157,7 @@ def parts() -> list[Part]:
             layout=layout,
             **what,
         )
-        for title, x, what, layout in (
-            ("Loss by cell: mean and range over seeds", "step", {"y": ["loss"]}, left),
-            ("Scores on select by cell: mean and range over seeds", "epoch", {"metric_regex": "select/.*"}, right),
-        )
+        for title, x, what, layout in lines
     ]
 
     def scatter(title: str, x: Any, y: str, layout: Any) -> Any:

@@ -170,7 +170,7 @@ def load_backbone(name: str, seed: int):
 
 def batches_by_length(frame: pd.DataFrame, rng: np.random.Generator) -> list[np.ndarray]:
     """Random batches of rows of like length, in random order."""
-    lengths = sum(frame[column].str.split().str.len() for column in TEXTS if column in frame).to_numpy()
+    lengths = np.sum([[len(text.split()) for text in frame[column]] for column in TEXTS if column in frame], axis=0)
     order = rng.permutation(len(frame))
     pools = [order[start : start + 50 * BATCH_SIZE] for start in range(0, len(order), 50 * BATCH_SIZE)]
     batches = []

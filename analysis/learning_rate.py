@@ -55,8 +55,8 @@ def section(setting: cells.Setting, *, name: str, store=None) -> Section:
         tables=[table],
         figures={name: figures.learning_rates(curves, metric=setting.metric, split="select")} if len(curves) else {},
         captions={
-            name: "Score on select against the learning rate: means over seeds with 95 % t intervals. The ringed rate is "
-            "the one at which the cell's report score is shown everywhere else."
+            name: "Score on select against the learning rate: means over seeds with 95 % t intervals. The ringed rate "
+            "is the one at which the cell's report score is shown everywhere else."
         },
         notes=_notes(setting, runs, rates, store),
         facts={
@@ -92,7 +92,8 @@ def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
     factor = 10 ** per_seed.mean() if len(per_seed) else math.nan
     words = (
         f"the tenfold rule is {verdict} here: the best LoRA rate is {factor:.2g} times that of full fine-tuning "
-        f"(geometric mean; {share:.0%} of {len(per_seed)} seed{'s' if len(per_seed) != 1 else ''} within a factor of {10**HALF_DECADE:.1f} of ten)"
+        f"(geometric mean; {share:.0%} of {len(per_seed)} seed{'s' if len(per_seed) != 1 else ''} "
+        f"within a factor of {10**HALF_DECADE:.1f} of ten)"
     )
     return words, per_seed
 
@@ -115,7 +116,8 @@ def sentence(
         if len(loss):
             worst = loss.idxmax()
             parts.append(
-                f"one shared rate of {shared:g} would move report scores by {reporting.signed(-loss.max())} points at worst ({worst})"
+                f"one shared rate of {shared:g} would move report scores by {reporting.signed(-loss.max())} points "
+                f"at worst ({worst})"
                 if loss.max() > 0
                 else f"one shared rate of {shared:g} would have cost no cell anything on report"
             )
@@ -162,15 +164,18 @@ def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, stor
     told = list(setting.notes)
     adapted = [arm for arm in rates.index if arm != cells.FLOOR]
     told.extend(reporting.rate_notes(rates.loc[adapted]))
-    for arm in adapted:
-        if rates.loc[arm, "certificate"] in ("edge", "single") and runs.loc[runs["arm"] == arm, "targets"].iloc[0]:
-            told.append(f"to settle {arm}: {paste_line(runs, arm, rates.loc[arm, 'add'], store)}")
+    told.extend(
+        f"to settle {arm}: {paste_line(runs, arm, rates['add'][arm], store)}"
+        for arm in adapted
+        if rates.loc[arm, "certificate"] in ("edge", "single") and runs.loc[runs["arm"] == arm, "targets"].iloc[0]
+    )
     failed = cells.failures(runs)
     if failed:
         told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
     if runs.loc[runs["arm"] == FULL, "lr"].nunique() < 3:
         told.append(
-            "the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; the store has none"
+            "the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; "
+            "the store has none"
         )
     return told
 

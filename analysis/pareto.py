@@ -55,7 +55,8 @@ def section(setting: cells.Setting, *, name: str) -> Section:
         tables=[_table(name, setting, frame, measured)],
         figures={name: figures.pareto(points, measured, metric=setting.metric)} if len(points) and measured else {},
         captions={
-            name: "Report score (mean and 95 % t interval over seeds) against cost; the line is the Pareto front of the means."
+            name: "Report score (mean and 95 % t interval over seeds) against cost; "
+            "the line is the Pareto front of the means."
         },
         notes=notes,
         facts={"setting": setting, "frame": frame},

@@ -58,7 +58,8 @@ def section(setting: cells.Setting, *, margin: float, name: str) -> Section:
             f"{targets} at rank {rank:g}" for targets, rank in runs.groupby("targets")["rank"].first().items()
         )
         raise cells.NothingToShow(
-            f"{setting.title}: no placement was run at two ranks ({held or 'no run has one rank'}); start with: lora-bench +sweeps=rank"
+            f"{setting.title}: no placement was run at two ranks ({held or 'no run has one rank'}); "
+            "start with: lora-bench +sweeps=rank"
         )
     curves.sort(key=lambda t: (PAPER_TARGETS.index(t) if t in PAPER_TARGETS else len(PAPER_TARGETS), t))
     runs = runs[runs["targets"].isin(curves)]
@@ -83,9 +84,11 @@ def section(setting: cells.Setting, *, margin: float, name: str) -> Section:
         ],
         figures=_figures(name, setting, estimates),
         captions={
-            name: "Score on the report split against the rank, each cell at its own learning rate chosen on select. Marks: means "
-            "over seeds with 95 % t intervals; small marks: seeds. Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints.",
-            f"{name}_gap": "Generalisation gap: the score on a fixed sample of train rows minus that on report, with 95 % t intervals.",
+            name: "Score on the report split against the rank, each cell at its own learning rate chosen on select. "
+            "Marks: means over seeds with 95 % t intervals; small marks: seeds. "
+            "Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints.",
+            f"{name}_gap": "Generalisation gap: the score on a fixed sample of train rows minus that on report, "
+            "with 95 % t intervals.",
         },
         notes=notes(setting, runs, rates, estimates, curves),
         facts={
@@ -157,10 +160,11 @@ def notes(
     few = sorted({int(n) for n in estimates["n_seeds"] if n < stats.MIN_PAIRS})
     if few:
         told.append(
-            f"some cells have only {reporting.listed([str(n) for n in few])} scored seed(s): no verdict is possible below {stats.MIN_PAIRS}"
+            f"some cells have only {reporting.listed([str(n) for n in few])} scored seed(s): "
+            f"no verdict is possible below {stats.MIN_PAIRS}"
         )
     told.extend(reporting.rate_notes(rates))
-    flat = [arm for arm, sd in estimates["sd"].items() if sd == 0]
+    flat = [str(arm) for arm, sd in estimates["sd"].items() if sd == 0]
     if flat:
         told.append(f"the score of {reporting.listed(flat)} is the same in every seed: is the metric stuck?")
     return told

@@ -290,14 +290,16 @@ def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], 
         pairs = zip(frame["improvement_low"], frame["improvement_high"], strict=True)
         frame["improvement_shown"] = [reporting.interval(low, high, two) for low, high in pairs]
         columns += [Column("improvement", "P(qv beats it)", two), Column("improvement_shown", "95 %", reporting.text)]
-    best = frame.loc[frame["mean_rank"].idxmin()]
+    best = frame.iloc[frame["mean_rank"].argmin()]
     return Section(
         title=f"Across tasks: {model}, {budget:,} adapter parameters",
         sentence=f"Over {reporting.listed(tasks)}, {best['placement']} has the best mean rank: {best['mean_rank']:.2f} "
-        f"(95 % {best['rank_low']:.2f} to {best['rank_high']:.2f}, {scores.shape[2]} common seeds resampled within each task).",
+        f"(95 % {best['rank_low']:.2f} to {best['rank_high']:.2f}, {scores.shape[2]} common seeds "
+        "resampled within each task).",
         tables=[Table(f"across_{model}_{budget}", "placements over tasks", frame, columns)],
         notes=[
-            "scores of different tasks and metrics are pooled as they are in the interquartile mean: read the mean rank first"
+            "scores of different tasks and metrics are pooled as they are in the interquartile mean: "
+            "read the mean rank first"
         ],
     )
 

@@ -67,7 +67,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def rescore(store: Store, frame: pd.DataFrame, added: list[str]) -> pd.DataFrame:
-    """One row per run and split: run_id, split, n_rows, state (equal, differs, unchecked), why, recorded, recomputed, added metrics."""
+    """One row per run and split.
+
+    Returns:
+        run_id, split, n_rows, state (equal, differs, unchecked), why, recorded, recomputed, added metrics.
+    """
     rows = []
     for run in frame[frame["status"] == "finished"].itertuples():
         record = store.record(str(run.run_id))
@@ -79,7 +83,8 @@ def rescore(store: Store, frame: pd.DataFrame, added: list[str]) -> pd.DataFrame
         if predictions is None:
             rows.append(_unchecked(run, "", "the run kept no predictions"))
             continue
-        logits = sorted((name for name in predictions if name.startswith("logit_")), key=lambda name: int(name[6:]))
+        logits = [name for name in map(str, predictions) if name.startswith("logit_")]
+        logits.sort(key=lambda name: int(name[6:]))
         for split in (name for name in SPLITS if record["scores"].get(name)):
             of_split = predictions[predictions["split"] == split]
             if of_split.empty:
@@ -129,7 +134,8 @@ def sentence(result: pd.DataFrame) -> str:
     if checked.empty:
         return "No score could be checked: no finished run of this store kept its predictions."
     equal = int((checked["state"] == "equal").sum())
-    return f"{equal} of {len(checked)} scored splits of {checked['run_id'].nunique()} runs are equal to the record, byte for byte."
+    n_runs = checked["run_id"].nunique()
+    return f"{equal} of {len(checked)} scored splits of {n_runs} runs are equal to the record, byte for byte."
 
 
 def _unchecked(run, split: str, why: str) -> dict:

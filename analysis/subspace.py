@@ -73,8 +73,8 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
     comparisons = _comparisons(adapters, low, high)
     if not comparisons:
         raise cells.NothingToShow(
-            f"{setting.title}: {len(adapters)} adapters of {targets} at ranks {low} and {high} in the store, {lacking} runs without; "
-            "a comparison needs two of one rank, or two ranks of one seed"
+            f"{setting.title}: {len(adapters)} adapters of {targets} at ranks {low} and {high} in the store, "
+            f"{lacking} runs without; a comparison needs two of one rank, or two ranks of one seed"
         )
     rng = np.random.default_rng(0)
     table, grids = _measure(adapters, comparisons, rng)
@@ -153,8 +153,8 @@ def sentence(setting: cells.Setting, targets: str, table: pd.DataFrame) -> str:
         above = (first["phi"] > first["null_high"]).sum()
         parts.append(
             f"between {comparison}, A's leading directions overlap by {first['phi'].mean():.2f} "
-            f"(chance {first['null_mean'].mean():.3f}; above the random band in {above} of {len(first)} matrices) and its whole spans by "
-            f"{whole['phi'].mean():.2f} (chance {whole['null_mean'].mean():.2f})"
+            f"(chance {first['null_mean'].mean():.3f}; above the random band in {above} of {len(first)} matrices) "
+            f"and its whole spans by {whole['phi'].mean():.2f} (chance {whole['null_mean'].mean():.2f})"
         )
     return f"On {setting.title}, {targets}: {'; '.join(parts)}."
 
@@ -177,7 +177,8 @@ def _choose(setting: cells.Setting, chosen: pd.DataFrame, options) -> tuple[str,
         absent = [str(rank) for rank in (low, high) if rank not in ranks]
         if absent:
             raise cells.NothingToShow(
-                f"{setting.title}: no run of {targets} at rank {', '.join(absent)}; ranks are {', '.join(map(str, ranks))}"
+                f"{setting.title}: no run of {targets} at rank {', '.join(absent)}; "
+                f"ranks are {', '.join(map(str, ranks))}"
             )
         return targets, low, high
     high = ranks[-1]
@@ -188,7 +189,7 @@ def _choose(setting: cells.Setting, chosen: pd.DataFrame, options) -> tuple[str,
 def _read(chosen: pd.DataFrame, store: Store) -> tuple[dict, int]:
     """(rank, seed) -> Adapter, and how many of these runs kept none."""
     adapters, lacking = {}, 0
-    for run in chosen.itertuples():
+    for run, rank, seed in zip(chosen.itertuples(), chosen["rank"], chosen["seed"], strict=True):
         record = store.record(str(run.run_id))
         try:
             pairs = subspace.read_adapter(store.path(str(run.run_id)), record["manifest"])
@@ -196,7 +197,7 @@ def _read(chosen: pd.DataFrame, store: Store) -> tuple[dict, int]:
             lacking += 1
             continue
         settings = record["config"]["adapter"]
-        key = (int(run.rank), int(run.seed))
+        key = (int(rank), int(seed))
         adapters[key] = Adapter(run, pairs, record["manifest"], settings.get("init", ""), settings.get("replicate", 0))
     return adapters, lacking
 
@@ -220,7 +221,7 @@ def _comparisons(adapters: dict, low: int, high: int) -> dict[str, list[tuple]]:
 def _measure(
     adapters: dict, comparisons: dict, rng: np.random.Generator, vectors=tuple(VECTORS)
 ) -> tuple[pd.DataFrame, dict]:
-    """phi at (1, 1), along the diagonal and at the whole spans, with null bands; and the whole grids for the heatmaps."""
+    """phi at (1, 1), along the diagonal and at the whole spans, with null bands; and whole grids for the heatmaps."""
     manifest = next(iter(adapters.values())).manifest
     rows, grids, bands = [], {}, {}
     for comparison, pairs in comparisons.items():
@@ -268,8 +269,9 @@ def _table(name: str, setting: cells.Setting, table: pd.DataFrame) -> Table:
         first = mine[mine["j"] == 1]
         whole = mine[mine["j"] == mine["j"].max()]
         row = {
-            "comparison": comparison, "vectors": VECTORS[kind], "role": role, "layers": first["layer"].nunique(),
-            "pairs": int(first["n_pairs"].iloc[0]), "first": first["phi"].mean(), "first_null": first["null_high"].mean(),
+            "comparison": comparison, "vectors": VECTORS[str(kind)], "role": role, "layers": first["layer"].nunique(),
+            "pairs": int(first["n_pairs"].iloc[0]),
+            "first": first["phi"].mean(), "first_null": first["null_high"].mean(),
             "whole": whole["phi"].mean(), "whole_null": whole["null_high"].mean(),
             "above": int((whole["phi"] > whole["null_high"]).sum()),
         }  # fmt: skip
@@ -329,10 +331,12 @@ def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int) -> dict:
 def _captions(name: str, targets: str, layer: int) -> dict[str, str]:
     same = "Measured above, the mean of random Gaussian matrices of the same shape below, on one scale."
     return {
-        f"{name}_ranks": f"Overlap φ(i, j) of two ranks of one seed ({targets}, layer {layer}), averaged over seeds. {same}",
-        f"{name}_seeds": f"Overlap φ(i, j) of two seeds of one rank ({targets}, layer {layer}), averaged over pairs. {same}",
-        f"{name}_profile": "Overlap of the first directions, averaged over layers and pairs, against the number of directions j "
-        "(i = min(j, lower rank)). Grey: the 95 % band and the mean of random Gaussian matrices.",
+        f"{name}_ranks": f"Overlap φ(i, j) of two ranks of one seed ({targets}, layer {layer}), "
+        f"averaged over seeds. {same}",
+        f"{name}_seeds": f"Overlap φ(i, j) of two seeds of one rank ({targets}, layer {layer}), "
+        f"averaged over pairs. {same}",
+        f"{name}_profile": "Overlap of the first directions, averaged over layers and pairs, against the number of "
+        "directions j (i = min(j, lower rank)). Grey: the 95 % band and the mean of random Gaussian matrices.",
     }
 
 
@@ -341,7 +345,8 @@ def _notes(setting: cells.Setting, targets: str, low: int, high: int, lacking: i
     init = setting.facts.get("init")
     if init in ("pissa", "olora"):
         told.append(
-            f"init={init} starts A from the weight, so subspaces agree before any training: chance is not the right null"
+            f"init={init} starts A from the weight, so subspaces agree before any training: "
+            "chance is not the right null"
         )
     elif str(setting.facts.get("protocol")) and init in ("gaussian", "kaiming", "peft_gaussian"):
         told.append("A starts from a stream of its own for every rank and seed, so what agrees was learned")

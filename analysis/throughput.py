@@ -237,7 +237,11 @@ def _trainer(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
             )
             collator = DataCollatorWithPadding(run.blueprint.tokenizer)
             Trainer(
-                model=model, args=arguments, train_dataset=rows, data_collator=collator, callbacks=[Steps()]
+                model=model,
+                args=arguments,
+                train_dataset=rows,  # pyright: ignore[reportArgumentType]    any sequence of rows will do
+                data_collator=collator,
+                callbacks=[Steps()],
             ).train()
         yield clock.seconds, clock.steps * options.batch_size
 
@@ -362,7 +366,7 @@ def _gemm_rate(options: argparse.Namespace, precision: str) -> float:
             torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(8):
-            a @ b
+            torch.matmul(a, b)
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = max(best, 8 * 2 * sizes[0] * sizes[1] * sizes[2] / (time.perf_counter() - start))
