@@ -86,8 +86,8 @@ def fake_record(
         },
         "history": {"step": [], "loss": [], "lr": [], "grad_norm": [], "epochs": []},
         "cost": {
-            "pack_seconds": 60.0, "pack_size": 7, "attributed_seconds": 8.0 + rank * 0.1, "tokens": 70_000, "flops": 1e12,
-            "adapter_bytes": spent * 4, "peak_bytes": None, "overhead_seconds": 0.3,
+            "pack_seconds": 60.0, "pack_size": 7, "attributed_seconds": 8.0 + rank * 0.1, "tokens": 70_000,
+            "flops": 1e12, "adapter_bytes": spent * 4, "peak_bytes": None, "overhead_seconds": 0.3,
         },
         "norms": [] if failed else fake_norms(manifest, seed, rank),
         "guards": {} if failed else {"frozen": True},
@@ -124,7 +124,7 @@ def weight_types_records(
     rng: np.random.Generator | None = None,
     **common,
 ) -> list[dict]:
-    """The Table 5 design with invented effects (a score above qv's), a peaked curve over rates, and shared seed noise."""
+    """The Table 5 design with invented effects (a score above qv's), a peaked curve over rates, shared seed noise."""
     rng = rng or np.random.default_rng(0)
     effects = {"q": -0.06, "k": -0.07, "v": -0.01, "o": -0.012, "qk": -0.05, "qv": 0.0, "qkvo": 0.001} | (effects or {})
     best_rate = best_rate or {}
@@ -148,12 +148,10 @@ def weight_types_records(
                     )
                 )
     if with_floor:
-        for seed in range(n_seeds):
-            records.append(
-                fake_record(
-                    method="head_only", seed=seed, report=float(level - 0.12 + of_seed[seed]), lr=None, **common
-                )
-            )
+        records.extend(
+            fake_record(method="head_only", seed=seed, report=float(level - 0.12 + of_seed[seed]), lr=None, **common)
+            for seed in range(n_seeds)
+        )
     return records
 
 

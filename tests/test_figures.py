@@ -119,15 +119,16 @@ ALL = {
 def test_text_is_legible_at_print_size_and_stays_on_the_page(name):
     """At most two columns wide, no text below 5.5 pt, none cut off, none on top of another tick label."""
     figure = ALL[name]()
-    with matplotlib.rc_context(figures.STYLE):
+    with matplotlib.rc_context(figures.STYLE):  # pyright: ignore[reportArgumentType]
         figure.draw_without_rendering()
     width, height = figure.get_size_inches() * figure.dpi
     assert figure.get_figwidth() <= figures.PAGE
     for text in figure.findobj(Text):
         if text.get_visible() and text.get_text().strip() and text.axes is not None and text.axes.get_visible():
-            assert text.get_fontsize() >= 5.5, text.get_text()
-    for text in figure.findobj(lambda a: isinstance(a, Text) and a.get_visible() and bool(a.get_text().strip())):
-        if text in [t for axis in figure.axes for t in (*axis.get_xticklabels(), *axis.get_yticklabels())]:
+            assert float(text.get_fontsize()) >= 5.5, text.get_text()
+    ticks = [t for axis in figure.axes for t in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+    for text in figure.findobj(Text):
+        if text in ticks or not (text.get_visible() and text.get_text().strip()):
             continue  # ticks beyond the limits exist but are not drawn
         box = text.get_window_extent()
         assert box.x0 >= -2 and box.x1 <= width + 2 and box.y0 >= -2 and box.y1 <= height + 2, text.get_text()
@@ -149,11 +150,10 @@ def test_axes_say_what_they_show_and_in_which_unit():
 def test_marks_are_where_the_estimates_are():
     rows = placement_rows()
     axis = ALL["placements"]().axes[0]
-    means = sorted(line.get_xdata()[0] for line in axis.lines if line.get_marker() in ("o", "s"))
+    means = sorted(np.asarray(line.get_xdata())[0] for line in axis.lines if line.get_marker() in ("o", "s"))
     np.testing.assert_allclose(means, sorted(100 * rows["mean"]))
-    dots = np.concatenate(
-        [collection.get_offsets()[:, 0] for collection in axis.collections if len(collection.get_offsets()) == 4]
-    )
+    offsets = [np.asarray(collection.get_offsets()) for collection in axis.collections]
+    dots = np.concatenate([places[:, 0] for places in offsets if len(places) == 4])
     np.testing.assert_allclose(
         sorted(dots), sorted(100 * score for scores in rows["scores"] for score in scores.values())
     )
