@@ -53,15 +53,8 @@ def section(setting: cells.Setting, budget: int, runs: pd.DataFrame, *, margin: 
     """The table, the two figures and the sentence for one budget of one setting."""
     runs = cells.sort_arms(runs.assign(arm=runs["targets"].where(runs["method"] != cells.FLOOR, cells.FLOOR)))
     cells.refuse_duplicates(setting, runs)
-    rates = cells.choose_rates(runs)
-    estimates = cells.estimate(runs, rates["lr"])
-    others = [
-        arm
-        for arm in dict.fromkeys((*cells.PLACEMENTS, *estimates.index))
-        if arm not in (cells.REFERENCE_TARGETS, cells.FLOOR)
-    ]
-    pairs = [(cells.REFERENCE_TARGETS, other) for other in others]
-    table = cells.compare(estimates, pairs, margin=margin)
+    judged = cells.judge(runs, cells.against_reference(runs["arm"].unique()), margin=margin)
+    rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     return Section(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
         sentence=sentence(setting, budget, estimates, table, margin),

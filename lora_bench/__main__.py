@@ -23,6 +23,7 @@ key=value
   model.name       any Hub name or local folder; model.revision
   task=            {task}
   task.            data_dir (local files), train_rows, select_rows, report_rows, phenomena (embedded tasks)
+                   planted_targets, planted_rank, planted_noise (task=planted)
   adapter=         {adapter}
   adapter.         targets (letters of qkvo, up, gate, down joined by +; attention, mlp, all)
                    rank, or rank=null budget=q@8 (a number of parameters, or what a placement costs)

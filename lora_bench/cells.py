@@ -313,19 +313,18 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
         sd, train, gap (train minus report) with its interval, seconds, bytes, scores ({seed: score}), failures ({seed: why}).
     """
     everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
-    points = runs.drop_duplicates("arm").set_index("arm")
+    points = runs.drop_duplicates("arm").set_index("arm").to_dict("index")
     kept = [name for name in (*_ESTIMATED, "error_kind", "attributed_seconds", "adapter_bytes") if name in runs]
     chosen = runs.loc[runs["lr"] == runs["arm"].map(dict(rates)), kept].sort_values("seed")
     nothing = chosen.iloc[:0]
     by_arm = dict(list(chosen.groupby("arm", sort=False)))
     rows = {}
-    for arm in points.index:
+    for arm, first in points.items():
         at = by_arm.get(arm, nothing)
         is_scored = at["scored"].to_numpy(bool)
-        scored, failed = at[is_scored], at[~is_scored]
+        scored, failed = (at, nothing) if is_scored.all() else (at[is_scored], at[~is_scored])
         scores = scored["report"].to_numpy(float)
         low, high = stats.mean_interval(scores, level=level)
-        first = points.loc[arm]
         gaps = scored["train"].to_numpy(float) - scores
         has_train = gaps.size > 0 and bool(np.isfinite(gaps).all())
         gap_low, gap_high = stats.mean_interval(gaps, level=level) if has_train else (math.nan, math.nan)
@@ -349,7 +348,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
             "seconds": _mean_of(scored, "attributed_seconds"),
             "bytes": _mean_of(scored, "adapter_bytes"),
             "scores": dict(zip(scored["seed"].astype(int), scores, strict=True)),
-            "failures": {int(seed): str(why) for seed, why in zip(failed["seed"], _why(failed), strict=True)},
+            "failures": _failures_by_seed(failed) if len(failed) else {},
         }
     return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)  # pyright: ignore[reportArgumentType]
 
@@ -391,6 +390,30 @@ def compare(
     table = pd.DataFrame(rows, columns=columns)
     table["seeds_needed"] = table["seeds_needed"].astype("Int64")
     return table
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a sweep says: each arm's rate, its estimate, and the verdicts of the declared contrasts."""
+
+    rates: pd.DataFrame
+    estimates: pd.DataFrame
+    contrasts: pd.DataFrame
+
+
+def judge(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float) -> Judgement:
+    """Rates chosen on `select`, cells estimated and contrasted on `report`: the one way from runs to verdicts.
+
+    Analyses of real sweeps and their calibration on sweeps of known truth both call it.
+    """
+    rates = choose_rates(runs)
+    estimates = estimate(runs, rates["lr"])
+    return Judgement(rates, estimates, compare(estimates, pairs, margin=margin))
+
+
+def against_reference(arms: Iterable[str], reference: str = REFERENCE_TARGETS) -> list[tuple[str, str]]:
+    """The contrasts that a weight-types sweep declares: the reference against the paper's placements and any other."""
+    return [(reference, arm) for arm in dict.fromkeys((*PLACEMENTS, *arms)) if arm not in (reference, FLOOR)]
 
 
 def difference_sd(runs: pd.DataFrame) -> float:
@@ -560,6 +583,10 @@ def _why(failed: pd.DataFrame) -> pd.Series:
     return kinds.where(failed["status"] != "finished", "finished without a finite score").map(
         lambda kind: kind or "failed"
     )
+
+
+def _failures_by_seed(failed: pd.DataFrame) -> dict[int, str]:
+    return {int(seed): str(why) for seed, why in zip(failed["seed"], _why(failed), strict=True)}
 
 
 def _is_missing(value: object) -> bool:

@@ -105,6 +105,12 @@ class TaskConfig:
     text_columns: list[str] = field(default_factory=list)
     label_column: str | None = None
     metrics: list[str] = field(default_factory=list)
+    planted_texts: str | None = None  # the embedded task whose sentences a planted teacher labels
+    planted_targets: str | None = None
+    planted_rank: int | None = None
+    planted_strength: float | None = None  # norm of the teacher's update over that of the weight
+    planted_noise: float | None = None  # share of train and select labels that are turned over
+    planted_seed: int | None = None
 
 
 @dataclass
@@ -244,7 +250,7 @@ def check(config: RunConfig) -> None:
     _choice("device", config.device, ("auto", "cpu", "cuda"))
 
 
-def parse_targets(text: str) -> tuple[str, ...]:
+def parse_targets(text: str, *, key: str = "adapter.targets") -> tuple[str, ...]:
     """The roles and groups that a target string names, in order, each once.
 
     Parts are joined by `+`; a part is a group, an MLP role, or letters of `qkvo`: `qv`, `qkvo+up+down`.
@@ -254,9 +260,7 @@ def parse_targets(text: str) -> tuple[str, ...]:
     """
     works = f"roles are {', '.join(ROLES)}, groups {', '.join(GROUPS)}"
     if not isinstance(text, str) or not text.strip():
-        raise ConfigError(
-            f"adapter.targets: no role in {text!r}; roles are {', '.join(ROLES)}, groups {', '.join(GROUPS)}"
-        )
+        raise ConfigError(f"{key}: no role in {text!r}; roles are {', '.join(ROLES)}, groups {', '.join(GROUPS)}")
     found: list[str] = []
     for part in text.strip().split("+"):
         part = part.strip()
@@ -267,11 +271,11 @@ def parse_targets(text: str) -> tuple[str, ...]:
         if not part or unknown:
             named = unknown[0] if unknown else part
             hint = did_you_mean(named, (*ROLES, *GROUPS))
-            raise ConfigError(f"adapter.targets: no role {named!r} in {text!r}; {works}{hint}")
+            raise ConfigError(f"{key}: no role {named!r} in {text!r}; {works}{hint}")
         found.extend(part)
     repeated = [role for role in dict.fromkeys(found) if found.count(role) > 1]
     if repeated:
-        raise ConfigError(f"adapter.targets: role {repeated[0]!r} is named twice in {text!r}; name each once")
+        raise ConfigError(f"{key}: role {repeated[0]!r} is named twice in {text!r}; name each once")
     return tuple(found)
 
 
@@ -470,6 +474,7 @@ def _check_task(task: TaskConfig) -> None:
         _choice("task.metrics", metric, METRICS)
         if (metric in ("pearson", "spearman")) != (task.kind == "regression"):
             raise ConfigError(f"task.metrics: {metric!r} does not score a {task.kind} task")
+    _check_planted(task)
     if task.source == "files":
         for key in ("train_file", "report_file"):
             if not getattr(task, key):
@@ -478,6 +483,24 @@ def _check_task(task: TaskConfig) -> None:
             raise ConfigError(f"task.text_columns: {len(task.text_columns)} given; name one or two columns")
         if not task.label_column:
             raise ConfigError("task.label_column: no column given; name the column that holds the labels")
+
+
+def _check_planted(task: TaskConfig) -> None:
+    given = {key: value for key, value in vars(task).items() if key.startswith("planted_")}
+    if task.source != "planted":
+        for key, value in given.items():
+            if value is not None:
+                raise ConfigError(f"task.{key}: {value!r}, but {task.name!r} has no teacher; use task=planted, or null")
+        return
+    for key, value in given.items():
+        if value is None:
+            raise ConfigError(f"task.{key}: no value given; task=planted needs one")
+    _text("task.planted_texts", task.planted_texts)
+    parse_targets(str(task.planted_targets), key="task.planted_targets")
+    _number("task.planted_rank", task.planted_rank or 0, low=1, high=65536)
+    _number("task.planted_strength", task.planted_strength or 0, low=0, high=1e3, open_low=True)
+    _number("task.planted_noise", task.planted_noise or 0, low=0, high=0.5)
+    _number("task.planted_seed", task.planted_seed or 0, low=0, high=2**31 - 1)
 
 
 def _check_adapter(adapter: AdapterConfig) -> None:

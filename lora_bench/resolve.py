@@ -3,7 +3,7 @@ load."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lora_bench import adapters, backbone, budget, targets
@@ -38,7 +38,7 @@ class Run:
 
     @property
     def task(self) -> Task:
-        return load_task(self.config.task)
+        return task_of(self.config)
 
     @property
     def blueprint(self) -> Blueprint:
@@ -61,7 +61,8 @@ def resolve(config: RunConfig) -> Run:
     Raises:
         ConfigError: when a role, rank, budget, layer, length or split does not exist here.
     """
-    task = load_task(config.task)
+    task = task_of(config)
+    config = replace(config, task=replace(config.task, name=task.name))  # a planted task is named by its teacher
     plan = backbone.blueprint(config.model, task.n_labels)
     device = backbone.resolve_device(config.device)
     _check_length(config, plan)
@@ -88,6 +89,19 @@ def resolve(config: RunConfig) -> Run:
         budget_gap=gap,
         steps=count_steps(n_train, config),
     )
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task's rows. A planted task's labels are the backbone's work; those of all others are read.
+
+    Raises:
+        ConfigError: when the rows, or the teacher, cannot be had.
+    """
+    if config.task.source == "planted":
+        from lora_bench import planted
+
+        return planted.load(config.task, config.model)
+    return load_task(config.task)
 
 
 def packable(run: Run) -> bool:

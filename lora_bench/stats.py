@@ -302,15 +302,7 @@ def smallest_difference(n_pairs: int, sd: float, *, error: float = 0.05, power: 
     """The smallest true difference that this many pairs see with the given power; inf below two pairs."""
     if n_pairs < 2:
         return math.inf
-    if sd == 0:
-        return 0.0
-    low, high = 0.0, sd
-    while detection_power(high, sd, n_pairs, error=error) < power:
-        high *= 2
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if detection_power(middle, sd, n_pairs, error=error) < power else (low, middle)
-    return high
+    return sd * _smallest_in_sd(n_pairs, error, power)
 
 
 def seeds_to_detect(difference: float, sd: float, *, error: float = 0.05, power: float = 0.8) -> int:
@@ -414,6 +406,18 @@ def _t_statistic(differences: np.ndarray, shift: float = 0.0) -> tuple[np.ndarra
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (differences.mean(axis=-1) - shift) / error
     return np.where(_is_constant(differences), np.nan, t), n
+
+
+@functools.lru_cache(maxsize=4096)
+def _smallest_in_sd(n_pairs: int, error: float, power: float) -> float:
+    """`smallest_difference` in standard deviations of a paired difference."""
+    low, high = 0.0, 1.0
+    while detection_power(high, 1.0, n_pairs, error=error) < power:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if detection_power(middle, 1.0, n_pairs, error=error) < power else (low, middle)
+    return high
 
 
 @functools.lru_cache(maxsize=4096)

@@ -117,16 +117,17 @@ def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
         return f"what it can resolve: {problem}"
     if n_arms < 2:
         return "what it can resolve: one cell, so nothing is compared"
-    told = "smallest difference seen with 80 % power"
+    error = 0.05 / (n_arms - 1)  # verdicts are corrected over the contrasts, so their promise is too
+    told = f"smallest difference seen with 80 % power, {_count(n_arms - 1, 'contrast')}"
     spread = math.nan
     with contextlib.suppress(cells.NothingToShow):
         frame = cells.prepare(_frame(plan, store))
         spread = cells.difference_sd(frame.assign(arm=frame["run_id"].map(lambda one: plan.runs[one].arm)))  # pyright: ignore[reportArgumentType]
     if math.isnan(spread):
         # sd of differences between seeds, as a share of 1: what small GLUE tasks show.
-        low, high = (stats.smallest_difference(n_seeds, sd) for sd in (0.01, 0.03))
+        low, high = (stats.smallest_difference(n_seeds, sd, error=error) for sd in (0.01, 0.03))
         return f"{told}: {low:.3f} to {high:.3f}, if differences vary by .01 to .03 over seeds"
-    return f"{told}: {stats.smallest_difference(n_seeds, spread):.3f}"
+    return f"{told}: {stats.smallest_difference(n_seeds, spread, error=error):.3f}"
 
 
 # During
