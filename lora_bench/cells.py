@@ -314,12 +314,13 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
     """
     everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
     points = runs.drop_duplicates("arm").set_index("arm").to_dict("index")
+    rate_of = {str(arm): float(rate) for arm, rate in rates.items()}
     kept = [name for name in (*_ESTIMATED, "error_kind", "attributed_seconds", "adapter_bytes") if name in runs]
-    chosen = runs.loc[runs["lr"] == runs["arm"].map(dict(rates)), kept].sort_values("seed")
+    chosen = runs.loc[runs["lr"] == runs["arm"].map(rate_of), kept].sort_values("seed")
     nothing = chosen.iloc[:0]
-    by_arm = dict(list(chosen.groupby("arm", sort=False)))
+    by_arm = {str(arm): at for arm, at in chosen.groupby("arm", sort=False)}
     rows = {}
-    for arm, first in points.items():
+    for arm, first in ((str(name), point) for name, point in points.items()):
         at = by_arm.get(arm, nothing)
         is_scored = at["scored"].to_numpy(bool)
         scored, failed = (at, nothing) if is_scored.all() else (at[is_scored], at[~is_scored])
@@ -333,7 +334,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
             "targets": first["targets"],
             "ranks": _rank_text(first["rank"], first["rank_min"], first["rank_max"]),
             "adapter_parameters": first["adapter_parameters"],
-            "lr": rates[arm],
+            "lr": rate_of[arm],
             "n_seeds": len(scored),
             "n_failed": len(failed),
             "n_missing": len(everyone - set(at["seed"])) if first["method"] != FLOOR else 0,
