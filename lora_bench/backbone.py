@@ -416,7 +416,11 @@ def _hash_bytes(path: Path, size: int, modified_ns: int) -> str:
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    if backend is None:
+        text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:
+        # How the last call cut and padded is kept inside the tokenizer; each call of ours says it anew.
+        text = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}, sort_keys=True)
     return hashlib.sha256(f"{text}\n{tokenizer.pad_token}".encode()).hexdigest()
 
 

@@ -341,8 +341,9 @@ def test_what_cannot_be_packed_says_so():
 
 
 def test_identity_is_canonical():
-    """Spelling, paths, tracking and packs do not name a run; what changes its result does."""
+    """Spelling, paths, tracking, packs and earlier work do not name a run; what changes its result does."""
     base = resolve(tiny_config())
+    backbone.byte_tokenizer()("cut", truncation=True, max_length=5, padding="max_length")
     assert resolve(tiny_config(adapter__targets="vq")).run_id == base.run_id
     assert resolve(tiny_config(adapter__rank=None, adapter__budget="qv@4")).run_id == base.run_id
     assert resolve(tiny_config(adapter__rank=None, adapter__budget=1024)).run_id == base.run_id
