@@ -662,7 +662,7 @@ def coverages(table: pd.DataFrame, *, nominal: float = 0.95) -> Figure:
         axis.plot(100 * one["coverage"], row, marker=marker, ms=4.2, color=colour, ls="", zorder=4)
     axis.set_yticks(range(len(table)), list(table["label"]))
     axis.set_ylim(len(table) - 0.4, -0.6)
-    axis.set_xlabel("95 % intervals that hold the mean of all seeds (%)")
+    axis.set_xlabel("95 % intervals that hold\nthe mean of all seeds (%)")
     handles = [
         matplotlib.lines.Line2D([], [], color=BLUE, marker="o", ms=4.2, ls="", label="measured"),
         matplotlib.lines.Line2D([], [], color=LIGHT, lw=5, label="normal scores, 95 %"),

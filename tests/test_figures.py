@@ -101,6 +101,36 @@ def matrix_rows() -> pd.DataFrame:
     return rows.assign(setting="minilm · cola", contrast=rows["label"])
 
 
+def error_rows() -> pd.DataFrame:
+    labels = ["normal, 3 seeds", "heavy, 8 seeds", "coarse, 8 seeds"]
+    rows = pd.DataFrame({"label": labels, "share": [0.03, 0.045, 0.04]})
+    return rows.assign(low=0.02, high=0.06, other=0.2, other_low=0.18, other_high=0.22)
+
+
+def power_rows() -> pd.DataFrame:
+    rows = [
+        {"n_seeds": n_seeds, "effect": effect, "found": 0.5, "low": 0.4, "high": 0.6, "promised": 0.45}
+        for n_seeds in (3, 5, 8)
+        for effect in (0.0, 1.0, 3.0)
+    ]
+    return pd.DataFrame(rows)
+
+
+def coverage_rows() -> pd.DataFrame:
+    labels = ["q r=8, 8 seeds", "q r=8 − qv r=4, 8 seeds"]
+    return pd.DataFrame({"label": labels, "coverage": [0.96, 0.85], "band_low": 0.92, "band_high": 0.99})
+
+
+def planted_rows() -> pd.DataFrame:
+    rows = [
+        {"teacher": f"{teacher} r=4", "student": student, "mean": 0.6 + 0.02 * i, "is_own": teacher == student}
+        for teacher in ("q", "v", "up+down")
+        for i, student in enumerate(("q", "v", "qv", "up+down", "head only"))
+    ]
+    verdicts = ["better", "worse", "tied", "unresolved", ""] * 3
+    return pd.DataFrame(rows).assign(verdict=verdicts)
+
+
 ALL = {
     "placements": lambda: figures.placements(placement_rows(), metric="matthews", published=published.weight_types()),
     "contrasts": lambda: figures.contrasts(contrast_rows(), margin=0.02),
@@ -112,6 +142,11 @@ ALL = {
     "amplifications": lambda: figures.amplifications(amplification_rows()),
     "pareto": lambda: figures.pareto(pareto_rows(), [("size", "parameters")], metric="accuracy"),
     "verdict_matrix": lambda: figures.verdict_matrix(matrix_rows()),
+    "marked_rank": lambda: figures.ranks(rank_rows(), metric="accuracy", marked=4),
+    "error_rates": lambda: figures.error_rates(error_rows(), nominal=0.05),
+    "power_curves": lambda: figures.power_curves(power_rows()),
+    "coverages": lambda: figures.coverages(coverage_rows()),
+    "planted_matrix": lambda: figures.planted_matrix(planted_rows(), metric="accuracy"),
 }
 
 
