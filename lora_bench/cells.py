@@ -525,7 +525,7 @@ def refuse_duplicates(setting: Setting, runs: pd.DataFrame) -> None:
     Raises:
         NothingToShow: naming the runs.
     """
-    point = ["arm", "lr", "seed"] + (["environment"] if "environment" not in setting.facts else [])
+    point = ["arm", "lr", "seed"]  # mixed environments too: one seed has one run, or pairs would be a matter of chance
     twice = runs[runs.duplicated(point, keep=False)]
     if len(twice):
         arm, rate, seed = twice.iloc[0][["arm", "lr", "seed"]]
