@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -226,42 +225,47 @@ def test_the_key_is_found_where_wandb_login_puts_it(monkeypatch, tmp_path, url, 
 
 @contextmanager
 def hanging_server():
-    """Takes connections and never answers, as behind a firewall that drops."""
+    """Takes connections and never answers, as behind a firewall that drops. Yields its address and who has called."""
+    callers: list[socket.socket] = []
+
+    def take(listener):
+        with suppress(OSError):
+            while True:
+                callers.append(listener.accept()[0])
+
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(50)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        threading.Thread(target=take, args=(listener,), daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", callers
+    for caller in callers:
+        caller.close()
 
 
 def test_a_server_that_hangs_costs_the_probe_and_is_asked_once(monkeypatch, tmp_path, caplog):
     assert trackings.PROBE_SECONDS <= 5
     monkeypatch.setattr(trackings, "PROBE_SECONDS", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    with hanging_server() as url:
+    with hanging_server() as (url, callers):
         monkeypatch.setattr(trackings, "_base_url", lambda: url)
-        start = time.monotonic()
         assert choose_mode(settings(mode="auto")) == "offline"
-        assert time.monotonic() - start < 2
-        start = time.monotonic()
         assert choose_mode(settings(mode="auto")) == "offline"
-        assert time.monotonic() - start < 0.5
+        assert len(callers) == 1
     assert f"{url} does not answer" in caplog.text
 
 
-@pytest.mark.slow
-def test_an_unreachable_server_costs_a_sweep_less_than_six_seconds(monkeypatch, tmp_path):
-    """With the real time-outs and a real wandb; it would otherwise stall every init for 90 seconds."""
+def test_an_unreachable_server_is_asked_once_by_a_sweep_and_never_by_a_run(monkeypatch, tmp_path):
+    """With a real wandb, which would otherwise stall every init for 90 seconds."""
+    monkeypatch.setattr(trackings, "PROBE_SECONDS", 1.0)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    wandb.setup()
-    with hanging_server() as url:
+    with hanging_server() as (url, callers):
         monkeypatch.setattr(trackings, "_base_url", lambda: url)
-        start = time.monotonic()
+        monkeypatch.setenv("WANDB_BASE_URL", url)
         tracking = open_tracking(settings(mode="auto"), directory=tmp_path / "mirror")
         for number in range(3):
-            run = tracking.start(head(number))
-            run.finish("finished")
+            tracking.start(head(number)).finish("finished")
         tracking.close()
-        assert time.monotonic() - start < 6
+        assert len(callers) == 1
 
 
 @pytest.mark.parametrize("path", ["refused", "no name", "error"])
@@ -346,7 +350,7 @@ def stub_server(status: int = 200):
 
 
 ONLINE = """
-import logging, os, sys, time
+import logging, os, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
 logging.basicConfig(level=logging.INFO, format="LOG %(message)s")
@@ -360,11 +364,10 @@ for run in runs:
     run.log({"loss": 0.5, "lr": 0.001}, step=1)
 print("STARTED", flush=True)
 sys.stdin.readline()
-start = time.monotonic()
 for run, status in zip(runs, ("finished", "failed", "finished")):
     run.finish(status, {"report": {"matthews": 0.4}})
 tracking.close()
-print("FINISHED", time.monotonic() - start, flush=True)
+print("FINISHED", flush=True)
 tracking.start(head(4)).finish("finished")
 tracking.close()
 print("MODE", tracking.mode, flush=True)
@@ -406,16 +409,14 @@ def test_online_runs_reach_the_server_with_their_status(tmp_path):
     assert "Authorization" not in probe
 
 
-def test_a_server_lost_half_way_costs_its_time_out_once_and_no_run(tmp_path):
-    """Three runs wait for a dead server at the same time, not one after the other; later ones start offline."""
+def test_a_server_lost_half_way_is_told_once_and_costs_no_run(tmp_path):
+    """Three runs end against a dead server; later ones start offline."""
     with stub_server() as server:
         process = online_process(server.url)
         assert [process.stdout.readline().split() for _ in range(2)] == [["MODE", "online"], ["STARTED"]]
     output, errors = process.communicate("\n", timeout=60)
     assert process.returncode == 0, errors
-    words = output.split()
-    assert words[-2:] == ["MODE", "offline"]
-    assert float(words[words.index("FINISHED") + 1]) < 4.5
+    assert output.split() == ["FINISHED", "MODE", "offline"]
     assert errors.count("LOG tracking: W&B stopped answering") == 1
     assert KEY not in output + errors
     assert len(list((tmp_path / "cwd" / "mirror" / "wandb").glob("*run-*/*.wandb"))) == 4
