@@ -66,7 +66,8 @@ def run_isolated(reference: str) -> dict[str, Any]:
             return outcome
         with claim_pack(path, number) as is_ours:
             if is_ours:
-                outcome["message"] = _run_pack_in_child(path, number, document, store)
+                with _under_way(path, number):
+                    outcome["message"] = _run_pack_in_child(path, number, document, store)
             else:
                 outcome |= {"message": "another process trains this pack", "is_held": True}
         statuses = [store.status(run_id) for run_id in pack]
@@ -91,6 +92,50 @@ def _run_pack_in_child(path: Path, number: int, document: Mapping[str, Any], sto
     if lost and status not in (0, INTERRUPTED, STORE_LOST, *(-one for one in STOPPING_SIGNALS)):
         _fail(document, lost, store, died(_obituary(status, log)), started, where=_environment_file(path, number))
     return (_last_words(log).splitlines() or ["the store could not be written"])[-1] if status == STORE_LOST else None
+
+
+@contextlib.contextmanager
+def _under_way(path: Path, number: int) -> Iterator[None]:
+    """Leave a mark while a job trains a pack; a worker that is killed cannot take it away."""
+    mark = _mark(path, number)
+    mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _mark(path: Path, number: int) -> Path:
+    return path.with_suffix("") / f"pack-{number}.under_way"
+
+
+def forget_marks(path: Path, numbers: Sequence[int]) -> None:
+    """Take away what workers of an earlier launch left, so that the next loss is told from theirs."""
+    for number in abandoned(path, numbers):
+        _mark(path, number).unlink(missing_ok=True)
+
+
+def abandoned(path: Path, numbers: Sequence[int]) -> list[int]:
+    """The packs that a worker began and that nobody holds any more: their workers were lost."""
+    found = []
+    for number in numbers:
+        if _mark(path, number).exists():
+            with claim_pack(path, number) as is_free:
+                if is_free:
+                    found.append(number)
+    return found
+
+
+def fail_abandoned(path: Path, number: int, reason: str) -> None:
+    """Write failed records for what a lost worker left of its pack."""
+    document = plans.load(path)
+    store = Store(store_of(path))
+    with claim_pack(path, number) as is_ours:
+        if is_ours:
+            lost = _pending(document, document["packs"][number], store)
+            error = died(f"the worker that trained this pack was lost: {reason}")
+            _fail(document, lost, store, error, utc_now(), where=_environment_file(path, number))
+            _mark(path, number).unlink(missing_ok=True)
 
 
 def run_here(

@@ -252,6 +252,7 @@ def _through_launcher(
     fail_fast: bool,
 ) -> tuple[str | None, list[int]]:
     """Jobs report through the store alone, so a thread reads it while the launcher blocks."""
+    jobs.forget_marks(plan.path, numbers)
     pending = plan.pending()
     before = {run_id: _stamp(store, run_id) for run_id in pending}
     is_over = threading.Event()
@@ -292,13 +293,42 @@ def _through_launcher(
     if has_failed.is_set():
         return FAILED_FAST, held
     if is_lost:
-        # A lost worker takes the packs behind it along. While that costs some packs only, the rest is launched again.
-        refresh(plan, store)
-        left = [number for number in numbers if plan.pending(plan.packs[number])]
-        if len(left) < len(numbers):
-            log.warning("%s; launching the %d packs that are left", ended_early, len(left))
-            return None, left
+        return _after_a_loss(plan, store, numbers, progress, launch, str(ended_early), fail_fast=fail_fast)
     return ended_early, held
+
+
+def _after_a_loss(
+    plan: Plan,
+    store: Store,
+    numbers: Sequence[int],
+    progress: SweepProgress,
+    launch: Callable[[list[str]], Sequence[Any]],
+    reason: str,
+    *,
+    fail_fast: bool,
+) -> tuple[str | None, list[int]]:
+    """What is still to be launched after a worker was lost, which takes along the packs beside and behind it.
+
+    The pack at fault is not told by the launcher. Those that were under way are launched one by one: what loses its
+    worker by itself is at fault, and gets failed records.
+    """
+    suspects = jobs.abandoned(plan.path, numbers)
+    if len(suspects) == 1:
+        jobs.fail_abandoned(plan.path, suspects[0], reason)
+    for number in suspects if len(suspects) > 1 else []:
+        log.warning("%s; launching pack %d, which was under way, by itself", reason, number)
+        stopped, _ = _through_launcher(plan, store, [number], progress, launch, fail_fast=fail_fast)
+        if stopped:
+            return stopped, []
+    refresh(plan, store)
+    if fail_fast and any(plan.status[run_id] == "failed" for number in suspects for run_id in plan.packs[number]):
+        return FAILED_FAST, []
+    left = [number for number in numbers if plan.pending(plan.packs[number])]
+    if len(left) == len(numbers):
+        return reason, []
+    if left:
+        log.warning("%s; launching the %d packs that are left", reason, len(left))
+    return None, left
 
 
 def _stamp(store: Store, run_id: str) -> float | None:

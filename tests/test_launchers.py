@@ -154,7 +154,7 @@ def test_gpus_are_known_by_names_that_are_theirs_alone(monkeypatch, tmp_path, li
 # Workers that die
 
 DYING = """
-import importlib.abc, importlib.util, os, sys
+import importlib.abc, importlib.util, os, signal, sys, time
 
 class Patch(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
@@ -170,6 +170,9 @@ class Patch(importlib.abc.MetaPathFinder):
 
             def train_pack(pack, tokens, configs, **options):
                 if any(one.adapter.targets == "v" and one.seed == 1 for one in configs):
+                    if os.environ["WHO_DIES"] == "worker":
+                        os.kill(os.getppid(), signal.SIGKILL)
+                        time.sleep(60)
                     os._exit(7)
                 return train(pack, tokens, configs, **options)
 
@@ -183,6 +186,7 @@ sys.meta_path.insert(0, Patch())
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("who", ["child", "worker"])
 @pytest.mark.parametrize(
     ("plugin", "options"),
     [
@@ -192,12 +196,14 @@ sys.meta_path.insert(0, Patch())
     ],
     ids=["joblib", "submitit_local", "ray"],
 )
-def test_a_hard_exit_costs_its_packs_runs_and_nothing_else(tmp_path, plugin, options):
-    """A crash in native code takes the whole process along, with no exception for a launcher to see."""
+def test_a_hard_exit_costs_its_packs_runs_and_nothing_else(tmp_path, plugin, options, who):
+    """A crash in native code takes the whole process along, with no exception for a launcher to see; a machine that
+    runs out of memory may take the launcher's own worker."""
     pytest.importorskip(f"hydra_plugins.{plugin}")
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DYING)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    environment["WHO_DIES"] = who
     done = subprocess.run(
         [sys.executable, "-m", "lora_bench", "-m", *SMALL, *options, "hydra.sweeper.pack_size=1"],
         cwd=tmp_path,
@@ -212,7 +218,8 @@ def test_a_hard_exit_costs_its_packs_runs_and_nothing_else(tmp_path, plugin, opt
     failed = [record for record in records if record["status"] == "failed"]
     assert (len(records), len(failed)) == (4, 1), done.stdout + done.stderr
     assert failed[0]["error"]["kind"] == "died"
-    assert "ended with status 7" in failed[0]["error"]["message"]
+    told = {"child": "ended with status 7", "worker": "the worker that trained this pack was lost"}
+    assert told[who] in failed[0]["error"]["message"]
     assert failed[0]["config"]["adapter"]["targets"] == "v"
     assert "1 run failed:" in done.stdout
     assert "3 of 4 runs finished" in done.stdout

@@ -398,6 +398,42 @@ LONG = (
 )
 
 
+def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, monkeypatch):
+    """Three packs were under way when the pool broke: each gets a launch of its own, and one breaks it again."""
+    from hydra_plugins.lora_bench.sweeper import LoraBenchSweeper
+    from lora_bench import jobs
+    from lora_bench import plan as plans
+    from lora_bench.resolve import resolve
+
+    launches = []
+
+    def launch(references):
+        numbers = [plans.parse_reference(one)[1] for one in references]
+        launches.append(numbers)
+        path = plans.parse_reference(references[0])[0]
+        broken = {0, 1, 2} & set(numbers) if len(numbers) > 1 else {1} & set(numbers)
+        for number in broken:
+            with jobs.claim_pack(path, number):
+                jobs._mark(path, number).touch()
+        if broken:
+            raise RuntimeError("the pool is broken")
+        document = plans.load(path)
+        for number in numbers:
+            runs = [resolve(plans.config_of(document["runs"][run_id])) for run_id in document["packs"][number]]
+            training(runs, Store(jobs.store_of(path)), tracking=None, invocation={})
+        return []
+
+    monkeypatch.setattr(LoraBenchSweeper, "_launcher", lambda self, records: launch)
+    ended = sweep(command, "hydra.sweeper.pack_size=1")
+    assert launches == [[*range(8)], [0], [1], [2], [3, 4, 5, 6, 7]]
+    assert ended.status == 1
+    failed = [record for record in Store("runs").records() if record["status"] == "failed"]
+    assert len(Store("runs").statuses()) == 8
+    assert len(failed) == 1
+    assert failed[0]["error"]["kind"] == "died"
+    assert "the pool is broken" in failed[0]["error"]["message"]
+
+
 @pytest.mark.parametrize("gets_on", [True, False])
 def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(command, training, monkeypatch, gets_on):
     """joblib and Ray drop every pack behind a lost worker; a machine that loses them all must not be tried for ever."""
