@@ -344,6 +344,28 @@ def test_padding_stays_exactly_zero(tokens):
     assert stacks[query, "A"][1].all() and stacks[query, "B"][1].any()
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_padding_tokens_never_change_a_logit(name, tokens):
+    """Encoders pool the first token, decoders the last that is no padding; each row alone is what it is in any batch."""
+    loaded = tiny(name)
+    runs = [config(targets="attention", rank=2), config(method="head_only", targets="q")]
+    states = _with_random_B(make_states(loaded, runs))
+    rows = np.argsort(tokens.lengths)[[0, 5, -1]]
+    # transformers computes parts of these families' attention in fp32 whatever the weights are.
+    close = dict(rtol=0, atol=1e-7 if name in ("bloom", "gpt_neo", "gptj", "mpt") else 1e-11)
+    with torch.inference_mode(), Pack(loaded, states) as pack:
+
+        def logits(of, pad_to=None):
+            return pack.logits(to_tensors(batch(tokens, of, pack.pad_id, pad_to), loaded.device))
+
+        together, longer = logits(rows), logits(rows, int(tokens.lengths.max()) + 7)
+        for place, row in enumerate(rows):
+            alone = logits([row])
+            torch.testing.assert_close(together[:, [place]], alone, **close)
+            torch.testing.assert_close(longer[:, [place]], alone, **close)
+    assert (together[0] - together[1]).abs().max() > 1e-6, "the adapter says nothing"
+
+
 def test_wide_ranks_are_not_padded_onto_narrow_ones(tokens):
     """A rank of 1 beside a rank of 32 is a stack of its own."""
     loaded = tiny()
