@@ -346,7 +346,7 @@ def test_padding_stays_exactly_zero(tokens):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_padding_tokens_never_change_a_logit(name, tokens):
-    """Encoders pool the first token, decoders the last that is no padding; each row alone is what it is in any batch."""
+    """Encoders pool the first token, decoders the last that is no padding; a row alone is what it is in any batch."""
     loaded = tiny(name)
     runs = [config(targets="attention", rank=2), config(method="head_only", targets="q")]
     states = _with_random_B(make_states(loaded, runs))
