@@ -1,4 +1,5 @@
-"""Can the verdicts be trusted? The instrument's own test: sweeps with known truth through the code that judges real ones.
+"""Can the verdicts be trusted? The instrument's own test: sweeps with known truth through the code that judges real
+ones.
 
 Parts that need no store: `null` (simulated sweeps without an effect: how often is one claimed?) and `power` (known
 effects: how often are they found, against what the plan promises?). Parts that read a store: `aa` (runs that differ in
@@ -77,7 +78,7 @@ def null(options: argparse.Namespace) -> list[Section]:
     table = pd.DataFrame(rows)
     tied = _false_ties(options)
     low, high = tied.interval()
-    worst = table.loc[table["share"].idxmax()]
+    worst = cells.highest(table, "share")
     holds = bool((table["low"] <= ERROR).all() and low <= ERROR)
     sentence = (
         f"Without an effect, {options.sweeps:,} simulated sweeps of each kind gave a false verdict in at most "
@@ -91,14 +92,17 @@ def null(options: argparse.Namespace) -> list[Section]:
             tables=[_null_table("calibration_null", table)],
             figures={"calibration_null": figures.error_rates(table, nominal=ERROR)},
             captions={
-                "calibration_null": f"Share of {options.sweeps:,} simulated sweeps (7 equal placements, 5 rates) in which any of "
-                "the six contrasts is called better or worse, with 95 % binomial intervals; hollow: before Holm's correction."
+                "calibration_null": f"Share of {options.sweeps:,} simulated sweeps (7 equal placements, 5 rates) in "
+                "which any of the six contrasts is called better or worse, with 95 % binomial intervals; hollow: "
+                "before Holm's correction."
             },
             notes=[
-                f"placements that differ by exactly the margin were called tied in {_percent(tied.value)} % of {tied.n:,} "
-                f"sweeps ({_percent(low)} to {_percent(high)}; nominal: at most 5), {SEEDS[-1]} seeds, noise a quarter of the margin",
-                f"the 95 % interval of qv at its chosen rate missed its true mean in {_percent(table['missed'].min())} to "
-                f"{_percent(table['missed'].max())} % of the sweeps: the rate is chosen on select, whose luck report half shares",
+                f"placements that differ by exactly the margin were called tied in {_percent(tied.value)} % of "
+                f"{tied.n:,} sweeps ({_percent(low)} to {_percent(high)}; nominal: at most 5), {SEEDS[-1]} seeds, "
+                "noise a quarter of the margin",
+                "the 95 % interval of qv at its chosen rate missed its true mean in "
+                f"{_percent(table['missed'].min())} to {_percent(table['missed'].max())} % of the sweeps: the rate is "
+                "chosen on select, whose luck report half shares",
                 f"noise: {options.sd:g} points (sd of a difference between two cells of one seed)",
             ],
             facts={"says": "holds" if holds else "fails", "table": table, "ties": tied},
@@ -166,9 +170,9 @@ def power(options: argparse.Namespace) -> list[Section]:
             tables=[_power_table("calibration_power", table)],
             figures={"calibration_power": figures.power_curves(table)},
             captions={
-                "calibration_power": f"How often qv is called better than a placement that is worse by a known difference: marks, "
-                f"{options.power_sweeps:,} simulated sweeps with 95 % binomial intervals; dashed, the power that the plan promises "
-                f"for one of {len(PAIRS)} contrasts."
+                "calibration_power": "How often qv is called better than a placement that is worse by a known "
+                f"difference: marks, {options.power_sweeps:,} simulated sweeps with 95 % binomial intervals; dashed, "
+                f"the power that the plan promises for one of {len(PAIRS)} contrasts."
             },
             facts={"says": _power_says(table), "table": table},
         )
@@ -301,8 +305,8 @@ def _replicates(setting: cells.Setting, runs: pd.DataFrame, paired: list[str], o
         labels = shown["first"].str.removesuffix(" A") + ": A − B"
         section.figures[name] = figures.contrasts(shown.assign(label=labels, extra=""), margin=margin)
         section.captions[name] = (
-            "Two draws of the adapter's init (A, B) under shared head, data order and dropout: paired differences on report "
-            "with 95 % intervals and verdicts, Holm-corrected over the cells. There is nothing to find."
+            "Two draws of the adapter's init (A, B) under shared head, data order and dropout: paired differences on "
+            "report with 95 % intervals and verdicts, Holm-corrected over the cells. There is nothing to find."
         )
     if residuals.size >= stats.MIN_PAIRS and sd > 0:
         _add_resampled(section, name, residuals, sd, options)
@@ -324,11 +328,11 @@ def _add_resampled(section: Section, name: str, residuals: np.ndarray, sd: float
         return calibration.resample(rng, residuals, n_seeds=n_seeds, shift=effect * sd)
 
     table = _power_rows(options, sd, draw)
-    worst = errors.loc[errors["share"].idxmax()]
+    worst = cells.highest(errors, "share")
     section.sentence += (
         f" Sweeps made of the {residuals.size} real differences, with random signs, gave a false verdict in at most "
-        f"{_percent(worst['share'])} % ({_percent(worst['low'])} to {_percent(worst['high'])}); with a shift put on one "
-        f"placement, {_power_sentence(table)}"
+        f"{_percent(worst['share'])} % ({_percent(worst['low'])} to {_percent(worst['high'])}); with a shift put on "
+        f"one placement, {_power_sentence(table)}"
     )
     section.tables += [
         _null_table(f"{name}_null", errors.drop(columns="missed").assign(missed=np.nan)),
@@ -336,8 +340,8 @@ def _add_resampled(section: Section, name: str, residuals: np.ndarray, sd: float
     ]
     section.figures[f"{name}_power"] = figures.power_curves(table)
     section.captions[f"{name}_power"] = (
-        f"Real A/A differences (sd {reporting.points(sd, 2)} points) with a shift put on one placement: how often qv is called "
-        "better than it, with 95 % binomial intervals; dashed, the promised power at that sd."
+        f"Real A/A differences (sd {reporting.points(sd, 2)} points) with a shift put on one placement: how often qv "
+        "is called better than it, with 95 % binomial intervals; dashed, the promised power at that sd."
     )
     section.facts |= {"errors": errors, "power": table}
     if (errors["low"] > ERROR).any() or _power_says(table) == "fails":
@@ -409,9 +413,10 @@ def _reference(setting: cells.Setting, scores: dict[str, np.ndarray], options: a
     most = int(table["n_all"].max())
     sentence = (
         f"On {setting.title}, 95 % intervals of {SEEDS[-1]} seeds hold the mean of {most} seeds in "
-        f"{_percent(eight['coverage'].min())} to {_percent(eight['coverage'].max())} % of draws; normal scores would give "
-        f"{_percent(eight['expected'].iloc[0])} % ({_percent(eight['band_low'].min())} to {_percent(eight['band_high'].max())} "
-        f"for sets of that size): " + ("as they should." if holds else "too rarely somewhere, see the table.")
+        f"{_percent(eight['coverage'].min())} to {_percent(eight['coverage'].max())} % of draws; normal scores would "
+        f"give {_percent(eight['expected'].iloc[0])} % ({_percent(eight['band_low'].min())} to "
+        f"{_percent(eight['band_high'].max())} for sets of that size): "
+        + ("as they should." if holds else "too rarely somewhere, see the table.")
     )
     name = f"calibration_coverage_{setting.slug}"
     columns = [
@@ -431,8 +436,9 @@ def _reference(setting: cells.Setting, scores: dict[str, np.ndarray], options: a
         tables=[Table(name, "How often intervals of few seeds hold the mean of many", table, columns)],
         figures={name: figures.coverages(table)},
         captions={
-            name: f"Share of {COVERAGE_DRAWS:,} draws of some seeds whose 95 % t interval holds the mean of all {most}; grey: "
-            "where 95 % of sets of normal scores lie. The few are part of the many, so more than 95 % is expected."
+            name: f"Share of {COVERAGE_DRAWS:,} draws of some seeds whose 95 % t interval holds the mean of all "
+            f"{most}; grey: where 95 % of sets of normal scores lie. The few are part of the many, so more than 95 % "
+            "is expected."
         },
         notes=[*setting.notes, *_missing(setting, setting.runs)],
         facts={"says": "holds" if holds else "fails", "table": table},
@@ -504,16 +510,17 @@ def _planted(group: list[cells.Setting], teachers: dict[str, dict], name: str, o
         section.tables.append(_matrix_table(name, pd.DataFrame(rows)))
         section.figures[name] = figures.planted_matrix(_in_order(pd.DataFrame(rows)), metric=metric)
         section.captions[name] = (
-            "Mean score on the teacher's own labels (report) of students at one budget, each at its own rate chosen on select. "
-            "Signs: the student against the teacher's own placement, paired by seed, Holm-corrected within the row."
+            "Mean score on the teacher's own labels (report) of students at one budget, each at its own rate chosen on "
+            "select. Signs: the student against the teacher's own placement, paired by seed, Holm-corrected within the "
+            "row."
         )
     for i, (about, curve) in enumerate(curves):
         label = f"{name}_rank{f'_{i}' if len(curves) > 1 else ''}"
         section.tables.append(_curve_table(label, about, curve))
         section.figures[label] = figures.ranks(curve, metric=metric, marked=int(about["rank"]))
         section.captions[label] = (
-            f"Students on {about['targets']} against their rank; the teacher, on {about['targets']} too, has rank {about['rank']}. "
-            "Means over seeds with 95 % t intervals; small marks: seeds."
+            f"Students on {about['targets']} against their rank; the teacher, on {about['targets']} too, has rank "
+            f"{about['rank']}. Means over seeds with 95 % t intervals; small marks: seeds."
         )
     return section
 
@@ -527,16 +534,17 @@ def _matrix_rows(about: dict, runs: pd.DataFrame, margin: float) -> list[dict]:
     runs = cells.sort_arms(runs.assign(arm=_student_arms(runs)))
     students = [arm for arm in runs["arm"].unique() if arm not in (own, cells.FLOOR)]
     judged = cells.judge(runs, [(arm, own) for arm in students], margin=margin)
-    verdicts = judged.contrasts.set_index("first")
+    verdicts = judged.contrasts.set_index("first").to_dict("index")
+    certificates = judged.rates["certificate"].to_dict()
     rows = []
-    for arm, one in judged.estimates.iterrows():
-        pair = verdicts.loc[arm] if arm in verdicts.index else None
+    for arm, one in judged.estimates.to_dict("index").items():
+        pair = verdicts.get(arm)
         rows.append(
             {
                 "teacher": _teacher_name(about),
                 "student": "head only" if arm == cells.FLOOR else arm,
                 "lr": one["lr"],
-                "certificate": judged.rates.loc[arm, "certificate"],
+                "certificate": certificates[arm],
                 "n_seeds": one["n_seeds"],
                 "mean": one["mean"],
                 "low": one["low"],
@@ -558,7 +566,7 @@ def _teacher_sentence(about: dict, rows: pd.DataFrame) -> str:
     scored = rows[(rows["student"] != "head only") & np.isfinite(rows["mean"])]
     if scored.empty:
         return f"teacher on {about['targets']}: no student has a score"
-    best = scored.loc[scored["mean"].idxmax()]
+    best = cells.highest(scored, "mean")
     if best["is_own"]:
         return (
             f"the teacher on {about['targets']} is learned best on its own placement ({reporting.points(best['mean'])})"
@@ -567,8 +575,8 @@ def _teacher_sentence(about: dict, rows: pd.DataFrame) -> str:
         return f"the teacher on {about['targets']} is learned best on {best['student']}; its own placement was not run"
     own = scored[scored["is_own"]].iloc[0]
     return (
-        f"the teacher on {about['targets']} is learned best on {best['student']} ({reporting.points(best['mean'])}, which is "
-        f"{best['verdict']} against its own placement's {reporting.points(own['mean'])})"
+        f"the teacher on {about['targets']} is learned best on {best['student']} ({reporting.points(best['mean'])}, "
+        f"which is {best['verdict']} against its own placement's {reporting.points(own['mean'])})"
     )
 
 
@@ -583,12 +591,12 @@ def _planted_sentence(parts: list[str], rows: list[dict], curves: list[tuple[dic
             f"{'; '.join(parts)}."
         )
     for about, curve in curves:
-        best = curve.loc[curve["mean"].idxmax()]
+        best = cells.highest(curve, "mean")
         at = curve[curve["rank"] == about["rank"]]
         own = f"; its own rank {about['rank']} scores {reporting.points(at['mean'].iloc[0])}" if len(at) else ""
         told.append(
-            f"On the teacher of {_teacher_name(about)}, students on {about['targets']} do best at rank {int(best['rank'])} "
-            f"({reporting.points(best['mean'])}){own}."
+            f"On the teacher of {_teacher_name(about)}, students on {about['targets']} do best at rank "
+            f"{int(best['rank'])} ({reporting.points(best['mean'])}){own}."
         )
     return " ".join(told) or "No placement or rank can be compared on the planted tasks of this store."
 

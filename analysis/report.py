@@ -219,13 +219,13 @@ def verdict_table(sections: list[Section]) -> pd.DataFrame:
     titles = [section.facts["setting"].title for section in sections]
     for section, title in zip(sections, titles, strict=True):
         name = f"{title}, {section.facts['budget']:,}" if titles.count(title) > 1 else title
-        for one in section.facts["contrasts"].to_dict("records"):
-            rows.append(
-                {
-                    "setting": name, "contrast": f"{one['first']} − {one['second']}", "verdict": one["verdict"],
-                    "difference": one["difference"], "p_holm": one["p_holm"], "n_pairs": one["n_pairs"],
-                }
-            )  # fmt: skip
+        rows += [
+            {
+                "setting": name, "contrast": f"{one['first']} − {one['second']}", "verdict": one["verdict"],
+                "difference": one["difference"], "p_holm": one["p_holm"], "n_pairs": one["n_pairs"],
+            }
+            for one in section.facts["contrasts"].to_dict("records")
+        ]  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -64,11 +64,12 @@ def section(setting: cells.Setting, budget: int, runs: pd.DataFrame, *, margin: 
         ],
         figures=_figures(name, setting, estimates, rates, table, margin),
         captions={
-            name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning rate "
-            "chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. Diamonds: the paper's "
-            "Table 5 (GPT-3 175B) with the spread that it prints. † failed seeds; * best at the edge of the rates tried.",
-            f"{name}_contrasts": f"{cells.REFERENCE_TARGETS} minus each other placement, paired by seed, with 95 % intervals; "
-            "the verdict is Holm-corrected. Small carets: the same differences in the paper's Table 5.",
+            name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning "
+            "rate chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. "
+            "Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. † failed seeds; * best at the "
+            "edge of the rates tried.",
+            f"{name}_contrasts": f"{cells.REFERENCE_TARGETS} minus each other placement, paired by seed, with 95 % "
+            "intervals; the verdict is Holm-corrected. Small carets: the same differences in the paper's Table 5.",
         },
         notes=notes(setting, runs, rates, estimates),
         facts={
@@ -94,7 +95,7 @@ def sentence(setting: cells.Setting, budget: int, estimates: pd.DataFrame, table
             f"{figures.short_metric(setting.metric)}, {reporting.points(scored['mean'].iloc[0])}: nothing tells them "
             "apart, and the training may have been too short to learn anything."
         )
-    best = scored.loc[scored["mean"].idxmax()]
+    best = cells.highest(scored, "mean")
     band = reporting.interval(best["low"], best["high"])
     spread = f", 95 % interval {band}" if np.isfinite(best["low"]) else ", no interval from one seed"
     seeds = f"{best['n_seeds']} seed{'s' if best['n_seeds'] != 1 else ''}"
@@ -124,19 +125,12 @@ def verdicts_in_words(table: pd.DataFrame, margin: float) -> str:
         if len(rows):
             more = (rows["seeds_needed"] - rows["n_pairs"]).dropna()
             more = more[more > 0]
-            told = (
-                f" (about {int(more.max())} more seed{'s' if more.max() > 1 else ''} would settle {'these' if len(rows) > 1 else 'it'})"
-                if len(more)
-                else ""
-            )
-            parts.append(
-                phrase.format(
-                    reporting.listed(
-                        [f"{arm} (by less than the margin)" if arm in small else arm for arm in rows["second"]]
-                    )
-                )
-                + told
-            )
+            told = ""
+            if len(more):
+                n_more, them = int(more.max()), "these" if len(rows) > 1 else "it"
+                told = f" (about {n_more} more seed{'s' if n_more > 1 else ''} would settle {them})"
+            arms = [f"{arm} (by less than the margin)" if arm in small else arm for arm in rows["second"]]
+            parts.append(phrase.format(reporting.listed(arms)) + told)
     return f"{reference} is " + ", ".join(parts)
 
 
@@ -152,14 +146,15 @@ def notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estim
         told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
     few = sorted({int(n) for n in adapted["n_seeds"] if n < stats.MIN_PAIRS})
     if few:
+        counts = reporting.listed([str(n) for n in few])
         told.append(
-            f"some placements have only {reporting.listed([str(n) for n in few])} scored seed(s): no verdict is possible below {stats.MIN_PAIRS}"
+            f"some placements have only {counts} scored seed(s): no verdict is possible below {stats.MIN_PAIRS}"
         )
     spent = adapted["adapter_parameters"].dropna()
     if spent.nunique() > 1:
         told.append(f"the budgets are not quite equal: {spent.min():,.0f} to {spent.max():,.0f} adapter parameters")
     told.extend(reporting.rate_notes(rates.loc[adapted.index]))
-    flat = [arm for arm, sd in adapted["sd"].items() if sd == 0]
+    flat = [str(arm) for arm, sd in adapted["sd"].items() if sd == 0]
     if flat:
         told.append(f"the score of {reporting.listed(flat)} is the same in every seed: is the metric stuck?")
     return told
@@ -173,7 +168,7 @@ def _placements(
     for column in ("difference", "p_holm", "verdict"):
         frame[f"reference_{column}"] = frame["cell"].map(by_other[column])
     paper = published.weight_types().pivot(index="targets", columns="dataset", values="score")
-    for dataset in paper:
+    for dataset in map(str, paper):
         frame[f"paper_{dataset.lower()}"] = frame["cell"].map(paper[dataset])
     columns = [
         Column("cell_shown", "targets", reporting.text, is_number=False),

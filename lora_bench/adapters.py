@@ -82,12 +82,13 @@ def lora_config(
     alphas = (
         {module: scale_of(adapter, r) * r for module, r in ranks.items()} if adapter.alpha_policy == "ratio" else {}
     )
+    common_alpha = alphas.get(next(module for module, r in ranks.items() if r == rank), adapter.alpha)
     return LoraConfig(
         task_type="SEQ_CLS",
         r=rank,
         target_modules=list(ranks),
         rank_pattern={module: r for module, r in ranks.items() if r != rank},
-        lora_alpha=alphas.get(next(m for m, r in ranks.items() if r == rank), adapter.alpha),  # pyright: ignore
+        lora_alpha=common_alpha,  # pyright: ignore[reportArgumentType]    peft scales by fractions too
         alpha_pattern={module: alpha for module, alpha in alphas.items() if ranks[module] != rank},
         lora_dropout=adapter.dropout,
         use_rslora=adapter.alpha_policy == "rslora",

@@ -101,7 +101,9 @@ class Backbone:
         if not self.is_split:
             return copy.deepcopy(self.model)
         model, _ = _instantiate(self.blueprint)
-        return model.requires_grad_(False).eval().to(device=self.device, dtype=DTYPES[self.precision])  # pyright: ignore[reportCallIssue]
+        model.requires_grad_(False)
+        _place(model, self.precision, self.device)
+        return model
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -268,7 +270,7 @@ def _read_weights(plan: Blueprint, precision: str, device: torch.device) -> Back
     new_modules = _new_modules(model, missing)
     targets.split_fused(model, plan.config.roles)
     model.requires_grad_(False)
-    model.eval().to(device=device, dtype=DTYPES[precision])  # pyright: ignore[reportCallIssue]
+    _place(model, precision, device)
     return Backbone(
         blueprint=plan,
         model=model,
@@ -278,6 +280,11 @@ def _read_weights(plan: Blueprint, precision: str, device: torch.device) -> Back
         device=device,
         frozen_hash=weights_hash(frozen_parameters(model, new_modules)),
     )
+
+
+def _place(model: nn.Module, precision: str, device: torch.device) -> None:
+    """Put a model on its device in its precision, ready to evaluate."""
+    model.eval().to(device=device, dtype=DTYPES[precision])
 
 
 def _instantiate(plan: Blueprint) -> tuple[PreTrainedModel, set[str]]:

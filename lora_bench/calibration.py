@@ -2,9 +2,9 @@
 
     score[placement, rate, seed] = level + curve[rate] + shared[seed] + own[placement, rate, seed] + effect[placement]
 
-A simulated sweep has the shape of sweeps/weight_types.yaml: 7 placements, 5 learning rates, some seeds. Select and report
-see the same trained run, each with the noise of its own rows, so choosing the rate on select can mislead as it can in
-reality. `cells.judge` chooses, estimates and contrasts, as it does for a store.
+A simulated sweep has the shape of sweeps/weight_types.yaml: 7 placements, 5 learning rates, some seeds. Select and
+report see the same trained run, each with the noise of its own rows, so choosing the rate on select can mislead as it
+can in reality. `cells.judge` chooses, estimates and contrasts, as it does for a store.
 """
 
 from __future__ import annotations

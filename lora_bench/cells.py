@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,7 +89,7 @@ def prepare(frame: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
     runs = frame.copy()
     if metric:
         if f"report_{metric}" not in runs or f"select_{metric}" not in runs:
-            known = sorted(name.removeprefix("report_") for name in runs if name.startswith("report_"))  # pyright: ignore[reportAttributeAccessIssue]
+            known = sorted(name.removeprefix("report_") for name in map(str, runs) if name.startswith("report_"))
             raise NothingToShow(f"no run has the metric {metric!r}; metrics here are {', '.join(known) or 'none'}")
         runs["metric"], runs["report"], runs["select"] = metric, runs[f"report_{metric}"], runs[f"select_{metric}"]
         runs["train"] = runs.get(f"train_{metric}", np.nan)
@@ -268,7 +269,7 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
             "select_error": error,
             "passed_over": passed_over,
         }
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)  # pyright: ignore[reportArgumentType]
+    return _by_arm(rows)
 
 
 def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -277,8 +278,8 @@ def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for arm, mine in scored.groupby("arm", sort=False):
         table = mine.set_index(["seed", "lr"])["select"].unstack("lr").dropna()
-        rows[arm] = table.idxmax(axis=1)  # the first, so the smaller rate, of equals
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)  # pyright: ignore[reportArgumentType]
+        rows[str(arm)] = table.idxmax(axis=1)  # the first, so the smaller rate, of equals
+    return _by_arm(rows)
 
 
 def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
@@ -302,7 +303,7 @@ def shared_rate(runs: pd.DataFrame) -> float:
     """The one rate that does best on `select` on average over the adapted arms; nan if no rate has them all."""
     scored = runs[runs["scored"] & (runs["targets"] != "")]
     means = scored.groupby(["arm", "lr"])["select"].mean().unstack("lr").dropna(axis=1)
-    return float(means.mean().idxmax()) if means.size else math.nan  # pyright: ignore[reportArgumentType]
+    return float(means.columns[int(means.mean().argmax())]) if means.size else math.nan
 
 
 def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, level: float = 0.95) -> pd.DataFrame:
@@ -310,7 +311,8 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
 
     Returns:
         indexed by arm: method, targets, ranks, adapter_parameters, lr, n_seeds, n_failed, n_missing, mean, low, high,
-        sd, train, gap (train minus report) with its interval, seconds, bytes, scores ({seed: score}), failures ({seed: why}).
+        sd, train, gap (train minus report) with its interval, seconds, bytes, scores ({seed: score}), failures
+        ({seed: why}).
     """
     everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
     points = runs.drop_duplicates("arm").set_index("arm").to_dict("index")
@@ -351,7 +353,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
             "scores": dict(zip(scored["seed"].astype(int), scores, strict=True)),
             "failures": _failures_by_seed(failed) if len(failed) else {},
         }
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(rows)  # pyright: ignore[reportArgumentType]
+    return _by_arm(rows)
 
 
 def compare(
@@ -369,20 +371,21 @@ def compare(
         verdict is `missing` where no seed is shared.
     """
     rng = rng or np.random.default_rng(0)
+    scores_of = estimates["scores"].to_dict() if len(estimates) else {}
     family = []
     for first, second in pairs:
-        scores = [estimates.at[arm, "scores"] if arm in estimates.index else {} for arm in (first, second)]
-        seeds = sorted(set(scores[0]) & set(scores[1]))  # pyright: ignore[reportArgumentType]
-        ours, theirs = (np.array([one[seed] for seed in seeds]) for one in scores)  # pyright: ignore[reportIndexIssue, reportOptionalSubscript]
+        scores = [scores_of.get(arm, {}) for arm in (first, second)]
+        seeds = sorted(set(scores[0]) & set(scores[1]))
+        ours, theirs = (np.array([one[seed] for seed in seeds]) for one in scores)
         family.append(stats.contrast(ours, theirs, margin=margin, level=level, rng=rng))
     judged = stats.judge(family, level=level)
     rows = []
     for (first, second), one in zip(pairs, judged, strict=True):
-        absent = [arm for arm in (first, second) if arm not in estimates.index]
+        absent = [arm for arm in (first, second) if arm not in scores_of]
         note = f"{' and '.join(absent)} not in the store" if absent else one.note
         dropped = 0
         if not absent:
-            dropped = max(len(estimates.at[arm, "scores"]) for arm in (first, second)) - one.n_pairs  # pyright: ignore[reportArgumentType]
+            dropped = max(len(scores_of[arm]) for arm in (first, second)) - one.n_pairs
         if dropped and not note:
             note = f"{dropped} seed{'s' if dropped > 1 else ''} without a partner left out"
         verdict = one.verdict if one.n_pairs else "missing"
@@ -452,11 +455,12 @@ def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     arms = list(dict.fromkeys([*expected, *adapted["arm"]]))
     seeds = sorted(set(adapted["seed"].astype(int)))
     have = {arm: set(zip(mine["lr"], mine["seed"].astype(int), strict=True)) for arm, mine in adapted.groupby("arm")}
-    rates = [rate for rate, at in adapted.groupby("lr") if at["arm"].nunique() * 2 >= len(have)]
+    n_arms = adapted.groupby("lr")["arm"].nunique()
+    rates = n_arms.index[n_arms * 2 >= len(have)]
     absent = [arm for arm in arms if arm not in have]
     lines = [", ".join(absent)] if absent else []
     for arm in arms:
-        for rate in sorted({*rates, *(r for r, _ in have.get(arm, ()))}) if arm in have else ():  # pyright: ignore[reportArgumentType]
+        for rate in sorted({*rates, *(r for r, _ in have.get(arm, ()))}) if arm in have else ():
             lacks = [seed for seed in seeds if (rate, seed) not in have[arm]]
             if lacks:
                 told = "all seeds" if len(lacks) == len(seeds) else f"seeds {', '.join(map(str, lacks))}"
@@ -468,9 +472,10 @@ def failures(runs: pd.DataFrame) -> list[str]:
     """Runs that ended without a score, by arm, rate and kind."""
     lost = runs[~runs["scored"]].copy()
     lost["why"] = _why(lost)
+    at_rate = lost.groupby(["arm", "why", "lr"], sort=True)["seed"].agg(list).reset_index()
     seeds_at: dict[tuple[str, str, tuple[int, ...]], list[float]] = {}
-    for (arm, why, rate), at in lost.groupby(["arm", "why", "lr"], sort=True):
-        seeds_at.setdefault((arm, why, tuple(sorted(at["seed"].astype(int)))), []).append(rate)  # pyright: ignore[reportArgumentType]
+    for arm, why, rate, seeds in at_rate.itertuples(index=False, name=None):
+        seeds_at.setdefault((arm, why, tuple(sorted(map(int, seeds)))), []).append(rate)
     return [
         f"{arm} at lr {', '.join(f'{rate:g}' for rate in rates)}: seed{'s' if len(seeds) > 1 else ''} "
         f"{', '.join(map(str, seeds))} ({why})"
@@ -478,11 +483,16 @@ def failures(runs: pd.DataFrame) -> list[str]:
     ]
 
 
+def highest(table: pd.DataFrame, column: str) -> pd.Series:
+    """The row with the highest value of a column, the first of equals."""
+    return table.iloc[table[column].argmax()]
+
+
 def sort_arms(runs: pd.DataFrame, order: Sequence[str] = (*PLACEMENTS, FLOOR)) -> pd.DataFrame:
     """Runs with their arms in the given order, unknown arms before the floor."""
-    place = {arm: i for i, arm in enumerate(order)}
+    place: dict[str, float] = {arm: i for i, arm in enumerate(order)}
     last = place.get(FLOOR, len(order))
-    key = runs["arm"].map(lambda arm: place.get(arm, last - 0.5))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    key = runs["arm"].map(lambda arm: place.get(str(arm), last - 0.5))
     return runs.assign(_key=key).sort_values(["_key", "arm", "lr", "seed"], kind="stable").drop(columns="_key")
 
 
@@ -506,13 +516,14 @@ def _setting_notes(runs: pd.DataFrame, same_pair: list[pd.DataFrame], mixed: boo
     notes = []
     if mixed and runs["environment"].nunique() > 1:
         notes.append(
-            f"runs of {runs['environment'].nunique()} environments are mixed, as asked: a difference may be the machine's"
+            f"runs of {runs['environment'].nunique()} environments are mixed, as asked: a difference may be the "
+            "machine's"
         )
     elsewhere = set(pd.concat(same_pair)["environment"]) - set(runs["environment"])
     if elsewhere and not mixed:
         notes.append(
-            f"the store also holds such runs from {len(elsewhere)} other environment{'s' if len(elsewhere) > 1 else ''}, "
-            "kept apart (--mix-environments joins them)"
+            f"the store also holds such runs from {len(elsewhere)} other "
+            f"environment{'s' if len(elsewhere) > 1 else ''}, kept apart (--mix-environments joins them)"
         )
     if "dirty" in runs and runs["dirty"].fillna(False).astype(bool).any():
         notes.append("some runs were made from a working tree with uncommitted changes")
@@ -534,6 +545,11 @@ def refuse_duplicates(setting: Setting, runs: pd.DataFrame) -> None:
             f"{setting.title}: several runs of {arm} at lr {rate:g}, seed {seed} ({ids}) differ in a setting that the "
             "table cannot tell apart; keep one of them in a store of its own"
         )
+
+
+def _by_arm(rows: dict[str, Any]) -> pd.DataFrame:
+    """A frame of one row per arm, in the order in which they were put in."""
+    return pd.DataFrame.from_dict(rows, orient="index").reindex(list(rows))
 
 
 def _no_rate(rates: list[float]) -> dict:

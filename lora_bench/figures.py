@@ -1,7 +1,7 @@
 """Estimates in, figures out: one visual language for the page and for print. Computes nothing.
 
-Widths are those of a column (3.4 in) or a page (7 in) of a two-column paper, so text keeps its size when placed. Colours
-are the Okabe-Ito set as seaborn ships it, and no meaning rests on colour alone.
+Widths are those of a column (3.4 in) or a page (7 in) of a two-column paper, so text keeps its size when placed.
+Colours are the Okabe-Ito set as seaborn ships it, and no meaning rests on colour alone.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.colors
@@ -20,6 +21,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 COLUMN = 3.4  # inches
@@ -56,7 +58,7 @@ METRIC_NAMES = {
     "spearman": "Spearman correlation (×100)",
 }
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # matplotlib's own type of the keys is a list of their names
     "font.family": "DejaVu Sans",
     "font.size": 7,
     "axes.titlesize": 7.5,
@@ -100,7 +102,8 @@ def styled(draw):
     """Draw under the package's style only, whatever the caller's matplotlib settings; never through pyplot."""
 
     def wrapped(*args, **kwargs) -> Figure:
-        with matplotlib.rc_context({**sns.axes_style("whitegrid"), **STYLE}):  # pyright: ignore[reportArgumentType]
+        style: dict[Any, Any] = {**sns.axes_style("whitegrid"), **STYLE}
+        with matplotlib.rc_context(style):
             return draw(*args, **kwargs)
 
     wrapped.__doc__, wrapped.__name__ = draw.__doc__, draw.__name__
@@ -110,7 +113,7 @@ def styled(draw):
 def save(figure: Figure, folder: Path, name: str) -> Path:
     """NAME.pdf, NAME.png (300 dpi) and NAME.svg, without dates, so that equal results give equal files."""
     folder.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context(STYLE):  # pyright: ignore[reportArgumentType]
+    with matplotlib.rc_context(STYLE):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, not once per format
         for suffix, metadata in (("pdf", {"CreationDate": None}), ("svg", {"Date": None}), ("png", None)):
@@ -128,17 +131,15 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
         published: dataset, targets, score, sd; rows are matched by `targets`.
     """
     n = len(estimates)
-    datasets = list(published["dataset"].unique()) if published is not None else []
+    paper = _by_dataset(published)
     figure = Figure(figsize=(COLUMN, 0.75 + 0.225 * n), layout="constrained")
-    axes = figure.subplots(
-        1, 1 + len(datasets), sharey=True, width_ratios=[3.0, *[1.15] * len(datasets)], squeeze=False
-    )[0]
-    ours, rows = axes[0], np.arange(n)
+    axes = figure.subplots(1, 1 + len(paper), sharey=True, width_ratios=[3.0, *[1.15] * len(paper)], squeeze=False)[0]
+    ours, rows = axes[0], range(n)
     for row, (_, one) in zip(rows, estimates.iterrows(), strict=True):
         seeds = 100 * np.array(list(one["scores"].values()))
         dots, colour = (LIGHT, FAINT) if one["is_floor"] else (SKY, BLUE)
         ours.scatter(seeds, np.full(seeds.size, row) + _spread(seeds.size), s=7, color=dots, lw=0, zorder=2)
-        _interval(ours, one["mean"], one["low"], one["high"], row, colour, "s" if one["is_floor"] else "o")  # pyright: ignore[reportArgumentType]
+        _interval(ours, one["mean"], one["low"], one["high"], row, colour, "s" if one["is_floor"] else "o")
         if one["is_floor"] and math.isfinite(one["mean"]):
             ours.axvline(100 * one["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
     ours.set_yticks(rows, list(estimates["label"]))
@@ -146,15 +147,14 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
     ours.set_xlabel(metric_label(metric))
     ours.set_title("measured", loc="left", color=INK)
     _tidy(ours)
-    for axis, name in zip(axes[1:], datasets, strict=True):
-        of_set = published[published["dataset"] == name].set_index("targets")  # pyright: ignore[reportOptionalSubscript]
+    for axis, (name, of_set) in zip(axes[1:], paper.items(), strict=True):
+        printed = of_set.set_index("targets").to_dict("index")
         for row, targets in zip(rows, estimates["targets"], strict=True):
-            if targets in of_set.index:
-                score, sd = of_set.loc[targets, ["score", "sd"]]
+            if targets in printed:
                 axis.errorbar(
-                    100 * score,
+                    100 * printed[targets]["score"],
                     row,
-                    xerr=100 * sd,
+                    xerr=100 * printed[targets]["sd"],
                     fmt="D",
                     ms=3.2,
                     mfc="white",
@@ -227,16 +227,16 @@ def ranks(
         published: dataset, targets, rank, score, sd.
         marked: a rank to draw a line at, such as a teacher's.
     """
-    datasets = list(published["dataset"].unique()) if published is not None and not published.empty else []
-    height = 2.3 + (1.15 if datasets else 0)
+    paper = _by_dataset(published)
+    height = 2.3 + (1.15 if paper else 0)
     figure = Figure(figsize=(COLUMN, height), layout="constrained")
-    if datasets:
-        grid = figure.add_gridspec(2, len(datasets), height_ratios=[2.0, 1.0])
+    if paper:
+        grid = figure.add_gridspec(2, len(paper), height_ratios=[2.0, 1.0])
         top = figure.add_subplot(grid[0, :])
-        small = [figure.add_subplot(grid[1, i]) for i in range(len(datasets))]
+        small = [figure.add_subplot(grid[1, i]) for i in range(len(paper))]
     else:
         top, small = figure.add_subplot(), []
-    all_ranks = sorted({*estimates["rank"], *(published["rank"] if datasets else ())})  # pyright: ignore[reportOptionalSubscript]
+    all_ranks = sorted({*estimates["rank"], *(rank for of_set in paper.values() for rank in of_set["rank"])})
     names = list(dict.fromkeys(estimates["targets"]))
     for i, targets in enumerate(names):
         colour, marker = series(targets, i)
@@ -262,14 +262,13 @@ def ranks(
         columnspacing=1.0,
     )
     _rank_axis(top, all_ranks)
-    for axis, name in zip(small, datasets, strict=True):
-        of_set = published[published["dataset"] == name]  # pyright: ignore[reportOptionalSubscript]
+    for axis, (name, of_set) in zip(small, paper.items(), strict=True):
         for i, targets in enumerate(names):
             colour, marker = series(targets, i)
             mine = of_set[of_set["targets"] == targets]
             if len(mine):
-                axis.errorbar(mine["rank"], 100 * mine["score"], yerr=100 * mine["sd"], color=colour, marker=marker, ms=2.8,
-                              mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
+                axis.errorbar(mine["rank"], 100 * mine["score"], yerr=100 * mine["sd"], color=colour, marker=marker,
+                              ms=2.8, mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
         axis.set_title(f"paper, {name}", loc="left", color=INK)
         axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         _rank_axis(axis, all_ranks)
@@ -336,12 +335,14 @@ def overlaps(panels: list[dict], *, title: str) -> Figure:
     n = len(panels)
     figure = Figure(figsize=(min(PAGE, 0.9 + 1.6 * n), 3.3), layout="constrained")
     axes = figure.subplots(2, n, squeeze=False)
-    image = None
+    images: list[AxesImage] = []
     for column, one in enumerate(panels):
         for row, (name, values) in enumerate((("measured", one["phi"]), ("random", one["null"]))):
             axis = axes[row][column]
-            image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower", interpolation="nearest",
-                                extent=(0.5, values.shape[1] + 0.5, 0.5, values.shape[0] + 0.5))  # fmt: skip
+            extent = (0.5, values.shape[1] + 0.5, 0.5, values.shape[0] + 0.5)
+            image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower",
+                                interpolation="nearest", extent=extent)  # fmt: skip
+            images.append(image)
             axis.grid(visible=False)
             axis.set_title(f"{one['label']}, {name}" if n < 4 else f"{one['label']} {name}", loc="left", color=INK)
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
@@ -351,7 +352,7 @@ def overlaps(panels: list[dict], *, title: str) -> Figure:
                 axis.set_xlabel(one["second"])
             if column == 0:
                 axis.set_ylabel(one["first"])
-    bar = figure.colorbar(image, ax=list(axes.flat), shrink=0.7, pad=0.02)  # pyright: ignore[reportArgumentType]
+    bar = figure.colorbar(images[-1], ax=list(axes.flat), shrink=0.7, pad=0.02)
     bar.set_label("φ(i, j): 0 orthogonal, 1 contained")
     bar.outline.set_linewidth(0.4)
     figure.suptitle(title, fontsize=7.5, x=0.01, ha="left")
@@ -567,15 +568,14 @@ def throughput(arms: pd.DataFrame) -> Figure:
     names = {"trainer": "HF Trainer + peft", "trainer_auto": "HF Trainer + peft, by length", "solo": "lora_bench, solo"}
     figure = Figure(figsize=(COLUMN, 0.5 + 0.22 * len(arms)), layout="constrained")
     axis = figure.subplots()
-    for place, one in enumerate(arms.itertuples()):
-        is_ours = str(one.arm) not in ("trainer", "trainer_auto")
-        axis.barh(place, one.examples_per_second, height=0.66, color=BLUE if is_ours else LIGHT)  # pyright: ignore[reportArgumentType]
-        told = f" {one.examples_per_second:,.0f}  ({one.fraction:.0%})"
-        axis.text(one.examples_per_second, place, told, va="center", fontsize=6.5, color=INK)  # pyright: ignore[reportArgumentType]
-    labels = [
-        f"{names.get(one.arm, 'lora_bench, ' + one.arm)}{f' {one.pack}' if one.arm in ('packed', 'processes') else ''}, {one.precision}"  # pyright: ignore[reportArgumentType, reportCallIssue, reportOperatorIssue]
-        for one in arms.itertuples()
-    ]
+    labels = []
+    for place, one in enumerate(arms.to_dict("records")):
+        arm, rate = one["arm"], one["examples_per_second"]
+        axis.barh(place, rate, height=0.66, color=LIGHT if arm in ("trainer", "trainer_auto") else BLUE)
+        told = f" {rate:,.0f}  ({one['fraction']:.0%})"
+        axis.text(rate, place, told, va="center", fontsize=6.5, color=INK)
+        pack = f" {one['pack']}" if arm in ("packed", "processes") else ""
+        labels.append(f"{names.get(arm, f'lora_bench, {arm}')}{pack}, {one['precision']}")
     axis.set_yticks(range(len(arms)), labels)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.28 * float(arms["examples_per_second"].max()))
@@ -677,8 +677,8 @@ def planted_matrix(table: pd.DataFrame, *, metric: str) -> Figure:
     """Scores of students (across) on the labels of teachers (down); framed: the teacher's own placement.
 
     Args:
-        table: teacher, student, mean, verdict (of the student against the teacher's own placement; empty on the frame and
-            for the head alone), is_own; teachers and students in the order to be drawn.
+        table: teacher, student, mean, verdict (of the student against the teacher's own placement; empty on the frame
+            and for the head alone), is_own; teachers and students in the order to be drawn.
     """
     teachers, students = list(dict.fromkeys(table["teacher"])), list(dict.fromkeys(table["student"]))
     figure = Figure(figsize=(min(PAGE, 1.1 + 0.52 * len(students)), 1.0 + 0.28 * len(teachers)), layout="constrained")
@@ -744,14 +744,22 @@ def _interval(
         )
 
 
+def _by_dataset(published: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
+    """The paper's rows of each data set, in order of appearance; none without `published`."""
+    if published is None:
+        return {}
+    return {str(name): of_set for name, of_set in published.groupby("dataset", sort=False)}
+
+
 def _hide_spare(axes: np.ndarray, n_used: int) -> None:
     """Hide the panels of a grid that hold nothing; the ones above them get their tick labels back."""
     n_columns = axes.shape[1]
-    for place, axis in enumerate(axes.flat):
+    panels: list[Axes] = list(axes.flat)
+    for place, axis in enumerate(panels):
         if place >= n_used:
             axis.set_visible(False)
             if place >= n_columns:
-                axes.flat[place - n_columns].tick_params(labelbottom=True)  # pyright: ignore[reportAttributeAccessIssue]
+                panels[place - n_columns].tick_params(labelbottom=True)
 
 
 def _spread(n: int) -> np.ndarray:

@@ -48,14 +48,14 @@ def chosen_cells(frame: Any) -> list[dict[str, Any]]:
     for (model, task), of_pair in runs.groupby(["model", "task"], sort=True):
         for method, group in of_pair.groupby("method", sort=True):
             named = cells.name_arms(group)
-            rates = cells.choose_rates(named)
+            rates = cells.choose_rates(named).to_dict("index")
             for arm, points in named.groupby("arm", sort=False):
-                first = points.iloc[0]
-                if rates.loc[arm, "certificate"] == "none":  # pyright: ignore[reportArgumentType, reportCallIssue]
+                first, rate = points.iloc[0], rates[arm]
+                if rate["certificate"] == "none":
                     continue
                 cell = {"model": model, "task": task, "method": method}
                 if first["targets"]:
-                    cell |= {"targets": first["targets"], "ranks": first["ranks"], "lr": float(rates.loc[arm, "lr"])}  # pyright: ignore[reportArgumentType, reportCallIssue]
+                    cell |= {"targets": first["targets"], "ranks": first["ranks"], "lr": float(rate["lr"])}
                 chosen.append(cell)
     return chosen
 

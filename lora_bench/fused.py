@@ -35,7 +35,7 @@ class FusedProjection(nn.Module):
 
     @property
     def d_in(self) -> int:
-        return self.get_submodule(self.layout.roles[0]).in_features  # pyright: ignore[reportReturnType]
+        return shape_of(self.get_submodule(self.layout.roles[0]))[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         groups = self.layout.groups
@@ -62,7 +62,8 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of a linear layer or Conv1D."""
     if isinstance(module, Conv1D):
         return module.nx, module.nf
-    return int(module.in_features), int(module.out_features)  # pyright: ignore[reportArgumentType]
+    d_in, d_out = (int(getattr(module, name)) for name in ("in_features", "out_features"))
+    return d_in, d_out
 
 
 def split_projection(path: str, module: nn.Module, layout: Layout) -> FusedProjection:
@@ -246,5 +247,6 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None, kind: type[nn.Linea
     d_out, d_in = weight.shape
     linear = kind(d_in, d_out, bias=bias is not None, device="meta", dtype=weight.dtype)
     linear.weight = weight
-    linear.bias = bias  # pyright: ignore[reportAttributeAccessIssue]
+    if bias is not None:
+        linear.bias = bias
     return linear

@@ -152,7 +152,7 @@ def read_offline(path: Path) -> tuple[str | None, dict[str, Any], dict[str, Any]
 
     name, config, summary = None, {}, {}
     for content in _log_records(path.read_bytes()):
-        record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]
+        record = wandb_internal_pb2.Record()  # pyright: ignore[reportAttributeAccessIssue]    made by protobuf
         record.ParseFromString(content)
         kind = record.WhichOneof("record_type")
         if kind == "run":

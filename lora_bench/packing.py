@@ -314,7 +314,7 @@ class PackedLinear(nn.Module):
         else:
             y = self._without_dropout(x, groups, has_no_batch=has_no_batch)
         if has_no_batch:
-            y.per_run = True  # pyright: ignore[reportAttributeAccessIssue]
+            positions.mark_per_run(y)
         return y
 
     def _without_dropout(self, x: torch.Tensor, groups: Sequence[Any], *, has_no_batch: bool) -> torch.Tensor:

@@ -47,6 +47,11 @@ def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
     )
 
 
+def mark_per_run(projected: Any) -> None:
+    """Note on a tensor that it holds a projection for every run, for `split_by_run`."""
+    projected.per_run = True
+
+
 def split_by_run(attention: Any, n_runs: int) -> Callable[..., Any]:
     """`transpose_for_scores` that keeps apart what a packed projection marked as `per_run`."""
     original = attention.transpose_for_scores

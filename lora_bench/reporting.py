@@ -72,7 +72,11 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
         epilog=f"example: python analysis/{name}.py --store runs --out report",
     )
     made.add_argument(
-        "--store", type=Path, default=Path("runs"), metavar="DIR", help="folder of records (default: runs)"
+        "--store",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder of records, or a results pack (default: runs)",
     )
     made.add_argument(
         "--out",
@@ -258,10 +262,10 @@ def rate_notes(rates: pd.DataFrame) -> list[str]:
     """Which chosen rates are not certified, with what to add, and which rates could not compete."""
     told = []
     edge = rates[rates["certificate"].isin(["edge", "single"])]
-    for (certificate, add), arms in edge.groupby([edge["certificate"], edge["add"].map(tuple)], sort=False):
+    for (certificate, _), arms in edge.groupby([edge["certificate"], edge["add"].map(tuple)], sort=False):
         names = listed(list(arms.index))
         have = {rate for grid in arms["rates"] for rate in grid}
-        values = ",".join(f"{rate:g}" for rate in add)  # pyright: ignore[reportGeneralTypeIssues]
+        values = ",".join(f"{rate:g}" for rate in arms["add"].iloc[0])
         at = (
             "one rate only was tried"
             if certificate == "single"

@@ -122,7 +122,7 @@ def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
     spread = math.nan
     with contextlib.suppress(cells.NothingToShow):
         frame = cells.prepare(_frame(plan, store))
-        spread = cells.difference_sd(frame.assign(arm=frame["run_id"].map(lambda one: plan.runs[one].arm)))  # pyright: ignore[reportArgumentType]
+        spread = cells.difference_sd(frame.assign(arm=frame["run_id"].map(lambda one: plan.runs[str(one)].arm)))
     if math.isnan(spread):
         # sd of differences between seeds, as a share of 1: what small GLUE tasks show.
         low, high = (stats.smallest_difference(n_seeds, sd, error=error) for sd in (0.01, 0.03))
@@ -153,6 +153,7 @@ def carry_out(
     stopped = None
     if not plan.pending():
         return None, False
+    store.require_writable()
     plans.save(plan)
     for file in (jobs.stop_file(plan.path), jobs.offline_file(plan.path)):
         file.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -51,6 +51,7 @@ SETTINGS: dict[str, Any] = {
     "disable_job_creation": True,
     "symlink": False,
 }
+Mode = Literal["online", "offline", "disabled"]
 CURVES = ("loss", "lr", "grad_norm")
 SPLITS = ("train", "select", "report", "report_mismatched")
 
@@ -74,7 +75,7 @@ class TrackedRun(Protocol):
 class Tracking(Protocol):
     """Where the runs of a sweep are mirrored to."""
 
-    mode: str
+    mode: Mode
 
     def start(self, run: Mapping[str, Any]) -> TrackedRun:
         """Begin to mirror a run: its `run_id`, `name`, `group`, `tags` and `config`, as `head_of` makes them.
@@ -109,7 +110,7 @@ def open_tracking(config: TrackingConfig, *, directory: Path) -> Tracking:
         return Silence()
 
 
-def choose_mode(config: TrackingConfig) -> str:
+def choose_mode(config: TrackingConfig) -> Mode:
     """`online`, `offline` or `disabled`: what was asked for, as far as key and network allow.
 
     `tracking.mode` decides unless it is `auto`, then WANDB_MODE does, then whether there is a key. Online needs a key
@@ -191,7 +192,7 @@ def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:
 class Silence:
     """No mirror: imports nothing, writes nothing."""
 
-    mode = "disabled"
+    mode: Mode = "disabled"
 
     def start(self, run: Mapping[str, Any]) -> TrackedRun:
         return _SilentRun()
@@ -214,8 +215,8 @@ class _SilentRun:
 class WandbTracking:
     """W&B runs under one directory; drops to offline when the server is lost, and to silence when wandb fails."""
 
-    def __init__(self, config: TrackingConfig, *, directory: Path, mode: str):
-        self.mode = mode
+    def __init__(self, config: TrackingConfig, *, directory: Path, mode: Mode):
+        self.mode: Mode = mode
         self._config = config
         self._directory = directory
         self._has_reported = False
@@ -274,7 +275,7 @@ class WandbTracking:
             project=self._config.project,
             entity=self._config.entity,
             dir=str(self._directory),
-            mode=self.mode,  # pyright: ignore[reportArgumentType]
+            mode=self.mode,
             reinit="create_new",
             settings=wandb.Settings(**settings),
         )
@@ -347,13 +348,14 @@ def _table(frame: Any) -> Any:
     import wandb
 
     def plain(value: Any) -> Any:
-        if isinstance(value, (bool, int, float)) or hasattr(value, "item"):
-            number = value.item() if hasattr(value, "item") else value  # pyright: ignore[reportAttributeAccessIssue]
-            return number if isinstance(number, (bool, int)) or math.isfinite(number) else None
-        return scrub(str(value)) if value is not None else None
+        if hasattr(value, "item"):
+            value = value.item()
+        elif not isinstance(value, (bool, int, float)):
+            return scrub(str(value)) if value is not None else None
+        return value if isinstance(value, (bool, int)) or math.isfinite(value) else None
 
-    rows = [[plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-    return wandb.Table(columns=[str(name) for name in frame.columns], data=rows, allow_mixed_types=True)  # pyright: ignore[reportArgumentType]
+    rows: list[Iterable[Any]] = [[plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
+    return wandb.Table(columns=[str(name) for name in frame.columns], data=rows, allow_mixed_types=True)
 
 
 def _image(content: bytes) -> Any:

@@ -154,7 +154,7 @@ ALL = {
 def test_text_is_legible_at_print_size_and_stays_on_the_page(name):
     """At most two columns wide, no text below 5.5 pt, none cut off, none on top of another tick label."""
     figure = ALL[name]()
-    with matplotlib.rc_context(figures.STYLE):  # pyright: ignore[reportArgumentType]
+    with matplotlib.rc_context(figures.STYLE):
         figure.draw_without_rendering()
     width, height = figure.get_size_inches() * figure.dpi
     assert figure.get_figwidth() <= figures.PAGE

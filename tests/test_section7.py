@@ -233,7 +233,8 @@ CHROMIUM = next(
 )
 PROBE = """<script>addEventListener("load", () => {
   const parts = (text) => text.match(/[0-9.]+/g).slice(0, 3).map(Number);
-  const shine = (text) => parts(text).map((c) => c / 255).map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+  const shine = (text) => parts(text).map((c) => c / 255)
+    .map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
   const ground = (node) => { for (let n = node; n; n = n.parentElement) { const c = getComputedStyle(n).backgroundColor;
     if (!/, 0\\)|transparent/.test(c)) return c; } return "rgb(255, 255, 255)"; };

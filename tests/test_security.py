@@ -166,11 +166,8 @@ def test_a_cache_that_was_swapped_for_a_pickle_is_made_anew(tmp_path, monkeypatc
 
 
 def files_with(folder: Path, text: str) -> list[str]:
-    found = []
-    for path in folder.rglob("*"):
-        if path.is_file() and text.encode() in path.read_bytes():
-            found.append(str(path.relative_to(folder)))
-    return found
+    holding = (path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes())
+    return [str(path.relative_to(folder)) for path in holding]
 
 
 def test_a_key_in_the_environment_or_in_a_tag_is_in_no_file_of_a_sweep(command, training, monkeypatch, tmp_path):

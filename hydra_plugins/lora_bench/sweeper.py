@@ -169,7 +169,8 @@ class Composer:
             ConfigError: for a value that cannot be.
         """
         parsed = [self._parse(one) for one in overrides]
-        # What a template cannot set, such as `model.architecture.hidden_size`, gets a template of its own, as groups do.
+        # What a template cannot set, such as `model.architecture.hidden_size`, gets a template of its own, as groups
+        # do.
         settable = [not self._is_group(each) and Template.can_set(each.key_or_group) for each in parsed]
         plain = [each for each, is_settable in zip(parsed, settable, strict=True) if is_settable]
         values = {each.key_or_group: each.value() for each in plain}

@@ -66,7 +66,7 @@ def _score_one(metric: str, labels: np.ndarray, logits: np.ndarray) -> float | N
         return float(sklearn_metrics.matthews_corrcoef(labels, predicted))
     if n_labels != 2:
         raise ValueError(f"f1 is that of label 1 of two, got {n_labels} labels; use balanced_accuracy")
-    return float(sklearn_metrics.f1_score(labels, predicted, zero_division=0))  # pyright: ignore[reportArgumentType]
+    return float(sklearn_metrics.f1_score(labels, predicted, zero_division=0))  # pyright: ignore[reportArgumentType]    a number will do
 
 
 def _correlation(metric: str, labels: np.ndarray, outputs: np.ndarray) -> float | None:

@@ -45,7 +45,8 @@ def generate(name: str, split: str, n_rows: int, phenomena: Sequence[str] = ()) 
         to 5) and idx (int64, 0 to n_rows - 1).
 
     Raises:
-        ValueError: for an unknown name, split or phenomenon, a number of rows below 1, or more rows than the grammar has.
+        ValueError: for an unknown name, split or phenomenon, a number of rows below 1, or more rows than the grammar
+            has.
     """
     if name not in GRAMMARS:
         raise ValueError(f"task.name: no embedded task {name!r}; embedded tasks are {', '.join(GRAMMARS)}")
