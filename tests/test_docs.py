@@ -22,14 +22,15 @@ OWN_KEYS = ("show", "pack")  # of the command, not of a run
 
 
 def commands() -> list[str]:
-    """Every command of a shell block, and every one in backticks, comments and placeholders left out."""
+    """Every command of a shell block, and every one in backticks, without comments, placeholders and the reader's own
+    sweep, which has a test of its own."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
         lines = [line for block in blocks for line in block.splitlines()]
         lines += re.findall(r"`((?:lora-bench|python )[^`]*)`", text)
-        found += [line.split("  #")[0].strip() for line in lines if "..." not in line]
+        found += [line.split("  #")[0].strip() for line in lines if "..." not in line and "+sweeps=halves" not in line]
     return sorted({line for line in found if line and not line.startswith(("pip ", "python3 -m venv"))})
 
 
@@ -55,9 +56,19 @@ def test_commands_of_the_documentation_compose(line, command):
     stop = ["hydra.sweeper.dry_run=true"] if is_sweep else []
     if not is_sweep and not any(word.startswith("show=") for word in given):
         stop = ["show=config"]
-    embedded = [word for word in given if not word.startswith(("task=", "task.data_dir=", "model="))]
+    embedded = [word for word in given if not word.startswith(("task=", "task.", "model=", "model."))]
     ended = command(*embedded, "task=acceptability", "model=minilm", "tracking=none", *stop)
     assert ended.status == 0, ended.text
+
+
+def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    (sweep,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "halves.yaml").write_text(sweep)
+    ended = command("+sweeps=halves", "tracking=none", "hydra.sweeper.dry_run=true")
+    assert ended.status == 0, ended.text
+    assert "6 cells, 8 seeds, 48 runs" in ended.out
 
 
 @pytest.mark.parametrize("line", SCRIPTS)
