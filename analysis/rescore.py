@@ -17,7 +17,7 @@ import pandas as pd
 from rich.console import Console
 
 from lora_bench import cells, reporting
-from lora_bench.store import Store, StoreError
+from lora_bench.store import Store, StoreError, is_pack
 from lora_bench.tasks.metrics import CLASSIFICATION, REGRESSION, score
 
 SPLITS = ("select", "report", "report_mismatched")
@@ -30,7 +30,11 @@ def main(argv: list[str] | None = None) -> int:
         epilog="example: python analysis/rescore.py --store runs --add balanced_accuracy",
     )
     parser.add_argument(
-        "--store", type=Path, default=Path("runs"), metavar="DIR", help="folder of records (default: runs)"
+        "--store",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder of records, or a results pack (default: runs)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("report"), metavar="DIR", help="where tables/ goes (default: report)"
@@ -73,6 +77,7 @@ def rescore(store: Store, frame: pd.DataFrame, added: list[str]) -> pd.DataFrame
         run_id, split, n_rows, state (equal, differs, unchecked), why, recorded, recomputed, added metrics.
     """
     rows = []
+    absent = "the pack holds no predictions of the run" if is_pack(store.root) else "the run kept no predictions"
     for run in frame[frame["status"] == "finished"].itertuples():
         record = store.record(str(run.run_id))
         try:
@@ -81,7 +86,7 @@ def rescore(store: Store, frame: pd.DataFrame, added: list[str]) -> pd.DataFrame
             rows.append(_unchecked(run, "", str(error).split("(")[0].strip()))
             continue
         if predictions is None:
-            rows.append(_unchecked(run, "", "the run kept no predictions"))
+            rows.append(_unchecked(run, "", absent))
             continue
         logits = [name for name in map(str, predictions) if name.startswith("logit_")]
         logits.sort(key=lambda name: int(name[6:]))

@@ -82,6 +82,7 @@ def _one_run(composed: DictConfig) -> int:
         print(f"{one.run_id} is in the store already; remove its folder to train it again")
         _tell_scores(store.record(one.run_id), folder)
         return 0
+    store.require_writable()
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     tracking = open_tracking(config.tracking, directory=store.root / ".tracking")
     invocation = {"overrides": overrides}

@@ -45,6 +45,9 @@ RECORD = "record.json"
 PREDICTIONS = "predictions.parquet"
 ADAPTER = "adapter"
 INDEX_VERSION = 2
+# What a results pack holds in place of run folders; see `lora_bench.results`.
+MANIFEST = "manifest.json"
+RECORDS = "records.jsonl.gz"
 
 TEXT = "text"
 NUMBER = "number"
@@ -113,7 +116,18 @@ class AlreadyFinished(StoreError):
 
 
 class Store:
-    """The records under one folder, which appears with the first write. Safe for many processes at once."""
+    """The records under one folder, which appears with the first write. Safe for many processes at once.
+
+    The folder of a results pack opens as a `PackedStore`, which can be read alone.
+    """
+
+    def __new__(cls, root: str | Path) -> Store:
+        # As pathlib does it: whoever reads a store, scripts and sweeps alike, need not know that there are packs.
+        if cls is Store and is_pack(root):
+            from lora_bench.results import PackedStore
+
+            return object.__new__(PackedStore)
+        return super().__new__(cls)
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
@@ -168,12 +182,7 @@ class Store:
 
     def frame(self) -> pd.DataFrame:
         """One row per run, failed ones too, ordered by run id; see `COLUMNS`. What a run has not is NaN."""
-        rows = self._rows()
-        ordered = [rows[run_id] for run_id in sorted(rows)]
-        scored = sorted({name for row in ordered for name in row["by_metric"]}, key=_split_order)
-        data = {name: _column([row.get(name) for row in ordered], kind) for name, kind in COLUMNS.items()}
-        data |= {name: _column([row["by_metric"].get(name) for row in ordered], NUMBER) for name in scored}
-        return pd.DataFrame(data)
+        return frame_of(self._rows())
 
     def predictions(self, run_id: str) -> pd.DataFrame | None:
         """The predictions that a run kept, or None when it kept none.
@@ -213,6 +222,15 @@ class Store:
         return counts
 
     # Writing
+
+    def require_writable(self) -> None:
+        """Find out before the first run trains whether runs can be added.
+
+        Raises:
+            StoreError: if they cannot.
+        """
+        with self._errors("make the store"):
+            self._make_root()
 
     def write(
         self,
@@ -593,6 +611,20 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None and not isinstance(value, (int, float)):
             raise TypeError(f"{name} is no number: {value!r}")
     return {name: value for name, value in row.items() if value is not None} | {"by_metric": by_metric}
+
+
+def frame_of(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The frame of rows from `row_of`, by run id; see `Store.frame`."""
+    ordered = [rows[run_id] for run_id in sorted(rows)]
+    scored = sorted({name for row in ordered for name in row["by_metric"]}, key=_split_order)
+    data = {name: _column([row.get(name) for row in ordered], kind) for name, kind in COLUMNS.items()}
+    data |= {name: _column([row["by_metric"].get(name) for row in ordered], NUMBER) for name in scored}
+    return pd.DataFrame(data)
+
+
+def is_pack(root: str | Path) -> bool:
+    """Whether a folder is a results pack, be it one that lost a file."""
+    return any((Path(root) / name).is_file() for name in (MANIFEST, RECORDS))
 
 
 def _ranks(manifest: list[dict[str, Any]], configured: Any) -> dict[str, Any]:

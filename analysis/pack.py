@@ -1,0 +1,105 @@
+"""Pack a finished study's store into a few files that can be published with the code, and that every script reads.
+
+Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet and, if asked, OUT/adapters (the runs at their chosen
+learning rates), and OUT/manifest.json with their checksums. `--store OUT` then reads as the folder did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from lora_bench import cells, results
+from lora_bench.progress import size
+from lora_bench.record import scrub
+from lora_bench.store import Store, StoreError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python analysis/pack.py",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="example: python analysis/pack.py --store runs --out results/study --adapters best --targets qv",
+    )
+    parser.add_argument(
+        "--store",
+        type=Path,
+        nargs="+",
+        default=[Path("runs")],
+        metavar="DIR",
+        help="folders of records, or packs, joined into one (default: runs)",
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("results/study"), metavar="DIR", help="the pack (default: results/study)"
+    )
+    parser.add_argument("--task", metavar="NAME", help="only this task (default: every one)")
+    parser.add_argument(
+        "--adapters",
+        choices=results.ADAPTER_CHOICES,
+        default="none",
+        help="keep the adapters of the runs at their chosen learning rates, for subspace.py (default: none)",
+    )
+    parser.add_argument("--targets", default="", metavar="A,B", help="adapters of these placements (default: all)")
+    parser.add_argument("--ranks", default="", metavar="N,M", help="adapters of these ranks (default: all)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a pack that differs")
+    argv = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args(argv)
+    if not all(one.isdecimal() for one in _parts(options.ranks)):
+        parser.error(f"--ranks: cannot read {options.ranks!r}; give numbers, such as 8,64")
+    if (options.targets or options.ranks) and options.adapters == "none":
+        parser.error("--targets and --ranks choose adapters; add --adapters best")
+    absent = [str(root) for root in options.store if not root.is_dir()]
+    if absent:
+        parser.error(f"--store: no folder {', '.join(absent)}; give the folder that the sweep wrote (store=...)")
+    try:
+        pack = results.write_pack(
+            [Store(root) for root in options.store],
+            options.out,
+            task=options.task,
+            adapters=options.adapters,
+            targets=_parts(options.targets),
+            ranks=[int(rank) for rank in _parts(options.ranks)],
+            command=scrub(f"python analysis/pack.py {shlex.join(argv)}"),
+            overwrite=options.overwrite,
+        )
+    except (cells.NothingToShow, StoreError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    tell(pack, Console(highlight=False), adapters=options.adapters)
+    return 0
+
+
+def tell(pack: results.ResultsPack, console: Console, *, adapters: str) -> None:
+    """What was kept, and how large it is."""
+    held, by_part = pack.manifest, Store(pack.root).bytes_by_part()
+    state = "written" if pack.is_new else "unchanged, as it was there already"
+    console.print(f"{pack.root}: {size(pack.n_bytes)}, {state}", style="bold", soft_wrap=True)
+    told = [
+        f"records: {held['runs']:,} runs, {held['finished']:,} of them finished; {size(by_part['record'][1])}",
+        f"predictions: {held['runs_with_predictions']:,} of {held['chosen']:,} runs at their chosen rates; "
+        f"{size(by_part['predictions'][1])}; {held['float16_rows']:,} rows at the precision of float16, "
+        f"{held['float32_rows']:,} at that of float32, where rounding could move a score",
+        f"adapters: {held['runs_with_adapter']:,} runs; {size(by_part['adapter'][1])}"
+        + ("; --adapters best keeps those at the chosen rates" if adapters == "none" else ""),
+    ]
+    for line in told:
+        console.print(f"- {line}", soft_wrap=True)
+    if pack.n_bytes > results.LARGEST_BYTES:
+        largest = max(by_part, key=lambda part: by_part[part][1])
+        console.print(
+            f"warning: larger than {size(results.LARGEST_BYTES)}, mostly for its {largest}s; "
+            "narrow it with --task, --targets and --ranks",
+            soft_wrap=True,
+        )
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
