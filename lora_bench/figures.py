@@ -566,7 +566,7 @@ def throughput(arms: pd.DataFrame) -> Figure:
         arms: arm, pack, precision, examples_per_second, fraction; one row per bar, drawn in this order from the top.
     """
     names = {"trainer": "HF Trainer + peft", "trainer_auto": "HF Trainer + peft, by length", "solo": "lora_bench, solo"}
-    figure = Figure(figsize=(COLUMN, 0.5 + 0.22 * len(arms)), layout="constrained")
+    figure = Figure(figsize=(COLUMN, 0.6 + 0.22 * len(arms)), layout="constrained")
     axis = figure.subplots()
     labels = []
     for place, one in enumerate(arms.to_dict("records")):
@@ -579,7 +579,7 @@ def throughput(arms: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(arms)), labels)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.28 * float(arms["examples_per_second"].max()))
-    axis.set_xlabel("cell-examples per second (share of the GEMM rate at that precision)")
+    axis.set_xlabel("cell-examples per second\n(share of the GEMM rate)")
     axis.grid(visible=False, axis="y")
     sns.despine(ax=axis, left=True)
     return figure

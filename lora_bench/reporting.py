@@ -272,9 +272,9 @@ def rate_notes(rates: pd.DataFrame) -> list[str]:
             else f"is best at the edge of its rates ({', '.join(f'{r:g}' for r in sorted(have))})"
         )
         told.append(f"learning rate of {names}: {at}; add train.lr={values}")
-    for arm, row in rates.iterrows():
-        if row["passed_over"]:
-            told.append(f"learning rate of {arm}: {', '.join(row['passed_over'])} could not compete")
+    passed_over = rates["passed_over"].map(", ".join)
+    for which, arms in rates[passed_over != ""].groupby(passed_over, sort=False):
+        told.append(f"learning rate of {listed(list(arms.index))}: {which} could not compete")
     return told
 
 

@@ -131,6 +131,16 @@ def planted_rows() -> pd.DataFrame:
     return pd.DataFrame(rows).assign(verdict=verdicts)
 
 
+def throughput_rows() -> pd.DataFrame:
+    arms = [("trainer", 1), ("trainer_auto", 1), ("solo", 1), ("packed", 4), ("packed", 28)]
+    return pd.DataFrame(
+        [
+            {"arm": arm, "pack": pack, "precision": "fp32", "examples_per_second": 100.0 + 60 * place, "fraction": 0.5}
+            for place, (arm, pack) in enumerate(arms)
+        ]
+    )
+
+
 ALL = {
     "placements": lambda: figures.placements(placement_rows(), metric="matthews", published=published.weight_types()),
     "contrasts": lambda: figures.contrasts(contrast_rows(), margin=0.02),
@@ -146,6 +156,7 @@ ALL = {
     "error_rates": lambda: figures.error_rates(error_rows(), nominal=0.05),
     "power_curves": lambda: figures.power_curves(power_rows()),
     "coverages": lambda: figures.coverages(coverage_rows()),
+    "throughput": lambda: figures.throughput(throughput_rows()),
     "planted_matrix": lambda: figures.planted_matrix(planted_rows(), metric="accuracy"),
 }
 
