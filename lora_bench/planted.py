@@ -13,10 +13,6 @@ The teacher runs in fp64 on the CPU whatever the run's precision and device are:
 import hashlib
 import json
 import logging
-import os
-import tempfile
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +31,7 @@ from lora_bench.packing import Pack
 from lora_bench.targets import Matrix
 from lora_bench.tasks import EMBEDDED, GENERATED_REPORT_ROWS, GENERATED_TRAIN_ROWS, Rows, Source, Task, assemble
 from lora_bench.tasks.generated import generate
-from lora_bench.tasks.tokens import cache_folder, tokenise
+from lora_bench.tasks.tokens import DAMAGED, cache_folder, tokenise, write_arrays
 
 FORMAT = 1
 """Version of everything that turns a configuration into labels."""
@@ -184,7 +180,7 @@ def _logits(
     found = _read(path, task.splits)
     if found is None:
         found = _compute(config, plan, matrices, replace(task, fingerprint=f"{task.fingerprint}+{THRESHOLD}"))
-        _write(path, found)
+        write_arrays(path, found, what="planted labels")
     return found
 
 
@@ -208,22 +204,7 @@ def _read(path: Path, splits: dict[str, pd.DataFrame]) -> dict[str, np.ndarray] 
         for split, values in found.items():
             if values.shape != (len(splits[split]),) or values.dtype != np.float64 or not np.isfinite(values).all():
                 raise ValueError(f"{split} does not fit its {len(splits[split])} rows")
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except DAMAGED as error:
         log.warning("labelling again: damaged cache of planted labels %s (%s)", path, error)
         return None
     return found
-
-
-def _write(path: Path, found: dict[str, np.ndarray]) -> None:
-    """Keep logits, through a temporary name. A folder that cannot be written costs time, not the run."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".planted-", suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
-            np.savez(file, allow_pickle=False, **found)
-        os.replace(temporary, path)
-    except OSError as error:
-        log.warning("planted labels are kept in memory only: cannot write %s (%s)", path, error)
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

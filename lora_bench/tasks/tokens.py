@@ -30,6 +30,9 @@ from lora_bench.tasks import Task
 CACHE_FORMAT = 1
 _CHUNK_ROWS = 10_000  # bounds the Python lists that the tokenizer returns
 
+DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+"""What reading a damaged or foreign file of arrays may raise."""
+
 log = logging.getLogger(__name__)
 
 
@@ -176,21 +179,30 @@ def _flat(rows: Sequence[Sequence[int]], dtype: type) -> np.ndarray:
 
 
 def _save(path: Path, tokens: dict[str, Tokens]) -> None:
-    """Write all splits at once, through a temporary name. A folder that cannot be written costs time, not the run."""
+    """Write all splits at once."""
     arrays = {}
     for split, each in tokens.items():
         arrays |= {f"{split}.input_ids": each.input_ids, f"{split}.offsets": each.offsets}
         if each.token_type_ids is not None:
             arrays[f"{split}.token_type_ids"] = each.token_type_ids
+    write_arrays(path, arrays, what="tokens")
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], *, what: str) -> None:
+    """Keep arrays in the cache, through a temporary name. A folder that cannot be written costs time, not the run.
+
+    Args:
+        what: is kept, in the words of the warning that a failure gives.
+    """
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".tokens-", suffix=".tmp", delete=False) as file:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".arrays-", suffix=".tmp", delete=False) as file:
             temporary = Path(file.name)
             np.savez(file, allow_pickle=False, **arrays)
         os.replace(temporary, path)
     except OSError as error:
-        log.warning("tokens are kept in memory only: cannot write %s (%s)", path, error)
+        log.warning("%s are kept in memory only: cannot write %s (%s)", what, path, error)
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
@@ -209,7 +221,7 @@ def _load(path: Path, task: Task) -> dict[str, Tokens] | None:
                 if not _fits(len(table), offsets, input_ids, types):
                     raise ValueError(f"{split} does not fit its {len(table)} rows")
                 tokens[split] = Tokens(input_ids, offsets, types, table["label"].to_numpy())
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except DAMAGED as error:
         log.warning("rebuilding damaged token cache %s (%s)", path, error)
         return None
     return tokens
