@@ -190,7 +190,7 @@ def _group(targets: str) -> tuple[str, ...]:
 
 def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) -> tuple[str, str]:
     verdict, small = row["verdict"], row["note"] == stats.SMALL
-    edge = [arm for arm in (row["first"], row["second"]) if rates.loc[arm, "certificate"] in ("edge", "single")]
+    edge = [arm for arm in (row["first"], row["second"]) if rates.loc[arm, "certificate"] in cells.UNCERTIFIED]
     status = {
         "better": {"better": "supported", "worse": "refuted", "tied": "refuted"},
         "tied": {"tied": "supported", "better": "refuted", "worse": "refuted"},

@@ -112,7 +112,7 @@ def sentence(
         f"On {setting.title} the best rates lie {span}; {sure.sum()} of {len(scored)} are certified inside their grid"
     ]
     if math.isfinite(shared):
-        loss = (own["mean"] - at_shared["mean"]).reindex(scored.index).dropna()
+        loss = -_shared_difference(own, at_shared).reindex(scored.index).dropna()
         if len(loss):
             worst = loss.idxmax()
             parts.append(
@@ -167,7 +167,7 @@ def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, stor
     told.extend(
         f"to settle {arm}: {paste_line(runs, arm, rates['add'][arm], store)}"
         for arm in adapted
-        if rates.loc[arm, "certificate"] in ("edge", "single") and runs.loc[runs["arm"] == arm, "targets"].iloc[0]
+        if rates.loc[arm, "certificate"] in cells.UNCERTIFIED and runs.loc[runs["arm"] == arm, "targets"].iloc[0]
     )
     failed = cells.failures(runs)
     if failed:
@@ -178,6 +178,16 @@ def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, stor
             "the store has none"
         )
     return told
+
+
+def _shared_difference(own: pd.DataFrame, at_shared: pd.DataFrame) -> pd.Series:
+    """Score at the shared rate minus that at the cell's own, on the seeds that both have; nan where there is none."""
+    found = {}
+    for arm, scores in at_shared["scores"].items():
+        mine = own.loc[arm, "scores"]
+        common = scores.keys() & mine.keys()
+        found[arm] = np.mean([scores[seed] - mine[seed] for seed in common]) if common else math.nan
+    return pd.Series(found, dtype=float)
 
 
 def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
@@ -202,11 +212,11 @@ def _table(name: str, setting: cells.Setting, rates, own, at_shared, shared: flo
     frame["add"] = [" ".join(f"{rate:g}" for rate in add) for add in chosen["add"]]
     frame["shared_lr"] = shared
     frame["shared_mean"] = frame["cell"].map(at_shared["mean"])
-    frame["shared_difference"] = frame["shared_mean"] - frame["mean"]
-    words = {"inside": "inside", "inside*": "inside (1 se)", "edge": "edge", "single": "one rate", "none": "no score"}
+    frame["shared_difference"] = frame["cell"].map(_shared_difference(own, at_shared))
+    words = {"inside": "inside", "inside*": "inside (1 se)", "single": "one rate", "none": "no score"}
     is_floor = frame["method"] == cells.FLOOR
     frame["certificate_shown"] = (
-        frame["certificate"].map(words).mask(is_floor & (frame["certificate"] == "single"), "fixed")
+        frame["certificate"].replace(words).mask(is_floor & (frame["certificate"] == "single"), "fixed")
     )
     frame["add"] = frame["add"].mask(is_floor, "")
     columns = [

@@ -192,7 +192,7 @@ def _figures(
         return {}
     drawn = estimates.assign(is_floor=estimates["method"] == cells.FLOOR)
     marks = [
-        "†" * (failed > 0) + "*" * (certificate in ("edge", "single") and not is_floor)
+        "†" * (failed > 0) + "*" * (certificate in cells.UNCERTIFIED and not is_floor)
         for failed, is_floor, certificate in zip(
             drawn["n_failed"], drawn["is_floor"], rates.loc[drawn.index, "certificate"], strict=True
         )

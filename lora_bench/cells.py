@@ -22,6 +22,7 @@ from lora_bench import stats
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
 FLOOR = "head_only"
+UNCERTIFIED = ("edge", "behind", "single")  # certificates of a rate that another may beat
 LORA_METHODS = ("lora", "lora_plus", "dora")
 
 SHARED = (  # of the backbone, the data and the training; columns that a store lacks are passed over
@@ -216,9 +217,11 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
     """The learning rate of every arm, chosen on `select`, with a certificate.
 
     Only rates with the most scored seeds of the arm compete, so that one lucky seed of an unfinished rate, or the
-    survivors of a diverging one, cannot win. Certificate: `inside` the rates tried; `inside*`, at the edge but within
-    one standard error of a rate that is inside; `edge`; or `single` when one rate was tried. `add` lists rates that
-    would settle an edge. A rate that diverged counts as tried.
+    survivors of a diverging one, cannot win. A rate with fewer, as the earlier stages of a staged search leave behind,
+    counts as tried, and stands against the winner on the seeds that both have. Certificate: `inside` the rates tried;
+    `inside*`, at the edge but within one standard error of a rate that is inside; `edge`; `behind` a rate with fewer
+    seeds by more than one standard error; or `single` when one rate was tried. `add` lists rates that would settle it.
+    A rate that diverged counts as tried.
 
     Args:
         runs: prepared runs with a column `arm`.
@@ -228,48 +231,65 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
         passed_over (rates that could not compete, and why).
     """
     narrow = runs[["arm", "lr", "seed", "select"]].assign(select=runs["select"].where(runs["scored"]))
-    grid = narrow.groupby(["arm", "lr"], sort=True)["select"].agg(["size", "count", "mean", "std"])
-    expected_of = narrow.groupby("arm")["seed"].nunique()
+    points = narrow.groupby(["arm", "lr", "seed"], sort=True)["select"].mean().reset_index()
+    by_arm = dict(iter(points.groupby("arm", sort=False)))
     rows = {}
     for arm in narrow["arm"].unique():
-        of_arm = grid.loc[arm]
-        rates = [float(rate) for rate in of_arm.index]
-        run, scored = (dict(zip(rates, of_arm[name].astype(int), strict=True)) for name in ("size", "count"))
-        most = max(scored.values(), default=0)
+        rates, run, table = _seeds_by_rates(by_arm[arm])
+        is_scored = np.isfinite(table)
+        scored = is_scored.sum(axis=0)
+        most = int(scored.max(initial=0))
         if most == 0:
             rows[arm] = _no_rate(rates)
             continue
-        means = {rate: mean for rate, mean in zip(rates, of_arm["mean"], strict=True) if scored[rate] == most}
-        best = max(means.values())
-        winner = min(rate for rate, mean in means.items() if mean >= best - 1e-12 * max(1.0, abs(best)))
-        error = float(of_arm.loc[winner, "std"]) / math.sqrt(most) if most > 1 else math.nan
-        tried = [rate for rate in rates if run[rate] == expected_of[arm] or rate in means]
-        inside = [rate for rate in tried if tried[0] < rate < tried[-1]]
-        if len(tried) == 1:
-            certificate, add = "single", [_beyond(winner, 10**-0.5), _beyond(winner, 10**0.5)]
+        competes = np.flatnonzero(scored == most)
+        means = np.array([table[is_scored[:, i], i].mean() for i in competes])
+        level = means.max() - 1e-12 * max(1.0, abs(means.max()))
+        first = int(np.argmax(means >= level))
+        winner = int(competes[first])
+        deviation = float(np.std(table[is_scored[:, winner], winner], ddof=1)) if most > 1 else math.nan
+        shared = is_scored & is_scored[:, [winner]]
+        n_shared = np.where(shared.any(axis=0), shared.sum(axis=0), math.nan)
+        lead = np.where(shared, table - table[:, [winner]], 0.0).sum(axis=0) / n_shared
+        error = deviation / np.sqrt(n_shared)
+        tried = np.flatnonzero((run == len(table)) | shared.any(axis=0))
+        inside = tried[1:-1]
+        ahead = (scored < most) & (run == scored) & (lead > error)
+        if ahead.any():
+            certificate, add = "behind", [rates[i] for i in np.flatnonzero(ahead)]
+        elif len(tried) == 1:
+            certificate, add = "single", [beyond(rates[winner], 10**-0.5), beyond(rates[winner], 10**0.5)]
         elif winner in inside:
             certificate, add = "inside", []
-        elif any(rate in means and means[rate] >= means[winner] - error for rate in inside):
+        elif (lead[inside] >= -error[inside]).any():
             certificate, add = "inside*", []
         else:
-            certificate, add = "edge", _extend(tried, winner)
+            certificate, add = "edge", _extend([rates[i] for i in tried], rates[winner])
         passed_over = [
-            f"{rate:g} ({run[rate] - scored[rate]} failed)"
-            if run[rate] > scored[rate]
-            else f"{rate:g} ({run[rate]} of {most} seeds)"
-            for rate in rates
-            if rate not in means
+            f"{rates[i]:g} ({run[i] - scored[i]} failed)"
+            if run[i] > scored[i]
+            else f"{rates[i]:g} ({run[i]} of {most} seeds)"
+            for i in np.flatnonzero(scored < most)
         ]
         rows[arm] = {
-            "lr": winner,
+            "lr": rates[winner],
             "certificate": certificate,
             "add": add,
             "rates": rates,
-            "select": float(means[winner]),
-            "select_error": error,
+            "select": float(means[first]),
+            "select_error": deviation / math.sqrt(most),
             "passed_over": passed_over,
         }
     return _by_arm(rows)
+
+
+def beyond(rate: float, factor: float) -> float:
+    """The rate times the factor, moved to the nearest of 1, 2, 3, 5 times a power of ten that lies beyond the rate."""
+    target = math.log10(rate * factor)
+    power = math.floor(target)
+    choices = [float(f"{m}e{p}") for p in range(power - 1, power + 2) for m in (1, 2, 3, 5)]
+    beyond = [c for c in choices if (c > rate * 1.01 if factor > 1 else c < rate * 0.99)]
+    return min(beyond, key=lambda c: abs(math.log10(c) - target))
 
 
 def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
@@ -449,18 +469,24 @@ def on_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     """What a full grid would hold and the store does not, in words: absent arms, then rates and seeds of the others.
 
-    A rate counts as part of the grid if at least half of the arms have it.
+    A rate counts as part of the grid if at least half of the arms have it. Where each arm has one rate with more seeds
+    than any other, as at the end of a staged search, the grid is those rates.
     """
     adapted = runs[runs["method"] != FLOOR]
     arms = list(dict.fromkeys([*expected, *adapted["arm"]]))
     seeds = sorted(set(adapted["seed"].astype(int)))
     have = {arm: set(zip(mine["lr"], mine["seed"].astype(int), strict=True)) for arm, mine in adapted.groupby("arm")}
     n_arms = adapted.groupby("lr")["arm"].nunique()
-    rates = n_arms.index[n_arms * 2 >= len(have)]
+    usual = set(n_arms.index[n_arms * 2 >= len(have)])
+    grid = {arm: usual | {rate for rate, _ in mine} for arm, mine in have.items()}
+    n_seeds = adapted.groupby(["arm", "lr"])["seed"].nunique()
+    fullest = n_seeds[n_seeds == n_seeds.groupby("arm").transform("max")].reset_index("lr")["lr"]
+    if fullest.index.is_unique and len(n_seeds) > len(fullest):
+        grid = {str(arm): {rate} for arm, rate in fullest.items()}
     absent = [arm for arm in arms if arm not in have]
     lines = [", ".join(absent)] if absent else []
-    for arm in arms:
-        for rate in sorted({*rates, *(r for r, _ in have.get(arm, ()))}) if arm in have else ():
+    for arm in (one for one in arms if one in have):
+        for rate in sorted(grid[arm]):
             lacks = [seed for seed in seeds if (rate, seed) not in have[arm]]
             if lacks:
                 told = "all seeds" if len(lacks) == len(seeds) else f"seeds {', '.join(map(str, lacks))}"
@@ -552,6 +578,15 @@ def _by_arm(rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").reindex(list(rows))
 
 
+def _seeds_by_rates(points: pd.DataFrame) -> tuple[list[float], np.ndarray, np.ndarray]:
+    """An arm's rates, how many seeds ran at each, and its scores, seeds by rates; nan where there is none."""
+    rates, column = np.unique(points["lr"].to_numpy(float), return_inverse=True)
+    seeds, row = np.unique(points["seed"].to_numpy(int), return_inverse=True)
+    table = np.full((len(seeds), len(rates)), math.nan)
+    table[row, column] = points["select"]
+    return rates.tolist(), np.bincount(column, minlength=len(rates)), table
+
+
 def _no_rate(rates: list[float]) -> dict:
     return {
         "lr": rates[0] if rates else math.nan,
@@ -569,17 +604,8 @@ def _extend(tried: list[float], winner: float) -> list[float]:
     down = winner == tried[0]
     ratio = tried[0] / tried[1] if down else tried[-1] / tried[-2]
     ratio = min(ratio, 0.5) if down else max(ratio, 2.0)
-    first = _beyond(winner, ratio)
-    return sorted([first, _beyond(first, ratio)])
-
-
-def _beyond(rate: float, factor: float) -> float:
-    """The rate times the factor, moved to the nearest of 1, 2, 3, 5 times a power of ten that lies beyond the rate."""
-    target = math.log10(rate * factor)
-    power = math.floor(target)
-    choices = [float(f"{m}e{p}") for p in range(power - 1, power + 2) for m in (1, 2, 3, 5)]
-    beyond = [c for c in choices if (c > rate * 1.01 if factor > 1 else c < rate * 0.99)]
-    return min(beyond, key=lambda c: abs(math.log10(c) - target))
+    first = beyond(winner, ratio)
+    return sorted([first, beyond(first, ratio)])
 
 
 def _rank_text(rank: float, lowest: float, highest: float) -> str:

@@ -225,7 +225,7 @@ def cell_frame(setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFr
         cell if pd.isna(rank) or " r=" in cell or not ranks else f"{cell} r={ranks}"
         for cell, rank, ranks in zip(frame["cell"], frame["adapter_parameters"], frame["ranks"], strict=True)
     ]
-    mark = {"edge": "*", "single": "*", "none": " (no score)"}
+    mark = dict.fromkeys(cells.UNCERTIFIED, "*") | {"none": " (no score)"}
     frame["rate_shown"] = [
         f"{rate:g}" + ("" if method == cells.FLOOR else mark.get(certificate, ""))
         for rate, certificate, method in zip(frame["lr"], frame["certificate"], frame["method"], strict=True)
@@ -261,16 +261,16 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
 def rate_notes(rates: pd.DataFrame) -> list[str]:
     """Which chosen rates are not certified, with what to add, and which rates could not compete."""
     told = []
-    edge = rates[rates["certificate"].isin(["edge", "single"])]
+    edge = rates[rates["certificate"].isin(cells.UNCERTIFIED)]
     for (certificate, _), arms in edge.groupby([edge["certificate"], edge["add"].map(tuple)], sort=False):
         names = listed(list(arms.index))
         have = {rate for grid in arms["rates"] for rate in grid}
         values = ",".join(f"{rate:g}" for rate in arms["add"].iloc[0])
-        at = (
-            "one rate only was tried"
-            if certificate == "single"
-            else f"is best at the edge of its rates ({', '.join(f'{r:g}' for r in sorted(have))})"
-        )
+        at = {
+            "single": "one rate only was tried",
+            "edge": f"is best at the edge of its rates ({', '.join(f'{r:g}' for r in sorted(have))})",
+            "behind": "a rate with fewer seeds scores higher on those that both have",
+        }[certificate]
         told.append(f"learning rate of {names}: {at}; add train.lr={values}")
     passed_over = rates["passed_over"].map(", ".join)
     for which, arms in rates[passed_over != ""].groupby(passed_over, sort=False):

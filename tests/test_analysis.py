@@ -124,12 +124,15 @@ def sweep(scores: dict[float, list[float | None]], targets: str = "qv") -> list[
         ({1e-3: [0.5, 0.5], 3e-3: [0.5, 0.5], 1e-2: [0.1, 0.1]}, 1e-3, "inside*", []),
         ({3e-3: [0.5, 0.6]}, 3e-3, "single", [1e-3, 1e-2]),
         ({1e-3: [0.1, 0.2], 3e-3: [0.5, 0.6], 1e-2: [None, 0.99]}, 3e-3, "inside", []),
-        ({1e-3: [0.1, 0.2, 0.1], 3e-3: [0.5, 0.5, 0.6], 1e-2: [0.9]}, 3e-3, "edge", [0.01, 0.03]),
+        ({1e-3: [0.1, 0.2, 0.1], 3e-3: [0.5, 0.5, 0.6], 1e-2: [0.9]}, 3e-3, "behind", [0.01]),
+        ({1e-3: [0.1], 2e-3: [0.4, 0.4], 3e-3: [0.5, 0.5, 0.6], 5e-3: [0.4, 0.5], 1e-2: [0.2]}, 3e-3, "inside", []),
+        ({1e-3: [0.1], 2e-3: [0.4, 0.4], 3e-3: [0.5, 0.5, 0.6]}, 3e-3, "edge", [0.005, 0.01]),
+        ({1e-3: [0.1], 2e-3: [0.48, 0.5], 3e-3: [0.5, 0.5, 0.6]}, 3e-3, "inside*", []),
         ({1e-3: [None, None]}, 1e-3, "none", []),
     ],
     ids=[
         "inside", "upper_edge", "lower_edge", "one_standard_error", "tie", "single", "diverged", "unfinished",
-        "no_score",
+        "staged", "staged_edge", "staged_one_standard_error", "no_score",
     ],
 )  # fmt: skip
 def test_the_rate_is_chosen_on_select_with_a_certificate(scores, rate, certificate, add):

@@ -1,0 +1,159 @@
+"""Write the next stage of a staged learning-rate search: a sweep file with each placement near its own best rate.
+
+A wide grid of rates at 8 seeds is the price of a fair comparison. Staged, it costs a third: a coarse grid with a seed,
+rates around each placement's winner with two, then the chosen rate with all. Every choice is made on `select`.
+
+    python analysis/next_stage.py --store runs --sweep coarse --rates 3 --seeds 2 --out sweeps/fine.yaml
+    python analysis/next_stage.py --store runs --sweep fine --rates 1 --seeds 8 --head-only --out sweeps/final.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from lora_bench import cells
+from lora_bench.config import resource_root
+from lora_bench.store import Store, StoreError
+
+COLUMNS = {"adapter.targets": "targets", "adapter.rank": "rank"}  # the axes of a sweep that tell its placements apart
+OTHER_AXES = ("train.lr", "seed")
+
+
+class StageError(ValueError):
+    """The stage before does not say what the next one needs."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python analysis/next_stage.py",
+        description=(__doc__ or "").split("\n    python")[0],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--store", type=Path, default=Path("runs"), metavar="DIR", help="its records (default: runs)")
+    parser.add_argument("--sweep", required=True, metavar="NAME", help="the stage before: a file of sweeps/, or a path")
+    parser.add_argument("--rates", type=int, choices=(1, 3), default=3, help="1: the chosen rate; 3: and one each side")
+    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="seeds 0 to N - 1 (default: 2)")
+    parser.add_argument("--head-only", action="store_true", help="the head alone too, at the same seeds")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the sweep file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    argv = sys.argv[1:] if argv is None else argv
+    options = parser.parse_args(argv)
+    if options.seeds < 1:
+        parser.error("--seeds: at least 1")
+    if options.out.exists() and not options.overwrite:
+        parser.error(f"--out: {options.out} is there already; add --overwrite to replace it")
+    command = shlex.join(["python", "analysis/next_stage.py", *argv])
+    try:
+        sweep = read_sweep(options.sweep)
+        chosen = chosen_rates(Store(options.store).frame(), sweep, name=Path(options.sweep).stem)
+        stage = next_stage(sweep, chosen, n_rates=options.rates, n_seeds=options.seeds, head_only=options.head_only)
+    except (StageError, StoreError, cells.NothingToShow) as error:
+        print(error, file=sys.stderr)
+        return 2
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(told_as_file(stage, before=options.sweep, command=command), encoding="utf-8")
+    for point, rate, certificate in chosen:
+        told = " ".join(f"{value}" for value in point.values())
+        print(f"{told}: {rate:g} ({certificate}) -> {_text(around(rate, options.rates))}")
+    print(f"lora-bench +sweeps={options.out.stem}")
+    return 0
+
+
+def read_sweep(name: str) -> dict[str, Any]:
+    """A sweep file by path, by name from ./sweeps, or by name from the shipped ones.
+
+    Raises:
+        StageError: when there is none, or its axes are not those of a staged search.
+    """
+    places = [Path(name), Path("sweeps") / f"{name}.yaml", resource_root() / "sweeps" / f"{name}.yaml"]
+    path = next((one for one in places if one.is_file()), None)
+    if path is None:
+        raise StageError(f"--sweep: no {name}; looked at {', '.join(map(str, places))}")
+    sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
+    grids = _grids(sweep)
+    unknown = sorted({key for grid in grids for key in grid} - {*COLUMNS, *OTHER_AXES, "adapter"})
+    if unknown:
+        raise StageError(f"{path}: cannot stage the axis {', '.join(unknown)}; known are {', '.join(COLUMNS)}")
+    return sweep
+
+
+def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> list[tuple[dict[str, Any], float, str]]:
+    """Each placement of the sweep with its best rate on `select`, from all runs that share the sweep's setting.
+
+    Returns:
+        (axis values, rate, certificate) of every placement, in the order of the frame's arms.
+
+    Raises:
+        StageError: when no run of the sweep is there, the store holds several settings, or a placement has no score.
+    """
+    runs = cells.prepare(frame)
+    before = runs[runs["sweep"] == name]
+    if before.empty:
+        raise StageError(f"the store holds no run of +sweeps={name}")
+    found = cells.settings(runs.merge(before[["task", "model"]].drop_duplicates()))
+    if len(found) > 1:
+        raise StageError(
+            f"the store holds {len(found)} settings ({'; '.join(one.title for one in found)}); one is wanted"
+        )
+    named = cells.name_arms(found[0].runs[found[0].runs["targets"] != ""])
+    named = named[named["arm"].isin(named.loc[named["sweep"] == name, "arm"])]
+    cells.refuse_duplicates(found[0], named)
+    axes = [axis for axis in COLUMNS if any(axis in grid for grid in _grids(sweep))]
+    points = named.drop_duplicates("arm").set_index("arm")
+    chosen = []
+    for arm, row in cells.choose_rates(named).iterrows():
+        if row["certificate"] == "none":
+            raise StageError(f"{arm}: no run has a score, so no rate can be chosen; see lora-bench show=store")
+        point = {axis: points.loc[arm, COLUMNS[axis]] for axis in axes}
+        chosen.append((point, float(row["lr"]), str(row["certificate"])))
+    return chosen
+
+
+def next_stage(sweep: dict, chosen: list, *, n_rates: int, n_seeds: int, head_only: bool) -> dict[str, Any]:
+    """The sweep with each placement at its own rates."""
+    grids = [
+        {axis: value if axis == "adapter.targets" else int(value) for axis, value in point.items()}
+        | {"train.lr": _text(around(rate, n_rates))}
+        for point, rate, _ in chosen
+    ]
+    if head_only:
+        grids.append({"adapter": "head_only"})
+    settled = {key: value for key, value in sweep.items() if key != "hydra"}
+    sweeper = {"params": {"seed": f"range({n_seeds})"}, "grids": grids}
+    return settled | {"hydra": {"mode": "MULTIRUN", "sweeper": sweeper}}
+
+
+def around(rate: float, n_rates: int) -> list[float]:
+    """The rate alone, or between its neighbours a quarter of a decade away, each 1, 2, 3 or 5 times a power of ten."""
+    return [rate] if n_rates == 1 else [cells.beyond(rate, 10**-0.25), rate, cells.beyond(rate, 10**0.25)]
+
+
+def told_as_file(stage: dict, *, before: str, command: str) -> str:
+    """The sweep as YAML, with what it asks and how it was made."""
+    sweeper = stage["hydra"]["sweeper"]
+    n_points = sum(len(str(grid.get("train.lr", "")).split(",")) for grid in sweeper["grids"])
+    return (
+        "# @package _global_\n"
+        f"# Question: that of {Path(before).stem}, each placement at rates chosen there on select; {n_points} cells.\n"
+        f"# Written by: {command}\n"
+    ) + yaml.safe_dump(stage, sort_keys=False, width=120)
+
+
+def _grids(sweep: dict) -> list[dict]:
+    sweeper = sweep.get("hydra", {}).get("sweeper", {})
+    return [sweeper.get("params") or {}, *(sweeper.get("grids") or [])]
+
+
+def _text(rates: list[float]) -> str:
+    return ",".join(f"{rate:g}" for rate in rates)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
