@@ -469,28 +469,32 @@ def on_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     """What a full grid would hold and the store does not, in words: absent arms, then rates and seeds of the others.
 
-    A rate counts as part of the grid if at least half of the arms have it. Where each arm has one rate with more seeds
-    than any other, as at the end of a staged search, the grid is those rates.
+    A rate, or a seed, counts as part of the grid if at least half of the arms have it. Where each arm has one rate with
+    more seeds than any other, as at the end of a staged search, the grid is those rates.
     """
     adapted = runs[runs["method"] != FLOOR]
     arms = list(dict.fromkeys([*expected, *adapted["arm"]]))
-    seeds = sorted(set(adapted["seed"].astype(int)))
     have = {arm: set(zip(mine["lr"], mine["seed"].astype(int), strict=True)) for arm, mine in adapted.groupby("arm")}
-    n_arms = adapted.groupby("lr")["arm"].nunique()
-    usual = set(n_arms.index[n_arms * 2 >= len(have)])
-    grid = {arm: usual | {rate for rate, _ in mine} for arm, mine in have.items()}
+    usual = {
+        name: set(n.index[n * 2 >= len(have)])
+        for name, n in ((name, adapted.groupby(name)["arm"].nunique()) for name in ("lr", "seed"))
+    }
+    grid = {arm: usual["lr"] | {rate for rate, _ in mine} for arm, mine in have.items()}
     n_seeds = adapted.groupby(["arm", "lr"])["seed"].nunique()
     fullest = n_seeds[n_seeds == n_seeds.groupby("arm").transform("max")].reset_index("lr")["lr"]
     if fullest.index.is_unique and len(n_seeds) > len(fullest):
         grid = {str(arm): {rate} for arm, rate in fullest.items()}
-    absent = [arm for arm in arms if arm not in have]
-    lines = [", ".join(absent)] if absent else []
+    lacking: dict[tuple, list[str]] = {}
     for arm in (one for one in arms if one in have):
         for rate in sorted(grid[arm]):
-            lacks = [seed for seed in seeds if (rate, seed) not in have[arm]]
+            lacks = tuple(sorted(int(seed) for seed in usual["seed"] if (rate, seed) not in have[arm]))
             if lacks:
-                told = "all seeds" if len(lacks) == len(seeds) else f"seeds {', '.join(map(str, lacks))}"
-                lines.append(f"{arm} at lr {rate:g}, {told}")
+                lacking.setdefault((rate, lacks), []).append(arm)
+    absent = [arm for arm in arms if arm not in have]
+    lines = [", ".join(absent)] if absent else []
+    for (rate, lacks), of_arms in lacking.items():
+        told = "all seeds" if len(lacks) == len(usual["seed"]) else f"seeds {_seeds_text(lacks)}"
+        lines.append(f"{', '.join(of_arms)} at lr {rate:g}, {told}")
     return "; ".join(lines)
 
 
@@ -576,6 +580,17 @@ def refuse_duplicates(setting: Setting, runs: pd.DataFrame) -> None:
 def _by_arm(rows: dict[str, Any]) -> pd.DataFrame:
     """A frame of one row per arm, in the order in which they were put in."""
     return pd.DataFrame.from_dict(rows, orient="index").reindex(list(rows))
+
+
+def _seeds_text(seeds: Sequence[int]) -> str:
+    """Seeds in order, three or more in a row as one: 0, 4 to 9."""
+    rows: list[list[int]] = []
+    for seed in seeds:
+        if rows and seed == rows[-1][-1] + 1:
+            rows[-1].append(seed)
+        else:
+            rows.append([seed])
+    return ", ".join(f"{row[0]} to {row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows)
 
 
 def _seeds_by_rates(points: pd.DataFrame) -> tuple[list[float], np.ndarray, np.ndarray]:
