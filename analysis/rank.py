@@ -164,10 +164,7 @@ def notes(
             f"no verdict is possible below {stats.MIN_PAIRS}"
         )
     told.extend(reporting.rate_notes(rates))
-    flat = [str(arm) for arm, sd in estimates["sd"].items() if sd == 0]
-    if flat:
-        told.append(f"the score of {reporting.listed(flat)} is the same in every seed: is the metric stuck?")
-    return told
+    return told + reporting.seed_notes(estimates, setting.metric)
 
 
 def _cells(

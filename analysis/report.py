@@ -378,6 +378,8 @@ def gaps(sections: list[tuple[str, Section]]) -> list[str]:
         "without a score",
         "could not compete",
         "at the edge",
+        "fewer seeds",
+        "two groups",
         "one rate only",
         "kept apart",
         "left out",

@@ -154,10 +154,7 @@ def notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estim
     if spent.nunique() > 1:
         told.append(f"the budgets are not quite equal: {spent.min():,.0f} to {spent.max():,.0f} adapter parameters")
     told.extend(reporting.rate_notes(rates.loc[adapted.index]))
-    flat = [str(arm) for arm, sd in adapted["sd"].items() if sd == 0]
-    if flat:
-        told.append(f"the score of {reporting.listed(flat)} is the same in every seed: is the metric stuck?")
-    return told
+    return told + reporting.seed_notes(adapted, setting.metric)
 
 
 def _placements(

@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from lora_bench import cells, figures
+from lora_bench import cells, figures, stats
 from lora_bench.store import Store, StoreError
 
 
@@ -275,6 +275,23 @@ def rate_notes(rates: pd.DataFrame) -> list[str]:
     passed_over = rates["passed_over"].map(", ".join)
     for which, arms in rates[passed_over != ""].groupby(passed_over, sort=False):
         told.append(f"learning rate of {listed(list(arms.index))}: {which} could not compete")
+    return told
+
+
+def seed_notes(estimates: pd.DataFrame, metric: str) -> list[str]:
+    """Cells whose seeds all score the same, and cells whose seeds fall in two groups five margins apart."""
+    told = []
+    flat = [str(cell) for cell, sd in estimates["sd"].items() if sd == 0]
+    if flat:
+        told.append(f"the score of {listed(flat)} is the same in every seed: is the metric stuck?")
+    split = []
+    for cell, scores in estimates["scores"].items():
+        groups = stats.two_groups(np.array(list(scores.values())), gap=5 * stats.margin_of(metric))
+        if groups:
+            parts = (f"{len(one)} at about {points(one.mean(), 0)}" for one in groups)
+            split.append(f"{cell} ({' and '.join(parts)})")
+    if split:
+        told.append(f"the seeds fall in two groups for {listed(split)}: an interval of few such seeds is too narrow")
     return told
 
 

@@ -238,3 +238,40 @@ def test_across_tasks_gives_a_cell_that_always_wins_rank_one_for_certain():
     assert found.mean_rank.tolist() == [1, 2, 3]
     assert found.mean_rank_interval[0].tolist() == [1, 1]
     assert found.improvement[0, 1] == 1
+
+
+# ---------------------------------------------------------------- seeds in two groups
+
+
+def test_seeds_that_learn_and_seeds_that_do_not_are_two_groups():
+    low, high = stats.two_groups(np.array([0.36, 0.0, 0.38, 0.35, 0.01, 0.37, 0.34, 0.36]), gap=0.1)
+    assert low.tolist() == [0.0, 0.01] and len(high) == 6
+
+
+def test_the_cut_is_that_of_exhaustive_search():
+    rng = np.random.default_rng(5)
+    scores = np.concatenate([rng.normal(0.0, 0.01, 4), rng.normal(0.4, 0.02, 5)])
+    ordered = np.sort(scores)
+    within = [ordered[:k].var() * k + ordered[k:].var() * (9 - k) for k in range(1, 9)]
+    low, high = stats.two_groups(scores, gap=0.1)
+    assert len(low) == 1 + int(np.argmin(within)) and len(low) + len(high) == 9
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.30, 0.31, 0.33, 0.34, 0.36, 0.37, 0.39, 0.40],  # spread evenly
+        [0.30, 0.30, 0.30, 0.33, 0.33, 0.33, 0.33, 0.33],  # two groups, too close to matter
+        [0.0, 0.0, 0.4, 0.4],  # too few to tell
+        [0.4] * 8,
+    ],
+    ids=["even", "close", "few", "constant"],
+)
+def test_other_seeds_are_one_group(scores):
+    assert stats.two_groups(np.array(scores), gap=0.1) is None
+
+
+def test_normal_scores_are_rarely_called_two_groups():
+    rng = np.random.default_rng(7)
+    called = sum(stats.two_groups(rng.standard_normal(8), gap=0.0) is not None for _ in range(2000))
+    assert called / 2000 < 0.02
