@@ -263,7 +263,9 @@ def replicates(options: argparse.Namespace) -> list[Section]:
         both = setting.runs.groupby("cell", sort=False)["draw"].nunique()
         paired = list(both.index[both == 2])
         if paired:
-            made.append(_replicates(setting, setting.runs[setting.runs["cell"].isin(paired)], paired, options))
+            runs = setting.runs[setting.runs["cell"].isin(paired)]
+            is_pair = runs.groupby(["cell", "lr", "seed"])["draw"].transform("nunique") == 2  # others are no A/A runs
+            made.append(_replicates(setting, runs[is_pair], paired, options))
     if not made:
         raise cells.NothingToShow(
             "no cell was run with adapter.replicate=0 and 1; start with: lora-bench +sweeps=calibration_aa"
@@ -440,7 +442,7 @@ def _reference(setting: cells.Setting, scores: dict[str, np.ndarray], options: a
             f"{most}; grey: where 95 % of sets of normal scores lie. The few are part of the many, so more than 95 % "
             "is expected."
         },
-        notes=[*setting.notes, *_missing(setting, setting.runs)],
+        notes=[*setting.notes, *_missing(setting, setting.runs[setting.runs["arm"].isin(list(scores))])],
         facts={"says": "holds" if holds else "fails", "table": table},
     )
 

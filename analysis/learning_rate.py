@@ -58,7 +58,7 @@ def section(setting: cells.Setting, *, name: str, store=None) -> Section:
             name: "Score on select against the learning rate: means over seeds with 95 % t intervals. The ringed rate "
             "is the one at which the cell's report score is shown everywhere else."
         },
-        notes=_notes(setting, runs, rates, store),
+        notes=_notes(setting, runs, rates, store) + _shared_notes(own, at_shared, shared),
         facts={
             "setting": setting,
             "rates": rates,
@@ -141,10 +141,7 @@ def paste_line(runs: pd.DataFrame, arm: str, add: list[float], store=None) -> st
             invocation = {}
         sweep = invocation.get("sweep")
         overrides = [str(one) for one in invocation.get("overrides") or overrides]
-    ours = {"adapter.targets", "adapter.rank", "train.lr", "seed", "hydra.mode"}
-    kept = [
-        one for one in overrides if one.partition("=")[0].lstrip("+~") not in ours and not one.startswith("+sweeps=")
-    ]
+    kept = reporting.settled_overrides(overrides)
     seeds = sorted({int(seed) for seed in mine["seed"]})
     told = f"range({len(seeds)})" if seeds == list(range(len(seeds))) else ",".join(map(str, seeds))
     words = ["lora-bench", f"+sweeps={sweep}" if sweep else "-m", *kept, f"adapter.targets={first['targets']}"]
@@ -178,6 +175,17 @@ def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, stor
             "the store has none"
         )
     return told
+
+
+def _shared_notes(own: pd.DataFrame, at_shared: pd.DataFrame, shared: float) -> list[str]:
+    """That the shared rate was run on fewer seeds, as in a staged search, where it was."""
+    n_own, n_shared = (one["n_seeds"].reindex(at_shared.index) for one in (own, at_shared))
+    if not (n_shared < n_own).any():
+        return []
+    return [
+        f"at the shared rate of {shared:g} some cells have fewer seeds than at their own ({n_shared.min()} at least); "
+        "the change is on the seeds that both have"
+    ]
 
 
 def _shared_difference(own: pd.DataFrame, at_shared: pd.DataFrame) -> pd.Series:

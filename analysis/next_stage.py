@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from lora_bench import cells
+from lora_bench import cells, reporting
 from lora_bench.config import resource_root
 from lora_bench.store import Store, StoreError
 
@@ -50,19 +50,23 @@ def main(argv: list[str] | None = None) -> int:
     if options.out.exists() and not options.overwrite:
         parser.error(f"--out: {options.out} is there already; add --overwrite to replace it")
     command = shlex.join(["python", "analysis/next_stage.py", *argv])
+    name = Path(options.sweep).stem if options.sweep.endswith((".yaml", ".yml")) else options.sweep
     try:
         sweep = read_sweep(options.sweep)
-        chosen = chosen_rates(Store(options.store).frame(), sweep, name=Path(options.sweep).stem)
+        store = Store(options.store)
+        chosen, run_id = chosen_rates(store.frame(), sweep, name=name)
         stage = next_stage(sweep, chosen, n_rates=options.rates, n_seeds=options.seeds, head_only=options.head_only)
+        started = store.record(run_id)["invocation"].get("overrides") or []
     except (StageError, StoreError, cells.NothingToShow) as error:
         print(error, file=sys.stderr)
         return 2
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(told_as_file(stage, before=options.sweep, command=command), encoding="utf-8")
+    options.out.write_text(told_as_file(stage, before=name, command=command), encoding="utf-8")
     for point, rate, certificate in chosen:
         told = " ".join(f"{value}" for value in point.values())
         print(f"{told}: {rate:g} ({certificate}) -> {_text(around(rate, options.rates))}")
-    print(f"lora-bench +sweeps={options.out.stem}")
+    kept = reporting.settled_overrides(started)
+    print(shlex.join(["lora-bench", f"+sweeps={options.out.stem}", *kept, f"store={options.store}"]))
     return 0
 
 
@@ -78,51 +82,68 @@ def read_sweep(name: str) -> dict[str, Any]:
         raise StageError(f"--sweep: no {name}; looked at {', '.join(map(str, places))}")
     sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
     grids = _grids(sweep)
-    unknown = sorted({key for grid in grids for key in grid} - {*COLUMNS, *OTHER_AXES, "adapter"})
+    axes = {key for grid in grids for key, value in grid.items() if (key, value) != ("adapter", cells.FLOOR)}
+    unknown = sorted(axes - {*COLUMNS, *OTHER_AXES})
     if unknown:
         raise StageError(f"{path}: cannot stage the axis {', '.join(unknown)}; known are {', '.join(COLUMNS)}")
     return sweep
 
 
-def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> list[tuple[dict[str, Any], float, str]]:
-    """Each placement of the sweep with its best rate on `select`, from all runs that share the sweep's setting.
+def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[tuple[dict, float, str]], str]:
+    """Each placement of the sweep with its best rate on `select`, from all runs of the sweep's setting.
+
+    Args:
+        frame: the store's.
+        sweep: as `read_sweep` gives it.
+        name: of the sweep, as the records hold it.
 
     Returns:
-        (axis values, rate, certificate) of every placement, in the order of the frame's arms.
+        (axis values, rate, certificate) of every placement, and the id of a run of the sweep.
 
     Raises:
-        StageError: when no run of the sweep is there, the store holds several settings, or a placement has no score.
+        StageError: when the store holds no run of the sweep or several settings of it, or when a placement of the sweep
+            was not run, has no score, or was run at several ranks.
     """
     runs = cells.prepare(frame)
-    before = runs[runs["sweep"] == name]
+    before = runs[(runs["sweep"] == name) & runs["method"].isin(cells.LORA_METHODS)]
     if before.empty:
-        raise StageError(f"the store holds no run of +sweeps={name}")
-    found = cells.settings(runs.merge(before[["task", "model"]].drop_duplicates()))
+        raise StageError(f"the store holds no LoRA run of +sweeps={name}")
+    methods = sorted(set(before["method"]))
+    if len(methods) > 1:
+        raise StageError(f"+sweeps={name} holds runs of {reporting.listed(methods)}; one method is wanted")
+    found = [
+        one
+        for one in cells.settings(runs.merge(before[["task", "model"]].drop_duplicates()), method=methods[0])
+        if (one.runs["sweep"] == name).any()
+    ]
     if len(found) > 1:
         raise StageError(
-            f"the store holds {len(found)} settings ({'; '.join(one.title for one in found)}); one is wanted"
+            f"the runs of +sweeps={name} are of {len(found)} settings ({'; '.join(s.title for s in found)})"
         )
+    declared = {axis: _values(sweep, axis) for axis in COLUMNS}
     named = cells.name_arms(found[0].runs[found[0].runs["targets"] != ""])
-    named = named[named["arm"].isin(named.loc[named["sweep"] == name, "arm"])]
+    for axis, values in declared.items():
+        if values:
+            named = named[named[COLUMNS[axis]].map(_plain).isin(values)]
+    absent = [value for value in declared["adapter.targets"] if value not in set(named["targets"])]
+    if absent:
+        raise StageError(f"the store holds no run of {reporting.listed(absent)}; finish +sweeps={name} first")
     cells.refuse_duplicates(found[0], named)
-    axes = [axis for axis in COLUMNS if any(axis in grid for grid in _grids(sweep))]
+    axes = [axis for axis, values in declared.items() if values]
     points = named.drop_duplicates("arm").set_index("arm")
     chosen = []
     for arm, row in cells.choose_rates(named).iterrows():
         if row["certificate"] == "none":
             raise StageError(f"{arm}: no run has a score, so no rate can be chosen; see lora-bench show=store")
-        point = {axis: points.loc[arm, COLUMNS[axis]] for axis in axes}
-        chosen.append((point, float(row["lr"]), str(row["certificate"])))
-    return chosen
+        chosen.append(({axis: _plain(points.loc[arm, COLUMNS[axis]]) for axis in axes}, row["lr"], row["certificate"]))
+    if len({tuple(point.values()) for point, _, _ in chosen}) < len(chosen):
+        raise StageError(f"{', '.join(points.index)}: one placement at several ranks; keep them in stores of their own")
+    return chosen, str(before["run_id"].iloc[0])
 
 
 def next_stage(sweep: dict, chosen: list, *, n_rates: int, n_seeds: int, head_only: bool) -> dict[str, Any]:
     """The sweep with each placement at its own rates."""
-    grids = [
-        {axis: value if axis == "adapter.targets" else int(value) for axis, value in point.items()}
-        | {"train.lr": _text(around(rate, n_rates))}
-        for point, rate, _ in chosen
-    ]
+    grids = [{**point, "train.lr": _text(around(rate, n_rates))} for point, rate, _ in chosen]
     if head_only:
         grids.append({"adapter": "head_only"})
     settled = {key: value for key, value in sweep.items() if key != "hydra"}
@@ -141,7 +162,7 @@ def told_as_file(stage: dict, *, before: str, command: str) -> str:
     n_points = sum(len(str(grid.get("train.lr", "")).split(",")) for grid in sweeper["grids"])
     return (
         "# @package _global_\n"
-        f"# Question: that of {Path(before).stem}, each placement at rates chosen there on select; {n_points} cells.\n"
+        f"# Question: that of {before}, each placement at rates chosen there on select; {n_points} cells.\n"
         f"# Written by: {command}\n"
     ) + yaml.safe_dump(stage, sort_keys=False, width=120)
 
@@ -149,6 +170,17 @@ def told_as_file(stage: dict, *, before: str, command: str) -> str:
 def _grids(sweep: dict) -> list[dict]:
     sweeper = sweep.get("hydra", {}).get("sweeper", {})
     return [sweeper.get("params") or {}, *(sweeper.get("grids") or [])]
+
+
+def _values(sweep: dict, axis: str) -> list[str]:
+    """What an axis of the sweep goes over, in the order of the file; empty if it is none."""
+    written = [str(grid[axis]) for grid in _grids(sweep) if axis in grid]
+    return list(dict.fromkeys(value.strip().strip("'\"") for text in written for value in text.split(",")))
+
+
+def _plain(value: Any) -> str:
+    """A column's value as a sweep file writes it: a rank without its decimal point."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _text(rates: list[float]) -> str:

@@ -220,8 +220,8 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
     survivors of a diverging one, cannot win. A rate with fewer, as the earlier stages of a staged search leave behind,
     counts as tried, and stands against the winner on the seeds that both have. Certificate: `inside` the rates tried;
     `inside*`, at the edge but within one standard error of a rate that is inside; `edge`; `behind` a rate with fewer
-    seeds by more than one standard error; or `single` when one rate was tried. `add` lists rates that would settle it.
-    A rate that diverged counts as tried.
+    seeds by more than two standard errors of a difference (from the spread within the arm's rates); or `single` when
+    one rate was tried. `add` lists rates that would settle it. A rate that diverged counts as tried.
 
     Args:
         runs: prepared runs with a column `arm`.
@@ -235,9 +235,9 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
     by_arm = dict(iter(points.groupby("arm", sort=False)))
     rows = {}
     for arm in narrow["arm"].unique():
-        rates, run, table = _seeds_by_rates(by_arm[arm])
+        rates, has_run, table = _seeds_by_rates(by_arm[arm])
         is_scored = np.isfinite(table)
-        scored = is_scored.sum(axis=0)
+        run, scored = has_run.sum(axis=0), is_scored.sum(axis=0)
         most = int(scored.max(initial=0))
         if most == 0:
             rows[arm] = _no_rate(rates)
@@ -251,17 +251,19 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
         shared = is_scored & is_scored[:, [winner]]
         n_shared = np.where(shared.any(axis=0), shared.sum(axis=0), math.nan)
         lead = np.where(shared, table - table[:, [winner]], 0.0).sum(axis=0) / n_shared
-        error = deviation / np.sqrt(n_shared)
-        tried = np.flatnonzero((run == len(table)) | shared.any(axis=0))
+        is_tried = (run == len(table)) | (scored == most) | (has_run & is_scored[:, [winner]]).any(axis=0)
+        tried = np.flatnonzero(is_tried)
         inside = tried[1:-1]
-        ahead = (scored < most) & (run == scored) & (lead > error)
+        is_whole = (run == scored) | (scored == most)  # the survivors of a diverging rate say nothing
+        two_errors = 2 * math.sqrt(2) * _spread_within(table) / np.sqrt(n_shared)
+        ahead = (scored < most) & is_whole & (lead > two_errors)
         if ahead.any():
             certificate, add = "behind", [rates[i] for i in np.flatnonzero(ahead)]
         elif len(tried) == 1:
             certificate, add = "single", [beyond(rates[winner], 10**-0.5), beyond(rates[winner], 10**0.5)]
         elif winner in inside:
             certificate, add = "inside", []
-        elif (lead[inside] >= -error[inside]).any():
+        elif (is_whole & (lead >= -deviation / np.sqrt(n_shared)))[inside].any():
             certificate, add = "inside*", []
         else:
             certificate, add = "edge", _extend([rates[i] for i in tried], rates[winner])
@@ -320,10 +322,16 @@ def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def shared_rate(runs: pd.DataFrame) -> float:
-    """The one rate that does best on `select` on average over the adapted arms; nan if no rate has them all."""
+    """The one rate that does best on `select` over the seeds that all adapted arms have at it.
+
+    Only rates with the most such seeds compete; nan if no rate has one.
+    """
     scored = runs[runs["scored"] & (runs["targets"] != "")]
-    means = scored.groupby(["arm", "lr"])["select"].mean().unstack("lr").dropna(axis=1)
-    return float(means.columns[int(means.mean().argmax())]) if means.size else math.nan
+    if scored.empty:
+        return math.nan
+    table = scored.pivot_table(index=["lr", "seed"], columns="arm", values="select").dropna()
+    by_rate = table.mean(axis=1).groupby("lr").agg(["mean", "size"])
+    return float(by_rate["mean"][by_rate["size"] == by_rate["size"].max()].idxmax()) if len(table) else math.nan
 
 
 def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, level: float = 0.95) -> pd.DataFrame:
@@ -469,33 +477,47 @@ def on_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     """What a full grid would hold and the store does not, in words: absent arms, then rates and seeds of the others.
 
-    A rate, or a seed, counts as part of the grid if at least half of the arms have it. Where each arm has one rate with
-    more seeds than any other, as at the end of a staged search, the grid is those rates.
+    A rate counts as part of the grid if at least half of the arms have it, and a seed if two arms have it. After a
+    staged search, which leaves one rate of an arm with all seeds and the others with half of them at most, the grid is
+    the rate chosen for each arm.
     """
     adapted = runs[runs["method"] != FLOOR]
     arms = list(dict.fromkeys([*expected, *adapted["arm"]]))
     have = {arm: set(zip(mine["lr"], mine["seed"].astype(int), strict=True)) for arm, mine in adapted.groupby("arm")}
-    usual = {
-        name: set(n.index[n * 2 >= len(have)])
-        for name, n in ((name, adapted.groupby(name)["arm"].nunique()) for name in ("lr", "seed"))
-    }
-    grid = {arm: usual["lr"] | {rate for rate, _ in mine} for arm, mine in have.items()}
-    n_seeds = adapted.groupby(["arm", "lr"])["seed"].nunique()
-    fullest = n_seeds[n_seeds == n_seeds.groupby("arm").transform("max")].reset_index("lr")["lr"]
-    if fullest.index.is_unique and len(n_seeds) > len(fullest):
-        grid = {str(arm): {rate} for arm, rate in fullest.items()}
+    if is_staged(adapted):
+        chosen = choose_rates(adapted)["lr"]
+        grid = {arm: {float(chosen[arm])} for arm in have}
+        adapted = adapted[adapted["lr"] == adapted["arm"].map(chosen)]
+    else:
+        n_of_rate = adapted.groupby("lr")["arm"].nunique()
+        usual = set(n_of_rate.index[n_of_rate * 2 >= len(have)])
+        grid = {arm: usual | {rate for rate, _ in mine} for arm, mine in have.items()}
+    n_of_seed = adapted.groupby("seed")["arm"].nunique()
+    seeds = sorted(int(seed) for seed in n_of_seed.index[n_of_seed >= min(2, len(have))])
     lacking: dict[tuple, list[str]] = {}
     for arm in (one for one in arms if one in have):
         for rate in sorted(grid[arm]):
-            lacks = tuple(sorted(int(seed) for seed in usual["seed"] if (rate, seed) not in have[arm]))
+            lacks = tuple(seed for seed in seeds if (rate, seed) not in have[arm])
             if lacks:
                 lacking.setdefault((rate, lacks), []).append(arm)
     absent = [arm for arm in arms if arm not in have]
     lines = [", ".join(absent)] if absent else []
     for (rate, lacks), of_arms in lacking.items():
-        told = "all seeds" if len(lacks) == len(usual["seed"]) else f"seeds {_seeds_text(lacks)}"
+        told = "all seeds" if len(lacks) == len(seeds) else f"seeds {_seeds_text(lacks)}"
         lines.append(f"{', '.join(of_arms)} at lr {rate:g}, {told}")
     return "; ".join(lines)
+
+
+def is_staged(runs: pd.DataFrame) -> bool:
+    """Whether the rates look like the stages of a search: one rate of some arm has all seeds and its others at most
+    half as many, and no arm has two rates with all."""
+    if runs.empty:
+        return False
+    n_seeds = runs.groupby(["arm", "lr"])["seed"].nunique()
+    most = int(n_seeds.max())
+    full = (n_seeds == most).groupby("arm").sum()
+    partial = n_seeds.where(n_seeds < most).groupby("arm").max()
+    return bool((full <= 1).all() and ((full == 1) & (partial * 2 <= most)).any())
 
 
 def failures(runs: pd.DataFrame) -> list[str]:
@@ -594,12 +616,23 @@ def _seeds_text(seeds: Sequence[int]) -> str:
 
 
 def _seeds_by_rates(points: pd.DataFrame) -> tuple[list[float], np.ndarray, np.ndarray]:
-    """An arm's rates, how many seeds ran at each, and its scores, seeds by rates; nan where there is none."""
+    """An arm's rates; then, seeds by rates, whether it ran and what it scored, nan where there is no score."""
     rates, column = np.unique(points["lr"].to_numpy(float), return_inverse=True)
     seeds, row = np.unique(points["seed"].to_numpy(int), return_inverse=True)
     table = np.full((len(seeds), len(rates)), math.nan)
     table[row, column] = points["select"]
-    return rates.tolist(), np.bincount(column, minlength=len(rates)), table
+    has_run = np.zeros(table.shape, bool)
+    has_run[row, column] = True
+    return rates.tolist(), has_run, table
+
+
+def _spread_within(table: np.ndarray) -> float:
+    """Standard deviation over seeds, pooled over the rates that have two or more; nan where none has."""
+    n = np.isfinite(table).sum(axis=0)
+    several = table[:, n > 1]
+    if not several.size:
+        return math.nan
+    return math.sqrt(float((np.nanvar(several, axis=0) * n[n > 1]).sum() / (n[n > 1] - 1).sum()))
 
 
 def _no_rate(rates: list[float]) -> dict:

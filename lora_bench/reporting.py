@@ -278,6 +278,15 @@ def rate_notes(rates: pd.DataFrame) -> list[str]:
     return told
 
 
+def settled_overrides(overrides: Sequence[str]) -> list[str]:
+    """Of the overrides that started a run, what a further sweep shares with it: no axis, sweep, store or launcher."""
+    axes = {"adapter.targets", "adapter.rank", "train.lr", "seed", "store"}
+    names = {one: one.partition("=")[0].lstrip("+~") for one in map(str, overrides)}
+    return [
+        one for one, name in names.items() if name not in axes and name != "sweeps" and not name.startswith("hydra")
+    ]
+
+
 def seed_notes(estimates: pd.DataFrame, metric: str) -> list[str]:
     """Cells whose seeds all score the same, and cells whose seeds fall in two groups five margins apart."""
     told = []

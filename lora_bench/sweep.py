@@ -29,6 +29,10 @@ POLL_SECONDS = 1.0
 SHARE_OF_TRAINING = 0.8
 """Of a pack's time; scoring, checking and saving take the rest."""
 FAILED_FAST = "a run failed (hydra.sweeper.fail_fast=true)"
+DOUBTS = {  # certificates of a chosen rate that another may beat, as a sweep's table tells them
+    "edge": "edge: the best rate is the smallest or largest tried; a wider grid may find a better one",
+    "behind": "behind: another rate scores higher on the seeds that both have; run its other seeds",
+}
 PLAIN_WIDTH = 140
 """Columns of tables where there is no terminal to ask."""
 
@@ -468,21 +472,21 @@ def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
             table.add_column(name, justify="left" if name == "cell" else "right")
         for arm, row in estimates.iterrows():
             interval = f"{row['low']:.3f} to {row['high']:.3f}" if math.isfinite(row["low"]) else "-"
-            is_edge = rates.at[arm, "certificate"] == "edge"
+            doubt = {"edge": " (edge)", "behind": " (behind)"}.get(str(rates.at[arm, "certificate"]), "")
             parameters = row["adapter_parameters"]
             table.add_row(
                 str(arm),
                 f"{parameters:,.0f}" if parameters else "-",
-                f"{row['lr']:g}{' (edge)' if is_edge else ''}",
+                f"{row['lr']:g}{doubt}",
                 f"{rates.at[arm, 'select']:.3f}",
                 f"{row['mean']:.3f}",
                 interval,
                 str(row["n_seeds"]),
                 str(int((group[group["arm"] == arm]["status"] == "failed").sum())),
             )
-        if (rates["certificate"] == "edge").any():
-            table.caption = "edge: the best rate is the smallest or largest tried; a wider grid may find a better one"
-            table.caption_justify = "left"
+        told = [words for certificate, words in DOUBTS.items() if (rates["certificate"] == certificate).any()]
+        if told:
+            table.caption, table.caption_justify = "\n".join(told), "left"
         yield table
 
 

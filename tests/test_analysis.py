@@ -125,6 +125,9 @@ def sweep(scores: dict[float, list[float | None]], targets: str = "qv") -> list[
         ({3e-3: [0.5, 0.6]}, 3e-3, "single", [1e-3, 1e-2]),
         ({1e-3: [0.1, 0.2], 3e-3: [0.5, 0.6], 1e-2: [None, 0.99]}, 3e-3, "inside", []),
         ({1e-3: [0.1, 0.2, 0.1], 3e-3: [0.5, 0.5, 0.6], 1e-2: [0.9]}, 3e-3, "behind", [0.01]),
+        ({1e-3: [0.501], 2e-3: [0.49, 0.48], 3e-3: [0.5, 0.5], 5e-3: [0.4, 0.4]}, 3e-3, "inside", []),
+        ({1e-3: [0.1], 2e-3: [0.4, 0.4], 3e-3: [0.5, 0.5, 0.6], 1e-2: [None]}, 3e-3, "inside", []),
+        ({1e-3: [0.5, 0.6, 0.55], 3e-3: [None, 0.9, None], 1e-2: [0.1, 0.1, 0.1]}, 1e-3, "edge", [1e-4, 3e-4]),
         ({1e-3: [0.1], 2e-3: [0.4, 0.4], 3e-3: [0.5, 0.5, 0.6], 5e-3: [0.4, 0.5], 1e-2: [0.2]}, 3e-3, "inside", []),
         ({1e-3: [0.1], 2e-3: [0.4, 0.4], 3e-3: [0.5, 0.5, 0.6]}, 3e-3, "edge", [0.005, 0.01]),
         ({1e-3: [0.1], 2e-3: [0.48, 0.5], 3e-3: [0.5, 0.5, 0.6]}, 3e-3, "inside*", []),
@@ -132,13 +135,41 @@ def sweep(scores: dict[float, list[float | None]], targets: str = "qv") -> list[
     ],
     ids=[
         "inside", "upper_edge", "lower_edge", "one_standard_error", "tie", "single", "diverged", "unfinished",
-        "staged", "staged_edge", "staged_one_standard_error", "no_score",
+        "ahead_by_luck", "staged_diverged", "survivors", "staged", "staged_edge", "staged_one_standard_error",
+        "no_score",
     ],
 )  # fmt: skip
 def test_the_rate_is_chosen_on_select_with_a_certificate(scores, rate, certificate, add):
     chosen = cells.choose_rates(arms_of(sweep(scores))).loc["qv"]
     assert (chosen["lr"], chosen["certificate"]) == (rate, certificate)
     assert list(chosen["add"]) == pytest.approx(add)
+
+
+STAGED = {3e-4: 1, 1e-3: 8, 2e-3: 2, 3e-3: 2}  # rate -> seeds that were run
+
+
+@pytest.mark.parametrize(
+    ("seeds_at", "told"),
+    [
+        ({"q": {1e-3: 8, 3e-3: 5}, "k": {1e-3: 8, 3e-3: 5}}, "q, k at lr 0.003, seeds 5 to 7"),
+        ({"q": {1e-3: 8, 3e-3: 8}, "k": {1e-3: 8}}, "k at lr 0.003, all seeds"),
+        ({"q": STAGED, "k": STAGED}, ""),
+        ({"q": STAGED, "k": {3e-4: 1, 1e-3: 2, 2e-3: 2, 3e-3: 8}}, ""),
+        ({"q": STAGED, "k": STAGED, "v": STAGED | {1e-3: 2}}, "v at lr 0.001, seeds 2 to 7"),
+        ({"q": STAGED, "k": STAGED, "v": STAGED | {1e-3: 7}}, "v at lr 0.001, seeds 7"),
+        ({"q": {1e-3: 3}, "k": {1e-3: 3}}, "v, o"),
+    ],
+    ids=["cut_off", "rate", "staged", "own_rates", "last_stage_missing", "last_seed_missing", "placements"],
+)
+def test_what_a_store_lacks_is_told_for_grids_and_for_staged_searches(seeds_at, told):
+    records = [
+        fake_record(targets=targets, lr=rate, seed=seed, report=0.5)
+        for targets, rates in seeds_at.items()
+        for rate, n_seeds in rates.items()
+        for seed in range(n_seeds)
+    ]
+    expected = ["q", "k", "v", "o"] if told == "v, o" else []
+    assert cells.missing(arms_of(records), expected) == told
 
 
 def test_nothing_is_chosen_on_report():

@@ -7,15 +7,13 @@ import pytest
 import yaml
 
 from fake_store import RANKS, fake_record, write_store
-from lora_bench import cells
-from lora_bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 BEST = {"q": 3e-3, "qv": 3e-4}  # on select; on report the other way round
 
 
-def coarse(root: Path, *, failed: str = "") -> Path:
-    """One seed at three rates; `failed` has no score at any of them."""
+def coarse(root: Path, *, failed: str = "", **given) -> Path:
+    """One seed at three rates, started by the sweep in pair.yaml; `failed` has no score at any of them."""
     records = [
         fake_record(
             targets=targets,
@@ -24,21 +22,29 @@ def coarse(root: Path, *, failed: str = "") -> Path:
             select=0.5 if rate == best else 0.1,
             report=0.1 if rate == best else 0.5,
             error="nonfinite" if targets == failed else None,
-            invocation={"overrides": [], "sweep": "weight_types"},
+            invocation={"overrides": ["task=cola", "train.epochs=5", f"train.lr={rate}", "seed=0"], "sweep": "pair"},
+            **given,
         )
         for targets, best in BEST.items()
         for rate in (3e-4, 1e-3, 3e-3)
     ]
-    write_store(root, records)
-    return root
+    return write_store(root, records)
 
 
-def write(store: Path, out: Path, *more: str) -> int:
+@pytest.fixture
+def write(tmp_path):
+    """The script, on a sweep of two placements; gives its exit status."""
+    text = (ROOT / "sweeps" / "weight_types.yaml").read_text().replace("q,k,v,o,qk,qv,qkvo", "q,qv")
+    (tmp_path / "pair.yaml").write_text(text)
     main = runpy.run_path(str(ROOT / "analysis" / "next_stage.py"))["main"]
-    return main(["--store", str(store), "--sweep", "weight_types", "--out", str(out), *more])
+
+    def run(store: Path, out: Path, *more: str) -> int:
+        return main(["--store", str(store), "--sweep", str(tmp_path / "pair.yaml"), "--out", str(out), *more])
+
+    return run
 
 
-def test_each_placement_gets_rates_around_its_own_best_on_select(tmp_path):
+def test_each_placement_gets_rates_around_its_own_best_on_select(tmp_path, capsys, write):
     assert write(coarse(tmp_path / "runs"), tmp_path / "fine.yaml") == 0
     made = yaml.safe_load((tmp_path / "fine.yaml").read_text())
     base = yaml.safe_load((ROOT / "sweeps" / "weight_types.yaml").read_text())
@@ -49,9 +55,11 @@ def test_each_placement_gets_rates_around_its_own_best_on_select(tmp_path):
         {"adapter.targets": "q", "train.lr": "0.002,0.003,0.005"},
         {"adapter.targets": "qv", "train.lr": "0.0002,0.0003,0.0005"},
     ]
+    store = tmp_path / "runs"
+    assert capsys.readouterr().out.endswith(f"lora-bench +sweeps=fine task=cola train.epochs=5 store={store}\n")
 
 
-def test_the_last_stage_is_planned_as_a_sweep(tmp_path, command):
+def test_the_last_stage_is_planned_as_a_sweep(tmp_path, command, write):
     folder = tmp_path / "sweeps"
     folder.mkdir()
     more = ("--rates", "1", "--seeds", "8", "--head-only")
@@ -64,23 +72,24 @@ def test_the_last_stage_is_planned_as_a_sweep(tmp_path, command):
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["--sweep", "rank"], "holds no run of +sweeps=rank"),
+        (["--sweep", "rank"], "holds no LoRA run of +sweeps=rank"),
+        (["--sweep", "methods"], "cannot stage the axis adapter"),
         (["--sweep", "nowhere"], "no nowhere; looked at"),
         (["--sweep", "depth"], "cannot stage the axis adapter.layers"),
     ],
 )
-def test_a_stage_that_cannot_be_told_is_an_error_in_words(tmp_path, capsys, more, told):
+def test_a_stage_that_cannot_be_told_is_an_error_in_words(tmp_path, capsys, write, more, told):
     assert write(coarse(tmp_path / "runs"), tmp_path / "fine.yaml", *more) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "fine.yaml").exists()
 
 
-def test_a_placement_without_a_score_stops_the_search(tmp_path, capsys):
+def test_a_placement_without_a_score_stops_the_search(tmp_path, capsys, write):
     assert write(coarse(tmp_path / "runs", failed="q"), tmp_path / "fine.yaml") == 2
     assert "q r=8: no run has a score" in capsys.readouterr().err
 
 
-def test_a_file_is_not_replaced_unasked(tmp_path):
+def test_a_file_is_not_replaced_unasked(tmp_path, write):
     store, out = coarse(tmp_path / "runs"), tmp_path / "fine.yaml"
     out.write_text("mine\n")
     with pytest.raises(SystemExit, match="2"):
@@ -89,14 +98,11 @@ def test_a_file_is_not_replaced_unasked(tmp_path):
     assert write(store, out, "--overwrite") == 0
 
 
-def test_earlier_stages_are_not_missing_and_a_lost_seed_is(tmp_path):
+def test_runs_beside_the_sweep_do_not_stop_it_and_an_unfinished_one_does(tmp_path, capsys, write):
     store = coarse(tmp_path / "runs")
-    final = [
-        fake_record(targets=targets, rank=RANKS[targets], lr=rate, seed=seed, report=0.5)
-        for targets, rate in BEST.items()
-        for seed in range(1, 4)
-        if (targets, seed) != ("q", 3)
-    ]
-    write_store(store, final)
-    runs = cells.name_arms(cells.prepare(Store(store).frame()))
-    assert cells.missing(runs, []) == "q r=8 at lr 0.003, seeds 3"
+    write_store(store, [fake_record(adapter={"alpha": 32.0}), fake_record(method="dora"), fake_record(targets="k")])
+    assert write(store, tmp_path / "fine.yaml") == 0
+    text = (tmp_path / "pair.yaml").read_text()
+    (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "q,qv,o"))
+    assert write(store, tmp_path / "more.yaml") == 2
+    assert "no run of o; finish +sweeps=pair first" in capsys.readouterr().err
