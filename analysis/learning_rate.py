@@ -191,8 +191,9 @@ def _shared_notes(own: pd.DataFrame, at_shared: pd.DataFrame, shared: float) -> 
 def _shared_difference(own: pd.DataFrame, at_shared: pd.DataFrame) -> pd.Series:
     """Score at the shared rate minus that at the cell's own, on the seeds that both have; nan where there is none."""
     found = {}
+    own_scores = own["scores"].to_dict()
     for arm, scores in at_shared["scores"].items():
-        mine = own.loc[arm, "scores"]
+        mine = own_scores[arm]
         common = scores.keys() & mine.keys()
         found[arm] = np.mean([scores[seed] - mine[seed] for seed in common]) if common else math.nan
     return pd.Series(found, dtype=float)

@@ -130,14 +130,16 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
         raise StageError(f"the store holds no run of {reporting.listed(absent)}; finish +sweeps={name} first")
     cells.refuse_duplicates(found[0], named)
     axes = [axis for axis, values in declared.items() if values]
-    points = named.drop_duplicates("arm").set_index("arm")
+    points = named.drop_duplicates("arm").set_index("arm").to_dict("index")
     chosen = []
-    for arm, row in cells.choose_rates(named).iterrows():
+    for arm, row in cells.choose_rates(named).to_dict("index").items():
         if row["certificate"] == "none":
             raise StageError(f"{arm}: no run has a score, so no rate can be chosen; see lora-bench show=store")
-        chosen.append(({axis: _plain(points.loc[arm, COLUMNS[axis]]) for axis in axes}, row["lr"], row["certificate"]))
+        chosen.append(({axis: _plain(points[arm][COLUMNS[axis]]) for axis in axes}, row["lr"], row["certificate"]))
     if len({tuple(point.values()) for point, _, _ in chosen}) < len(chosen):
-        raise StageError(f"{', '.join(points.index)}: one placement at several ranks; keep them in stores of their own")
+        raise StageError(
+            f"{', '.join(map(str, points))}: one placement at several ranks; keep them in stores of their own"
+        )
     return chosen, str(before["run_id"].iloc[0])
 
 

@@ -270,7 +270,7 @@ def rate_notes(rates: pd.DataFrame) -> list[str]:
             "single": "one rate only was tried",
             "edge": f"is best at the edge of its rates ({', '.join(f'{r:g}' for r in sorted(have))})",
             "behind": "a rate with fewer seeds scores higher on those that both have",
-        }[certificate]
+        }[str(certificate)]
         told.append(f"learning rate of {names}: {at}; add train.lr={values}")
     passed_over = rates["passed_over"].map(", ".join)
     for which, arms in rates[passed_over != ""].groupby(passed_over, sort=False):
