@@ -5,8 +5,9 @@
     PACK/adapters/<run_id>/adapter/    the adapters that were asked for, in PEFT format
     PACK/manifest.json                 format version, counts, and the size and SHA-256 of every file above
 
-`Store(PACK)` reads it as it reads a folder of runs, and refuses to write. Every file is checked against the manifest
-when the pack is opened. The same runs and command give the same bytes, with the same pyarrow.
+Records are kept whole, but for the folders of the machine in the command that started a run. `Store(PACK)` reads the
+pack as it reads a folder of runs, and refuses to write. Every file is checked against the manifest when the pack is
+opened. The same runs and command give the same bytes, with the same pyarrow.
 
 Logits are rounded to float16 row by row: a row keeps its float32 where rounding would move the largest one, and so does
 every row of a regression task, whose correlations any rounding moves. So each stored score can be computed again to the
@@ -158,6 +159,17 @@ def chosen_runs(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept)
 
 
+def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record, its command without the folders of the machine: `task.data_dir=/home/me/glue/cola` keeps `cola`."""
+    invocation = dict(record.get("invocation") or {})
+    told = []
+    for override in invocation.get("overrides") or []:
+        name, is_set, value = str(override).partition("=")
+        path = value.strip("'\"")
+        told.append(f"{name}={Path(path).name}" if is_set and Path(path).is_absolute() else override)
+    return {**record, "invocation": {**invocation, "overrides": told}}
+
+
 def _gather(stores: Sequence[Store], task: str | None) -> tuple[dict[str, bytes], dict[str, Store], pd.DataFrame]:
     """By run id: its record as a line, and the store that it lies in; and the frame of the runs that are wanted."""
     lines: dict[str, bytes] = {}
@@ -166,7 +178,9 @@ def _gather(stores: Sequence[Store], task: str | None) -> tuple[dict[str, bytes]
     for store in stores:
         for record in store.records():
             run_id, status = record["run_id"], record["status"]
-            line = json.dumps(record, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+            line = json.dumps(
+                _without_folders(record), allow_nan=False, ensure_ascii=False, separators=(",", ":")
+            ).encode()
             if run_id in lines and lines[run_id] != line:
                 if status == rows[run_id]["status"] == "finished":
                     raise StoreError(

@@ -487,3 +487,13 @@ def test_the_table_is_one_file_of_plain_columns(scored_pack):
     schema = pq.read_schema(scored_pack / PREDICTIONS)
     assert schema.names == ["run_id", "split", "idx", "label", "logit_0", "logit_1", "logit_2"]
     assert schema.metadata is None
+
+
+def test_the_folders_of_the_machine_are_not_published(tmp_path):
+    given = ["task=cola", "task.data_dir=/home/me/glue/cola", "model.name='/home/me/model'", "model.name=a/b"]
+    store = write_store(tmp_path / "runs", [fake_record(invocation={"overrides": given, "sweep": None})])
+    pack = results.write_pack([Store(store)], tmp_path / "pack", command="x").root
+    (record,) = Store(pack).records()
+    told = ["task=cola", "task.data_dir=cola", "model.name=model", "model.name=a/b"]
+    assert record["invocation"]["overrides"] == told
+    assert b"/home" not in gzip.decompress((pack / RECORDS).read_bytes())
