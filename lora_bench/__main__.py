@@ -72,7 +72,7 @@ def help_text() -> str:
     groups["launchers"] = _folded(
         sorted(path.stem for path in (root / "conf" / "hydra" / "launcher").glob("*.yaml")), indent=27
     )
-    sweeps = ", ".join(sorted(path.stem for path in (root / "sweeps").glob("*.yaml")))
+    sweeps = _folded(sorted(path.stem for path in (root / "sweeps").glob("*.yaml")), indent=9)
     return HELP.format(**groups, sweeps=sweeps, version=__version__)
 
 
