@@ -190,7 +190,7 @@ def _group(targets: str) -> tuple[str, ...]:
 
 def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) -> tuple[str, str]:
     verdict, small = row["verdict"], row["note"] == stats.SMALL
-    edge = [arm for arm in (row["first"], row["second"]) if rates.loc[arm, "certificate"] in cells.UNCERTIFIED]
+    uncertified = [arm for arm in (row["first"], row["second"]) if rates.loc[arm, "certificate"] in cells.UNCERTIFIED]
     status = {
         "better": {"better": "supported", "worse": "refuted", "tied": "refuted"},
         "tied": {"tied": "supported", "better": "refuted", "worse": "refuted"},
@@ -209,8 +209,8 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) ->
         told += f"; {row['note']}"
     if status == "unresolved" and not pd.isna(row["seeds_needed"]):
         told += f"; about {int(row['seeds_needed'])} seeds would settle it"
-    if edge:
-        told += f"; the rate of {reporting.listed(edge)} is not certified"
+    if uncertified:
+        told += f"; the rate of {reporting.listed(uncertified)} is not certified"
     return status, told
 
 

@@ -144,10 +144,15 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
 
 
 def next_stage(sweep: dict, chosen: list, *, n_rates: int, n_seeds: int, head_only: bool) -> dict[str, Any]:
-    """The sweep with each placement at its own rates."""
+    """The sweep with each placement at its own rates.
+
+    Args:
+        sweep: of the stage before, as `read_sweep` gives it.
+        chosen: as `chosen_rates` gives it.
+    """
     grids = [{**point, "train.lr": _text(around(rate, n_rates))} for point, rate, _ in chosen]
     if head_only:
-        grids.append({"adapter": "head_only"})
+        grids.append({"adapter": cells.FLOOR})
     settled = {key: value for key, value in sweep.items() if key != "hydra"}
     sweeper = {"params": {"seed": f"range({n_seeds})"}, "grids": grids}
     return settled | {"hydra": {"mode": "MULTIRUN", "sweeper": sweeper}}

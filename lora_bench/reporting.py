@@ -261,8 +261,8 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
 def rate_notes(rates: pd.DataFrame) -> list[str]:
     """Which chosen rates are not certified, with what to add, and which rates could not compete."""
     told = []
-    edge = rates[rates["certificate"].isin(cells.UNCERTIFIED)]
-    for (certificate, _), arms in edge.groupby([edge["certificate"], edge["add"].map(tuple)], sort=False):
+    doubtful = rates[rates["certificate"].isin(cells.UNCERTIFIED)]
+    for (certificate, _), arms in doubtful.groupby([doubtful["certificate"], doubtful["add"].map(tuple)], sort=False):
         names = listed(list(arms.index))
         have = {rate for grid in arms["rates"] for rate in grid}
         values = ",".join(f"{rate:g}" for rate in arms["add"].iloc[0])

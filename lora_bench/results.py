@@ -160,7 +160,7 @@ def chosen_runs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record, its command without the folders of the machine: `task.data_dir=/home/me/glue/cola` keeps `cola`."""
+    """The record, its command without the folders of the machine: an absolute path keeps its last part."""
     invocation = dict(record.get("invocation") or {})
     told = []
     for override in invocation.get("overrides") or []:

@@ -472,7 +472,8 @@ def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
             table.add_column(name, justify="left" if name == "cell" else "right")
         for arm, row in estimates.iterrows():
             interval = f"{row['low']:.3f} to {row['high']:.3f}" if math.isfinite(row["low"]) else "-"
-            doubt = {"edge": " (edge)", "behind": " (behind)"}.get(str(rates.at[arm, "certificate"]), "")
+            certificate = str(rates.at[arm, "certificate"])
+            doubt = f" ({certificate})" if certificate in DOUBTS else ""
             parameters = row["adapter_parameters"]
             table.add_row(
                 str(arm),
@@ -484,7 +485,7 @@ def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
                 str(row["n_seeds"]),
                 str(int((group[group["arm"] == arm]["status"] == "failed").sum())),
             )
-        told = [words for certificate, words in DOUBTS.items() if (rates["certificate"] == certificate).any()]
+        told = [words for doubt, words in DOUBTS.items() if (rates["certificate"] == doubt).any()]
         if told:
             table.caption, table.caption_justify = "\n".join(told), "left"
         yield table
