@@ -121,7 +121,8 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
             f"the runs of +sweeps={name} are of {len(found)} settings ({'; '.join(s.title for s in found)})"
         )
     declared = {axis: _values(sweep, axis) for axis in COLUMNS}
-    named = cells.name_arms(found[0].runs[found[0].runs["targets"] != ""])
+    own = before[list(COLUMNS.values())].drop_duplicates()  # other sweeps may have the same placement at other ranks
+    named = cells.name_arms(found[0].runs[found[0].runs["targets"] != ""].merge(own))
     for axis, values in declared.items():
         if values:
             named = named[named[COLUMNS[axis]].map(_plain).isin(values)]

@@ -100,8 +100,12 @@ def test_a_file_is_not_replaced_unasked(tmp_path, write):
 
 def test_runs_beside_the_sweep_do_not_stop_it_and_an_unfinished_one_does(tmp_path, capsys, write):
     store = coarse(tmp_path / "runs")
-    write_store(store, [fake_record(adapter={"alpha": 32.0}), fake_record(method="dora"), fake_record(targets="k")])
+    beside = [fake_record(adapter={"alpha": 32.0}), fake_record(method="dora"), fake_record(targets="k")]
+    write_store(store, [*beside, fake_record(targets="q", rank=64, lr=1e-2, select=0.9)])
     assert write(store, tmp_path / "fine.yaml") == 0
+    made = yaml.safe_load((tmp_path / "fine.yaml").read_text())["hydra"]["sweeper"]["grids"]
+    assert [grid["adapter.targets"] for grid in made] == ["q", "qv"]
+    assert made[0]["train.lr"] == "0.002,0.003,0.005"
     text = (tmp_path / "pair.yaml").read_text()
     (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "q,qv,o"))
     assert write(store, tmp_path / "more.yaml") == 2
