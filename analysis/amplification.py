@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from lora_bench import cells, figures, published, reporting, subspace
+from lora_bench import cells, figures, published, reporting, subspace, tuning
 from lora_bench.reporting import Column, Section, Table
 from lora_bench.store import Store
 
@@ -86,7 +86,7 @@ def section(setting: cells.Setting, store: Store, *, targets: str, name: str) ->
 
 def read_norms(runs: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, int]:
     """One row per matrix of every scored run at its arm's chosen rate, and how many such runs kept no norms."""
-    rates = cells.choose_rates(runs)["lr"]
+    rates = tuning.choose_rates(runs)["lr"]
     chosen = runs[runs["scored"] & (runs["lr"] == runs["arm"].map(rates))]
     rows, lacking = [], 0
     for run in chosen.itertuples():

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from lora_bench import cells, reporting, stats
+from lora_bench import cells, reporting, stats, tuning
 from lora_bench.reporting import Column, Section, Table
 
 SHIPPED = Path(__file__).with_name("claims.yaml")
@@ -99,7 +99,7 @@ def judge(setting: cells.Setting, claims: list[dict], *, margin: float) -> list[
     """One row per claim: status, evidence in words, and the number of runs behind it."""
     named = cells.name_arms(setting.runs)
     cells.refuse_duplicates(setting, named)
-    rates = cells.choose_rates(named)
+    rates = tuning.choose_rates(named)
     estimates = cells.estimate(named, rates["lr"])
     arms = {claim["id"]: _arms(claim, estimates) for claim in claims if claim["kind"] in ("placement", "rank")}
     pairs = {name: pair for name, pair in arms.items() if isinstance(pair, tuple)}
@@ -190,7 +190,7 @@ def _group(targets: str) -> tuple[str, ...]:
 
 def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) -> tuple[str, str]:
     verdict, small = row["verdict"], row["note"] == stats.SMALL
-    uncertified = [arm for arm in (row["first"], row["second"]) if rates.loc[arm, "certificate"] in cells.UNCERTIFIED]
+    uncertified = [arm for arm in (row["first"], row["second"]) if rates.loc[arm, "certificate"] in tuning.UNCERTIFIED]
     status = {
         "better": {"better": "supported", "worse": "refuted", "tied": "refuted"},
         "tied": {"tied": "supported", "better": "refuted", "worse": "refuted"},
@@ -219,7 +219,7 @@ def _judge_flat(claim: dict, runs: pd.DataFrame, estimates: pd.DataFrame) -> tup
     ends = _ends(mine, claim)
     if not isinstance(ends, tuple):
         return ("missing", _needs_ranks(claim, ends)), 0
-    best = pd.DataFrame(np.log10(cells.best_rates_by_seed(runs[runs["arm"].isin(ends)]).astype(float)))
+    best = pd.DataFrame(np.log10(tuning.best_rates_by_seed(runs[runs["arm"].isin(ends)]).astype(float)))
     if len(best) < 2 or runs[runs["arm"].isin(ends)].groupby("arm")["lr"].nunique().min() < 3:
         return ("missing", f"needs three rates or more for {ends[0]} and {ends[1]}"), 0
     shift = (best.loc[ends[1]] - best.loc[ends[0]]).dropna().to_numpy()
@@ -236,7 +236,7 @@ def _judge_tenfold(runs: pd.DataFrame) -> tuple[tuple[str, str], int]:
     both = both[both["arm"].isin(n_rates.index[n_rates > 2])]
     if FULL not in set(both["arm"]) or both["arm"].nunique() < 2:
         return ("missing", "needs three rates or more of full fine-tuning and of LoRA"), 0
-    best = pd.DataFrame(np.log10(cells.best_rates_by_seed(both).astype(float)))
+    best = pd.DataFrame(np.log10(tuning.best_rates_by_seed(both).astype(float)))
     if FULL not in best.index or len(best) < 2:
         return ("missing", "no seed of full fine-tuning has a score at every rate"), 0
     ratio = (best.drop(FULL).mean() - best.loc[FULL]).dropna().to_numpy()

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from lora_bench import cells, figures, reporting, stats
+from lora_bench import cells, figures, reporting, stats, tuning
 from lora_bench.reporting import Column, Section, Table
 
 HALF_DECADE = 0.5  # in log10: one step of a grid such as 1e-3, 3e-3, 1e-2
@@ -41,9 +41,9 @@ def section(setting: cells.Setting, *, name: str, store=None) -> Section:
     """The table, the figure and the sentence for one setting."""
     runs = cells.name_arms(setting.runs)
     cells.refuse_duplicates(setting, runs)
-    rates = cells.choose_rates(runs)
+    rates = tuning.choose_rates(runs)
     own = cells.estimate(runs, rates["lr"])
-    shared = cells.shared_rate(runs)
+    shared = tuning.shared_rate(runs)
     adapted = runs[runs["targets"] != ""]
     at_shared = cells.estimate(adapted, dict.fromkeys(adapted["arm"].unique(), shared))
     curves = _curves(adapted, rates)
@@ -78,7 +78,7 @@ def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
     """
     if FULL not in set(runs["arm"]):
         return "", pd.Series(dtype=float)
-    best = cells.best_rates_by_seed(runs)
+    best = tuning.best_rates_by_seed(runs)
     if FULL not in best.index:
         return "", pd.Series(dtype=float)
     n_rates = runs.groupby("arm")["lr"].nunique()
@@ -164,7 +164,7 @@ def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, stor
     told.extend(
         f"to settle {arm}: {paste_line(runs, arm, rates['add'][arm], store)}"
         for arm in adapted
-        if rates.loc[arm, "certificate"] in cells.UNCERTIFIED and runs.loc[runs["arm"] == arm, "targets"].iloc[0]
+        if rates.loc[arm, "certificate"] in tuning.UNCERTIFIED and runs.loc[runs["arm"] == arm, "targets"].iloc[0]
     )
     failed = cells.failures(runs)
     if failed:

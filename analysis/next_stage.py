@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from lora_bench import cells, reporting
+from lora_bench import cells, reporting, tuning
 from lora_bench.config import resource_root
 from lora_bench.store import Store, StoreError
 
@@ -133,7 +133,7 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
     axes = [axis for axis, values in declared.items() if values]
     points = named.drop_duplicates("arm").set_index("arm").to_dict("index")
     chosen = []
-    for arm, row in cells.choose_rates(named).to_dict("index").items():
+    for arm, row in tuning.choose_rates(named).to_dict("index").items():
         if row["certificate"] == "none":
             raise StageError(f"{arm}: no run has a score, so no rate can be chosen; see lora-bench show=store")
         chosen.append(({axis: _plain(points[arm][COLUMNS[axis]]) for axis in axes}, row["lr"], row["certificate"]))
@@ -161,7 +161,7 @@ def next_stage(sweep: dict, chosen: list, *, n_rates: int, n_seeds: int, head_on
 
 def around(rate: float, n_rates: int) -> list[float]:
     """The rate alone, or between its neighbours a quarter of a decade away, each 1, 2, 3 or 5 times a power of ten."""
-    return [rate] if n_rates == 1 else [cells.beyond(rate, 10**-0.25), rate, cells.beyond(rate, 10**0.25)]
+    return [rate] if n_rates == 1 else [tuning.beyond(rate, 10**-0.25), rate, tuning.beyond(rate, 10**0.25)]
 
 
 def told_as_file(stage: dict, *, before: str, command: str) -> str:

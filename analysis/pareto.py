@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lora_bench import cells, figures, reporting
+from lora_bench import cells, figures, reporting, tuning
 from lora_bench.reporting import Column, Section, Table
 
 COSTS = [
@@ -38,7 +38,7 @@ def section(setting: cells.Setting, *, name: str) -> Section:
     """The table, the figure and the sentence for one setting."""
     runs = cells.name_arms(setting.runs)
     cells.refuse_duplicates(setting, runs)
-    rates = cells.choose_rates(runs)
+    rates = tuning.choose_rates(runs)
     frame = reporting.cell_frame(setting, cells.estimate(runs, rates["lr"]), rates)
     untold = ~frame["method"].isin([*cells.LORA_METHODS, cells.FLOOR]) & (frame["adapter_parameters"] == 0)
     frame["adapter_parameters"] = frame["adapter_parameters"].mask(untold)  # full fine-tuning is not free

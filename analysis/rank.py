@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lora_bench import cells, figures, published, reporting, stats
+from lora_bench import cells, figures, published, reporting, stats, tuning
 from lora_bench.reporting import Column, Section, Table
 
 PAPER_RANKS = (1, 2, 4, 8, 64)
@@ -67,7 +67,7 @@ def section(setting: cells.Setting, *, margin: float, name: str) -> Section:
     order = [arm_name(t, r) for t in curves for r in sorted(runs.loc[runs["targets"] == t, "rank"].unique())]
     runs = cells.sort_arms(runs, order)
     cells.refuse_duplicates(setting, runs)
-    rates = cells.choose_rates(runs)
+    rates = tuning.choose_rates(runs)
     estimates = cells.estimate(runs, rates["lr"])
     estimates["rank"] = [int(arm.rsplit("=", 1)[1]) for arm in estimates.index]
     pairs = []

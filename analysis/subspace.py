@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from lora_bench import cells, figures, reporting, subspace
+from lora_bench import cells, figures, reporting, subspace, tuning
 from lora_bench.reporting import Column, Section, Table
 from lora_bench.store import Store
 
@@ -66,7 +66,7 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
         NothingToShow: when fewer than two adapters can be compared.
     """
     runs = cells.name_arms(setting.runs[(setting.runs["targets"] != "") & setting.runs["rank"].notna()])
-    rates = cells.choose_rates(runs)["lr"]
+    rates = tuning.choose_rates(runs)["lr"]
     chosen = runs[runs["scored"] & (runs["lr"] == runs["arm"].map(rates))]
     targets, low, high = _choose(setting, chosen, options)
     adapters, lacking = _read(chosen[(chosen["targets"] == targets) & chosen["rank"].isin([low, high])], store)

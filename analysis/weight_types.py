@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lora_bench import cells, figures, published, reporting, stats
+from lora_bench import cells, figures, published, reporting, stats, tuning
 from lora_bench.reporting import Column, Section, Table
 
 
@@ -189,7 +189,7 @@ def _figures(
         return {}
     drawn = estimates.assign(is_floor=estimates["method"] == cells.FLOOR)
     marks = [
-        "†" * (failed > 0) + "*" * (certificate in cells.UNCERTIFIED and not is_floor)
+        "†" * (failed > 0) + "*" * (certificate in tuning.UNCERTIFIED and not is_floor)
         for failed, is_floor, certificate in zip(
             drawn["n_failed"], drawn["is_floor"], rates.loc[drawn.index, "certificate"], strict=True
         )

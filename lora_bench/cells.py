@@ -1,10 +1,9 @@
-"""From the store's frame to estimates: settings, arms, the learning rate of each arm, cell means, contrasts.
+"""From the store's frame to estimates: settings, arms, cell means, contrasts.
 
-    rate(arm) = argmax over rates of mean over seeds of the score on `select`       (a tie goes to the smaller rate)
-
-An arm is a cell without its learning rate: what an ablation compares, each arm at its own best rate. A setting is
-everything that two arms must share before their scores may be compared: backbone, data, training, adapter settings
-and the environment. Rates are chosen on `select`, scores are read on `report`; failed runs stay, counted and named.
+An arm is a cell without its learning rate: what an ablation compares, each arm at its own best rate (`tuning`). A
+setting is everything that two arms must share before their scores may be compared: backbone, data, training, adapter
+settings and the environment. Rates are chosen on `select`, scores are read on `report`; failed runs stay,
+counted and named.
 """
 
 from __future__ import annotations
@@ -12,17 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lora_bench import stats
+from lora_bench import stats, tuning
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
 FLOOR = "head_only"
-UNCERTIFIED = ("edge", "behind", "single")  # certificates of a rate that another may beat
 LORA_METHODS = ("lora", "lora_plus", "dora")
 
 SHARED = (  # of the backbone, the data and the training; columns that a store lacks are passed over
@@ -213,97 +210,6 @@ def at_budgets(
 # ---------------------------------------------------------------- arms
 
 
-def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
-    """The learning rate of every arm, chosen on `select`, with a certificate.
-
-    Only rates with the most scored seeds of the arm compete, so that one lucky seed of an unfinished rate, or the
-    survivors of a diverging one, cannot win. A rate with fewer, as the earlier stages of a staged search leave behind,
-    counts as tried, and stands against the winner on the seeds that both have. Certificate: `inside` the rates tried;
-    `inside*`, at the edge but within one standard error of a rate that is inside; `edge`; `behind` a rate with fewer
-    seeds by more than two standard errors of a difference (from the spread within the arm's rates); or `single` when
-    one rate was tried. `add` lists rates that would settle it. A rate that diverged counts as tried.
-
-    Args:
-        runs: prepared runs with a column `arm`.
-
-    Returns:
-        one row per arm, indexed by arm in order of appearance: lr, certificate, add, rates, select, select_error,
-        passed_over (rates that could not compete, and why).
-    """
-    narrow = runs[["arm", "lr", "seed", "select"]].assign(select=runs["select"].where(runs["scored"]))
-    points = narrow.groupby(["arm", "lr", "seed"], sort=True)["select"].mean().reset_index()
-    by_arm = dict(iter(points.groupby("arm", sort=False)))
-    rows = {}
-    for arm in narrow["arm"].unique():
-        rates, has_run, table = _seeds_by_rates(by_arm[arm])
-        is_scored = np.isfinite(table)
-        run, scored = has_run.sum(axis=0), is_scored.sum(axis=0)
-        most = int(scored.max(initial=0))
-        if most == 0:
-            rows[arm] = _no_rate(rates)
-            continue
-        competes = np.flatnonzero(scored == most)
-        means = np.array([table[is_scored[:, i], i].mean() for i in competes])
-        level = means.max() - 1e-12 * max(1.0, abs(means.max()))
-        first = int(np.argmax(means >= level))
-        winner = int(competes[first])
-        deviation = float(np.std(table[is_scored[:, winner], winner], ddof=1)) if most > 1 else math.nan
-        shared = is_scored & is_scored[:, [winner]]
-        n_shared = np.where(shared.any(axis=0), shared.sum(axis=0), math.nan)
-        lead = np.where(shared, table - table[:, [winner]], 0.0).sum(axis=0) / n_shared
-        is_tried = (run == len(table)) | (scored == most) | (has_run & is_scored[:, [winner]]).any(axis=0)
-        tried = np.flatnonzero(is_tried)
-        inside = tried[1:-1]
-        is_whole = (run == scored) | (scored == most)  # the survivors of a diverging rate say nothing
-        two_errors = 2 * math.sqrt(2) * _spread_within(table) / np.sqrt(n_shared)
-        ahead = (scored < most) & is_whole & (lead > two_errors)
-        if ahead.any():
-            certificate, add = "behind", [rates[i] for i in np.flatnonzero(ahead)]
-        elif len(tried) == 1:
-            certificate, add = "single", [beyond(rates[winner], 10**-0.5), beyond(rates[winner], 10**0.5)]
-        elif winner in inside:
-            certificate, add = "inside", []
-        elif (is_whole & (lead >= -deviation / np.sqrt(n_shared)))[inside].any():
-            certificate, add = "inside*", []
-        else:
-            certificate, add = "edge", _extend([rates[i] for i in tried], rates[winner])
-        passed_over = [
-            f"{rates[i]:g} ({run[i] - scored[i]} failed)"
-            if run[i] > scored[i]
-            else f"{rates[i]:g} ({run[i]} of {most} seeds)"
-            for i in np.flatnonzero(scored < most)
-        ]
-        rows[arm] = {
-            "lr": rates[winner],
-            "certificate": certificate,
-            "add": add,
-            "rates": rates,
-            "select": float(means[first]),
-            "select_error": deviation / math.sqrt(most),
-            "passed_over": passed_over,
-        }
-    return _by_arm(rows)
-
-
-def beyond(rate: float, factor: float) -> float:
-    """The rate times the factor, moved to the nearest of 1, 2, 3, 5 times a power of ten that lies beyond the rate."""
-    target = math.log10(rate * factor)
-    power = math.floor(target)
-    choices = [float(f"{m}e{p}") for p in range(power - 1, power + 2) for m in (1, 2, 3, 5)]
-    beyond = [c for c in choices if (c > rate * 1.01 if factor > 1 else c < rate * 0.99)]
-    return min(beyond, key=lambda c: abs(math.log10(c) - target))
-
-
-def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
-    """Each seed's own best rate on `select`: arm by seed; nan where the seed lacks a rate that the arm was run at."""
-    scored = runs.loc[runs["scored"], ["arm", "seed", "lr", "select"]]
-    rows = {}
-    for arm, mine in scored.groupby("arm", sort=False):
-        table = mine.set_index(["seed", "lr"])["select"].unstack("lr").dropna()
-        rows[str(arm)] = table.idxmax(axis=1)  # the first, so the smaller rate, of equals
-    return _by_arm(rows)
-
-
 def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with arms named by placement and rank, `qv r=4`; methods without targets by their own name. Sorted."""
     ranks = [_rank_text(*one) for one in zip(runs["rank"], runs["rank_min"], runs["rank_max"], strict=True)]
@@ -319,19 +225,6 @@ def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
         key=lambda one: (one[1] == "", place.get(one[1], len(place)), one[1], one[2]),
     )
     return sort_arms(named, [arm for arm, _, _ in order])
-
-
-def shared_rate(runs: pd.DataFrame) -> float:
-    """The one rate that does best on `select` over the seeds that all adapted arms have at it.
-
-    Only rates with the most such seeds compete; nan if no rate has one.
-    """
-    scored = runs[runs["scored"] & (runs["targets"] != "")]
-    if scored.empty:
-        return math.nan
-    table = scored.pivot_table(index=["lr", "seed"], columns="arm", values="select").dropna()
-    by_rate = table.mean(axis=1).groupby("lr").agg(["mean", "size"])
-    return float(by_rate["mean"][by_rate["size"] == by_rate["size"].max()].idxmax()) if len(table) else math.nan
 
 
 def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, level: float = 0.95) -> pd.DataFrame:
@@ -381,7 +274,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
             "scores": dict(zip(scored["seed"].astype(int), scores, strict=True)),
             "failures": _failures_by_seed(failed) if len(failed) else {},
         }
-    return _by_arm(rows)
+    return tuning.by_arm(rows)
 
 
 def compare(
@@ -438,7 +331,7 @@ def judge(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float
 
     Analyses of real sweeps and their calibration on sweeps of known truth both call it.
     """
-    rates = choose_rates(runs)
+    rates = tuning.choose_rates(runs)
     estimates = estimate(runs, rates["lr"])
     return Judgement(rates, estimates, compare(estimates, pairs, margin=margin))
 
@@ -484,8 +377,8 @@ def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     adapted = runs[runs["method"] != FLOOR]
     arms = list(dict.fromkeys([*expected, *adapted["arm"]]))
     have = {arm: set(zip(mine["lr"], mine["seed"].astype(int), strict=True)) for arm, mine in adapted.groupby("arm")}
-    if is_staged(adapted):
-        chosen = choose_rates(adapted)["lr"]
+    if tuning.is_staged(adapted):
+        chosen = tuning.choose_rates(adapted)["lr"]
         grid = {arm: {float(chosen[arm])} for arm in have}
         adapted = adapted[adapted["lr"] == adapted["arm"].map(chosen)]
     else:
@@ -506,18 +399,6 @@ def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
         told = "all seeds" if len(lacks) == len(seeds) else f"seeds {_seeds_text(lacks)}"
         lines.append(f"{', '.join(of_arms)} at lr {rate:g}, {told}")
     return "; ".join(lines)
-
-
-def is_staged(runs: pd.DataFrame) -> bool:
-    """Whether the rates look like the stages of a search: one rate of some arm has all seeds and its others at most
-    half as many, and no arm has two rates with all."""
-    if runs.empty:
-        return False
-    n_seeds = runs.groupby(["arm", "lr"])["seed"].nunique()
-    most = int(n_seeds.max())
-    full = (n_seeds == most).groupby("arm").sum()
-    partial = n_seeds.where(n_seeds < most).groupby("arm").max()
-    return bool((full <= 1).all() and ((full == 1) & (partial * 2 <= most)).any())
 
 
 def failures(runs: pd.DataFrame) -> list[str]:
@@ -599,11 +480,6 @@ def refuse_duplicates(setting: Setting, runs: pd.DataFrame) -> None:
         )
 
 
-def _by_arm(rows: dict[str, Any]) -> pd.DataFrame:
-    """A frame of one row per arm, in the order in which they were put in."""
-    return pd.DataFrame.from_dict(rows, orient="index").reindex(list(rows))
-
-
 def _seeds_text(seeds: Sequence[int]) -> str:
     """Seeds in order, three or more in a row as one: 0, 4 to 9."""
     rows: list[list[int]] = []
@@ -613,47 +489,6 @@ def _seeds_text(seeds: Sequence[int]) -> str:
         else:
             rows.append([seed])
     return ", ".join(f"{row[0]} to {row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows)
-
-
-def _seeds_by_rates(points: pd.DataFrame) -> tuple[list[float], np.ndarray, np.ndarray]:
-    """An arm's rates; then, seeds by rates, whether it ran and what it scored, nan where there is no score."""
-    rates, column = np.unique(points["lr"].to_numpy(float), return_inverse=True)
-    seeds, row = np.unique(points["seed"].to_numpy(int), return_inverse=True)
-    table = np.full((len(seeds), len(rates)), math.nan)
-    table[row, column] = points["select"]
-    has_run = np.zeros(table.shape, bool)
-    has_run[row, column] = True
-    return rates.tolist(), has_run, table
-
-
-def _spread_within(table: np.ndarray) -> float:
-    """Standard deviation over seeds, pooled over the rates that have two or more; nan where none has."""
-    n = np.isfinite(table).sum(axis=0)
-    several = table[:, n > 1]
-    if not several.size:
-        return math.nan
-    return math.sqrt(float((np.nanvar(several, axis=0) * n[n > 1]).sum() / (n[n > 1] - 1).sum()))
-
-
-def _no_rate(rates: list[float]) -> dict:
-    return {
-        "lr": rates[0] if rates else math.nan,
-        "certificate": "none",
-        "add": [],
-        "rates": rates,
-        "select": math.nan,
-        "select_error": math.nan,
-        "passed_over": [f"{rate:g} (no seed has a score)" for rate in rates],
-    }
-
-
-def _extend(tried: list[float], winner: float) -> list[float]:
-    """Two rates beyond the edge at which the winner sits, in steps of the grid's own ratio there."""
-    down = winner == tried[0]
-    ratio = tried[0] / tried[1] if down else tried[-1] / tried[-2]
-    ratio = min(ratio, 0.5) if down else max(ratio, 2.0)
-    first = beyond(winner, ratio)
-    return sorted([first, beyond(first, ratio)])
 
 
 def _rank_text(rank: float, lowest: float, highest: float) -> str:

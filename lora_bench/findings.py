@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lora_bench import cells
+from lora_bench import cells, tuning
 from lora_bench.config import resource_root
 from lora_bench.reporting import Section
 
@@ -48,7 +48,7 @@ def chosen_cells(frame: Any) -> list[dict[str, Any]]:
     for (model, task), of_pair in runs.groupby(["model", "task"], sort=True):
         for method, group in of_pair.groupby("method", sort=True):
             named = cells.name_arms(group)
-            rates = cells.choose_rates(named).to_dict("index")
+            rates = tuning.choose_rates(named).to_dict("index")
             for arm, points in named.groupby("arm", sort=False):
                 first, rate = points.iloc[0], rates[arm]
                 if rate["certificate"] == "none":

@@ -18,7 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from lora_bench import cells, figures, stats
+from lora_bench import cells, figures, stats, tuning
 from lora_bench.store import Store, StoreError
 
 
@@ -225,7 +225,7 @@ def cell_frame(setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFr
         cell if pd.isna(rank) or " r=" in cell or not ranks else f"{cell} r={ranks}"
         for cell, rank, ranks in zip(frame["cell"], frame["adapter_parameters"], frame["ranks"], strict=True)
     ]
-    mark = dict.fromkeys(cells.UNCERTIFIED, "*") | {"none": " (no score)"}
+    mark = dict.fromkeys(tuning.UNCERTIFIED, "*") | {"none": " (no score)"}
     frame["rate_shown"] = [
         f"{rate:g}" + ("" if method == cells.FLOOR else mark.get(certificate, ""))
         for rate, certificate, method in zip(frame["lr"], frame["certificate"], frame["method"], strict=True)
@@ -261,7 +261,7 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
 def rate_notes(rates: pd.DataFrame) -> list[str]:
     """Which chosen rates are not certified, with what to add, and which rates could not compete."""
     told = []
-    doubtful = rates[rates["certificate"].isin(cells.UNCERTIFIED)]
+    doubtful = rates[rates["certificate"].isin(tuning.UNCERTIFIED)]
     for (certificate, _), arms in doubtful.groupby([doubtful["certificate"], doubtful["add"].map(tuple)], sort=False):
         names = listed(list(arms.index))
         have = {rate for grid in arms["rates"] for rate in grid}

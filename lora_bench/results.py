@@ -35,7 +35,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lora_bench import __version__, cells
+from lora_bench import __version__, cells, tuning
 from lora_bench.record import RUN_ID, RecordError, loads
 from lora_bench.store import (
     ADAPTER,
@@ -154,7 +154,7 @@ def chosen_runs(frame: pd.DataFrame) -> pd.DataFrame:
     kept = []
     for _, group in runs.groupby(keys, dropna=False):
         named = cells.name_arms(group)
-        rates = cells.choose_rates(named)["lr"]
+        rates = tuning.choose_rates(named)["lr"]
         kept.append(named[named["scored"] & (named["lr"] == named["arm"].map(rates))])
     return pd.concat(kept)
 

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lora_bench import cells, jobs
+from lora_bench import cells, jobs, tuning
 from lora_bench import plan as plans
 from lora_bench.config import LORA_METHODS, ConfigError, resource_root
 from lora_bench.plan import Plan
@@ -403,7 +403,7 @@ def _at_chosen_rates(plan: Plan, store: Store) -> set[str]:
     runs = runs.assign(arm=runs["run_id"].map(lambda run_id: plan.runs[run_id].arm))
     chosen: set[str] = set()
     for _, group in runs.groupby(["model", "task"]):
-        rates = cells.choose_rates(group)["lr"]
+        rates = tuning.choose_rates(group)["lr"]
         chosen |= set(group.loc[group["lr"] == group["arm"].map(rates), "run_id"])
     return chosen
 
@@ -464,7 +464,7 @@ def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
         group: Any = group[group.groupby("arm")["scored"].transform("any")]
         if group.empty:
             continue
-        rates: Any = cells.choose_rates(group)
+        rates: Any = tuning.choose_rates(group)
         estimates: Any = cells.estimate(group, rates["lr"].to_dict()).sort_values("mean", ascending=False)
         metric = group["metric"].dropna().iloc[0]
         table = Table(title=" · ".join([*map(str, pair), metric]), title_justify="left", box=None, pad_edge=False)

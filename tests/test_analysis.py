@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 from fake_store import fake_record, rank_records, weight_types_records, write_store, write_with_adapters
-from lora_bench import cells, figures
+from lora_bench import cells, figures, tuning
 from lora_bench.store import COLUMNS, Store, row_of
 from lora_bench.tasks.metrics import score
 
@@ -140,7 +140,7 @@ def sweep(scores: dict[float, list[float | None]], targets: str = "qv") -> list[
     ],
 )  # fmt: skip
 def test_the_rate_is_chosen_on_select_with_a_certificate(scores, rate, certificate, add):
-    chosen = cells.choose_rates(arms_of(sweep(scores))).loc["qv"]
+    chosen = tuning.choose_rates(arms_of(sweep(scores))).loc["qv"]
     assert (chosen["lr"], chosen["certificate"]) == (rate, certificate)
     assert list(chosen["add"]) == pytest.approx(add)
 
@@ -180,7 +180,7 @@ def test_nothing_is_chosen_on_report():
         for seed in range(3)
     ]
     runs = arms_of(records)
-    rates = cells.choose_rates(runs)
+    rates = tuning.choose_rates(runs)
     assert rates.loc["qv", "lr"] == 1e-3
     assert cells.estimate(runs, rates["lr"]).loc["qv", "mean"] == pytest.approx(0.1)
 
@@ -316,7 +316,7 @@ def test_a_score_that_is_missing_counts_as_failed(tmp_path, capsys, quick):
     frame = pd.DataFrame(runs.drop(columns="scored")).assign(report=runs["report"].mask(lost))
     setting = cells.settings(cells.prepare(frame))[0]
     mine = setting.runs.assign(arm=setting.runs["targets"])
-    estimate = cells.estimate(mine[mine["arm"] != ""], cells.choose_rates(mine)["lr"]).loc["qv"]
+    estimate = cells.estimate(mine[mine["arm"] != ""], tuning.choose_rates(mine)["lr"]).loc["qv"]
     assert (estimate["n_seeds"], estimate["n_failed"]) == (3, 1)
     assert dict(estimate["failures"]) == {1: "finished without a finite score"}
     assert np.isfinite(estimate["mean"])

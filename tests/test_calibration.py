@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import binom
 
 from fake_store import fake_record, weight_types_records, write_store
-from lora_bench import calibration, cells, figures, stats
+from lora_bench import calibration, cells, figures, stats, tuning
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "analysis"))
 
@@ -105,13 +105,13 @@ def test_an_uncorrected_instrument_is_caught(monkeypatch):
 def test_an_instrument_that_chooses_on_report_is_caught(monkeypatch):
     """The reference at its best rate on report and the others at their worst: a placement that was looked after."""
     one_kind(monkeypatch)
-    honest = cells.choose_rates
+    honest = tuning.choose_rates
 
     def peeking(runs):
         mine = runs["arm"] == cells.REFERENCE_TARGETS
         return honest(runs.assign(select=runs["report"].where(mine, -runs["report"])))
 
-    monkeypatch.setattr(cells, "choose_rates", peeking)
+    monkeypatch.setattr(tuning, "choose_rates", peeking)
     (section,) = script.null(options("--sweeps", "15"))
     assert section.facts["says"] == "fails"
 
