@@ -127,7 +127,8 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
 
     Args:
         estimates: one row per placement, in the order to be drawn from the top: label, targets, mean, low, high,
-            scores ({seed: score}), is_floor (drawn grey, with a line through the figure).
+            scores ({seed: score}), is_floor (drawn grey, with a line through the figure; a number at the edge where it
+            lies so far off that the others' intervals would hide behind their marks).
         published: dataset, targets, score, sd; rows are matched by `targets`.
     """
     n = len(estimates)
@@ -147,6 +148,7 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
     ours.set_xlabel(metric_label(metric))
     ours.set_title("measured", loc="left", color=INK)
     _tidy(ours)
+    _leave_far_floor(ours, estimates)
     for axis, (name, of_set) in zip(axes[1:], paper.items(), strict=True):
         printed = of_set.set_index("targets").to_dict("index")
         for row, targets in zip(rows, estimates["targets"], strict=True):
@@ -751,6 +753,25 @@ def _by_dataset(published: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
     return {str(name): of_set for name, of_set in published.groupby("dataset", sort=False)}
 
 
+def _leave_far_floor(axis: Axes, estimates: pd.DataFrame) -> None:
+    """Cut the axis before a floor that is further from the placements than they are from each other, and write it."""
+    is_floor = estimates["is_floor"].to_numpy(bool)
+    shown = estimates[~is_floor]
+    values = [value for scores in shown["scores"] for value in scores.values()]
+    seen = 100 * np.array([*values, *shown["low"], *shown["high"]], dtype=float)
+    seen = seen[np.isfinite(seen)]
+    if not seen.size:
+        return
+    low, high = seen.min(), seen.max()
+    span = high - low
+    far = [row for row in np.flatnonzero(is_floor) if 100 * estimates["mean"].iloc[row] < low - max(span, 1.0)]
+    if far:
+        axis.set_xlim(low - 0.08 * span - 0.1, high + 0.05 * span + 0.1)
+    for row in far:
+        floor = f"← {100 * estimates['mean'].iloc[row]:.1f}"
+        axis.annotate(floor, (0.02, row), xycoords=("axes fraction", "data"), va="center", color=FAINT)
+
+
 def _hide_spare(axes: np.ndarray, n_used: int) -> None:
     """Hide the panels of a grid that hold nothing; the ones above them get their tick labels back."""
     n_columns = axes.shape[1]
@@ -773,7 +794,7 @@ def _tidy(axis: Axes, *, locate: bool = True) -> None:
     sns.despine(ax=axis, left=True)
     axis.tick_params(axis="x", bottom=True)
     if locate:
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
 
 
 def _rank_axis(axis: Axes, values: Sequence[float]) -> None:

@@ -205,6 +205,18 @@ def test_marks_are_where_the_estimates_are():
     )
 
 
+def test_a_floor_far_off_is_written_and_does_not_hide_the_intervals():
+    rows = placement_rows()
+    assert not [text for text in figures.placements(rows, metric="accuracy").axes[0].texts if "←" in text.get_text()]
+    floor = rows["is_floor"].to_numpy(bool)
+    far = rows.assign(mean=np.where(floor, rows["mean"] - 0.5, rows["mean"]))
+    axis = figures.placements(far, metric="accuracy").axes[0]
+    assert [text.get_text() for text in axis.texts] == [f"← {100 * float(far['mean'][floor].iloc[0]):.1f}"]
+    low, high = axis.get_xlim()
+    assert 100 * float(far["mean"][floor].iloc[0]) < low < 100 * far["low"][~floor].min()
+    assert high > 100 * far["high"][~floor].max()
+
+
 def test_no_meaning_rests_on_colour_alone():
     """Verdicts differ by marker or filling and are written out; placements differ by marker."""
     assert len({marker for _, marker in figures.SERIES.values()}) == len(figures.SERIES)
