@@ -31,9 +31,9 @@ def test_the_study_fits_in_the_repository():
 
 @pytest.fixture(scope="module")
 def judged() -> cells.Judgement:
-    """Of the SST-2 runs, by the code that judges any store."""
+    """Of the SST-2 placements at one budget, by the code that judges any store."""
     (setting,) = cells.settings(cells.prepare(Store(STUDY).frame()), task="sst2")
-    runs = setting.runs
+    ((_, runs),) = cells.at_budgets(setting)
     runs = cells.sort_arms(runs.assign(arm=runs["targets"].where(runs["method"] != cells.FLOOR, cells.FLOOR)))
     return cells.judge(runs, cells.against_reference(runs["arm"].unique()), margin=stats.margin_of(setting.metric))
 
