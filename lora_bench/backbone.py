@@ -230,7 +230,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         folder = _find_folder(config)
         architecture = _load_architecture(config, folder, n_labels)
         tokenizer = _load_tokenizer(config, folder)
-        weights = _weights_fingerprint(config, folder)
+        weights = _weights_fingerprint(folder)
         if architecture.pad_token_id is None:
             architecture.pad_token_id = tokenizer.pad_token_id
     tokenizer_fingerprint = _tokenizer_fingerprint(tokenizer)
@@ -359,19 +359,24 @@ def _load_tokenizer(config: ModelConfig, folder: Path) -> Any:
 
 
 def _find_folder(config: ModelConfig) -> Path:
-    folder = _package_folder(config.package) if config.package else None
-    if folder is None and Path(config.name).expanduser().is_dir():
+    is_local = Path(config.name).expanduser().is_dir()
+    is_packaged = config.packaged.get("name") == config.name and config.revision is None and not is_local
+    folder = _package_folder(config.packaged["package"]) if is_packaged else None
+    if is_local:
         folder = Path(config.name).expanduser()
-    if folder is None:
-        folder = _download(config)
+    elif folder is None:
+        folder = _download(config, config.packaged["package"] if is_packaged else None)
     if not any((folder / name).is_file() for name in _WEIGHTS_NAMES):
         raise ConfigError(
             f"model.name: {config.name!r} has no safetensors weights; convert them once with "
             f"`AutoModel.from_pretrained('{config.name}').save_pretrained('FOLDER')` of transformers "
             "(the tokenizer likewise) and give model.name=FOLDER, or pin a model.revision that has them"
         )
-    if config.sha256 and (found := _file_hash(folder / _WEIGHTS_NAMES[0])) != config.sha256:
-        raise ConfigError(f"model.sha256: model.safetensors of {config.name!r} has {found}, expected {config.sha256}")
+    expected = config.sha256 or (config.packaged["sha256"] if is_packaged else None)
+    if expected and not (folder / _WEIGHTS_NAMES[0]).is_file():
+        raise ConfigError(f"model.sha256: the weights of {config.name!r} are in several files; give model.revision")
+    if expected and (found := _file_hash(folder / _WEIGHTS_NAMES[0])) != expected:
+        raise ConfigError(f"model.sha256: model.safetensors of {config.name!r} has {found}, expected {expected}")
     return folder
 
 
@@ -384,11 +389,11 @@ def _package_folder(package: str) -> Path | None:
     )
 
 
-def _download(config: ModelConfig) -> Path:
+def _download(config: ModelConfig, package: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    missing_package = f" or install the package {config.package}" if config.package else ""
+    missing_package = f" or install the package {package}" if package else ""
     works = f"give a local folder{missing_package}, or check the name and the network"
     if config.name.startswith((".", "/", "~")) or not config.name.strip():
         raise ConfigError(f"model.name: no folder {config.name!r}; {works}")
@@ -405,7 +410,7 @@ def _download(config: ModelConfig) -> Path:
         ) from None
 
 
-def _weights_fingerprint(config: ModelConfig, folder: Path) -> str:
+def _weights_fingerprint(folder: Path) -> str:
     files = sorted(folder.glob("*.safetensors"))
     return hashlib.sha256("".join(_file_hash(path) for path in files).encode()).hexdigest()
 

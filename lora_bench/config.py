@@ -77,7 +77,9 @@ class ModelConfig:
     name: str = MISSING
     revision: str | None = None
     weights: str = MISSING  # pretrained | random
-    package: str | None = None  # a Python package that carries the weights; the Hub is the fallback
+    packaged: dict[str, str] = field(
+        default_factory=dict
+    )  # a Python `package` with the weights of the Hub's `name`, and their `sha256`; other names leave it out
     sha256: str | None = None  # of model.safetensors, checked before loading
     architecture: dict[str, Any] = field(default_factory=dict)  # transformers config values, for random weights
     roles: dict[str, str] = field(
@@ -442,8 +444,13 @@ def to_dict(config: Any) -> dict[str, Any]:
 def _check_model(model: ModelConfig) -> None:
     _text("model.name", model.name)
     _choice("model.weights", model.weights, ("pretrained", "random"))
-    if model.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", model.sha256):
-        raise ConfigError(f"model.sha256: {model.sha256!r} is no sha256; give 64 hexadecimal digits, or null")
+    if model.packaged and set(model.packaged) != {"name", "package", "sha256"}:
+        raise ConfigError(
+            f"model.packaged: {', '.join(sorted(model.packaged))}; give name, package and sha256, or nothing"
+        )
+    for key, value in (("sha256", model.sha256), ("packaged.sha256", model.packaged.get("sha256"))):
+        if value is not None and not re.fullmatch(r"[0-9a-f]{64}", value):
+            raise ConfigError(f"model.{key}: {value!r} is no sha256; give 64 hexadecimal digits, or null")
     if model.weights == "random" and "model_type" not in model.architecture:
         raise ConfigError("model.architecture: no model_type; random weights need one, such as bert")
     for role in model.roles:
