@@ -22,7 +22,6 @@ NORMS = ("weight", "update", "weight_in_update", "weight_in_weight", "weight_in_
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "amplification")
     parser.add_argument("--targets", default="", metavar="ROLES", help="only this placement (default: every one)")
-    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     options = parser.parse_args(argv)
     return reporting.run_script(lambda runs: sections(runs, options), options)
 
@@ -33,20 +32,10 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
     Raises:
         NothingToShow: when no run at a chosen rate keeps its norms.
     """
-    found, refused = [], []
-    store = Store(options.store)
-    for setting in cells.settings(
-        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
-    ):
-        try:
-            wanted = getattr(options, "targets", "")
-            found.append(section(setting, store, targets=wanted, name=f"amplification_{setting.slug}"))
-        except cells.NothingToShow as error:
-            refused.append(str(error))
-    if not found:
-        raise cells.NothingToShow("\n".join(refused))
-    found[-1].notes.extend(refused)
-    return found
+    store, wanted = Store(options.store), getattr(options, "targets", "")
+    return reporting.each_setting(
+        runs, options, lambda one: [section(one, store, targets=wanted, name=f"amplification_{one.slug}")]
+    )
 
 
 def section(setting: cells.Setting, store: Store, *, targets: str, name: str) -> Section:
@@ -86,10 +75,8 @@ def section(setting: cells.Setting, store: Store, *, targets: str, name: str) ->
 
 def read_norms(runs: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, int]:
     """One row per matrix of every scored run at its arm's chosen rate, and how many such runs kept no norms."""
-    rates = tuning.choose_rates(runs)["lr"]
-    chosen = runs[runs["scored"] & (runs["lr"] == runs["arm"].map(rates))]
     rows, lacking = [], 0
-    for run in chosen.itertuples():
+    for run in tuning.at_chosen_rates(runs).itertuples():
         kept = [one for one in store.record(str(run.run_id))["norms"] if all(one.get(key) is not None for key in NORMS)]
         lacking += not kept
         for one in kept:

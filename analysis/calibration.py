@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.progress import track
 
-from lora_bench import calibration, cells, figures, reporting, stats
+from lora_bench import calibration, cells, figures, reporting, stats, tuning
 from lora_bench.calibration import ERROR, NOISES, PAIRS, SHIFTED, Share
 from lora_bench.reporting import Column, Section, Table
 from lora_bench.store import Store, StoreError
@@ -46,13 +45,9 @@ def main(argv: list[str] | None = None) -> int:
         except (cells.NothingToShow, StoreError) as error:
             absent.append((part, str(error)))
     made.append(_summary(made, absent))
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 100)
+    out = reporting.console()
     for section in made:
-        reporting.print_section(section, console)
-        paths = reporting.write_section(section, options.out)
-        console.print(f"[dim]written: {', '.join(str(path) for path in paths)}[/dim]\n", soft_wrap=True)
+        reporting.show_and_write(section, options.out, out)
     for part, why in absent:
         print(f"{part}: {why}", file=sys.stderr)
     is_all_absent = len(absent) == len(wanted)
@@ -279,7 +274,7 @@ def _arm(cell: str, draw: float) -> str:
 
 def _replicates(setting: cells.Setting, runs: pd.DataFrame, paired: list[str], options: argparse.Namespace) -> Section:
     cells.refuse_duplicates(setting, runs)
-    margin = options.margin / 100 if options.margin else stats.margin_of(setting.metric)
+    margin = reporting.margin(options, setting.metric)
     judged = cells.judge(runs, [(_arm(cell, 0), _arm(cell, 1)) for cell in paired], margin=margin)
     contrasts = judged.contrasts
     scored = runs[runs["scored"]]
@@ -485,7 +480,7 @@ def _teachers(runs: pd.DataFrame, store: Store) -> dict[str, dict]:
 
 def _planted(group: list[cells.Setting], teachers: dict[str, dict], name: str, options: argparse.Namespace) -> Section:
     metric = group[0].metric
-    margin = options.margin / 100 if options.margin else stats.margin_of(metric)
+    margin = reporting.margin(options, metric)
     rows, parts, notes, curves = [], [], [], []
     for setting in sorted(group, key=lambda one: _place(teachers[one.facts["task_fingerprint"]]["targets"])):
         about = teachers[setting.facts["task_fingerprint"]]
@@ -499,6 +494,7 @@ def _planted(group: list[cells.Setting], teachers: dict[str, dict], name: str, o
             rows += mine
             parts.append(_teacher_sentence(about, pd.DataFrame(mine)))
             notes += _missing(setting, runs.assign(arm=_student_arms(runs)))
+            notes += _uncertified(about, mine)
         curve = _rank_curve(setting, about)
         if curve is not None:
             curves.append((about, curve))
@@ -525,6 +521,14 @@ def _planted(group: list[cells.Setting], teachers: dict[str, dict], name: str, o
             f"{about['rank']}. Means over seeds with 95 % t intervals; small marks: seeds."
         )
     return section
+
+
+def _uncertified(about: dict, rows: list[dict]) -> list[str]:
+    doubtful = [
+        one["student"] for one in rows if one["certificate"] in tuning.UNCERTIFIED and one["student"] != "head only"
+    ]
+    told = f"teacher on {about['targets']}: {reporting.listed(doubtful)} do best at the edge of the rates tried"
+    return [f"{told}; others may be better"] if doubtful else []
 
 
 def _student_arms(runs: pd.DataFrame) -> pd.Series:
@@ -720,7 +724,7 @@ def _percent(value: object) -> str:
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = reporting.parser(__doc__, "calibration")
+    parser = reporting.parser(__doc__, "calibration", by_method=False)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     parser.add_argument(
         "--sd", type=float, default=2.0, metavar="POINTS", help="simulated noise of a paired difference (default: 2)"

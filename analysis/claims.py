@@ -17,8 +17,6 @@ from lora_bench import cells, reporting, stats, tuning
 from lora_bench.reporting import Column, Section, Table
 
 SHIPPED = Path(__file__).with_name("claims.yaml")
-HALF_DECADE = 0.5  # in log10 of the rate: one step of a grid such as 1e-3, 3e-3, 1e-2
-FULL = "full"
 GROUPS = {"attention": ("qkvo",), "mlp": ("up+down", "up+gate+down")}
 KINDS = {
     "placement": ("first", "second", "says"),
@@ -39,7 +37,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--claims", type=Path, default=SHIPPED, metavar="FILE", help="the claims (default: those shipped)"
     )
-    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     options = parser.parse_args(argv)
     try:
         claims = read_claims(options.claims)
@@ -80,12 +77,17 @@ def sections(runs: pd.DataFrame, options, claims: list[dict] | None = None) -> l
     found = cells.settings(
         runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
     )
-    rows = []
+    rows, refused = [], []
     for setting in found:
-        margin = options.margin / 100 if options.margin else stats.margin_of(setting.metric)
-        rows += judge(setting, claims, margin=margin)
+        try:
+            rows += judge(setting, claims, margin=reporting.margin(options, setting.metric))
+        except cells.NothingToShow as error:
+            refused.append(str(error))
+    if not rows:
+        raise cells.NothingToShow("\n".join(refused))
     section = card_section(pd.DataFrame(rows), claims, several=len(found) > 1)
     section.notes.extend(dict.fromkeys(note for setting in found for note in setting.notes))
+    section.notes.extend(refused)
     return [section]
 
 
@@ -223,35 +225,29 @@ def _judge_flat(claim: dict, runs: pd.DataFrame, estimates: pd.DataFrame) -> tup
     if len(best) < 2 or runs[runs["arm"].isin(ends)].groupby("arm")["lr"].nunique().min() < 3:
         return ("missing", f"needs three rates or more for {ends[0]} and {ends[1]}"), 0
     shift = (best.loc[ends[1]] - best.loc[ends[0]]).dropna().to_numpy()
-    return _by_seeds(shift, -HALF_DECADE, HALF_DECADE, f"best rate of {ends[1]} over that of {ends[0]}"), int(
-        runs["arm"].isin(ends).sum()
-    )
+    return _by_seeds(shift, 0.0, f"best rate of {ends[1]} over that of {ends[0]}"), int(runs["arm"].isin(ends).sum())
 
 
 def _judge_tenfold(runs: pd.DataFrame) -> tuple[tuple[str, str], int]:
-    if FULL not in set(runs["arm"]):
+    if tuning.FULL not in set(runs["arm"]):
         return ("missing", "needs full fine-tuning at its own rates beside LoRA (adapter=full)"), 0
-    both = runs[(runs["targets"] != "") | (runs["arm"] == FULL)]
-    n_rates = both.groupby("arm")["lr"].nunique()
-    both = both[both["arm"].isin(n_rates.index[n_rates > 2])]
-    if FULL not in set(both["arm"]) or both["arm"].nunique() < 2:
-        return ("missing", "needs three rates or more of full fine-tuning and of LoRA"), 0
-    best = pd.DataFrame(np.log10(tuning.best_rates_by_seed(both).astype(float)))
-    if FULL not in best.index or len(best) < 2:
-        return ("missing", "no seed of full fine-tuning has a score at every rate"), 0
-    ratio = (best.drop(FULL).mean() - best.loc[FULL]).dropna().to_numpy()
-    return _by_seeds(ratio, 1 - HALF_DECADE, 1 + HALF_DECADE, "best LoRA rate over that of full fine-tuning"), len(both)
+    ratio = tuning.over_full(runs).to_numpy()
+    if not ratio.size:
+        needs = "needs three rates or more of full fine-tuning and of LoRA, and a seed with a score at all of them"
+        return ("missing", needs), 0
+    n_runs = int(((runs["targets"] != "") | (runs["arm"] == tuning.FULL)).sum())
+    return _by_seeds(ratio, 1.0, "best LoRA rate over that of full fine-tuning"), n_runs
 
 
-def _by_seeds(log_ratios: np.ndarray, low: float, high: float, what: str) -> tuple[str, str]:
+def _by_seeds(log_ratios: np.ndarray, center: float, what: str) -> tuple[str, str]:
     if not len(log_ratios):
         return "missing", "no seed has a score at every rate of both"
-    share, p_inside, p_outside = stats.share_inside(log_ratios, low - 1e-9, high + 1e-9)
-    status = "supported" if p_inside < 0.05 else "refuted" if p_outside < 0.05 else "unresolved"
+    status, share, p = tuning.judge_log_ratios(log_ratios, center)
+    low, high = 10 ** (center - tuning.HALF_DECADE), 10 ** (center + tuning.HALF_DECADE)
     n = len(log_ratios)
     told = (
         f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds between "
-        f"{10**low:.2g} and {10**high:.2g}; binomial p {reporting.p_value(min(p_inside, p_outside))}"
+        f"{low:.2g} and {high:.2g}; binomial p {reporting.p_value(p)}"
     )
     return status, told
 

@@ -15,26 +15,23 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from lora_bench import cells, figures, reporting, stats, tuning
+from lora_bench import cells, figures, reporting, tuning
 from lora_bench.reporting import Column, Section, Table
-
-HALF_DECADE = 0.5  # in log10: one step of a grid such as 1e-3, 3e-3, 1e-2
-FULL = "full"
+from lora_bench.store import Store, StoreError, is_pack
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "learning_rate")
-    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     options = parser.parse_args(argv)
     return reporting.run_script(lambda runs: sections(runs, options), options)
 
 
 def sections(runs: pd.DataFrame, options) -> list[Section]:
     """One section per setting."""
-    found = cells.settings(
-        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
+    store = getattr(options, "store", None)
+    return reporting.each_setting(
+        runs, options, lambda one: [section(one, name=f"learning_rate_{one.slug}", store=store)]
     )
-    return [section(one, name=f"learning_rate_{one.slug}", store=getattr(options, "store", None)) for one in found]
 
 
 def section(setting: cells.Setting, *, name: str, store=None) -> Section:
@@ -56,7 +53,8 @@ def section(setting: cells.Setting, *, name: str, store=None) -> Section:
         figures={name: figures.learning_rates(curves, metric=setting.metric, split="select")} if len(curves) else {},
         captions={
             name: "Score on select against the learning rate: means over seeds with 95 % t intervals. The ringed rate "
-            "is the one at which the cell's report score is shown everywhere else."
+            "is the one at which the cell's report score is shown everywhere else; rates with fewer seeds (hollow) "
+            "do not compete."
         },
         notes=_notes(setting, runs, rates, store) + _shared_notes(own, at_shared, shared),
         facts={
@@ -74,26 +72,17 @@ def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
     """The rule as a claim about seeds: is log10(best LoRA rate / best full rate) within half a decade of 1?
 
     Returns:
-        what was found, in words, and the log10 ratio of every seed of the most adapted placement.
+        what was found, in words, and the log10 ratio of every seed (`tuning.over_full`).
     """
-    if FULL not in set(runs["arm"]):
-        return "", pd.Series(dtype=float)
-    best = tuning.best_rates_by_seed(runs)
-    if FULL not in best.index:
-        return "", pd.Series(dtype=float)
-    n_rates = runs.groupby("arm")["lr"].nunique()
-    lora = [arm for arm in best.index if arm not in (FULL, cells.FLOOR, "bitfit") and n_rates[arm] > 2]
-    if n_rates[FULL] < 3 or not lora:
-        return "", pd.Series(dtype=float)
-    ratios = np.log10(best.loc[lora].astype(float)) - np.log10(best.loc[FULL].astype(float))
-    per_seed = ratios.mean(axis=0).dropna()
-    share, p_inside, p_outside = stats.share_inside(per_seed.to_numpy(), 1 - HALF_DECADE, 1 + HALF_DECADE)
-    verdict = "supported" if p_inside < 0.05 else "refuted" if p_outside < 0.05 else "unresolved"
-    factor = 10 ** per_seed.mean() if len(per_seed) else math.nan
+    per_seed = tuning.over_full(runs)
+    if per_seed.empty:
+        return "", per_seed
+    verdict, share, _ = tuning.judge_log_ratios(per_seed.to_numpy(), 1.0)
+    factor = 10 ** per_seed.mean()
     words = (
         f"the tenfold rule is {verdict} here: the best LoRA rate is {factor:.2g} times that of full fine-tuning "
         f"(geometric mean; {share:.0%} of {len(per_seed)} seed{'s' if len(per_seed) != 1 else ''} "
-        f"within a factor of {10**HALF_DECADE:.1f} of ten)"
+        f"within a factor of {10**tuning.HALF_DECADE:.1f} of ten)"
     )
     return words, per_seed
 
@@ -133,8 +122,6 @@ def paste_line(runs: pd.DataFrame, arm: str, add: list[float], store=None) -> st
     overrides = [f"model={str(first['model']).rsplit('/', 1)[-1]}", f"task={first['task']}"]
     sweep = None
     if store is not None:
-        from lora_bench.store import Store, StoreError
-
         try:
             invocation = Store(store).record(first["run_id"])["invocation"]
         except StoreError:
@@ -145,14 +132,10 @@ def paste_line(runs: pd.DataFrame, arm: str, add: list[float], store=None) -> st
     seeds = sorted({int(seed) for seed in mine["seed"]})
     told = f"range({len(seeds)})" if seeds == list(range(len(seeds))) else ",".join(map(str, seeds))
     words = ["lora-bench", f"+sweeps={sweep}" if sweep else "-m", *kept, f"adapter.targets={first['targets']}"]
-    if (
-        not any(one.startswith("adapter.budget=") for one in kept)
-        and sweep != "weight_types"
-        and pd.notna(first["rank"])
-    ):
-        words.append(f"adapter.rank={int(first['rank'])}")
+    if not any(one.startswith("adapter.budget=") for one in kept) and pd.notna(first["rank"]):
+        words += [f"adapter.rank={int(first['rank'])}", "adapter.budget=null"]  # the sweep's file may set a budget
     words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
-    if store is not None:
+    if store is not None and not is_pack(store):
         words.append(f"store={store}")
     return shlex.join(words)
 
@@ -169,7 +152,7 @@ def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, stor
     failed = cells.failures(runs)
     if failed:
         told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
-    if runs.loc[runs["arm"] == FULL, "lr"].nunique() < 3:
+    if runs.loc[runs["arm"] == tuning.FULL, "lr"].nunique() < 3:
         told.append(
             "the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; "
             "the store has none"
@@ -204,6 +187,7 @@ def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     curves = scored.groupby(["arm", "lr"], sort=False)["select"].agg(["mean", "std", "count"]).reset_index()
     half = special.stdtrit(curves["count"] - 1, 0.975) * curves["std"] / np.sqrt(curves["count"])
     points = scored.drop_duplicates("arm").set_index("arm")
+    most = curves.groupby("arm")["count"].transform("max")
     return curves.assign(
         low=curves["mean"] - half,
         high=curves["mean"] + half,
@@ -211,6 +195,7 @@ def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
         rank=[arm.partition(" r=")[2] for arm in curves["arm"]],
         rank_order=curves["arm"].map(points["rank_max"]),
         is_chosen=curves["lr"] == curves["arm"].map(rates["lr"]),
+        is_full=curves["count"] == most,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lora_bench import cells, results
+from lora_bench import cells, reporting, results
 from lora_bench.progress import size
 from lora_bench.record import scrub
 from lora_bench.store import Store, StoreError
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     except (cells.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    tell(pack, Console(highlight=False), adapters=options.adapters)
+    tell(pack, reporting.console(), adapters=options.adapters)
     return 0
 
 

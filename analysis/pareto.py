@@ -21,17 +21,13 @@ COSTS = [
 
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "pareto")
-    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     options = parser.parse_args(argv)
     return reporting.run_script(lambda runs: sections(runs, options), options)
 
 
 def sections(runs: pd.DataFrame, options) -> list[Section]:
     """One section per setting."""
-    found = cells.settings(
-        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
-    )
-    return [section(one, name=f"pareto_{one.slug}") for one in found]
+    return reporting.each_setting(runs, options, lambda one: [section(one, name=f"pareto_{one.slug}")])
 
 
 def section(setting: cells.Setting, *, name: str) -> Section:
@@ -52,7 +48,7 @@ def section(setting: cells.Setting, *, name: str) -> Section:
     return Section(
         title=f"Cost: {setting.title}",
         sentence=sentence(setting, frame, measured),
-        tables=[_table(name, setting, frame, measured)],
+        tables=[_table(name, setting, frame)],
         figures={name: figures.pareto(points, measured, metric=setting.metric)} if len(points) and measured else {},
         captions={
             name: "Report score (mean and 95 % t interval over seeds) against cost; "
@@ -75,7 +71,7 @@ def sentence(setting: cells.Setting, frame: pd.DataFrame, measured: list[tuple[s
     return f"On {setting.title} the front of mean score against adapter parameters is {reporting.listed(steps)}."
 
 
-def _table(name: str, setting: cells.Setting, frame: pd.DataFrame, measured: list[tuple[str, str]]) -> Table:
+def _table(name: str, setting: cells.Setting, frame: pd.DataFrame) -> Table:
     marks = [
         " ".join(
             word

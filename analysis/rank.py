@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lora_bench import cells, figures, published, reporting, stats, tuning
+from lora_bench import cells, figures, published, reporting, stats
 from lora_bench.reporting import Column, Section, Table
 
 PAPER_RANKS = (1, 2, 4, 8, 64)
@@ -18,7 +18,6 @@ PAPER_TARGETS = ("q", "qv", "qkvo")
 
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "rank")
-    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     options = parser.parse_args(argv)
     return reporting.run_script(lambda runs: sections(runs, options), options)
 
@@ -29,19 +28,11 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
     Raises:
         NothingToShow: when no placement was run at two ranks.
     """
-    found, refused = [], []
-    for setting in cells.settings(
-        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
-    ):
-        margin = options.margin / 100 if options.margin else stats.margin_of(setting.metric)
-        try:
-            found.append(section(setting, margin=margin, name=f"rank_{setting.slug}"))
-        except cells.NothingToShow as error:
-            refused.append(str(error))
-    if not found:
-        raise cells.NothingToShow("\n".join(refused))
-    found[-1].notes.extend(refused)
-    return found
+    return reporting.each_setting(
+        runs,
+        options,
+        lambda one: [section(one, margin=reporting.margin(options, one.metric), name=f"rank_{one.slug}")],
+    )
 
 
 def section(setting: cells.Setting, *, margin: float, name: str) -> Section:
@@ -64,17 +55,12 @@ def section(setting: cells.Setting, *, margin: float, name: str) -> Section:
     curves.sort(key=lambda t: (PAPER_TARGETS.index(t) if t in PAPER_TARGETS else len(PAPER_TARGETS), t))
     runs = runs[runs["targets"].isin(curves)]
     runs = runs.assign(arm=[arm_name(t, r) for t, r in zip(runs["targets"], runs["rank"], strict=True)])
-    order = [arm_name(t, r) for t in curves for r in sorted(runs.loc[runs["targets"] == t, "rank"].unique())]
-    runs = cells.sort_arms(runs, order)
+    arms = {t: [arm_name(t, r) for r in sorted(runs.loc[runs["targets"] == t, "rank"].unique())] for t in curves}
+    runs = cells.sort_arms(runs, [arm for mine in arms.values() for arm in mine])
     cells.refuse_duplicates(setting, runs)
-    rates = tuning.choose_rates(runs)
-    estimates = cells.estimate(runs, rates["lr"])
+    judged = cells.judge(runs, [(other, mine[0]) for mine in arms.values() for other in mine[1:]], margin=margin)
+    rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     estimates["rank"] = [int(arm.rsplit("=", 1)[1]) for arm in estimates.index]
-    pairs = []
-    for targets in curves:
-        mine = estimates[estimates["targets"] == targets].index
-        pairs += [(other, mine[0]) for other in mine[1:]]
-    table = cells.compare(estimates, pairs, margin=margin)
     return Section(
         title=f"Rank: {setting.title}",
         sentence=sentence(setting, estimates, table, margin),

@@ -15,13 +15,12 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jinja2
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from lora_bench import cells, figures, reporting, stats
 from lora_bench.reporting import Column, Section, Table
@@ -51,6 +50,8 @@ FACTS = {  # what a setting's design box tells, in order
     "train_rows": "train rows",
     "epochs": "epochs",
     "batch_size": "batch",
+    "max_length": "longest input, tokens",
+    "train_dropout": "dropout",
     "schedule": "schedule",
     "weight_decay": "weight decay",
     "head_rate": "head's rate",
@@ -62,6 +63,7 @@ FACTS = {  # what a setting's design box tells, in order
     "layers": "layers",
     "environment": "environment",
 }
+OF_TASK = ("task", "task_fingerprint", "metric", "train_rows", "max_length")  # may differ where tasks are pooled
 
 
 @dataclass
@@ -76,7 +78,6 @@ class Part:
 
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "report")
-    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     parser.add_argument(
         "--title", default="Which weight matrices should LoRA adapt?", metavar="TEXT", help="the page's title"
     )
@@ -93,14 +94,12 @@ def main(argv: list[str] | None = None) -> int:
     path = options.out / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page["html"], encoding="utf-8")
-    console = Console(highlight=False)
+    out = reporting.console()
     for sentence in page["verdict"]:
-        console.print(f"[bold]{sentence}[/bold]", soft_wrap=True)
+        out.print(sentence, style="bold", soft_wrap=True)
     seconds = time.perf_counter() - clock
-    console.print(
-        f"[dim]written: {path} with {page['n_figures']} figures, {len(frame)} runs, {seconds:.0f} s[/dim]",
-        soft_wrap=True,
-    )
+    told = f"written: {path} with {page['n_figures']} figures, {len(frame)} runs, {seconds:.0f} s"
+    out.print(told, style="dim", soft_wrap=True)
     return 0
 
 
@@ -230,16 +229,24 @@ def verdict_table(sections: list[Section]) -> pd.DataFrame:
 
 
 def across(sections: list[tuple[str, Section]]) -> list[Section]:
-    """Placements over all tasks of one backbone, where two tasks or more hold the same placements and seeds."""
+    """Placements over all tasks of one backbone that were trained alike, where two or more hold the same placements and
+    seeds. A task with several settings among them is left out, and named."""
     groups: dict[tuple, list[Section]] = {}
     for kind, section in sections:
         facts = section.facts
         if kind == "Weight types":
-            setting = facts["setting"].facts
-            groups.setdefault((setting["model"], facts["budget"], setting.get("environment")), []).append(section)
-    found = []
-    for (model, budget, _), group in groups.items():
-        by_task = {section.facts["setting"].facts["task"]: section.facts["estimates"] for section in group}
+            alike = tuple((key, str(value)) for key, value in facts["setting"].facts.items() if key not in OF_TASK)
+            groups.setdefault((facts["budget"], alike), []).append(section)
+    found: list[Section] = []
+    for (budget, alike), group in groups.items():
+        model = dict(alike)["model"]
+        tasks = [section.facts["setting"].facts["task"] for section in group]
+        by_task = {
+            task: section.facts["estimates"]
+            for task, section in zip(tasks, group, strict=True)
+            if tasks.count(task) == 1
+        }
+        left_out = sorted({task for task in tasks if task not in by_task})
         if len(by_task) < 2:
             continue
         arms = [arm for arm in cells.PLACEMENTS if all(arm in one.index for one in by_task.values())]
@@ -253,7 +260,13 @@ def across(sections: list[tuple[str, Section]]) -> list[Section]:
         scores = np.array(
             [[[one.at[arm, "scores"][seed] for seed in seeds] for arm in arms] for one in by_task.values()]
         )
-        found.append(_across_section(str(model).rsplit("/", 1)[-1], budget, list(by_task), arms, scores))
+        made = _across_section(model.rsplit("/", 1)[-1], budget, list(by_task), arms, scores)
+        made.notes.extend(f"{task} has several settings and is left out; see each by itself" for task in left_out)
+        found.append(made)
+    names = [one.tables[0].name for one in found]
+    for place, one in enumerate(found):
+        if names.count(names[place]) > 1:
+            one.tables[0] = replace(one.tables[0], name=f"{names[place]}_{names[:place].count(names[place]) + 1}")
     return found
 
 

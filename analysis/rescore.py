@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from lora_bench import cells, reporting
 from lora_bench.store import Store, StoreError, is_pack
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     result = rescore(Store(options.store), frame, added)
-    console = Console(highlight=False)
+    console = reporting.console()
     console.print(sentence(result), style="bold", soft_wrap=True)
     for row in result[result["state"] == "differs"].head(20).itertuples():
         console.print(
@@ -66,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     for why, rows in result[~result["state"].isin(["equal", "differs"])].groupby("why", sort=False):
         console.print(f"- {len(rows)} not checked: {why}", soft_wrap=True)
     path = reporting.write_table(reporting.Table("rescored", "re-scored", result), options.out / "tables")
-    console.print(f"[dim]written: {path}[/dim]", soft_wrap=True)
+    console.print(f"written: {path}", style="dim", soft_wrap=True)
     return 1 if (result["state"] == "differs").any() else 0
 
 

@@ -33,7 +33,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--layer", type=int, metavar="N", help="layer of the heatmaps (default: the middle one)")
     parser.add_argument("--step-zero", action="store_true", help="add the overlap of A before training; imports torch")
-    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     options = parser.parse_args(argv)
     return reporting.run_script(lambda runs: sections(runs, options), options)
 
@@ -44,19 +43,10 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
     Raises:
         NothingToShow: when no setting has two adapters to compare.
     """
-    found, refused = [], []
     store = Store(options.store)
-    for setting in cells.settings(
-        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
-    ):
-        try:
-            found.append(section(setting, store, options, name=f"subspace_{setting.slug}"))
-        except cells.NothingToShow as error:
-            refused.append(str(error))
-    if not found:
-        raise cells.NothingToShow("\n".join(refused))
-    found[-1].notes.extend(refused)
-    return found
+    return reporting.each_setting(
+        runs, options, lambda one: [section(one, store, options, name=f"subspace_{one.slug}")]
+    )
 
 
 def section(setting: cells.Setting, store: Store, options, *, name: str) -> Section:
@@ -66,8 +56,7 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
         NothingToShow: when fewer than two adapters can be compared.
     """
     runs = cells.name_arms(setting.runs[(setting.runs["targets"] != "") & setting.runs["rank"].notna()])
-    rates = tuning.choose_rates(runs)["lr"]
-    chosen = runs[runs["scored"] & (runs["lr"] == runs["arm"].map(rates))]
+    chosen = tuning.at_chosen_rates(runs)
     targets, low, high = _choose(setting, chosen, options)
     adapters, lacking = _read(chosen[(chosen["targets"] == targets) & chosen["rank"].isin([low, high])], store)
     comparisons = _comparisons(adapters, low, high)

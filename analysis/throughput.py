@@ -206,7 +206,7 @@ def _trainer(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
         tokens = _tokens(run)["train"]
         model = get_peft_model(
             loaded.untouched(),
-            adapters.lora_config(run.blueprint, run.config.adapter, run.matrices, loaded.new_modules),
+            adapters.lora_config(run.config.adapter, run.matrices, loaded.new_modules),
         )
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):

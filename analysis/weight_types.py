@@ -18,7 +18,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--budget", type=int, metavar="N", help="adapter parameters (default: where most placements meet)"
     )
-    parser.add_argument("--method", default="lora", metavar="NAME", help="lora, lora_plus or dora (default: lora)")
     options = parser.parse_args(argv)
     return reporting.run_script(lambda runs: sections(runs, options), options)
 
@@ -29,24 +28,15 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
     Raises:
         NothingToShow: when no setting has two placements at one budget.
     """
-    found, refused = [], []
-    for setting in cells.settings(
-        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
-    ):
-        try:
-            at = cells.at_budgets(setting, budget=options.budget)
-        except cells.NothingToShow as error:
-            refused.append(str(error))
-            continue
-        margin = options.margin / 100 if options.margin else stats.margin_of(setting.metric)
-        for budget, here in at:
-            name = f"weight_types_{setting.slug}" + (f"_{budget}" if len(at) > 1 else "")
-            found.append(section(setting, budget, here, margin=margin, name=name))
-    if not found:
-        raise cells.NothingToShow("\n".join(refused))
-    if refused:
-        found[-1].notes.extend(refused)
-    return found
+
+    def of(setting: cells.Setting) -> list[Section]:
+        at = cells.at_budgets(setting, budget=options.budget)
+        margin = reporting.margin(options, setting.metric)
+        name = f"weight_types_{setting.slug}"
+        names = [f"{name}_{budget}" if len(at) > 1 else name for budget, _ in at]
+        return [section(setting, *one, margin=margin, name=name) for one, name in zip(at, names, strict=True)]
+
+    return reporting.each_setting(runs, options, of)
 
 
 def section(setting: cells.Setting, budget: int, runs: pd.DataFrame, *, margin: float, name: str) -> Section:
@@ -208,7 +198,7 @@ def _figures(
         shown = shown.assign(
             label=shown["first"] + " − " + shown["second"],
             extra=[
-                f": {int(n)} seeds" if verdict == "unresolved" and not pd.isna(n) else ""
+                f", needs {int(n)}" if verdict == "unresolved" and not pd.isna(n) else ""
                 for n, verdict in zip(more, shown["verdict"], strict=True)
             ],
         )

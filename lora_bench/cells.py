@@ -16,13 +16,13 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import stats, tuning
+from lora_bench.config import LORA_METHODS
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
 FLOOR = "head_only"
-LORA_METHODS = ("lora", "lora_plus", "dora")
 
-SHARED = (  # of the backbone, the data and the training; columns that a store lacks are passed over
+SHARED = (  # of the backbone, the data and the training
     "model",
     "model_fingerprint",
     "task",
@@ -84,7 +84,7 @@ def prepare(frame: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
     absent = [name for name in REQUIRED if name not in frame]
     if absent:
         raise NothingToShow(f"the store's frame lacks the columns {', '.join(absent)}")
-    runs = frame.copy()
+    runs = frame.reset_index(drop=True)
     if metric:
         if f"report_{metric}" not in runs or f"select_{metric}" not in runs:
             known = sorted(name.removeprefix("report_") for name in map(str, runs) if name.startswith("report_"))
@@ -96,11 +96,12 @@ def prepare(frame: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
     finite = np.isfinite(runs["report"]) & np.isfinite(runs["select"])
     runs["scored"] = (runs["status"] == "finished") & finite
     runs["targets"] = runs["targets"].where(runs["targets"].notna(), "")
-    runs["head_rate"] = _head_rates(runs)
-    runs["lr"] = runs["lr"].where(runs["lr"].notna(), runs["head_lr"])
     for name in (*SHARED, *OF_ADAPTER):
         if name in runs and runs[name].map(lambda value: isinstance(value, (list, tuple, dict))).any():
             runs[name] = runs[name].map(str)
+    alike = runs.groupby([name for name in SHARED if name in runs], dropna=False, sort=False)
+    runs["head_rate"] = pd.concat([_head_rates(group) for _, group in alike])
+    runs["lr"] = runs["lr"].where(runs["lr"].notna(), runs["head_lr"])
     return runs
 
 
@@ -136,8 +137,7 @@ def settings(
             # a head-only run's rate is its head's: it has no adapter rate that its head could follow
             beside = beside[same | ((name == "head_rate") & (facts[name] == "lr") & (beside["method"] == FLOOR))]
         same_pair = [g for _, g in groups if _name(g) == _name(group)]
-        varied = [name for name in shown if len(same_pair) > 1 and _n_values(same_pair, name) > 1]
-        told = {name: _short(facts[name]) for name in varied}
+        told = _told_apart(group, same_pair, shown)
         title = " · ".join([*_name(group), *(f"{name.replace('_', ' ')} {value}" for name, value in told.items())])
         slug = "_".join([*_name(group), *(f"{name}-{value}" for name, value in told.items())])
         joined = pd.concat([group, beside]) if len(beside) else group
@@ -148,6 +148,17 @@ def settings(
         Setting(one.title, f"{one.slug}_{i}" if slugs.count(one.slug) > 1 else one.slug, one.facts, one.runs, one.notes)
         for i, one in enumerate(found)
     ]
+
+
+def comparable(runs: pd.DataFrame) -> list[pd.DataFrame]:
+    """Prepared runs of every method, split into those whose scores may be compared: one method, trained alike."""
+    keys = [name for name in (*SHARED, *OF_ADAPTER, "method") if name in runs]
+    return [group for _, group in runs.groupby(keys, dropna=False)]
+
+
+def differing(groups: list[pd.DataFrame], names: Iterable[str]) -> list[str]:
+    """The names of which not all groups hold one value."""
+    return [name for name in names if len({_short(group[name].iloc[0]) for group in groups}) > 1]
 
 
 def filter_runs(runs: pd.DataFrame, name: str, wanted: str | None) -> pd.DataFrame:
@@ -327,10 +338,8 @@ class Judgement:
 
 
 def judge(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float) -> Judgement:
-    """Rates chosen on `select`, cells estimated and contrasted on `report`: the one way from runs to verdicts.
-
-    Analyses of real sweeps and their calibration on sweeps of known truth both call it.
-    """
+    """Rates chosen on `select`, cells estimated and contrasted on `report`: the way from runs to verdicts that analyses
+    of real sweeps share with their calibration on sweeps of known truth."""
     rates = tuning.choose_rates(runs)
     estimates = estimate(runs, rates["lr"])
     return Judgement(rates, estimates, compare(estimates, pairs, margin=margin))
@@ -433,7 +442,7 @@ def sort_arms(runs: pd.DataFrame, order: Sequence[str] = (*PLACEMENTS, FLOOR)) -
 
 
 def _head_rates(runs: pd.DataFrame) -> pd.Series:
-    """`lr` where the head follows the adapter's rate, else the head's rate as text.
+    """`lr` where the head follows the adapter's rate, else the head's rate as text; of runs trained alike.
 
     Records hold the resolved head rate, so a head that follows shows only in that no run of its rate has another lr.
     """
@@ -443,6 +452,18 @@ def _head_rates(runs: pd.DataFrame) -> pd.Series:
     follows = adapted & ~told.isin(fixed)
     several = runs.loc[follows, "lr"].nunique() > 1
     return told.mask(follows & several, "lr")
+
+
+def _told_apart(group: pd.DataFrame, groups: list[pd.DataFrame], names: list[str]) -> dict[str, str]:
+    """What tells a setting from the others of its backbone and task: settings that vary, else the fingerprint's head.
+
+    Rows cut or drawn otherwise have another fingerprint and often nothing else that a column shows.
+    """
+    varied = differing(groups, names)
+    told = {name: _short(group[name].iloc[0]) for name in varied}
+    twins = [one for one in groups if all(_short(one[name].iloc[0]) == told[name] for name in varied)]
+    prints = [name for name in ("model_fingerprint", "task_fingerprint") if name in group]
+    return told | {name: _short(group[name].iloc[0])[:6] for name in differing(twins, prints)}
 
 
 def _setting_notes(runs: pd.DataFrame, same_pair: list[pd.DataFrame], mixed: bool) -> list[str]:
@@ -521,10 +542,6 @@ def _is_missing(value: object) -> bool:
 
 def _name(runs: pd.DataFrame) -> tuple[str, str]:
     return str(runs["model"].iloc[0]).rsplit("/", 1)[-1], str(runs["task"].iloc[0])
-
-
-def _n_values(groups: list[pd.DataFrame], name: str) -> int:
-    return len({_short(group[name].iloc[0]) for group in groups})
 
 
 def _short(value: object) -> str:

@@ -196,12 +196,10 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
                       fontsize=6.5, color=_darker(colour), annotation_clip=False)  # fmt: skip
     if published is not None and not published.empty:
         rows = {label: row for row, label in enumerate(table["label"])}
-        for (name, of_set), mark in zip(
-            published.groupby("dataset", sort=False), ("$\\wedge$", "$\\vee$"), strict=True
-        ):
+        for (name, of_set), mark in zip(published.groupby("dataset", sort=False), ("^", "v"), strict=True):
             kept = of_set[of_set["label"].isin(list(rows))]
-            axis.scatter(100 * kept["difference"], kept["label"].map(rows) + 0.28, marker=mark, s=14, color=INK, lw=0.3,
-                         label=f"paper, {name}", zorder=3)  # fmt: skip
+            axis.scatter(100 * kept["difference"], kept["label"].map(rows) + 0.3, marker=mark, s=9, facecolor="white",
+                         edgecolor=INK, lw=0.6, label=f"paper, {name}", zorder=3)  # fmt: skip
         axis.legend(
             loc="lower left",
             bbox_to_anchor=(0, 1.0),
@@ -284,7 +282,8 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
     """Score against learning rate, one panel per placement, one line per rank, the chosen rate ringed.
 
     Args:
-        curves: targets, rank (text), lr, mean, low, high, is_chosen; one row per cell.
+        curves: targets, rank (text), lr, mean, low, high, is_chosen, is_full (has as many seeds as the chosen rate;
+            hollow where not); one row per cell.
     """
     panels = list(dict.fromkeys(curves["targets"]))
     n_columns = min(len(panels), 4)
@@ -302,9 +301,10 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
             place = ranks.index(rank)
             colour, marker = (shades[place], markers[place % len(markers)]) if several else (BLUE, "o")
             of_rank = of_rank.sort_values("lr")
-            axis.plot(
-                of_rank["lr"], 100 * of_rank["mean"], color=colour, marker=marker, ms=2.8, lw=1, label=f"r={rank}"
-            )
+            axis.plot(of_rank["lr"], 100 * of_rank["mean"], color=colour, lw=1)
+            for is_full, points in of_rank.groupby("is_full"):
+                fill = colour if is_full else "white"
+                axis.plot(points["lr"], 100 * points["mean"], marker, color=colour, mfc=fill, ms=2.8, mew=0.8)
             axis.vlines(of_rank["lr"], 100 * of_rank["low"], 100 * of_rank["high"], color=colour, lw=0.8, alpha=0.7)
             best = of_rank[of_rank["is_chosen"]]
             axis.plot(best["lr"], 100 * best["mean"], marker="o", ms=7, mfc="none", mec=INK, mew=0.8, ls="")
@@ -315,6 +315,9 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
         axis.grid(axis="x", visible=False)
         axis.tick_params(axis="both", bottom=True)
         sns.despine(ax=axis)
+    low, high = 100 * curves["mean"].min(), 100 * curves["mean"].max()
+    spare = 0.08 * (high - low) + 0.5  # the interval of two seeds may be wider than the page
+    axes.flat[0].set_ylim(low - spare, high + spare)
     _hide_spare(axes, len(panels))
     if several:
         handles = [
@@ -322,7 +325,8 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
             for i, rank in enumerate(ranks)
         ]
         figure.legend(handles=handles, loc="outside upper right", ncols=len(ranks), frameon=False)
-    figure.supxlabel("learning rate (ring: chosen on select)", fontsize=7)
+    few = "" if curves["is_full"].all() else "; hollow: fewer seeds"
+    figure.supxlabel(f"learning rate (ring: chosen on select{few})", fontsize=7)
     figure.supylabel(f"{metric_label(metric)}, {split}", fontsize=7)
     return figure
 
@@ -433,11 +437,12 @@ def amplifications(table: pd.DataFrame) -> Figure:
                     label=f"r={rank}",
                 )
                 axis.vlines(mine["layer"], mine["low"], mine["high"], color=shades[i], lw=0.8)
-        axis.set_title(role, loc="left", color=INK)
+        axis.set_title(role if len(ranks) > 1 else f"{role}  r={ranks[0]}", loc="left", color=INK)
         axis.set_yscale("log")
         finite = table["mean"][np.isfinite(table["mean"]) & (table["mean"] > 0)]
-        within_decade = len(finite) > 0 and finite.max() < 30 * finite.min()
-        axis.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if within_decade else (1,)))
+        span = finite.max() / finite.min() if len(finite) else math.inf
+        marks = (1, 2, 3, 4, 5, 7) if span < 5 else (1, 2, 5) if span < 30 else (1,)
+        axis.yaxis.set_major_locator(LogLocator(10, subs=marks))
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
@@ -445,8 +450,9 @@ def amplifications(table: pd.DataFrame) -> Figure:
         axis.tick_params(axis="both", bottom=True)
         sns.despine(ax=axis)
     _hide_spare(axes, len(roles))
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
+    if len(ranks) > 1:
+        handles, labels = axes.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
     figure.supxlabel("layer", fontsize=7)
     figure.supylabel("amplification ‖ΔW‖ / ‖UᵀWV‖", fontsize=7)
     return figure

@@ -8,19 +8,21 @@ from __future__ import annotations
 import importlib.util
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import pandas as pd
 
 from lora_bench import cells, tuning
 from lora_bench.config import resource_root
 from lora_bench.reporting import Section
 
+COLUMN_OF = {"head_rate": "head_lr"}  # as the store, and so W&B, has it
 SCRIPTS = ("weight_types", "rank", "learning_rate", "pareto")
 
 
-def sections(frame: Any, *, store: Path, scripts: Sequence[str] = SCRIPTS) -> dict[str, list[Section]]:
+def sections(frame: Any, *, store: Path) -> dict[str, list[Section]]:
     """Tables, figures and sentences by script, for every LoRA method of the frame; scripts without any are left out."""
     try:
         runs = cells.prepare(frame)
@@ -30,33 +32,38 @@ def sections(frame: Any, *, store: Path, scripts: Sequence[str] = SCRIPTS) -> di
     for method in [one for one in cells.LORA_METHODS if one in set(runs["method"])]:
         options = Namespace(store=store, task=None, model=None, metric=None, margin=None, mix_environments=False)
         options.method, options.budget = method, None
-        for name in scripts:
+        for name in SCRIPTS:
             try:
-                found.setdefault(name, []).extend(_script(name).sections(runs, options))
+                made = _script(name).sections(runs, options)
             except cells.NothingToShow:
                 continue
+            found.setdefault(name, []).extend(made)
     return found
 
 
 def chosen_cells(frame: Any) -> list[dict[str, Any]]:
-    """Each arm at the learning rate that `select` chose for it, as values of the columns that tell it apart."""
+    """Each arm at the learning rate that `select` chose for it, as values of the columns that tell it apart.
+
+    Where runs of one backbone, task and method were trained in several ways, each way has its own rate and cell.
+    """
     try:
         runs: Any = cells.prepare(frame)
     except cells.NothingToShow:
         return []
     chosen = []
-    for (model, task), of_pair in runs.groupby(["model", "task"], sort=True):
-        for method, group in of_pair.groupby("method", sort=True):
-            named = cells.name_arms(group)
-            rates = tuning.choose_rates(named).to_dict("index")
-            for arm, points in named.groupby("arm", sort=False):
-                first, rate = points.iloc[0], rates[arm]
-                if rate["certificate"] == "none":
-                    continue
-                cell = {"model": model, "task": task, "method": method}
-                if first["targets"]:
-                    cell |= {"targets": first["targets"], "ranks": first["ranks"], "lr": float(rate["lr"])}
-                chosen.append(cell)
+    groups = [(tuple(group.iloc[0][["model", "task", "method"]]), group) for group in cells.comparable(runs)]
+    for name, group in groups:
+        rivals = [one for other, one in groups if other == name]
+        apart = cells.differing(rivals, (one for one in (*cells.SHARED, *cells.OF_ADAPTER) if one in group))
+        apart = [COLUMN_OF.get(one, one) for one in apart]
+        named = cells.name_arms(group)
+        for _, points in tuning.at_chosen_rates(named).groupby("arm", sort=False):
+            first = points.iloc[0]
+            cell = dict(zip(("model", "task", "method"), name, strict=True))
+            if first["targets"]:
+                cell |= {one: first[one] for one in ("targets", "ranks", "lr")}
+            cell |= {one: first[one] for one in apart if pd.notna(first[one])}
+            chosen.append({one: value.item() if hasattr(value, "item") else value for one, value in cell.items()})
     return chosen
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from lora_bench import cells, figures, stats, tuning
 from lora_bench.store import Store, StoreError
@@ -64,7 +65,7 @@ class Section:
 # ---------------------------------------------------------------- options
 
 
-def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.ArgumentParser:
     """The options that every script has; the first line of the docstring is the help's sentence."""
     made = argparse.ArgumentParser(
         prog=f"python analysis/{name}.py",
@@ -90,12 +91,50 @@ def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
     made.add_argument("--metric", metavar="NAME", help="score by this metric (default: the task's primary one)")
     made.add_argument(
         "--margin",
-        type=float,
+        type=_above_zero,
         metavar="POINTS",
         help="largest difference that counts as a tie, in points (default: by metric)",
     )
     made.add_argument("--mix-environments", action="store_true", help="compare runs of different machines and software")
+    if by_method:
+        told = ", ".join(cells.LORA_METHODS)
+        made.add_argument("--method", default="lora", metavar="NAME", help=f"one of {told} (default: lora)")
     return made
+
+
+def margin(options: argparse.Namespace, metric: str) -> float:
+    """The largest difference that counts as a tie, as a fraction: as given in points, else the metric's."""
+    return stats.margin_of(metric) if options.margin is None else options.margin / 100
+
+
+def each_setting(
+    runs: pd.DataFrame, options: argparse.Namespace, make: Callable[[cells.Setting], list[Section]]
+) -> list[Section]:
+    """The sections of every setting that has them; what the others lack is noted under the last.
+
+    Raises:
+        NothingToShow: when none has any, with what each lacks.
+    """
+    found: list[Section] = []
+    refused = []
+    for setting in cells.settings(
+        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
+    ):
+        try:
+            found += make(setting)
+        except cells.NothingToShow as error:
+            refused.append(str(error))
+    if not found:
+        raise cells.NothingToShow("\n".join(refused))
+    found[-1].notes.extend(refused)
+    return found
+
+
+def _above_zero(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}; give points above 0")
+    return value
 
 
 def run_script(sections: Callable[[pd.DataFrame], list[Section]], options: argparse.Namespace) -> int:
@@ -106,14 +145,25 @@ def run_script(sections: Callable[[pd.DataFrame], list[Section]], options: argpa
     except (cells.NothingToShow, StoreError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 100)
+    out = console()
     for section in made:
-        print_section(section, console)
-        paths = write_section(section, options.out)
-        console.print(f"[dim]written: {', '.join(str(path) for path in paths)}[/dim]\n", soft_wrap=True)
+        show_and_write(section, options.out, out)
     return 0
+
+
+def console() -> Console:
+    """Standard output, at least 100 columns wide where it is no terminal; brackets in a text are text, not markup."""
+    made = Console(highlight=False, markup=False, emoji=False)
+    if not made.is_terminal:
+        made.width = max(made.width, 100)
+    return made
+
+
+def show_and_write(section: Section, folder: Path, out: Console) -> None:
+    """The section on the terminal and on the disk."""
+    print_section(section, out)
+    paths = write_section(section, folder)
+    out.print(f"written: {', '.join(str(path) for path in paths)}\n", style="dim", soft_wrap=True)
 
 
 def read_frame(root: Path) -> pd.DataFrame:
@@ -135,7 +185,7 @@ def read_frame(root: Path) -> pd.DataFrame:
 
 def print_section(section: Section, console: Console) -> None:
     """The section on the terminal."""
-    console.rule(f"[bold]{section.title}")
+    console.rule(Text(section.title, style="bold"))
     for table in section.tables:
         if not any(column.on_screen for column in table.columns):
             continue
@@ -211,6 +261,8 @@ def escape_latex(text: str) -> str:
 def cell_frame(setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     """Estimates as a tidy frame with the rate's certificate, and the columns that are shown in words."""
     frame = estimates.drop(columns=["scores", "failures"]).rename_axis("cell").reset_index()
+    drawn = [bootstrap(list(scores.values())) for scores in estimates["scores"]]
+    frame["bootstrap_low"], frame["bootstrap_high"] = np.array(drawn, dtype=float).reshape(-1, 2).T
     frame.insert(0, "task", setting.facts["task"])
     frame.insert(0, "model", setting.facts["model"])
     frame["metric"] = setting.metric
@@ -233,6 +285,13 @@ def cell_frame(setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFr
     return frame
 
 
+def bootstrap(scores: list[float]) -> tuple[float, float]:
+    """The percentile interval of a cell's mean, for the files: seeds resampled, the same draws for the same number."""
+    if len(scores) < 2:
+        return math.nan, math.nan
+    return stats.bootstrap_interval(np.array(scores)[:, None], rng=np.random.default_rng(0))
+
+
 def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
     """Paired contrasts as a table; the screen leaves the second-rank columns to the files."""
     columns = [
@@ -245,7 +304,7 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
         Column("p_sign_flip", "p flip", p_value),
         Column("p_equivalent_holm", "p tie", p_value),
         Column("verdict", "verdict", text, is_number=False),
-        Column("seeds_needed", "needs", count),
+        Column("seeds_needed", "seeds needed", count),
         Column("smallest_difference", "can see", points, on_screen=False),
         Column("note", "note", text, is_number=False, on_screen=False),
     ]

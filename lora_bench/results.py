@@ -36,7 +36,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lora_bench import __version__, cells, tuning
-from lora_bench.record import RUN_ID, RecordError, loads
+from lora_bench.record import RUN_ID, RecordError, loads, without_folders
 from lora_bench.store import (
     ADAPTER,
     MANIFEST,
@@ -147,27 +147,24 @@ def write_pack(
 def chosen_runs(frame: pd.DataFrame) -> pd.DataFrame:
     """The scored runs of every arm at the rate that `select` chose for it: those that tables and section 7 read.
 
-    Arms compete within what `cells.settings` compares, one method at a time.
+    Arms compete within what may be compared (`cells.comparable`).
     """
-    runs = cells.prepare(frame)
-    keys = [name for name in (*cells.SHARED, *cells.OF_ADAPTER, "method") if name in runs]
-    kept = []
-    for _, group in runs.groupby(keys, dropna=False):
-        named = cells.name_arms(group)
-        rates = tuning.choose_rates(named)["lr"]
-        kept.append(named[named["scored"] & (named["lr"] == named["arm"].map(rates))])
-    return pd.concat(kept)
+    groups = cells.comparable(cells.prepare(frame))
+    return pd.concat([tuning.at_chosen_rates(cells.name_arms(group)) for group in groups])
 
 
 def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record, its command without the folders of the machine: an absolute path keeps its last part."""
+    """The record, its command and error without the folders of the machine: an absolute path keeps its last part."""
     invocation = dict(record.get("invocation") or {})
     told = []
     for override in invocation.get("overrides") or []:
         name, is_set, value = str(override).partition("=")
         path = value.strip("'\"")
         told.append(f"{name}={Path(path).name}" if is_set and Path(path).is_absolute() else override)
-    return {**record, "invocation": {**invocation, "overrides": told}}
+    error = record.get("error")
+    if error:
+        error = {key: without_folders(value) if isinstance(value, str) else value for key, value in error.items()}
+    return {**record, "error": error, "invocation": {**invocation, "overrides": told}}
 
 
 def _gather(stores: Sequence[Store], task: str | None) -> tuple[dict[str, bytes], dict[str, Store], pd.DataFrame]:

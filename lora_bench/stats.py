@@ -177,7 +177,8 @@ def share_inside(values: np.ndarray, low: float, high: float) -> tuple[float, fl
 def holm(p: np.ndarray) -> np.ndarray:
     """Holm's adjusted p over the last axis. A nan stays nan and still counts as a member of the family.
 
-    Source: Holm 1979, Scand. J. Stat. 6:65.
+    Over any number of families at once: a calibration judges tens of thousands, and statsmodels, with which this is
+    tested, takes a tenth of a second for each. Source: Holm 1979, Scand. J. Stat. 6:65.
     """
     p = np.asarray(p, dtype=float)
     size = p.shape[-1]
@@ -355,8 +356,9 @@ def cannot_resolve(n_seeds: int, n_contrasts: int, *, level: float = 0.95) -> st
         return f"{n_seeds} seed{'s' if n_seeds != 1 else ''}: no verdict is possible below {MIN_PAIRS}"
     if 2.0 ** (1 - n_seeds) > (1 - level) / max(n_contrasts, 1):
         return (
-            f"{n_seeds} seeds, {n_contrasts} contrasts: the sign-flip test printed beside the verdict cannot be "
-            f"significant (its smallest p is {2.0 ** (1 - n_seeds):.3g}); the paired t test can"
+            f"{n_seeds} seeds, {n_contrasts} contrast{'s' if n_contrasts > 1 else ''}: the sign-flip test printed "
+            f"beside the verdict cannot be significant (its smallest p is {2.0 ** (1 - n_seeds):.3g}); the paired t "
+            "test can"
         )
     return None
 

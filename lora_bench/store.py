@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 RECORD = "record.json"
 PREDICTIONS = "predictions.parquet"
 ADAPTER = "adapter"
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 # What a results pack holds in place of run folders; see `lora_bench.results`.
 MANIFEST = "manifest.json"
 RECORDS = "records.jsonl.gz"
@@ -73,10 +73,19 @@ COLUMNS = {
     "init": TEXT,
     "layers": TEXT,
     "replicate": NUMBER,
+    "b_lr_ratio": NUMBER,
     "lr": NUMBER,
     "head_lr": NUMBER,
     "epochs": NUMBER,
     "batch_size": NUMBER,
+    "grad_accumulation": NUMBER,
+    "max_length": NUMBER,
+    "schedule": TEXT,
+    "warmup_ratio": NUMBER,
+    "weight_decay": NUMBER,
+    "max_grad_norm": NUMBER,
+    "train_dropout": NUMBER,
+    "checkpoint": TEXT,
     "train_rows": NUMBER,
     "precision": TEXT,
     "seed": NUMBER,
@@ -105,6 +114,11 @@ COLUMNS = {
     "started": TEXT,
     "finished": TEXT,
 }
+_OF_ADAPTER = ("method", "targets", "alpha", "alpha_policy", "init", "replicate", "b_lr_ratio")
+_OF_TRAIN = (
+    *("lr", "head_lr", "epochs", "batch_size", "grad_accumulation", "max_length", "schedule", "warmup_ratio"),
+    *("weight_decay", "max_grad_norm", "checkpoint", "precision"),
+)
 
 
 class StoreError(RuntimeError):
@@ -587,11 +601,12 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "task": task.get("name"),
         "task_fingerprint": task.get("fingerprint"),
         "train_rows": task.get("train_rows"),
-        **{name: adapter.get(name) for name in ("method", "targets", "alpha", "alpha_policy", "init", "replicate")},
+        **{name: adapter.get(name) for name in _OF_ADAPTER},
         **_ranks(record["manifest"], adapter.get("rank")),
         "adapter_dropout": adapter.get("dropout"),
         "layers": ",".join(map(str, layers)) if isinstance(layers, list) else layers,
-        **{name: train.get(name) for name in ("lr", "head_lr", "epochs", "batch_size", "precision")},
+        **{name: train.get(name) for name in _OF_TRAIN},
+        "train_dropout": train.get("dropout"),
         "seed": config.get("seed"),
         "protocol": config.get("protocol"),
         **{f"{part}_parameters": parameters.get(part) for part in ("adapter", "head", "total")},

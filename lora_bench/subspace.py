@@ -100,11 +100,6 @@ def null_band(
 # ---------------------------------------------------------------- amplification
 
 
-def norm_within(weight: np.ndarray, left: np.ndarray, right: np.ndarray) -> float:
-    """||left^T W right||_F: how much of a weight lies in given output and input directions (orthonormal columns)."""
-    return float(np.linalg.norm(left.T @ weight @ right))
-
-
 def amplification(update: float, weight_in_update: float) -> float:
     """||dW||_F / ||U^T W V||_F: how much the update enlarges directions that the weight has but does not stress."""
     return update / weight_in_update if weight_in_update > 0 else float("inf")

@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lora_bench import stats
+
 UNCERTIFIED = ("edge", "behind", "single")  # certificates of a rate that another may beat
+HALF_DECADE = 0.5  # in log10: one step of a grid such as 1e-3, 3e-3, 1e-2
+FULL = "full"
 
 
 def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
@@ -40,6 +44,12 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
     return by_arm({arm: _choose(*_seeds_by_rates(of_arm[arm])) for arm in narrow["arm"].unique()})
 
 
+def at_chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
+    """The scored runs of every arm at the rate that `select` chose for it: what tables and section 7 read."""
+    rates = choose_rates(runs)["lr"]
+    return runs[runs["scored"] & (runs["lr"] == runs["arm"].map(rates))]
+
+
 def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     """Each seed's own best rate on `select`: arm by seed; nan where the seed lacks a rate that the arm was run at."""
     scored = runs.loc[runs["scored"], ["arm", "seed", "lr", "select"]]
@@ -48,6 +58,33 @@ def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
         table = mine.set_index(["seed", "lr"])["select"].unstack("lr").dropna()
         rows[str(arm)] = table.idxmax(axis=1)  # the first, so the smaller rate, of equals
     return by_arm(rows)
+
+
+def over_full(runs: pd.DataFrame) -> pd.Series:
+    """How far the best LoRA rate lies above that of full fine-tuning: log10 of their ratio, averaged over placements,
+    by seed. Empty unless both ran at three rates or more, at all of which some seed has a score.
+
+    Source: Schulman et al. 2025, "LoRA Without Regret": about tenfold.
+    """
+    both = runs[(runs["targets"] != "") | (runs["arm"] == FULL)]
+    n_rates = both.groupby("arm")["lr"].nunique()
+    both = both[both["arm"].isin(n_rates.index[n_rates > 2])]
+    if FULL not in set(both["arm"]) or both["arm"].nunique() < 2:
+        return pd.Series(dtype=float)
+    best: Any = np.log10(best_rates_by_seed(both).astype(float))
+    if FULL not in best.index or len(best) < 2:
+        return pd.Series(dtype=float)
+    return (best.drop(FULL).mean() - best.loc[FULL]).dropna()
+
+
+def judge_log_ratios(log_ratios: np.ndarray, center: float) -> tuple[str, float, float]:
+    """Whether most seeds' log10 ratios lie within half a decade of the center: supported, refuted or unresolved; the
+    share of seeds that do; and the smaller binomial p."""
+    slack = 1e-9  # an average of two rates half a decade off ends at the bound but for rounding
+    low, high = center - HALF_DECADE - slack, center + HALF_DECADE + slack
+    share, p_inside, p_outside = stats.share_inside(log_ratios, low, high)
+    status = "supported" if p_inside < 0.05 else "refuted" if p_outside < 0.05 else "unresolved"
+    return status, share, min(p_inside, p_outside)
 
 
 def shared_rate(runs: pd.DataFrame) -> float:

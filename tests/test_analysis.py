@@ -208,6 +208,71 @@ def test_runs_of_another_training_are_another_setting():
     assert [one.facts["epochs"] for one in cells.settings(frame_of(records))] == [3.0, 10.0]
 
 
+def test_every_setting_that_tells_runs_apart_is_a_column_of_the_store():
+    assert {*cells.SHARED, *cells.OF_ADAPTER} - {"head_rate"} <= set(COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [{"max_length": 64}, {"schedule": "constant"}, {"weight_decay": 0.1}, {"dropout": 0.1}, {"checkpoint": "best"}],
+)
+def test_whatever_changes_training_makes_another_setting(train):
+    usual = {"max_length": 128, "schedule": "linear", "weight_decay": 0.0, "dropout": 0.0, "checkpoint": "last"}
+    records = [fake_record(train=usual), fake_record(targets="v", train=usual | train)]
+    assert len(cells.settings(frame_of(records))) == 2
+
+
+def test_rows_drawn_otherwise_have_a_title_of_their_own():
+    records = [fake_record(seed=seed) for seed in range(2)]
+    other = {**records[1]["config"], "task": {**records[1]["config"]["task"], "fingerprint": "abcdefgh"}}
+    found = cells.settings(frame_of([records[0], {**records[1], "config": other}]))
+    assert sorted(one.title for one in found) == [
+        "minilm · cola · task fingerprint abcdef",
+        "minilm · cola · task fingerprint t-cola",
+    ]
+
+
+def test_a_fixed_head_rate_of_one_task_does_not_split_another_task():
+    follows = [fake_record(targets=t, lr=rate, head_lr=rate) for t in ("q", "qv") for rate in (3e-4, 1e-3, 1e-2)]
+    fixed = [fake_record(task="sst2", lr=rate, head_lr=1e-3) for rate in (3e-4, 1e-3, 1e-2)]
+    assert [one.facts["head_rate"] for one in cells.settings(frame_of(follows + fixed))] == ["lr", "0.001"]
+
+
+def test_what_one_setting_lacks_does_not_hide_the_others(tmp_path, capsys, quick):
+    good = weight_types_records(n_seeds=3, rates=(1e-3,))
+    twice = fake_record(task="rte", seed=0)
+    bad = [twice, {**twice, "run_id": "f" * 16}, fake_record(task="rte", targets="q", rank=8)]
+    text = shown("weight_types", good + bad, tmp_path, capsys)
+    assert "has the highest mean" in text and "minilm · rte: several runs of" in text
+
+
+def test_brackets_in_a_text_are_shown_as_they_are(tmp_path, capsys, quick):
+    records = [fake_record(targets=t, rank=r, task="cola[/x]") for t, r in (("q", 8), ("qv", 4))]
+    assert "minilm · cola[/x]" in shown("weight_types", records, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("margin", ["0", "-1", "nan", "inf"])
+def test_a_margin_must_be_above_zero(margin, weight_types_store, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run("weight_types", weight_types_store, tmp_path, "--margin", margin)
+    assert "--margin" in capsys.readouterr().err
+
+
+def test_tasks_are_pooled_only_where_they_were_trained_alike():
+    report = script("report")
+    one, other = (weight_types_records(n_seeds=3, rates=(1e-3,), task=task) for task in ("cola", "rte"))
+    again = weight_types_records(n_seeds=3, rates=(1e-3,), task="rte", train={"epochs": 10.0})
+    options = Namespace(model=None, task=None, method="lora", mix_environments=False, margin=None, budget=None)
+
+    def pooled(records):
+        made = script("weight_types")["sections"](frame_of(records), options)
+        return [section.sentence.partition(",")[0] for section in report["across"]([("Weight types", m) for m in made])]
+
+    assert pooled(one + other) == ["Over cola and rte"]
+    assert pooled(one + other + again) == ["Over cola and rte"]
+    assert pooled(one + again) == []
+
+
 def test_a_head_that_follows_the_adapters_rate_is_one_setting():
     """Records hold the resolved head rate: it must not split the grid of rates into settings of one rate each."""
     records = [fake_record(targets=t, lr=rate, head_lr=rate, seed=0) for t in ("q", "qv") for rate in (1e-3, 3e-3)]
@@ -358,7 +423,8 @@ def test_the_tenfold_rule_is_tested_and_not_assumed(peak, found, tmp_path, capsy
 def test_an_edge_rate_gets_a_line_to_paste(tmp_path, capsys, quick):
     records = weight_types_records(n_seeds=4, best_rate={"k": 0.3}, with_floor=False)
     text = shown("learning_rate", records, tmp_path, capsys)
-    line = "lora-bench +sweeps=weight_types task=cola adapter.targets=k train.lr=0.1,0.3 'seed=range(4)'"
+    at = "adapter.targets=k adapter.rank=8 adapter.budget=null train.lr=0.1,0.3"
+    line = f"lora-bench +sweeps=weight_types task=cola {at} 'seed=range(4)'"
     assert f"to settle k r=8: {line}" in text
     table = csv(tmp_path, "learning_rate_minilm_cola").set_index("cell")
     assert table.loc["k r=8", "certificate"] == "edge"

@@ -320,4 +320,4 @@ def test_the_plan_promises_what_corrected_verdicts_can_see(command):
     ended = command("-m", "model=tiny", "tracking=none", "task.train_rows=64", "task.report_rows=40", *swept)
     assert ended.status == 0, ended.err
     low, high = (stats.smallest_difference(8, sd, error=0.05 / 2) for sd in (0.01, 0.03))
-    assert f"80 % power, 2 contrasts: {low:.3f} to {high:.3f}" in ended.text
+    assert f"80 % power, 2 contrasts: {100 * low:.1f} to {100 * high:.1f} points" in ended.text

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from fake_store import weight_types_records, write_store
+from fake_store import fake_record, weight_types_records, write_store
 from lora_bench import findings
 from lora_bench.mirror import read_offline
 from lora_bench.store import Store
@@ -252,3 +252,17 @@ def test_findings_that_fail_cost_the_sweep_nothing(command, training, monkeypatc
     )
     assert ended.status == 0, ended.text
     assert "the analysis of this sweep was not logged (RuntimeError: no figure)" in ended.err
+
+
+def test_each_way_of_training_has_a_chosen_rate_of_its_own(tmp_path):
+    """Two settings whose best rates differ: their average would be the best rate of neither."""
+    best = {800: 1e-2, 8000: 1e-3}
+    records = []
+    for rows, rate_of in best.items():
+        for rate in (1e-3, 3e-3, 1e-2):
+            made = fake_record(lr=rate, select=0.6 if rate == rate_of else 0.5)
+            made["config"]["task"] |= {"train_rows": rows, "fingerprint": f"t-{rows}"}
+            records.append(made | {"run_id": f"{rows:08d}{round(1e4 * rate):08d}"})
+    chosen = findings.chosen_cells(Store(write_store(tmp_path, records)).frame())
+    assert {cell["train_rows"]: cell["lr"] for cell in chosen} == best
+    assert all(type(value) in (str, float, int) for cell in chosen for value in cell.values())

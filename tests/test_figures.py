@@ -59,6 +59,7 @@ def rate_rows() -> pd.DataFrame:
             "low": 0.4,
             "high": 0.6,
             "is_chosen": lr == 1e-3,
+            "is_full": lr != 3e-3,
         }
         for targets in ("q", "qv", "qkvo")
         for rank in (1, 8)
