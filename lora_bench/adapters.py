@@ -73,9 +73,7 @@ def init_scale(init: str, d_in: int, rank: int) -> float | None:
     )
 
 
-def lora_config(
-    plan: Blueprint, adapter: AdapterConfig, matrices: Sequence[Matrix], head_modules: Sequence[str]
-) -> LoraConfig:
+def lora_config(adapter: AdapterConfig, matrices: Sequence[Matrix], head_modules: Sequence[str]) -> LoraConfig:
     """The stock peft configuration of these matrices at their ranks, by full module paths."""
     ranks = {matrix.module: matrix.rank for matrix in matrices}
     rank = max(set(ranks.values()), key=list(ranks.values()).count)
@@ -110,7 +108,7 @@ def make(
     dtype = torch.float64 if backbone.precision == "fp64" else torch.float32
     low_rank: dict[str, LowRank] = {}
     if matrices and adapter.method != "head_only":
-        config = lora_config(backbone.blueprint, adapter, matrices, backbone.new_modules)
+        config = lora_config(adapter, matrices, backbone.new_modules)
         scales = _peft_scales(backbone.blueprint, json.dumps(config.to_dict(), sort_keys=True, default=_plain))
         for matrix in matrices:
             stream = seeds.generator("adapter", seed, adapter.replicate, matrix.module, matrix.rank)
@@ -176,7 +174,7 @@ def save(
         tensors |= low_rank
         magnitudes = fused.fuse_magnitudes(backbone.model, _magnitudes(state))
     else:
-        config = lora_config(backbone.blueprint, adapter, matrices, backbone.new_modules)
+        config = lora_config(adapter, matrices, backbone.new_modules)
         for module, (A, B, _) in pieces.items():
             tensors[f"base_model.model.{module}.lora_A.weight"] = A
             tensors[f"base_model.model.{module}.lora_B.weight"] = B

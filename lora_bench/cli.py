@@ -74,6 +74,8 @@ def _one_run(composed: DictConfig) -> int:
     from lora_bench.store import Store
     from lora_bench.tracking import open_tracking
 
+    if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "dry_run", False):
+        raise ConfigError("hydra.sweeper.dry_run: it plans a sweep; add -m or +sweeps=NAME, or look with show=config")
     config = parse(composed)
     store = Store(config.store)
     one = resolve(config)
@@ -180,6 +182,8 @@ def show_store(config: Any) -> None:
     from lora_bench.store import Store
     from lora_bench.sweep import console
 
+    if not Path(config.store).is_dir():
+        raise ConfigError(f"store: no folder {config.store!r}; give the one that a sweep wrote (store=...)")
     store = Store(config.store)
     frame: Any = store.frame()
     out = console()
@@ -187,7 +191,7 @@ def show_store(config: Any) -> None:
     out.print(f"{store.root}: {len(frame)} runs, {len(frame) - len(failed)} finished, {len(failed)} failed")
     if len(frame):
         parts = store.bytes_by_part()
-        told = ", ".join(f"{name}s {size(n_bytes)}" for name, (n_runs, n_bytes) in parts.items() if n_runs)
+        told = ", ".join(f"{name.rstrip('s')}s {size(n_bytes)}" for name, (n_runs, n_bytes) in parts.items() if n_runs)
         out.print(f"  {size(sum(n_bytes for _, n_bytes in parts.values()))}: {told}")
         lacking = len(frame) - len(failed) - parts["adapter"][0]
         if lacking:
@@ -264,7 +268,8 @@ def explain(error: BaseException) -> str:
         key = several[1].lstrip("+")
         if key == "sweeps":
             return f"sweeps: one at a time, not {several[2]}"
-        return f"{key}: {several[2]!r} is several values; add -m to sweep over them, or write a list as [a,b]"
+        one = "qv is both at once" if key == "adapter.targets" else "write a list as [a,b]"
+        return f"{key}: {several[2]!r} is several values; add -m to sweep over them, or {one}"
     if absent := re.search(r"Could not (?:override|append to|find) '([^']+)'", text):
         key = absent[1].partition("@")[0].lstrip("+~")
         if key.startswith("hydra.sweeper."):

@@ -474,7 +474,7 @@ def _check_task(task: TaskConfig) -> None:
         if value is not None:
             _number(f"task.{key}", value, low=1)
     if task.phenomena and task.source != "generated":
-        raise ConfigError(f"task.phenomena: {task.name!r} is no embedded task; leave it empty")
+        raise ConfigError(f"task.phenomena: {task.name!r} is no embedded task; add task.phenomena=[]")
     if task.select_rows is not None and task.select_file:
         raise ConfigError("task.select_rows: select has a file of its own; give select_rows or select_file, not both")
     for metric in task.metrics:
@@ -667,8 +667,17 @@ def unknown_key(full: str) -> str:
     if full == "sweeps":
         return "sweeps: no sweep was loaded; name a file of sweeps/ as +sweeps=NAME, such as +sweeps=quick"
     names = [each.name for each in fields(schema)] if is_dataclass(schema) else []
+    if not head and (found := _sections_with(tail)):
+        return f"{full}: no such key; did you mean {' or '.join(f'{section}.{tail}' for section in found)}?"
     where = f"keys of {head} are" if head else "keys are"
     return f"{full}: no such key; {where} {', '.join(names)}{did_you_mean(tail, names)}"
+
+
+def _sections_with(name: str) -> list[str]:
+    """Sections of the schema that have a key of this name."""
+    parts = {each.name: each.default_factory for each in fields(RunConfig) if callable(each.default_factory)}
+    held = {section: make() for section, make in parts.items()}
+    return [one for one, part in held.items() if is_dataclass(part) and name in {each.name for each in fields(part)}]
 
 
 def did_you_mean(given: str, choices: Sequence[str]) -> str:

@@ -12,26 +12,21 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lora_bench.backbone import Blueprint
 from lora_bench.config import RunConfig
 from lora_bench.targets import Matrix
 
 
-def run_flops(skeleton: nn.Module, config: RunConfig, matrices: Sequence[Matrix], n_tokens: int) -> int:
+def run_flops(blueprint: Blueprint, config: RunConfig, matrices: Sequence[Matrix], n_tokens: int) -> int:
     """Floating-point operations of training on `n_tokens` tokens; evaluation is left out."""
-    layers = {matrix.module: matrix.layer for matrix in matrices}
-    linear = {
-        name: each.in_features * each.out_features
-        for name, each in skeleton.named_modules()
-        if isinstance(each, nn.Linear)
-    }
-    total = sum(linear.values())
+    linear = [each for each in blueprint.skeleton.modules() if isinstance(each, nn.Linear)]
+    total = sum(each.in_features * each.out_features for each in linear)
     if config.adapter.method in ("full", "bitfit"):
         return n_tokens * total * (6 if config.adapter.method == "full" else 4)
     if not matrices:
         return n_tokens * 2 * total
-    lowest = min(layers.values())
-    n_layers = 1 + max(layers.values())
-    share_above = (n_layers - lowest) / n_layers
+    n_layers = 1 + max(matrix.layer for matrix in blueprint.matrices)
+    share_above = (n_layers - min(matrix.layer for matrix in matrices)) / n_layers
     pairs = sum(matrix.rank * matrix.parameters_per_rank for matrix in matrices)
     return int(n_tokens * (2 * total + 2 * total * share_above + 6 * pairs))
 

@@ -293,10 +293,13 @@ def main(arguments: Sequence[str]) -> int:
     started = utc_now()
     try:
         from lora_bench.resolve import resolve
+        from lora_bench.run import environment_here
 
+        device = document["runs"][pending[0]]["config"]["device"]
         where = _environment_file(path, number)
         where.parent.mkdir(parents=True, exist_ok=True)
-        where.write_text(json.dumps(_environment_here(document, pending)), encoding="utf-8")
+        # Told early, in case this process does not live to write its records.
+        where.write_text(json.dumps(environment_here(device)), encoding="utf-8")
         pack = document["packs"][number]
         runs = [resolve(plans.config_of(document["runs"][run_id])) for run_id in pack]
         moved = [run_id for run_id, run in zip(pack, runs, strict=True) if run.run_id != run_id]
@@ -396,17 +399,6 @@ def _last_words(log: Path) -> str:
         return log.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip()
     except OSError:
         return ""
-
-
-def _environment_here(document: Mapping[str, Any], pending: Sequence[str]) -> dict[str, Any]:
-    """What the records of this process will say of it, told early in case it does not live to write them."""
-    import torch
-
-    from lora_bench import backbone
-
-    device = backbone.resolve_device(document["runs"][pending[0]]["config"]["device"])
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return environment(device=name, threads=backbone.set_threads())
 
 
 def _environment_file(path: Path, number: int) -> Path:

@@ -128,21 +128,20 @@ def copies_on_server(entity: str | None, project: str) -> tuple[str, list[Copy]]
     return path, copies
 
 
-def copies_offline(directory: Path, *, with_synced: bool = True) -> list[Copy]:
+def copies_offline(directory: Path) -> list[Copy]:
     """The copies that lie in W&B's offline folders below `directory`; what cannot be read counts as never ended."""
     from google.protobuf.message import DecodeError
 
     copies = []
     for path in sorted(directory.glob("wandb/*run-*/*.wandb")):
-        if with_synced or not _sentinel(path).exists():
-            try:
-                name, config, summary = read_offline(path)
-            except (OSError, ValueError, DecodeError) as error:
-                log.warning("mirror: %s cannot be read (%s)", path.name, error)
-                name, config, summary = None, {}, {}
-            copy = _copy(path.parent.name, name or path.stem.removeprefix("run-"), config, summary)
-            if copy:
-                copies.append(copy)
+        try:
+            name, config, summary = read_offline(path)
+        except (OSError, ValueError, DecodeError) as error:
+            log.warning("mirror: %s cannot be read (%s)", path.name, error)
+            name, config, summary = None, {}, {}
+        copy = _copy(path.parent.name, name or path.stem.removeprefix("run-"), config, summary)
+        if copy:
+            copies.append(copy)
     return copies
 
 

@@ -8,9 +8,9 @@ in r random directions are what the paper compares with. Source: Hu et al. 2021,
 7.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -60,7 +60,12 @@ def _weight(backbone: Backbone, module: str) -> torch.Tensor:
     return backbone.model.get_submodule(module).get_parameter("weight").detach().cpu().double()
 
 
-@functools.lru_cache(maxsize=1024)
 def _spectrum(backbone: Backbone, module: str) -> torch.Tensor:
     """Singular values of a frozen weight, largest first; in fp32, which is ample for a norm."""
-    return torch.linalg.svdvals(_weight(backbone, module).float()).double()
+    known = _spectra.setdefault(backbone, {})
+    if module not in known:
+        known[module] = torch.linalg.svdvals(_weight(backbone, module).float()).double()
+    return known[module]
+
+
+_spectra: WeakKeyDictionary[Backbone, dict[str, torch.Tensor]] = WeakKeyDictionary()  # gone with their backbone

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 from filelock import FileLock
 
 from lora_bench.config import LORA_METHODS, PROTOCOL, ConfigError, RunConfig, parse, to_dict
@@ -153,7 +155,7 @@ def largest_pack(run: Any) -> int:
     """Runs whose activations fit the budget of a pack, at the longest batch of any split.
 
     One token keeps about 13 d values and, where attention weights are kept, 3 per head and token in each layer
-    (shared/PACKING.md measured 26 d bytes in bf16).
+    (measured: 26 d bytes in bf16).
     """
     from lora_bench import backbone
 
@@ -323,7 +325,8 @@ def _arm(candidate: Candidate, axes: Sequence[str]) -> str:
     for key in axes:
         ignored = (key.startswith("adapter.") and not is_lora) or (key == "adapter" and values.get(key) == named[0])
         if key in values and key not in ("seed", "train.lr", "adapter.targets") and not ignored:
-            named.append(f"{key.rpartition('.')[2]}={values[key]}")
+            said = re.sub(r"\\(.)", r"\1", values[key].strip("'\""))  # as Hydra reads it: first\:3 is first:3
+            named.append(f"{key.rpartition('.')[2]}={said}")
     return " ".join(named)
 
 
@@ -349,18 +352,28 @@ def cost(plan: Plan, store: Store) -> Cost:
     frame = store.frame()
     if not frame.empty and "attributed_seconds" in frame:
         frame = frame[(frame["status"] == "finished") & (frame["attributed_seconds"] > 0)]
-        frame = frame.assign(per_row=frame["attributed_seconds"] / (frame["train_rows"] * frame["epochs"]))
-        by_kind = frame.groupby(["model_fingerprint", "task"])["per_row"].median()
+        by_kind = dict(iter(frame.groupby(["model_fingerprint", "task"])))
         kinds = [(run.science["model"]["fingerprint"], run.science["task"]["name"]) for run in pending]
-        if set(kinds) <= set(by_kind.index):
-            rows = [run.science["task"]["train_rows"] * run.config.train.epochs for run in pending]
-            seconds = sum(by_kind[kind] * n for kind, n in zip(kinds, rows, strict=True))
-            return Cost(float(seconds), n_bytes, f"from {len(frame)} finished runs")
+        if set(kinds) <= set(by_kind):
+            seconds = sum(_seconds_like(by_kind[kind], run) for kind, run in zip(kinds, pending, strict=True))
+            n_known = sum(len(by_kind[kind]) for kind in set(kinds))
+            return Cost(seconds, n_bytes, f"from {n_known} finished run{'s' if n_known > 1 else ''}")
     precision = pending[0].precision
     rate = SHARE_OF_MATMUL * _matmul_rate(precision)
     seconds = sum(flops(run) for run in pending) / rate
     told = f"a guess from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"
     return Cost(seconds, n_bytes, told)
+
+
+def _seconds_like(known: Any, run: Any) -> float:
+    """Seconds of a run by finished ones of its backbone and task: scoring a row costs a third of training on it."""
+    n_select, n_report = (len(run.task.splits[name]) if name in run.task.splits else 0 for name in ("select", "report"))
+
+    def rows(train_rows: Any, epochs: Any) -> Any:
+        return train_rows * epochs + (n_select * np.ceil(epochs) + n_report) / 3
+
+    per_row = (known["attributed_seconds"] / rows(known["train_rows"], known["epochs"])).median()
+    return float(per_row * rows(run.science["task"]["train_rows"], run.config.train.epochs))
 
 
 def flops(run: Any) -> float:
@@ -376,7 +389,19 @@ def _bytes(run: Any) -> int:
     n_rows = sum(len(rows) for name, rows in run.task.splits.items() if name != "train")
     width = run.blueprint.architecture.get_text_config().hidden_size
     head = run.task.n_labels * width + width * width
-    return 4 * (run.adapter_parameters + head) + n_rows * (24 + 8 * run.task.n_labels) + 20_000
+    n_saved = 0 if run.config.keep_adapters == "none" else _trained(run) + head
+    return 4 * n_saved + n_rows * (24 + 8 * run.task.n_labels) + 20_000
+
+
+def _trained(run: Any) -> int:
+    """Parameters that a run's adapter saves; full fine-tuning and BitFit save those of the backbone that they train."""
+    weights = dict(run.blueprint.skeleton.named_parameters())
+    match run.config.adapter.method:
+        case "full":
+            return sum(each.numel() for each in weights.values())
+        case "bitfit":
+            return sum(each.numel() for name, each in weights.items() if name.endswith("bias"))
+    return run.adapter_parameters
 
 
 def _lengths(run: Any) -> tuple[int, dict[str, int]]:

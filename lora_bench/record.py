@@ -317,7 +317,8 @@ def _is_number(value: Any) -> bool:
 
 
 def canonical(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document as plain JSON types, without secrets, machine paths or numbers that are not finite.
+    """The document as plain JSON types, without secrets, the folders of home, project and Python, or numbers that
+    are not finite.
 
     Numpy scalars and arrays become numbers and lists, tuples and iterators become lists. A number that is not finite
     becomes null, and its place is added to the document's `not_finite`.
@@ -444,6 +445,14 @@ def scrub(text: str) -> str:
     like one of the services' tokens. Values below 8 characters stay: they hide nothing, and occur in honest text.
     """
     return _scrubber()(text)
+
+
+_FOLDERS = re.compile(r"(?<![\w.:/<])/(?:[^\s/'\":,;()\[\]]+/)*(?=[^\s/'\"])")
+
+
+def without_folders(text: str) -> str:
+    """The text, each absolute path in it cut to its last part: for what leaves the machine."""
+    return _FOLDERS.sub("", text)
 
 
 def _scrubber() -> Any:

@@ -106,8 +106,7 @@ def task_of(config: RunConfig) -> Task:
 
 def packable(run: Run) -> bool:
     """Whether a run can share a backbone with others: its method leaves the frozen weights as they are."""
-    adapter = run.config.adapter
-    return adapter.method in adapters.PACKED_METHODS and (not run.matrices or adapter.init in adapters.PACKED_INITS)
+    return _is_stacked(run.config, run.matrices)
 
 
 def pack_key(run: Run) -> tuple:
@@ -154,10 +153,14 @@ def _select(config: RunConfig, plan: Blueprint) -> tuple[Sequence[Matrix], float
     )
 
 
+def _is_stacked(config: RunConfig, matrices: Sequence[Matrix]) -> bool:
+    adapter = config.adapter
+    return adapter.method in adapters.PACKED_METHODS and (not matrices or adapter.init in adapters.PACKED_INITS)
+
+
 def _check_method(config: RunConfig, matrices: Sequence[Matrix]) -> None:
     adapter = config.adapter
-    is_stacked = adapter.method in adapters.PACKED_METHODS and (not matrices or adapter.init in adapters.PACKED_INITS)
-    if matrices and adapter.dropout and not is_stacked:
+    if matrices and adapter.dropout and not _is_stacked(config, matrices):
         raise ConfigError(
             f"adapter.dropout: {adapter.dropout} does not go with {adapter.method}, init={adapter.init}; use 0"
         )

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lora_bench import adapters, backbone, guards, seeds
 from lora_bench.adapters import AdapterState
 from lora_bench.backbone import Backbone
 from lora_bench.checkpoint import Checkpoint, State
+from lora_bench.config import ConfigError
 from lora_bench.cost import attribute, run_flops
 from lora_bench.evaluate import predict
 from lora_bench.norms import matrix_norms
@@ -32,7 +33,7 @@ from lora_bench.tasks import Task
 from lora_bench.tasks.metrics import score
 from lora_bench.tasks.tokens import Tokens, tokenise
 from lora_bench.tracking import CURVES, Silence, TrackedRun, Tracking, head_of, summary_of
-from lora_bench.train import Position, train_pack
+from lora_bench.train import Position, batches, train_pack
 
 TRAIN_SAMPLE_ROWS = 500
 """Train rows scored at the end, for the generalisation gap; the same rows for every run, at most as many as select
@@ -109,6 +110,16 @@ def run_pack(
         return desk.work([run for run in runs if only is not None or run.run_id in mine], mine)
 
 
+def environment_here(device: str) -> dict[str, Any]:
+    """What the records that this process writes say of it (`record.environment`), for a configured device."""
+    try:
+        where = backbone.resolve_device(device)
+        name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    except ConfigError:  # asked for and absent: its runs fail, and that is the device that they failed on
+        name = device
+    return environment(device=name, threads=backbone.set_threads())
+
+
 @dataclass(frozen=True)
 class _Desk:
     """Where a pack's runs are handled: the store they go to and whoever wants to hear of them."""
@@ -124,9 +135,13 @@ class _Desk:
         if not any(run.run_id in mine for run in runs):
             return []
         started = utc_now()
-        progress = [self._begin(run, is_wanted=run.run_id in mine) for run in runs]
+        about: dict[str, Any] = {
+            "environment": environment_here(runs[0].config.device),
+            "invocation": self.invocation,
+        }
+        progress = [self._begin(run, about["environment"], is_wanted=run.run_id in mine) for run in runs]
         try:
-            return self._train_and_store(progress, started)
+            return self._train_and_store(progress, started, about)
         except StoreError:
             for each in progress:
                 each.tracked.finish("stopped")
@@ -136,7 +151,7 @@ class _Desk:
             if fault["kind"] != "out_of_memory" or len(runs) == 1:
                 log.debug("pack failed", exc_info=error)
                 return [
-                    self._store(each, new_record(**_identity(each, started), error=fault, **self._about()))
+                    self._store(each, new_record(**_identity(each, started), error=fault, **about))
                     for each in progress
                     if each.is_wanted
                 ]
@@ -149,27 +164,28 @@ class _Desk:
             each.tracked.finish("stopped")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         half = (len(runs) + 1) // 2
         log.warning(
             "pack of %d runs: out of memory (%s); trying %d and %d", len(runs), fault["message"], half, len(runs) - half
         )
         self.notify({"event": "split", "runs": len(runs), "message": fault["message"]})
-        return self.work(runs[:half], mine) + self.work(runs[half:], mine)
+        # A CPU process's peak stays that of the attempt that failed.
+        desk = self if torch.cuda.is_available() else replace(self, own_process=False)
+        return desk.work(runs[:half], mine) + desk.work(runs[half:], mine)
 
-    def _begin(self, run: Run, *, is_wanted: bool) -> "_Progress":
+    def _begin(self, run: Run, where: dict[str, Any], *, is_wanted: bool) -> "_Progress":
         tracking = self.tracking if is_wanted else Silence()
-        return _Progress(run, tracking.start(_head(run, self.invocation.get("sweep"))), is_wanted)
+        return _Progress(run, tracking.start(_head(run, where, self.invocation.get("sweep"))), is_wanted)
 
-    def _train_and_store(self, progress: list[_Progress], started: str) -> list[dict[str, Any]]:
+    def _train_and_store(self, progress: list[_Progress], started: str, about: dict[str, Any]) -> list[dict[str, Any]]:
         first = progress[0].run
-        threads = backbone.set_threads()
         loaded = backbone.load(
             first.blueprint, precision=first.precision, device=backbone.resolve_device(first.config.device)
         )
         task, tokens = first.task, _tokens(first, loaded)
         n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])
-        about = self._about(device=_device_name(loaded.device), threads=threads)
         ids = [each.run.run_id for each in progress]
         checkpoint = Checkpoint(self.store.root, ids, about["environment"]["id"])
         try:
@@ -179,10 +195,8 @@ class _Desk:
             raise
         peak = _peak_bytes(loaded.device) if self.own_process else None
 
-        n_tokens = int(tokens["train"].lengths.mean() * first.config.train.batch_size * first.steps)
-        flops = [
-            run_flops(loaded.blueprint.skeleton, each.run.config, each.run.matrices, n_tokens) for each in progress
-        ]
+        n_tokens = _tokens_trained(first, tokens["train"].lengths)
+        flops = [run_flops(loaded.blueprint, each.run.config, each.run.matrices, n_tokens) for each in progress]
         shares = attribute(pack_seconds, flops)
         records = []
         for index, each in enumerate(progress):
@@ -320,10 +334,6 @@ class _Desk:
         self.notify({"event": "record", "run_id": record["run_id"], "status": record["status"], "record": record})
         return record
 
-    def _about(self, *, device: str | None = None, threads: int | None = None) -> dict[str, Any]:
-        where = environment(device=device or "cpu", threads=threads or torch.get_num_threads())
-        return {"environment": where, "invocation": self.invocation}
-
 
 class _Listener:
     """Keeps the curves of a pack's runs, thinned to some hundred points, and passes them on."""
@@ -457,23 +467,36 @@ def _identity(each: _Progress, started: str) -> dict[str, Any]:
         "config": run.science,
         "metrics": run.task.metrics,
         "manifest": run.manifest,
-        "parameters": {"adapter": run.adapter_parameters, "head": None, "total": None},
+        "parameters": _known_parameters(run),
         "history": {**each.curve, "epochs": each.epochs},
         "data": run.task.facts | ({"budget_gap": run.budget_gap} if run.budget_gap is not None else {}),
         "started": started,
     }
 
 
-def _head(run: Run, sweep: str | None) -> dict[str, Any]:
+def _head(run: Run, where: dict[str, Any], sweep: str | None) -> dict[str, Any]:
     return head_of(
         run_id=run.run_id,
         cell_id=run.cell_id,
         config=run.science,
         manifest=run.manifest,
-        parameters={"adapter": run.adapter_parameters, "head": None, "total": None},
+        parameters=_known_parameters(run),
         metrics=run.task.metrics,
+        environment=where,
         sweep=sweep,
     )
+
+
+def _known_parameters(run: Run) -> dict[str, int | None]:
+    """What can be told before training: full fine-tuning and BitFit have no adapter to count."""
+    is_counted = run.config.adapter.method not in ("full", "bitfit")
+    return {"adapter": run.adapter_parameters if is_counted else None, "head": None, "total": None}
+
+
+def _tokens_trained(run: Run, lengths: np.ndarray) -> int:
+    """Tokens of the rows of every step; the last batch of an epoch may be short."""
+    steps = batches(lengths, run.config.train.batch_size, run.config.seed, run.steps)
+    return sum(int(lengths[rows].sum()) for _, _, rows in steps)
 
 
 def _tokens(run: Run, loaded: Backbone) -> dict[str, Tokens]:
@@ -504,7 +527,8 @@ def _count(run: Run, state: AdapterState, loaded: Backbone) -> dict[str, int]:
     rest = sum(parameter.numel() for _, parameter in backbone.frozen_parameters(loaded.model, loaded.new_modules))
     head = sum(tensor.numel() for tensor in state.head.values())
     adapter = run.adapter_parameters + sum(tensor.numel() for tensor in state.extra.values())
-    return {"adapter": adapter, "head": head, "backbone": rest, "total": rest + run.adapter_parameters + head}
+    added = adapter if run.matrices else 0  # full fine-tuning and BitFit train parameters that `rest` holds
+    return {"adapter": adapter, "head": head, "backbone": rest, "total": rest + added + head}
 
 
 def _peak_bytes(device: torch.device) -> int:
@@ -512,10 +536,6 @@ def _peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def _copier(source: Path) -> Callable[[Path], object]:

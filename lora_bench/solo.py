@@ -126,10 +126,6 @@ class SoloPack(contextlib.AbstractContextManager):
         """Whether everything that does not train has kept the bytes it had after initialisation."""
         return weights_hash(self._frozen) == self._frozen_hash
 
-    def count_adapter(self, run: int) -> int:
-        """Trained parameters outside the head."""
-        return sum(each.parameter.numel() for each in self.trained if each.kind != "head")
-
     def streams(self) -> dict[str, torch.Tensor]:
         """Where the generators stand that training draws from."""
         return {"dropout": self.masks.stream.get_state()}
@@ -178,7 +174,7 @@ class SoloPack(contextlib.AbstractContextManager):
                 each.parameter.copy_(pair.A[:rank] if letter == "A" else pair.B[:, :rank])
 
     def _with_peft(self, model: Any, seed: int) -> nn.Module:
-        config = adapters.lora_config(self.backbone.blueprint, self.adapter, self.matrices, self.backbone.new_modules)
+        config = adapters.lora_config(self.adapter, self.matrices, self.backbone.new_modules)
         with quiet():
             wrapped = get_peft_model(model, config, autocast_adapter_dtype=self.backbone.precision != "fp64")
         if self.adapter.init in adapters.PACKED_INITS:

@@ -21,6 +21,7 @@ from lora_bench import plan as plans
 from lora_bench.config import LORA_METHODS, ConfigError, resource_root
 from lora_bench.plan import Plan
 from lora_bench.progress import SweepProgress, duration, size
+from lora_bench.record import without_folders
 from lora_bench.store import Store
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,11 @@ PLAIN_WIDTH = 140
 
 
 def console() -> Console:
-    """Standard output; wide enough for our tables where it is no terminal."""
-    found = Console(highlight=False, soft_wrap=True)
-    return found if found.is_terminal else Console(highlight=False, soft_wrap=True, width=PLAIN_WIDTH)
+    """Standard output, wide enough for our tables where it is no terminal; brackets in a text are text, not markup."""
+    found = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not found.is_terminal:
+        found.width = PLAIN_WIDTH
+    return found
 
 
 # Before
@@ -116,11 +119,12 @@ def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
     from lora_bench import stats
 
     n_arms = len({one.arm for one in plan.runs.values()})
-    problem = stats.cannot_resolve(n_seeds, max(1, n_arms - 1)) if n_arms > 1 else None
-    if problem:
-        return f"what it can resolve: {problem}"
     if n_arms < 2:
         return "what it can resolve: one cell, so nothing is compared"
+    problem = stats.cannot_resolve(n_seeds, n_arms - 1)
+    if n_seeds < stats.MIN_PAIRS:
+        return f"what it can resolve: {problem}"
+    beside = f"\n  {problem}" if problem else ""
     error = 0.05 / (n_arms - 1)  # verdicts are corrected over the contrasts, so their promise is too
     told = f"smallest difference seen with 80 % power, {_count(n_arms - 1, 'contrast')}"
     spread = math.nan
@@ -130,8 +134,8 @@ def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
     if math.isnan(spread):
         # sd of differences between seeds, as a share of 1: what small GLUE tasks show.
         low, high = (stats.smallest_difference(n_seeds, sd, error=error) for sd in (0.01, 0.03))
-        return f"{told}: {low:.3f} to {high:.3f}, if differences vary by .01 to .03 over seeds"
-    return f"{told}: {stats.smallest_difference(n_seeds, spread, error=error):.3f}"
+        return f"{told}: {100 * low:.1f} to {100 * high:.1f} points, if differences vary by 1 to 3 over seeds{beside}"
+    return f"{told}: {100 * stats.smallest_difference(n_seeds, spread, error=error):.1f} points{beside}"
 
 
 # During
@@ -427,7 +431,12 @@ def log_findings(plan: Plan, store: Store) -> None:
         tables = {table.name: table.frame for section in found for table in section.tables}
         figures = {name: _png(figure) for section in found for name, figure in section.figures.items()}
         content = json.dumps(sorted(plan.status.items()))
-        about = {"sweep": plan.sweep, "runs": len(frame), "cells": plan.n_cells, "command": plan.command}
+        about = {
+            "sweep": plan.sweep,
+            "runs": len(frame),
+            "cells": plan.n_cells,
+            "command": [without_folders(one) for one in plan.command],
+        }
         tracking = open_tracking(config, directory=store.root / ".tracking")
         run = tracking.start(
             {

@@ -1,6 +1,6 @@
 """Mirror runs to Weights & Biases while they train, or keep silent. Written to, never read back.
 
-    tracking = open_tracking(config.tracking, directory=store / "tracking")
+    tracking = open_tracking(config.tracking, directory=store / ".tracking")
     run = tracking.start(head_of(...));  run.log({"loss": 0.3}, step=10);  run.finish("finished", {...})
 
 The store is the truth, so nothing here may cost a run: every failure of wandb is caught, reported once, and ends the

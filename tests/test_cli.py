@@ -65,12 +65,16 @@ def test_the_version_is_the_packages(command):
     [
         (["adapter.rnak=4"], "adapter.rnak: no such key; keys of adapter are"),
         (["modle=tiny"], "modle: no such key; keys are model"),
+        (["lr=1e-3"], "lr: no such key; did you mean train.lr?"),
+        (["rank=4"], "rank: no such key; did you mean adapter.rank?"),
+        (["model=tiny", "hydra.sweeper.dry_run=true"], "hydra.sweeper.dry_run: it plans a sweep"),
+        (["show=store", "store=nowhere"], "store: no folder 'nowhere'"),
         (["model=tinny"], "model: no 'tinny'; choices are bert_base"),
         (["task=colla"], "(did you mean 'cola'?)"),
         (["sweeps=quick"], "sweeps: add it with a plus sign, as +sweeps=NAME"),
         (["+sweep=quick"], "sweep: no such key"),
         (["train.lr=fast"], "train.lr: Value 'fast'"),
-        (["adapter.targets=q,v"], "'q,v' is several values; add -m to sweep over them"),
+        (["adapter.targets=q,v"], "add -m to sweep over them, or qv is both at once"),
         (["adapter.rank=["], "adapter.rank=[: cannot be read as key=value"),
         (["show=everything"], "show: no 'everything'; choices are targets, store, config"),
         (["pack=plan"], "pack: cannot read 'plan'; give PLAN#i"),
@@ -158,6 +162,7 @@ def test_targets_are_shown_by_role_with_what_they_cost(command):
 
 
 def test_the_store_is_shown_in_figures(command, training):
+    Path("runs").mkdir()
     assert "runs: 0 runs" in command("show=store").out
     training.fate = lambda run: "failed" if run.config.seed == 1 else None
     command("-m", *SMALL, "seed=0,1,2")

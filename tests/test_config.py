@@ -163,7 +163,7 @@ BAD = [
     ({"task__train_rows": 0}, "task.train_rows: 0 is too small", "at least 1"),
     ({"task__report_rows": -5}, "task.report_rows: -5 is too small", "at least 1"),
     ({"task__select_rows": 0}, "task.select_rows: 0 is too small", "at least 1"),
-    ({"task__source": "glue", "task__phenomena": ["tense"]}, "task.phenomena", "leave it empty"),
+    ({"task__source": "glue", "task__phenomena": ["tense"]}, "task.phenomena", "add task.phenomena=[]"),
     ({"task__metrics": ["bleu"]}, "task.metrics: no 'bleu'", "choices are accuracy"),
     ({"task__metrics": ["pearson"]}, "task.metrics: 'pearson'", "does not score a classification task"),
     ({"task__source": "files"}, "task.train_file: no file given", "needs train_file and report_file"),

@@ -43,12 +43,13 @@ def test_the_pages_hold_commands():
 
 
 @pytest.mark.parametrize("line", SWEEPS)
-def test_commands_of_the_documentation_compose(line, command):
+def test_commands_of_the_documentation_compose(line, command, tmp_path):
     """Planned and not trained, on the embedded backbone and task; where packs train is tests/test_launchers.py's."""
     words = [
         word for word in shlex.split(line) if not word.startswith(("RAY_ADDRESS", "hydra/launcher", "hydra.launcher"))
     ]
     given = words[1:]
+    (tmp_path / "runs").mkdir()
     if given == ["--help"]:
         assert command("--help").status == 0
         return

@@ -186,7 +186,7 @@ def put_in_stock(
     model: nn.Module = copy.deepcopy(loaded.model)
     trained: dict[tuple[str, str], nn.Parameter] = {}
     if state.low_rank:
-        stock = adapters.lora_config(loaded.blueprint, run.adapter, matrices(loaded, run), loaded.new_modules)
+        stock = adapters.lora_config(run.adapter, matrices(loaded, run), loaded.new_modules)
         model = get_peft_model(model, stock, autocast_adapter_dtype=False)
         named = dict(model.named_parameters())
         for path, pair in state.low_rank.items():

@@ -29,6 +29,7 @@ from lora_bench.record import (
     problems,
     require_guards,
     scrub,
+    without_folders,
 )
 
 
@@ -274,3 +275,16 @@ def test_records_and_stores_need_no_torch():
         "heavy = {'torch', 'transformers', 'peft', 'wandb'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("cannot read /mnt/lab/cola/train.tsv", "cannot read train.tsv"),
+        ("task.data_dir='/mnt/lab/cola'", "task.data_dir='cola'"),
+        ('File "/opt/x/lib/torch/nn.py", line 3', 'File "nn.py", line 3'),
+        ("see https://example.org/a/b and q/k/v, and/or 3 / 4", "see https://example.org/a/b and q/k/v, and/or 3 / 4"),
+    ],
+)
+def test_folders_of_the_machine_are_cut_from_a_text(text, left):
+    assert without_folders(text) == left
