@@ -26,6 +26,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 COLUMN = 3.4  # inches
 PAGE = 7.0
+WRITTEN_CELLS = 36  # of a heatmap, up to which each holds its number
 
 _PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = _PALETTE
@@ -349,6 +350,10 @@ def overlaps(panels: list[dict], *, title: str) -> Figure:
             image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower",
                                 interpolation="nearest", extent=extent)  # fmt: skip
             images.append(image)
+            if values.size <= WRITTEN_CELLS:
+                for (i, j), value in np.ndenumerate(values):
+                    axis.text(j + 1, i + 1, f"{value:.2f}".removeprefix("0"), ha="center", va="center", fontsize=5.5,
+                              color="white" if value < 0.6 else INK)  # fmt: skip
             axis.grid(visible=False)
             axis.set_title(f"{one['label']}, {name}" if n < 4 else f"{one['label']} {name}", loc="left", color=INK)
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
@@ -675,7 +680,11 @@ def coverages(table: pd.DataFrame, *, nominal: float = 0.95) -> Figure:
         matplotlib.lines.Line2D([], [], color=BLUE, marker="o", ms=4.2, ls="", label="measured"),
         matplotlib.lines.Line2D([], [], color=LIGHT, lw=5, label="normal scores, 95 %"),
     ]
-    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    if (table["coverage"] < table["band_low"]).any():
+        handles.insert(1, matplotlib.lines.Line2D([], [], color=RED, marker="s", ms=4.2, ls="", label="too low"))
+    figure.legend(
+        handles=handles, loc="outside upper right", ncols=3, frameon=False, columnspacing=1, handletextpad=0.4
+    )
     _tidy(axis)
     return figure
 
