@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python analysis/pack.py",
         description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python analysis/pack.py --store runs --out results/study --adapters best --targets qv",
+        epilog="example: python analysis/pack.py --store runs --out results/study --adapters 'qv r=4'",
     )
     parser.add_argument(
         "--store",
@@ -39,19 +39,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task", metavar="NAME", help="only this task (default: every one)")
     parser.add_argument(
         "--adapters",
-        choices=results.ADAPTER_CHOICES,
-        default="none",
-        help="keep the adapters of the runs at their chosen learning rates, for subspace.py (default: none)",
+        default="",
+        metavar="CELLS",
+        help="keep the adapters of these cells at their chosen learning rates, for subspace.py: 'q r=8,qv r=4', or all "
+        "(default: none)",
     )
-    parser.add_argument("--targets", default="", metavar="A,B", help="adapters of these placements (default: all)")
-    parser.add_argument("--ranks", default="", metavar="N,M", help="adapters of these ranks (default: all)")
     parser.add_argument("--overwrite", action="store_true", help="replace a pack that differs")
     argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
-    if not all(one.isdecimal() for one in _parts(options.ranks)):
-        parser.error(f"--ranks: cannot read {options.ranks!r}; give numbers, such as 8,64")
-    if (options.targets or options.ranks) and options.adapters == "none":
-        parser.error("--targets and --ranks choose adapters; add --adapters best")
+    wanted = [one.strip() for one in options.adapters.split(",") if one.strip()]
     absent = [str(root) for root in options.store if not root.is_dir()]
     if absent:
         parser.error(f"--store: no folder {', '.join(absent)}; give the folder that the sweep wrote (store=...)")
@@ -60,20 +56,18 @@ def main(argv: list[str] | None = None) -> int:
             [Store(root) for root in options.store],
             options.out,
             task=options.task,
-            adapters=options.adapters,
-            targets=_parts(options.targets),
-            ranks=[int(rank) for rank in _parts(options.ranks)],
+            adapters=wanted,
             command=scrub(f"python analysis/pack.py {shlex.join(argv)}"),
             overwrite=options.overwrite,
         )
     except (cells.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    tell(pack, reporting.console(), adapters=options.adapters)
+    tell(pack, reporting.console(), has_adapters=bool(wanted))
     return 0
 
 
-def tell(pack: results.ResultsPack, console: Console, *, adapters: str) -> None:
+def tell(pack: results.ResultsPack, console: Console, *, has_adapters: bool) -> None:
     """What was kept, and how large it is."""
     held, by_part = pack.manifest, Store(pack.root).bytes_by_part()
     state = "written" if pack.is_new else "unchanged, as it was there already"
@@ -84,7 +78,7 @@ def tell(pack: results.ResultsPack, console: Console, *, adapters: str) -> None:
         f"{size(by_part['predictions'][1])}; {held['float16_rows']:,} rows at the precision of float16, "
         f"{held['float32_rows']:,} at that of float32, where rounding could move a score",
         f"adapters: {held['runs_with_adapter']:,} runs; {size(by_part['adapter'][1])}"
-        + ("; --adapters best keeps those at the chosen rates" if adapters == "none" else ""),
+        + ("" if has_adapters else "; --adapters all keeps those at the chosen rates"),
     ]
     for line in told:
         console.print(f"- {line}", soft_wrap=True)
@@ -92,13 +86,9 @@ def tell(pack: results.ResultsPack, console: Console, *, adapters: str) -> None:
         largest = max(by_part, key=lambda part: by_part[part][1])
         console.print(
             f"warning: larger than {size(results.LARGEST_BYTES)}, mostly for its {largest}s; "
-            "narrow it with --task, --targets and --ranks",
+            "narrow it with --task and --adapters",
             soft_wrap=True,
         )
-
-
-def _parts(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
 
 
 if __name__ == "__main__":

@@ -53,7 +53,6 @@ from lora_bench.store import (
 FORMAT = 1
 LARGEST_BYTES = 20_000_000  # what a repository carries without regret
 ADAPTERS = "adapters"
-ADAPTER_CHOICES = ("none", "best")
 # No name here leaves the folder, and none is of a kind that runs code when it is read.
 _NAME = re.compile(
     r"records\.jsonl\.gz|predictions\.parquet"
@@ -85,9 +84,7 @@ def write_pack(
     out: Path,
     *,
     task: str | None = None,
-    adapters: str = "none",
-    targets: Collection[str] = (),
-    ranks: Collection[int] = (),
+    adapters: Sequence[str] = (),
     command: str = "",
     overwrite: bool = False,
 ) -> ResultsPack:
@@ -97,18 +94,14 @@ def write_pack(
 
     Args:
         task: only the runs of this task.
-        adapters: `best` keeps the LoRA adapters of the runs at their arm's chosen rate; `none` keeps none.
-        targets, ranks: keep adapters of these placements and ranks alone; empty for every one.
+        adapters: cells such as `qv r=4`, whose LoRA adapters at their chosen rate are kept, or `all`; empty for none.
         command: what the manifest says of how it was made.
         overwrite: replace a pack that differs; files that belong to no pack stay.
 
     Raises:
-        NothingToShow: if no run is left, or none is of the targets or ranks whose adapters are wanted.
+        NothingToShow: if no run is left, or there is no such cell.
         StoreError: if `out` holds something else, stores hold different finished records of a run, or the disk refuses.
-        ValueError: if `adapters` is no such choice.
     """
-    if adapters not in ADAPTER_CHOICES:
-        raise ValueError(f"adapters: no {adapters!r}; choices are {', '.join(ADAPTER_CHOICES)}")
     with explained("write the pack", out):
         if out.exists() and not (out.is_dir() and (is_pack(out) or not any(out.iterdir()))):
             raise StoreError(f"results: {out} holds something that is no pack; give a folder that is new or empty")
@@ -118,7 +111,7 @@ def write_pack(
         folder.mkdir(parents=True)
         try:
             _write_records(folder / RECORDS, [lines[run_id] for run_id in sorted(frame["run_id"])])
-            wanted = _with_adapter(best, targets, ranks)["run_id"] if adapters == "best" else []
+            wanted = _of_cells(best, adapters)["run_id"]
             n_adapters = sum(_copy_adapter(homes[run_id], run_id, folder) for run_id in wanted)
             manifest = {
                 "format": FORMAT,
@@ -246,16 +239,14 @@ def _rounded(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(is_safe[:, None], half, logits), is_safe
 
 
-def _with_adapter(best: pd.DataFrame, targets: Collection[str], ranks: Collection[int]) -> pd.DataFrame:
-    """The LoRA runs of these targets and ranks. What other methods trained may be a whole backbone: it never fits."""
-    kept = best[best["targets"] != ""]
-    for name, wanted in (("targets", targets), ("rank", ranks)):
-        absent = [str(one) for one in wanted if not (kept[name] == one).any()]
-        if absent:
-            held = ", ".join(f"{one:g}" if name == "rank" else one for one in sorted(kept[name].dropna().unique()))
-            raise cells.NothingToShow(f"--{name}: no run of {', '.join(absent)} at its chosen rate; there are {held}")
-        kept = kept[kept[name].isin(list(wanted))] if wanted else kept
-    return kept
+def _of_cells(best: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The LoRA runs of these cells. What other methods trained may be a whole backbone: it never fits."""
+    lora = best[best["targets"] != ""]
+    absent = sorted(set(names) - {"all", *lora["arm"]})
+    if absent:
+        held = ", ".join(dict.fromkeys(lora["arm"]))
+        raise cells.NothingToShow(f"--adapters: no cell {', '.join(absent)} at its chosen rate; there are {held}")
+    return lora if "all" in names else lora[lora["arm"].isin(list(names))]
 
 
 def _copy_adapter(store: Store, run_id: str, folder: Path) -> bool:

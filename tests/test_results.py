@@ -205,7 +205,7 @@ def test_tables_from_a_pack_are_those_from_the_folder(tmp_path, quick, capsys):
 
 
 def test_section_7_reads_the_adapters_of_a_pack(adapted, tmp_path, quick):
-    pack = packed(adapted, tmp_path / "pack", adapters="best")
+    pack = packed(adapted, tmp_path / "pack", adapters=["all"])
     for script in (subspace_script, amplification_script):
         ours, theirs = (tables_of(script, one, tmp_path / script.__name__ / one.name) for one in (pack, adapted))
         assert ours == theirs
@@ -256,7 +256,7 @@ def test_a_file_that_was_touched_is_refused_by_name(pack, name, change, said, tm
 
 
 def test_a_changed_adapter_is_refused_by_name(adapted, tmp_path):
-    pack = packed(adapted, tmp_path / "pack", adapters="best")
+    pack = packed(adapted, tmp_path / "pack", adapters=["all"])
     path = next(pack.rglob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match=f"{path} does not match its checksum"):
@@ -427,18 +427,15 @@ def test_stores_are_joined_and_a_finished_run_stands_for_a_failed_one(tmp_path):
 
 
 def test_adapters_are_kept_as_asked(adapted, tmp_path, capsys):
-    arguments = ["--store", str(adapted), "--out", str(tmp_path / "pack"), "--adapters", "best"]
-    assert pack_script.main([*arguments, "--targets", "q", "--ranks", "4"]) == 0
+    arguments = ["--store", str(adapted), "--out", str(tmp_path / "pack")]
+    assert pack_script.main([*arguments, "--adapters", "q r=4"]) == 0
     store = Store(tmp_path / "pack")
     held = [run_id for run_id in store.statuses() if (store.path(run_id) / "adapter").is_dir()]
     assert set(store.frame().set_index("run_id").loc[held, "rank"]) == {4}
     assert len(held) == store.bytes_by_part()["adapter"][0] == 2
     assert "adapters: 2 runs" in capsys.readouterr().out
-    with pytest.raises(NothingToShow, match="--rank: no run of 8 at its chosen rate; there are 2, 4"):
-        packed(adapted, tmp_path / "other", adapters="best", ranks=[8])
-    with pytest.raises(SystemExit):
-        pack_script.main(["--store", str(adapted), "--ranks", "4"])
-    assert "add --adapters best" in capsys.readouterr().err
+    with pytest.raises(NothingToShow, match="--adapters: no cell q r=8 at its chosen rate; there are q r=2, q r=4"):
+        packed(adapted, tmp_path / "other", adapters=["q r=8"])
 
 
 def test_an_adapter_that_is_a_pickle_or_a_link_is_not_packed(tmp_path):
@@ -446,11 +443,11 @@ def test_an_adapter_that_is_a_pickle_or_a_link_is_not_packed(tmp_path):
     folder = next(root.glob("*/adapter"))
     (folder / "adapter_model.bin").write_bytes(pickle.dumps(1))
     with pytest.raises(StoreError, match=r"adapter_model\.bin' is no file of a pack"):
-        packed(root, tmp_path / "pack", adapters="best")
+        packed(root, tmp_path / "pack", adapters=["all"])
     (folder / "adapter_model.bin").unlink()
     (folder / "notes.md").symlink_to(__file__)
     with pytest.raises(StoreError, match="holds a link"):
-        packed(root, tmp_path / "pack", adapters="best")
+        packed(root, tmp_path / "pack", adapters=["all"])
     assert not (tmp_path / "pack").exists()
 
 
@@ -479,8 +476,6 @@ def test_what_cannot_be_packed_says_so(tmp_path, capsys):
     assert "--store: no folder" in capsys.readouterr().err
     with pytest.raises(NothingToShow, match="no run in"):
         packed(tmp_path / "none", tmp_path / "pack")
-    with pytest.raises(ValueError, match="no 'all'; choices are none, best"):
-        packed(store, tmp_path / "pack", adapters="all")
 
 
 def test_the_table_is_one_file_of_plain_columns(scored_pack):
@@ -497,3 +492,13 @@ def test_the_folders_of_the_machine_are_not_published(tmp_path):
     told = ["task=cola", "task.data_dir=cola", "model.name=model", "model.name=a/b"]
     assert record["invocation"]["overrides"] == told
     assert str(tmp_path).encode() not in gzip.decompress((pack / RECORDS).read_bytes())
+
+
+def test_the_error_of_a_failed_run_is_published_without_folders(tmp_path):
+    trace = 'File "/opt/me/lib/torch/nn.py", line 3\nOSError: /mnt/lab/cola'
+    error = {"kind": "died", "type": "OSError", "message": "no /mnt/lab/cola", "traceback": trace}
+    failed = fake_record(seed=1, error="died") | {"error": error}
+    pack = packed(write_store(tmp_path / "runs", [fake_record(), failed]), tmp_path / "pack")
+    told = Store(pack).record(failed["run_id"])["error"]
+    assert told["message"] == "no cola"
+    assert told["traceback"] == 'File "nn.py", line 3\nOSError: cola'
