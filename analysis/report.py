@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import cells, figures, reporting, stats
+from lora_bench.progress import duration, size
 from lora_bench.reporting import Column, Section, Table
 from lora_bench.store import Store, StoreError
 
@@ -334,15 +335,11 @@ def cost(runs: pd.DataFrame) -> list[tuple[str, str]]:
     """What the store cost, over all runs that measured it."""
     told = []
     for column, name, show in (
-        (
-            "attributed_seconds",
-            "training time",
-            lambda x: f"{x / 3600:.1f} h" if x > 5400 else f"{x / 60:.0f} min" if x > 90 else f"{x:.0f} s",
-        ),
+        ("attributed_seconds", "training time", duration),
         ("tokens", "tokens", lambda x: f"{x:,.0f}"),
         ("flops", "FLOPs", lambda x: f"{x:.2e}"),
-        ("adapter_bytes", "adapters on disk", lambda x: f"{x / 2**20:,.1f} MiB"),
-        ("peak_bytes", "highest peak memory", lambda x: f"{x / 2**30:.2f} GiB"),
+        ("adapter_bytes", "adapters, if all are kept", size),
+        ("peak_bytes", "highest peak memory", size),
     ):
         values = pd.to_numeric(runs[column], errors="coerce").dropna() if column in runs else pd.Series(dtype=float)
         if len(values):
