@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from argparse import Namespace
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +13,7 @@ from lora_bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results" / "study"
+PAGE = ROOT / "docs" / "replication.md"
 
 
 def test_rescoring_reproduces_every_score_byte_for_byte(tmp_path, capsys):
@@ -39,7 +41,7 @@ def judged() -> cells.Judgement:
 
 
 def test_the_table_of_the_page_is_that_of_the_records(judged):
-    text = (ROOT / "docs" / "replication.md").read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([a-z ]+) \| ([^|]*) \| ([\d.e-]+) \| ([\d.]+) ± ([\d.]+) \|", text, flags=re.MULTILINE)
     told = {name.replace(" ", "_"): rest for name, *rest in rows}
     assert list(told) == [*cells.PLACEMENTS, cells.FLOOR]
@@ -51,7 +53,7 @@ def test_the_table_of_the_page_is_that_of_the_records(judged):
 
 
 def test_the_verdicts_of_the_page_are_those_of_the_records(judged):
-    text = (ROOT / "docs" / "replication.md").read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     rows = re.findall(r"^\| qv − (\w+) \| ([−+][\d.]+) ± ([\d.]+) \| ([^|]+) \| (\w+)", text, flags=re.MULTILINE)
     assert len(rows) == 6
     contrasts = judged.contrasts.set_index("second")
@@ -60,3 +62,31 @@ def test_the_verdicts_of_the_page_are_those_of_the_records(judged):
         assert float(mean.replace("−", "-")) == pytest.approx(100 * one["difference"], abs=0.051)
         assert float(half) == pytest.approx(100 * (one["high"] - one["difference"]), abs=0.051)
         assert verdict == one["verdict"]
+
+
+def test_the_rank_table_of_the_page_is_that_of_the_records():
+    options = Namespace(task="sst2", model=None, method="lora", mix_environments=False, margin=None)
+    sections = runpy.run_path(str(ROOT / "analysis" / "rank.py"))["sections"]
+    (section,) = sections(cells.prepare(Store(STUDY).frame()), options)
+    estimates, contrasts = section.facts["estimates"], section.facts["contrasts"].set_index("first")
+    rows = re.findall(
+        r"^\| (q|qv|qkvo) r=(\d+) \| ([\d.e-]+) \| ([\d.]+) ± ([\d.]+) \| (?:([−+][\d.]+) ± ([\d.]+))? ?\| ?(\w*)",
+        PAGE.read_text(encoding="utf-8"),
+        flags=re.MULTILINE,
+    )
+    assert [f"{targets} r={rank}" for targets, rank, *_ in rows] == list(estimates.index)
+    for targets, rank, rate, mean, half, difference, spread, verdict in rows:
+        one = estimates.loc[f"{targets} r={rank}"]
+        assert one["n_seeds"] == 8
+        assert (float(rate), mean, half) == (
+            one["lr"],
+            f"{100 * one['mean']:.1f}",
+            f"{100 * (one['high'] - one['mean']):.1f}",
+        )
+        if f"{targets} r={rank}" in contrasts.index:
+            pair = contrasts.loc[f"{targets} r={rank}"]
+            assert float(difference.replace("−", "-")) == pytest.approx(100 * pair["difference"], abs=0.051)
+            assert float(spread) == pytest.approx(100 * (pair["high"] - pair["difference"]), abs=0.051)
+            assert verdict == pair["verdict"]
+        else:
+            assert (difference, spread, verdict) == ("", "", "")
