@@ -121,8 +121,12 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
             f"the runs of +sweeps={name} are of {len(found)} settings ({'; '.join(s.title for s in found)})"
         )
     declared = {axis: _values(sweep, axis) for axis in COLUMNS}
-    own = before[list(COLUMNS.values())].drop_duplicates()  # other sweeps may have the same placement at other ranks
-    named = cells.name_arms(found[0].runs[found[0].runs["targets"] != ""].merge(own))
+    named = cells.name_arms(found[0].runs[found[0].runs["targets"] != ""])
+    if not declared["adapter.rank"]:  # other sweeps may have a placement of this one at other ranks
+        own = set(zip(before["targets"], before["rank"].map(_plain), strict=True))
+        cells_of = list(zip(named["targets"], named["rank"].map(_plain), strict=True))
+        ours = {targets for targets, _ in own}
+        named = named[[cell in own or cell[0] not in ours for cell in cells_of]]
     for axis, values in declared.items():
         if values:
             named = named[named[COLUMNS[axis]].map(_plain).isin(values)]

@@ -64,7 +64,10 @@ FACTS = {  # what a setting's design box tells, in order
     "layers": "layers",
     "environment": "environment",
 }
-OF_TASK = ("task", "task_fingerprint", "metric", "train_rows", "max_length")  # may differ where tasks are pooled
+OF_TASK = (  # what may differ where tasks are pooled: presets such as train=paper_roberta_base set the recipe by task
+    *("task", "task_fingerprint", "metric", "train_rows", "max_length", "epochs", "batch_size", "grad_accumulation"),
+    *("schedule", "warmup_ratio", "head_rate"),
+)
 
 
 @dataclass
@@ -230,7 +233,7 @@ def verdict_table(sections: list[Section]) -> pd.DataFrame:
 
 
 def across(sections: list[tuple[str, Section]]) -> list[Section]:
-    """Placements over all tasks of one backbone that were trained alike, where two or more hold the same placements and
+    """Placements over all tasks of one backbone and adapter policy, where two or more hold the same placements and
     seeds. A task with several settings among them is left out, and named."""
     groups: dict[tuple, list[Section]] = {}
     for kind, section in sections:

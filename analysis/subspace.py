@@ -56,6 +56,8 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
         NothingToShow: when fewer than two adapters can be compared.
     """
     runs = cells.name_arms(setting.runs[(setting.runs["targets"] != "") & setting.runs["rank"].notna()])
+    if runs.empty:
+        raise cells.NothingToShow(f"{setting.title}: no run has one rank for all its matrices")
     chosen = tuning.at_chosen_rates(runs)
     targets, low, high = _choose(setting, chosen, options)
     adapters, lacking = _read(chosen[(chosen["targets"] == targets) & chosen["rank"].isin([low, high])], store)

@@ -99,7 +99,8 @@ def prepare(frame: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
     for name in (*SHARED, *OF_ADAPTER):
         if name in runs and runs[name].map(lambda value: isinstance(value, (list, tuple, dict))).any():
             runs[name] = runs[name].map(str)
-    alike = runs.groupby([name for name in SHARED if name in runs], dropna=False, sort=False)
+    shared = [name for name in SHARED if name in runs and name != "environment"]  # blocks of one sweep have one policy
+    alike = runs.groupby(shared, dropna=False, sort=False)
     runs["head_rate"] = pd.concat([_head_rates(group) for _, group in alike])
     runs["lr"] = runs["lr"].where(runs["lr"].notna(), runs["head_lr"])
     return runs
@@ -153,6 +154,7 @@ def settings(
 def comparable(runs: pd.DataFrame) -> list[pd.DataFrame]:
     """Prepared runs of every method, split into those whose scores may be compared: one method, trained alike."""
     keys = [name for name in (*SHARED, *OF_ADAPTER, "method") if name in runs]
+    runs = runs.assign(head_rate=runs["head_rate"].mask(runs["method"] == FLOOR, "lr"))  # it is what is tuned there
     return [group for _, group in runs.groupby(keys, dropna=False)]
 
 
@@ -248,6 +250,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
     """
     everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
     points = runs.drop_duplicates("arm").set_index("arm").to_dict("index")
+    spent = runs.groupby("arm")["adapter_parameters"].max().to_dict()  # a failed run may not have been counted
     rate_of = {str(arm): float(rate) for arm, rate in rates.items()}
     kept = [name for name in (*_ESTIMATED, "error_kind", "attributed_seconds", "adapter_bytes") if name in runs]
     chosen = runs.loc[runs["lr"] == runs["arm"].map(rate_of), kept].sort_values("seed")
@@ -267,7 +270,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
             "method": first["method"],
             "targets": first["targets"],
             "ranks": _rank_text(first["rank"], first["rank_min"], first["rank_max"]),
-            "adapter_parameters": first["adapter_parameters"],
+            "adapter_parameters": spent.get(arm, math.nan),
             "lr": rate_of[arm],
             "n_seeds": len(scored),
             "n_failed": len(failed),

@@ -60,8 +60,8 @@ def chosen_cells(frame: Any) -> list[dict[str, Any]]:
         for _, points in tuning.at_chosen_rates(named).groupby("arm", sort=False):
             first = points.iloc[0]
             cell = dict(zip(("model", "task", "method"), name, strict=True))
-            if first["targets"]:
-                cell |= {one: first[one] for one in ("targets", "ranks", "lr")}
+            told = ("targets", "ranks", "lr") if first["targets"] else ("head_lr" if name[2] == cells.FLOOR else "lr",)
+            cell |= {one: first[one] for one in told}
             cell |= {one: first[one] for one in apart if pd.notna(first[one])}
             chosen.append({one: value.item() if hasattr(value, "item") else value for one, value in cell.items()})
     return chosen

@@ -248,7 +248,7 @@ def _entry(planned: Planned) -> dict[str, Any]:
         "overrides": [scrub(one) for one in planned.overrides],
         "science": run.science,
         "manifest": run.manifest,
-        "adapter_parameters": run.adapter_parameters,
+        "adapter_parameters": run.counted_parameters,
     }
 
 
@@ -388,7 +388,7 @@ def _bytes(run: Any) -> int:
     """Adapter and head (with a dense layer) in fp32, predictions (8 bytes a logit and 24 a row), and the record."""
     n_rows = sum(len(rows) for name, rows in run.task.splits.items() if name != "train")
     width = run.blueprint.architecture.get_text_config().hidden_size
-    head = run.task.n_labels * width + width * width
+    head = 0 if run.config.adapter.method == "full" else run.task.n_labels * width + width * width
     n_saved = 0 if run.config.keep_adapters == "none" else _trained(run) + head
     return 4 * n_saved + n_rows * (24 + 8 * run.task.n_labels) + 20_000
 

@@ -447,7 +447,7 @@ def scrub(text: str) -> str:
     return _scrubber()(text)
 
 
-_FOLDERS = re.compile(r"(?<![\w.:/<])/(?:[^\s/'\":,;()\[\]]+/)*(?=[^\s/'\"])")
+_FOLDERS = re.compile(r"(?<![\w./<])~?/(?:[^\s/'\":,;()\[\]{}]+/)*(?=[^\s/'\"])")
 
 
 def without_folders(text: str) -> str:

@@ -342,7 +342,9 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
     axes = {"adapter.targets", "adapter.rank", "train.lr", "seed", "store"}
     names = {one: one.partition("=")[0].lstrip("+~") for one in map(str, overrides)}
     return [
-        one for one, name in names.items() if name not in axes and name != "sweeps" and not name.startswith("hydra")
+        one
+        for one, name in names.items()
+        if name not in axes and name != "sweeps" and not name.startswith("hydra") and one != "adapter.budget=null"
     ]
 
 

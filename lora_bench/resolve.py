@@ -37,6 +37,11 @@ class Run:
         return budget.adapter_parameters(self.matrices)
 
     @property
+    def counted_parameters(self) -> int | None:
+        """The same, but None for full fine-tuning and BitFit, whose trained parameters are the backbone's own."""
+        return None if self.config.adapter.method in ("full", "bitfit") else self.adapter_parameters
+
+    @property
     def task(self) -> Task:
         return task_of(self.config)
 

@@ -115,7 +115,7 @@ def environment_here(device: str) -> dict[str, Any]:
     try:
         where = backbone.resolve_device(device)
         name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
-    except ConfigError:  # asked for and absent: its runs fail, and that is the device that they failed on
+    except (ConfigError, RuntimeError):  # absent or out of order: its runs fail, and that is what they failed on
         name = device
     return environment(device=name, threads=backbone.set_threads())
 
@@ -162,7 +162,8 @@ class _Desk:
         # Out of memory: outside the handler, whose traceback keeps the pack's tensors alive.
         for each in progress:
             each.tracked.finish("stopped")
-        if torch.cuda.is_available():
+        is_cuda = backbone.resolve_device(runs[0].config.device).type == "cuda"
+        if is_cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         half = (len(runs) + 1) // 2
@@ -171,7 +172,7 @@ class _Desk:
         )
         self.notify({"event": "split", "runs": len(runs), "message": fault["message"]})
         # A CPU process's peak stays that of the attempt that failed.
-        desk = self if torch.cuda.is_available() else replace(self, own_process=False)
+        desk = self if is_cuda else replace(self, own_process=False)
         return desk.work(runs[:half], mine) + desk.work(runs[half:], mine)
 
     def _begin(self, run: Run, where: dict[str, Any], *, is_wanted: bool) -> "_Progress":
@@ -467,7 +468,7 @@ def _identity(each: _Progress, started: str) -> dict[str, Any]:
         "config": run.science,
         "metrics": run.task.metrics,
         "manifest": run.manifest,
-        "parameters": _known_parameters(run),
+        "parameters": {"adapter": run.counted_parameters, "head": None, "total": None},
         "history": {**each.curve, "epochs": each.epochs},
         "data": run.task.facts | ({"budget_gap": run.budget_gap} if run.budget_gap is not None else {}),
         "started": started,
@@ -480,17 +481,11 @@ def _head(run: Run, where: dict[str, Any], sweep: str | None) -> dict[str, Any]:
         cell_id=run.cell_id,
         config=run.science,
         manifest=run.manifest,
-        parameters=_known_parameters(run),
+        parameters={"adapter": run.counted_parameters, "head": None, "total": None},
         metrics=run.task.metrics,
         environment=where,
         sweep=sweep,
     )
-
-
-def _known_parameters(run: Run) -> dict[str, int | None]:
-    """What can be told before training: full fine-tuning and BitFit have no adapter to count."""
-    is_counted = run.config.adapter.method not in ("full", "bitfit")
-    return {"adapter": run.adapter_parameters if is_counted else None, "head": None, "total": None}
 
 
 def _tokens_trained(run: Run, lengths: np.ndarray) -> int:

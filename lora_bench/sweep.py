@@ -486,7 +486,7 @@ def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
             parameters = row["adapter_parameters"]
             table.add_row(
                 str(arm),
-                f"{parameters:,.0f}" if parameters else "-",
+                f"{parameters:,.0f}" if parameters > 0 else "-",
                 f"{row['lr']:g}{doubt}",
                 f"{rates.at[arm, 'select']:.3f}",
                 f"{row['mean']:.3f}",

@@ -266,3 +266,12 @@ def test_each_way_of_training_has_a_chosen_rate_of_its_own(tmp_path):
     chosen = findings.chosen_cells(Store(write_store(tmp_path, records)).frame())
     assert {cell["train_rows"]: cell["lr"] for cell in chosen} == best
     assert all(type(value) in (str, float, int) for cell in chosen for value in cell.values())
+
+
+def test_the_head_alone_has_one_chosen_rate(tmp_path):
+    records = [
+        fake_record(method="head_only", targets="", head_lr=rate, select=select)
+        for rate, select in ((1e-4, 0.4), (1e-3, 0.6), (1e-2, 0.5))
+    ]
+    (cell,) = findings.chosen_cells(Store(write_store(tmp_path, records)).frame())
+    assert (cell["method"], cell["head_lr"]) == ("head_only", 1e-3)

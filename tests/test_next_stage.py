@@ -110,3 +110,15 @@ def test_runs_beside_the_sweep_do_not_stop_it_and_an_unfinished_one_does(tmp_pat
     (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "q,qv,o"))
     assert write(store, tmp_path / "more.yaml") == 2
     assert "no run of o; finish +sweeps=pair first" in capsys.readouterr().err
+
+
+def test_a_placement_that_another_sweep_ran_first_is_staged_all_the_same(tmp_path, write):
+    """Its runs were skipped as finished, and their records keep the name of the sweep that trained them."""
+    store = coarse(tmp_path / "runs")
+    text = (tmp_path / "pair.yaml").read_text()
+    (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "q,qv,k"))
+    others = [fake_record(targets="k", rank=8, lr=rate, select=rate) for rate in (3e-4, 1e-3, 3e-3)]
+    write_store(store, [{**one, "invocation": {"overrides": [], "sweep": "earlier"}} for one in others])
+    assert write(store, tmp_path / "fine.yaml") == 0
+    made = yaml.safe_load((tmp_path / "fine.yaml").read_text())["hydra"]["sweeper"]["grids"]
+    assert {grid["adapter.targets"]: grid["train.lr"] for grid in made}["k"] == "0.002,0.003,0.005"

@@ -282,6 +282,9 @@ def test_records_and_stores_need_no_torch():
     [
         ("cannot read /mnt/lab/cola/train.tsv", "cannot read train.tsv"),
         ("task.data_dir='/mnt/lab/cola'", "task.data_dir='cola'"),
+        ("OSError:/mnt/lab/cola {train:/mnt/a/b.tsv}", "OSError:cola {train:b.tsv}"),
+        ("PATH=/opt/bin:/usr/bin", "PATH=bin:bin"),
+        ("no ~/lab/cola/train.tsv", "no train.tsv"),
         ('File "/opt/x/lib/torch/nn.py", line 3', 'File "nn.py", line 3'),
         ("see https://example.org/a/b and q/k/v, and/or 3 / 4", "see https://example.org/a/b and q/k/v, and/or 3 / 4"),
     ],

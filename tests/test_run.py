@@ -373,3 +373,11 @@ def test_fused_backbones_save_what_stock_tools_reload(store, name, adapter):
     (record,) = run_pack([one], store)
     assert record["status"] == "finished", record["error"]["traceback"]
     assert record["guards"]["reload_gap"] < 1e-4
+
+
+def test_a_device_that_is_out_of_order_is_named_and_raises_nothing(monkeypatch):
+    def broken(device):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(backbone, "resolve_device", broken)
+    assert run.environment_here("cuda")["device"] == "cuda"
