@@ -340,7 +340,7 @@ def overlaps(panels: list[dict], *, title: str) -> Figure:
         panels: label, phi (n, m), null (n, m), first and second (axis labels).
     """
     n = len(panels)
-    figure = Figure(figsize=(min(PAGE, 0.9 + 1.6 * n), 3.3), layout="constrained")
+    figure = Figure(figsize=(min(PAGE, max(COLUMN, 0.9 + 1.6 * n)), 3.3), layout="constrained")
     axes = figure.subplots(2, n, squeeze=False)
     images: list[AxesImage] = []
     for column, one in enumerate(panels):
