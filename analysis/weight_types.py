@@ -59,7 +59,7 @@ def section(setting: cells.Setting, budget: int, runs: pd.DataFrame, *, margin: 
             "Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. † failed seeds; * best at the "
             "edge of the rates tried.",
             f"{name}_contrasts": f"{cells.REFERENCE_TARGETS} minus each other placement, paired by seed, with 95 % "
-            "intervals; the verdict is Holm-corrected. Small carets: the same differences in the paper's Table 5.",
+            "intervals; the verdict is Holm-corrected. Small triangles: the same differences in the paper's Table 5.",
         },
         notes=notes(setting, runs, rates, estimates),
         facts={
