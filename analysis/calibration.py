@@ -527,8 +527,8 @@ def _uncertified(about: dict, rows: list[dict]) -> list[str]:
     doubtful = [
         one["student"] for one in rows if one["certificate"] in tuning.UNCERTIFIED and one["student"] != "head only"
     ]
-    told = f"teacher on {about['targets']}: {reporting.listed(doubtful)} do best at the edge of the rates tried"
-    return [f"{told}; others may be better"] if doubtful else []
+    told = f"teacher on {about['targets']}: the rate of {reporting.listed(doubtful)} is not certified"
+    return [f"{told}; another may be better"] if doubtful else []
 
 
 def _student_arms(runs: pd.DataFrame) -> pd.Series:

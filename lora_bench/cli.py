@@ -191,7 +191,9 @@ def show_store(config: Any) -> None:
     out.print(f"{store.root}: {len(frame)} runs, {len(frame) - len(failed)} finished, {len(failed)} failed")
     if len(frame):
         parts = store.bytes_by_part()
-        told = ", ".join(f"{name.rstrip('s')}s {size(n_bytes)}" for name, (n_runs, n_bytes) in parts.items() if n_runs)
+        told = ", ".join(
+            f"{name.removesuffix('s')}s {size(n_bytes)}" for name, (n_runs, n_bytes) in parts.items() if n_runs
+        )
         out.print(f"  {size(sum(n_bytes for _, n_bytes in parts.values()))}: {told}")
         lacking = len(frame) - len(failed) - parts["adapter"][0]
         if lacking:

@@ -355,7 +355,10 @@ def cost(plan: Plan, store: Store) -> Cost:
         by_kind = dict(iter(frame.groupby(["model_fingerprint", "task"])))
         kinds = [(run.science["model"]["fingerprint"], run.science["task"]["name"]) for run in pending]
         if set(kinds) <= set(by_kind):
-            seconds = sum(_seconds_like(by_kind[kind], run) for kind, run in zip(kinds, pending, strict=True))
+            one_of = dict(zip(kinds, pending, strict=True))
+            per_row = {kind: _seconds_per_row(by_kind[kind], run) for kind, run in one_of.items()}
+            work = [_work(run.science["task"]["train_rows"], run.config.train.epochs, run) for run in pending]
+            seconds = float(sum(per_row[kind] * n for kind, n in zip(kinds, work, strict=True)))
             n_known = sum(len(by_kind[kind]) for kind in set(kinds))
             return Cost(seconds, n_bytes, f"from {n_known} finished run{'s' if n_known > 1 else ''}")
     precision = pending[0].precision
@@ -365,15 +368,15 @@ def cost(plan: Plan, store: Store) -> Cost:
     return Cost(seconds, n_bytes, told)
 
 
-def _seconds_like(known: Any, run: Any) -> float:
-    """Seconds of a run by finished ones of its backbone and task: scoring a row costs a third of training on it."""
-    n_select, n_report = (len(run.task.splits[name]) if name in run.task.splits else 0 for name in ("select", "report"))
+def _seconds_per_row(known: Any, run: Any) -> float:
+    """Of finished runs of a kind, whose select and report are as large as those of `run`."""
+    return float((known["attributed_seconds"] / _work(known["train_rows"], known["epochs"], run)).median())
 
-    def rows(train_rows: Any, epochs: Any) -> Any:
-        return train_rows * epochs + (n_select * np.ceil(epochs) + n_report) / 3
 
-    per_row = (known["attributed_seconds"] / rows(known["train_rows"], known["epochs"])).median()
-    return float(per_row * rows(run.science["task"]["train_rows"], run.config.train.epochs))
+def _work(n_train: Any, epochs: Any, run: Any) -> Any:
+    """Rows of training, and rows scored at half the cost (`flops`): select at every epoch's end, report once."""
+    n_select, n_report = (len(run.task.splits.get(name, ())) for name in ("select", "report"))
+    return n_train * epochs + (n_select * np.ceil(epochs) + n_report) / 2
 
 
 def flops(run: Any) -> float:
@@ -395,13 +398,11 @@ def _bytes(run: Any) -> int:
 
 def _trained(run: Any) -> int:
     """Parameters that a run's adapter saves; full fine-tuning and BitFit save those of the backbone that they train."""
-    weights = dict(run.blueprint.skeleton.named_parameters())
-    match run.config.adapter.method:
-        case "full":
-            return sum(each.numel() for each in weights.values())
-        case "bitfit":
-            return sum(each.numel() for name, each in weights.items() if name.endswith("bias"))
-    return run.adapter_parameters
+    method = run.config.adapter.method
+    if method not in ("full", "bitfit"):
+        return run.adapter_parameters
+    weights = run.blueprint.skeleton.named_parameters()
+    return sum(each.numel() for name, each in weights if method == "full" or name.endswith("bias"))
 
 
 def _lengths(run: Any) -> tuple[int, dict[str, int]]:

@@ -6,6 +6,7 @@ A section is one question answered for one setting: a sentence, tables, figures,
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -261,7 +262,7 @@ def escape_latex(text: str) -> str:
 def cell_frame(setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     """Estimates as a tidy frame with the rate's certificate, and the columns that are shown in words."""
     frame = estimates.drop(columns=["scores", "failures"]).rename_axis("cell").reset_index()
-    drawn = [bootstrap(list(scores.values())) for scores in estimates["scores"]]
+    drawn = [_bootstrap(tuple(scores.values())) for scores in estimates["scores"]]
     frame["bootstrap_low"], frame["bootstrap_high"] = np.array(drawn, dtype=float).reshape(-1, 2).T
     frame.insert(0, "task", setting.facts["task"])
     frame.insert(0, "model", setting.facts["model"])
@@ -285,7 +286,8 @@ def cell_frame(setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFr
     return frame
 
 
-def bootstrap(scores: list[float]) -> tuple[float, float]:
+@functools.lru_cache(maxsize=4096)  # a report shows one cell in several sections
+def _bootstrap(scores: tuple[float, ...]) -> tuple[float, float]:
     """The percentile interval of a cell's mean, for the files: seeds resampled, the same draws for the same number."""
     if len(scores) < 2:
         return math.nan, math.nan
