@@ -127,6 +127,11 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
         cells_of = list(zip(named["targets"], named["rank"].map(_plain), strict=True))
         ours = {targets for targets, _ in own}
         named = named[[cell in own or cell[0] not in ours for cell in cells_of]]
+    words = {
+        targets: next((one for one in declared["adapter.targets"] if cells.same_targets(one, targets)), targets)
+        for targets in named["targets"].unique()
+    }
+    named = named.assign(targets=named["targets"].map(words))  # as the sweep writes them: attention, not qkvo
     for axis, values in declared.items():
         if values:
             named = named[named[COLUMNS[axis]].map(_plain).isin(values)]

@@ -8,8 +8,9 @@ counted and named.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,11 @@ from lora_bench.config import LORA_METHODS
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
+GROUPS = {  # words for several matrices -> the targets that they are on backbones without and with a gate
+    "attention": ("qkvo",),
+    "mlp": ("up+down", "up+gate+down"),
+    "all": ("qkvo+up+down", "qkvo+up+gate+down"),
+}
 FLOOR = "head_only"
 
 SHARED = (  # of the backbone, the data and the training
@@ -44,6 +50,25 @@ SHARED = (  # of the backbone, the data and the training
     "environment",
 )
 OF_ADAPTER = ("head_rate", "alpha", "alpha_policy", "adapter_dropout", "init", "layers", "replicate", "b_lr_ratio")
+FACTORS = {  # what levels of one factor may be contrasted -> the key that a sweep varies
+    "method": "adapter",
+    "layers": "adapter.layers",
+    "init": "adapter.init",
+    "alpha": "adapter.alpha",
+    "alpha_policy": "adapter.alpha_policy",
+    "adapter_dropout": "adapter.dropout",
+    "b_lr_ratio": "adapter.b_lr_ratio",
+    "replicate": "adapter.replicate",
+    "head_rate": "train.head_lr",
+    "epochs": "train.epochs",
+    "batch_size": "train.batch_size",
+    "schedule": "train.schedule",
+    "warmup_ratio": "train.warmup_ratio",
+    "weight_decay": "train.weight_decay",
+    "max_grad_norm": "train.max_grad_norm",
+    "train_dropout": "train.dropout",
+    "precision": "train.precision",
+}
 _ESTIMATED = ("arm", "lr", "seed", "status", "scored", "report", "train")
 REQUIRED = ("run_id", "status", "model", "task", "method", "targets", "lr", "seed", "report", "select", "environment")
 
@@ -111,29 +136,42 @@ def settings(
     *,
     model: str | None = None,
     task: str | None = None,
-    method: str = "lora",
+    method: str | None = "lora",
     mix_environments: bool = False,
+    free: Collection[str] = (),
+    held: Sequence[str] = (),
 ) -> list[Setting]:
     """Split prepared runs of one LoRA method into settings; runs without targets join every setting they match.
+
+    Args:
+        method: None takes all LoRA methods together.
+        free: columns that may differ within a setting, though a setting otherwise fixes them.
+        held: columns that a setting fixes beside its usual ones; its title does not tell them.
 
     Raises:
         NothingToShow: when the filters leave nothing, naming what the store holds instead.
     """
     for name, wanted in (("model", model), ("task", task)):
         runs = filter_runs(runs, name, wanted)
-    adapted = runs[runs["method"] == method]
+    adapted = runs[runs["method"].isin(LORA_METHODS if method is None else [method])]
     if adapted.empty:
-        raise NothingToShow(f"no run of method {method!r}; the store holds {', '.join(sorted(set(runs['method'])))}")
+        raise NothingToShow(
+            f"no run of {f'method {method!r}' if method else 'a LoRA method'}; "
+            f"the store holds {', '.join(sorted(set(runs['method'])))}"
+        )
     floor = runs[~runs["method"].isin(LORA_METHODS)]
-    shared = [name for name in SHARED if name in runs and not (mix_environments and name == "environment")]
-    keys = [*shared, *(name for name in OF_ADAPTER if name in runs)]
-    shown = [name for name in keys if not name.endswith("fingerprint") and name not in ("model", "task", "metric")]
+    free = {*free, "environment"} if mix_environments else free
+    shared = [name for name in SHARED if name in runs and name not in free]
+    keys = [*shared, *(name for name in OF_ADAPTER if name in runs and name not in free), *held]
+    joins = [*shared, *(["head_rate"] if "head_rate" in keys else [])]
+    untold = ("model", "task", "metric", *held)
+    shown = [name for name in keys if not name.endswith("fingerprint") and name not in untold]
     found: list[Setting] = []
     groups = list(adapted.groupby(keys, dropna=False, sort=True))
     for values, group in groups:
         facts = dict(zip(keys, values, strict=True))
         beside = floor
-        for name in (*shared, "head_rate"):
+        for name in joins:
             same = beside[name].isna() if _is_missing(facts[name]) else beside[name] == facts[name]
             # a head-only run's rate is its head's: it has no adapter rate that its head could follow
             beside = beside[same | ((name == "head_rate") & (facts[name] == "lr") & (beside["method"] == FLOOR))]
@@ -143,7 +181,7 @@ def settings(
         slug = "_".join([*_name(group), *(f"{name}-{value}" for name, value in told.items())])
         joined = pd.concat([group, beside]) if len(beside) else group
         notes = _setting_notes(joined, same_pair, mix_environments)
-        found.append(Setting(title, _slug(slug), facts, joined, notes))
+        found.append(Setting(title, slug_of(slug), facts, joined, notes))
     slugs = [one.slug for one in found]
     return [
         Setting(one.title, f"{one.slug}_{i}" if slugs.count(one.slug) > 1 else one.slug, one.facts, one.runs, one.notes)
@@ -183,25 +221,15 @@ def at_budgets(
 ) -> list[tuple[int, pd.DataFrame]]:
     """The runs of a setting that spend the same number of adapter parameters, with the runs that spend none.
 
-    Budgets within `tolerance` of each other count as one, since MLP and grouped-query matrices divide unevenly. Without
-    `budget`, the ones at which the most placements meet.
+    Without `budget`, the ones at which the most placements meet, and then those at which a placement that they lack
+    meets another.
 
     Raises:
         NothingToShow: when no two placements meet at a budget.
     """
     adapted = setting.runs[setting.runs["targets"] != ""]
-    adapted = adapted[np.isfinite(adapted["adapter_parameters"])]
-    clusters: list[list[float]] = []
-    for count in sorted(adapted["adapter_parameters"].unique()):
-        if clusters and count <= clusters[-1][0] * (1 + tolerance):
-            clusters[-1].append(count)
-        else:
-            clusters.append([count])
-    meeting = {}
-    for cluster in clusters:
-        here = adapted[adapted["adapter_parameters"].isin(cluster)]
-        counts = here["adapter_parameters"].value_counts()
-        meeting[int(counts.index[0])] = here
+    budgets = budget_of(adapted, tolerance=tolerance).dropna()
+    meeting = {int(count): adapted.loc[mine.index] for count, mine in budgets.groupby(budgets)}
     told = ", ".join(f"{count:,}: {' '.join(sorted(set(here['targets'])))}" for count, here in meeting.items())
     if budget is not None:
         near = [count for count in meeting if abs(count - budget) <= tolerance * budget]
@@ -216,8 +244,30 @@ def at_budgets(
                 "sweep them with adapter.budget=q@8 adapter.rank=null"
             )
         chosen = [count for count, here in meeting.items() if here["targets"].nunique() == most]
+        shown = {targets for count in chosen for targets in meeting[count]["targets"]}
+        for count, here in sorted(meeting.items(), key=lambda one: -one[1]["targets"].nunique()):
+            if here["targets"].nunique() > 1 and not shown.issuperset(here["targets"]):
+                chosen.append(count)
+                shown.update(here["targets"])
     floor = setting.runs[setting.runs["method"] == FLOOR]
     return [(count, pd.concat([meeting[count], floor]) if len(floor) else meeting[count]) for count in chosen]
+
+
+def budget_of(runs: pd.DataFrame, *, tolerance: float = 0.02) -> pd.Series:
+    """The adapter parameters that each run counts as having, nan where they are not known.
+
+    Counts within `tolerance` of each other are one budget, named by the commonest, since MLP and grouped-query matrices
+    divide unevenly.
+    """
+    n_runs = runs["adapter_parameters"].dropna().value_counts().sort_index()
+    named: dict[float, float] = {}
+    cluster: list[float] = []
+    for count in [*n_runs.index, math.inf]:
+        if cluster and count > cluster[0] * (1 + tolerance):
+            named |= dict.fromkeys(cluster, n_runs[cluster].idxmax())
+            cluster = []
+        cluster.append(count)
+    return runs["adapter_parameters"].map(named)
 
 
 # ---------------------------------------------------------------- arms
@@ -349,8 +399,28 @@ def judge(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float
 
 
 def against_reference(arms: Iterable[str], reference: str = REFERENCE_TARGETS) -> list[tuple[str, str]]:
-    """The contrasts that a weight-types sweep declares: the reference against the paper's placements and any other."""
-    return [(reference, arm) for arm in dict.fromkeys((*PLACEMENTS, *arms)) if arm not in (reference, FLOOR)]
+    """The contrasts that a sweep of placements declares: the reference against each other one.
+
+    The paper's placements belong to the family, run or not, but where the sweep asks something else: placements that
+    the paper has not, such as the MLP, and fewer than half of those that it has.
+    """
+    arms = [arm for arm in dict.fromkeys(arms) if arm != FLOOR]
+    of_paper = [arm for arm in arms if arm in PLACEMENTS]
+    asks_else = len(of_paper) < len(arms) and 2 * len(of_paper) < len(PLACEMENTS)
+    declared = arms if asks_else else dict.fromkeys((*PLACEMENTS, *arms))
+    return [(reference, arm) for arm in declared if arm != reference]
+
+
+def targets_of(word: str) -> tuple[str, ...]:
+    """The targets that a word such as `mlp` may stand for in a store; the word itself where it is none."""
+    return GROUPS.get(word, (word,))
+
+
+def same_targets(word: str, targets: str) -> bool:
+    """Whether a word as a sweep writes it means a run's targets: `attention` and `vqok` mean `qkvo`."""
+    parts = [targets_of(part) for part in word.split("+")]
+    wanted = {"+".join(one) for one in itertools.product(*parts)}
+    return _roles(targets) in map(_roles, wanted)
 
 
 def difference_sd(runs: pd.DataFrame) -> float:
@@ -515,6 +585,11 @@ def _seeds_text(seeds: Sequence[int]) -> str:
     return ", ".join(f"{row[0]} to {row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows)
 
 
+def _roles(targets: str) -> frozenset[str]:
+    parts = targets.split("+")
+    return frozenset(role for part in parts for role in (part if set(part) <= set("qkvo") else [part]))
+
+
 def _rank_text(rank: float, lowest: float, highest: float) -> str:
     if pd.notna(rank):
         return f"{int(rank)}"
@@ -555,5 +630,6 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def _slug(text: str) -> str:
+def slug_of(text: str) -> str:
+    """A text as part of a file's name."""
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text)

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from fake_store import RANKS, fake_record, write_store
+from lora_bench import cells
 
 ROOT = Path(__file__).resolve().parents[1]
 BEST = {"q": 3e-3, "qv": 3e-4}  # on select; on report the other way round
@@ -122,3 +123,35 @@ def test_a_placement_that_another_sweep_ran_first_is_staged_all_the_same(tmp_pat
     assert write(store, tmp_path / "fine.yaml") == 0
     made = yaml.safe_load((tmp_path / "fine.yaml").read_text())["hydra"]["sweeper"]["grids"]
     assert {grid["adapter.targets"]: grid["train.lr"] for grid in made}["k"] == "0.002,0.003,0.005"
+
+
+def test_words_for_several_matrices_stay_as_the_sweep_writes_them(tmp_path, write):
+    text = (tmp_path / "pair.yaml").read_text()
+    (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "vq,attention"))
+    records = [
+        fake_record(targets=targets, rank=RANKS[targets], lr=rate, select=rate, invocation={"sweep": "pair"})
+        for targets in ("qv", "qkvo")
+        for rate in (3e-4, 1e-3, 3e-3)
+    ]
+    assert write(write_store(tmp_path / "runs", records), tmp_path / "fine.yaml") == 0
+    made = yaml.safe_load((tmp_path / "fine.yaml").read_text())["hydra"]["sweeper"]["grids"]
+    assert [grid["adapter.targets"] for grid in made] == ["vq", "attention"]
+
+
+@pytest.mark.parametrize(
+    ("word", "targets", "same"),
+    [
+        ("qv", "qv", True),
+        ("vq", "qv", True),
+        ("qv", "qk", False),
+        ("attention", "qkvo", True),
+        ("mlp", "up+down", True),
+        ("mlp", "up+gate+down", True),
+        ("mlp", "qkvo+up+down", False),
+        ("all", "qkvo+up+down", True),
+        ("up+down+v", "v+up+down", True),
+        ("mlp+v", "v+up+down", True),
+    ],
+)
+def test_a_word_of_a_sweep_means_the_targets_of_a_run(word, targets, same):
+    assert cells.same_targets(word, targets) is same
