@@ -17,7 +17,6 @@ from lora_bench import cells, reporting, stats, tuning
 from lora_bench.reporting import Column, Section, Table
 
 SHIPPED = Path(__file__).with_name("claims.yaml")
-GROUPS = {"attention": ("qkvo",), "mlp": ("up+down", "up+gate+down")}
 KINDS = {
     "placement": ("first", "second", "says"),
     "rank": ("targets", "first", "second", "says"),
@@ -141,11 +140,11 @@ def _arms(claim: dict, estimates: pd.DataFrame) -> tuple[str, str] | str:
     """The two arms that a claim compares here, or what the store lacks for it."""
     lora = estimates[(estimates["targets"] != "") & (estimates["n_seeds"] > 0)]
     if claim["kind"] == "rank":
-        mine = lora[lora["targets"].isin(_group(claim["targets"]))]
+        mine = lora[lora["targets"].isin(cells.targets_of(claim["targets"]))]
         ends = _ends(mine, claim)
         return ends if isinstance(ends, tuple) else _needs_ranks(claim, ends)
     best: tuple | None = None
-    firsts, seconds = (lora[lora["targets"].isin(_group(claim[side]))] for side in ("first", "second"))
+    firsts, seconds = (lora[lora["targets"].isin(cells.targets_of(claim[side]))] for side in ("first", "second"))
     for first, one in firsts.to_dict("index").items():
         for second, other in seconds.to_dict("index").items():
             counts = (one["adapter_parameters"], other["adapter_parameters"])
@@ -186,10 +185,6 @@ def _needs_ranks(claim: dict, held: str) -> str:
     return f"needs {claim['targets']} {wanted}; the store has {held}"
 
 
-def _group(targets: str) -> tuple[str, ...]:
-    return GROUPS.get(targets, (targets,))
-
-
 def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) -> tuple[str, str]:
     verdict, small = row["verdict"], row["note"] == stats.SMALL
     uncertified = [arm for arm in (row["first"], row["second"]) if rates.loc[arm, "certificate"] in tuning.UNCERTIFIED]
@@ -217,7 +212,7 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) ->
 
 
 def _judge_flat(claim: dict, runs: pd.DataFrame, estimates: pd.DataFrame) -> tuple[tuple[str, str], int]:
-    mine = estimates[estimates["targets"].isin(_group(claim["targets"])) & (estimates["n_seeds"] > 0)]
+    mine = estimates[estimates["targets"].isin(cells.targets_of(claim["targets"])) & (estimates["n_seeds"] > 0)]
     ends = _ends(mine, claim)
     if not isinstance(ends, tuple):
         return ("missing", _needs_ranks(claim, ends)), 0

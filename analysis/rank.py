@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lora_bench import cells, figures, published, reporting, stats
+from lora_bench import cells, figures, published, reporting
 from lora_bench.reporting import Column, Section, Table
 
 PAPER_RANKS = (1, 2, 4, 8, 64)
@@ -140,17 +140,7 @@ def notes(
         told.append(
             "of the paper's Table 6 the store lacks " + reporting.listed(lacking + [f"rank {r}" for r in ranks])
         )
-    failed = cells.failures(runs)
-    if failed:
-        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
-    few = sorted({int(n) for n in estimates["n_seeds"] if n < stats.MIN_PAIRS})
-    if few:
-        told.append(
-            f"some cells have only {reporting.listed([str(n) for n in few])} scored seed(s): "
-            f"no verdict is possible below {stats.MIN_PAIRS}"
-        )
-    told.extend(reporting.rate_notes(rates))
-    return told + reporting.seed_notes(estimates, setting.metric)
+    return told + reporting.run_notes(runs, rates, estimates, setting.metric)
 
 
 def _cells(

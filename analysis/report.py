@@ -28,10 +28,11 @@ from lora_bench.reporting import Column, Section, Table
 from lora_bench.store import Store, StoreError
 
 if __package__:
-    from . import amplification, claims, learning_rate, pareto, rank, subspace, weight_types
+    from . import amplification, claims, factor, learning_rate, pareto, rank, subspace, weight_types
 else:
     import amplification
     import claims
+    import factor
     import learning_rate
     import pareto
     import rank
@@ -42,6 +43,7 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 ANALYSES: dict[str, Callable] = {
     "Weight types": weight_types.sections,
     "Rank": rank.sections,
+    "Factors": factor.every,
     "Learning rate": learning_rate.sections,
     "Cost": pareto.sections,
     "Subspaces": subspace.sections,
@@ -87,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     options.budget, options.targets, options.ranks, options.layer, options.step_zero = None, "", "", None, False
+    options.reference = cells.REFERENCE_TARGETS
     clock = time.perf_counter()
     try:
         frame = reporting.read_frame(options.store)
@@ -211,7 +214,7 @@ def make_group(runs: pd.DataFrame, options: Namespace) -> Group:
 
 def verdict_sentences(sections: list[tuple[str, Section]], card: Section) -> list[str]:
     """The sentence of every weight-type and rank section, and that of the claims card."""
-    told = [section.sentence for kind, section in sections if kind in ("Weight types", "Rank")]
+    told = [section.sentence for kind, section in sections if kind in ("Weight types", "Rank", "Factors")]
     told = told or [section.sentence for _, section in sections]
     return [*told, card.sentence] if len(card.facts["card"]) else told
 

@@ -1,7 +1,7 @@
 """Which weight matrices should LoRA adapt, at one budget? The design of the paper's Table 5, on any finished sweep.
 
-Each placement is shown at its own learning rate, chosen on `select`; contrasts of qv against every other placement are
-paired by seed and Holm-corrected. Source: Hu et al. 2021, arXiv:2106.09685, section 7.1.
+Each placement is shown at its own learning rate, chosen on `select`; contrasts of qv, or of another reference, against
+every other placement are paired by seed and Holm-corrected. Source: Hu et al. 2021, arXiv:2106.09685, section 7.1.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lora_bench import cells, figures, published, reporting, stats, tuning
+from lora_bench import cells, figures, published, reporting, stats
 from lora_bench.reporting import Column, Section, Table
 
 
@@ -17,6 +17,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "weight_types")
     parser.add_argument(
         "--budget", type=int, metavar="N", help="adapter parameters (default: where most placements meet)"
+    )
+    parser.add_argument(
+        "--reference",
+        default=cells.REFERENCE_TARGETS,
+        metavar="TARGETS",
+        help=f"the placement that the others are held against (default: {cells.REFERENCE_TARGETS})",
     )
     options = parser.parse_args(argv)
     return reporting.run_script(lambda runs: sections(runs, options), options)
@@ -34,22 +40,35 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
         margin = reporting.margin(options, setting.metric)
         name = f"weight_types_{setting.slug}"
         names = [f"{name}_{budget}" if len(at) > 1 else name for budget, _ in at]
-        return [section(setting, *one, margin=margin, name=name) for one, name in zip(at, names, strict=True)]
+        return [
+            section(setting, *one, margin=margin, name=name, reference=options.reference)
+            for one, name in zip(at, names, strict=True)
+        ]
 
     return reporting.each_setting(runs, options, of)
 
 
-def section(setting: cells.Setting, budget: int, runs: pd.DataFrame, *, margin: float, name: str) -> Section:
+def section(
+    setting: cells.Setting,
+    budget: int,
+    runs: pd.DataFrame,
+    *,
+    margin: float,
+    name: str,
+    reference: str = cells.REFERENCE_TARGETS,
+) -> Section:
     """The table, the two figures and the sentence for one budget of one setting."""
     runs = cells.sort_arms(runs.assign(arm=runs["targets"].where(runs["method"] != cells.FLOOR, cells.FLOOR)))
     cells.refuse_duplicates(setting, runs)
-    judged = cells.judge(runs, cells.against_reference(runs["arm"].unique()), margin=margin)
+    arms = list(runs["arm"].unique())
+    reference = next((targets for targets in cells.targets_of(reference) if targets in arms), reference)
+    judged = cells.judge(runs, cells.against_reference(arms, reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     return Section(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
-        sentence=sentence(setting, budget, estimates, table, margin),
+        sentence=sentence(setting, budget, estimates, table, margin, reference),
         tables=[
-            _placements(name, setting, rates, estimates, table),
+            _placements(name, setting, rates, estimates, table, reference),
             reporting.contrast_table(f"{name}_contrasts", table, margin),
         ],
         figures=_figures(name, setting, estimates, rates, table, margin),
@@ -58,10 +77,10 @@ def section(setting: cells.Setting, budget: int, runs: pd.DataFrame, *, margin: 
             "rate chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. "
             "Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. † failed seeds; * best at the "
             "edge of the rates tried.",
-            f"{name}_contrasts": f"{cells.REFERENCE_TARGETS} minus each other placement, paired by seed, with 95 % "
-            "intervals; the verdict is Holm-corrected. Small triangles: the same differences in the paper's Table 5.",
+            f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with 95 % intervals; the "
+            "verdict is Holm-corrected. Small triangles: the same differences in the paper's Table 5.",
         },
-        notes=notes(setting, runs, rates, estimates),
+        notes=notes(setting, runs, rates, estimates, [reference, *table["second"]]),
         facts={
             "setting": setting,
             "budget": budget,
@@ -74,7 +93,14 @@ def section(setting: cells.Setting, budget: int, runs: pd.DataFrame, *, margin: 
     )
 
 
-def sentence(setting: cells.Setting, budget: int, estimates: pd.DataFrame, table: pd.DataFrame, margin: float) -> str:
+def sentence(
+    setting: cells.Setting,
+    budget: int,
+    estimates: pd.DataFrame,
+    table: pd.DataFrame,
+    margin: float,
+    reference: str,
+) -> str:
     """What was found here, in one sentence."""
     scored = estimates[(estimates["method"] != cells.FLOOR) & np.isfinite(estimates["mean"])]
     if scored.empty:
@@ -93,15 +119,16 @@ def sentence(setting: cells.Setting, budget: int, estimates: pd.DataFrame, table
         f"On {setting.title} at {budget:,} adapter parameters, {best.name} has the highest mean "
         f"{figures.short_metric(setting.metric)}: {reporting.points(best['mean'])}{spread}, {seeds}"
     )
-    return f"{start}; {verdicts_in_words(table, margin)}."
+    return f"{start}; {verdicts_in_words(table, margin, reference)}."
 
 
-def verdicts_in_words(table: pd.DataFrame, margin: float) -> str:
+def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str:
     """`qv is better than q and k, tied with v within 1 point, unresolved against o (about 12 more seeds)`."""
-    reference = table["first"].iloc[0]
     tested = table[table["n_pairs"] > 0]
     if tested.empty:
-        return f"nothing can be said of {reference}: it shares no seed with another placement"
+        return (
+            f"nothing can be said of {reference}: it shares no seed with another placement (--reference names another)"
+        )
     words = {
         "better": "better than {}",
         "worse": "worse than {}",
@@ -124,31 +151,28 @@ def verdicts_in_words(table: pd.DataFrame, margin: float) -> str:
     return f"{reference} is " + ", ".join(parts)
 
 
-def notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame) -> list[str]:
+def notes(
+    setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, declared: list[str]
+) -> list[str]:
     """What a reader must know beside the table."""
     told = list(setting.notes)
     adapted = estimates[estimates["method"] != cells.FLOOR]
-    absent = cells.missing(runs, cells.PLACEMENTS)
+    absent = cells.missing(runs, declared)
     if absent:
         told.append(f"missing from the store: {absent}")
-    failed = cells.failures(runs)
-    if failed:
-        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
-    few = sorted({int(n) for n in adapted["n_seeds"] if n < stats.MIN_PAIRS})
-    if few:
-        counts = reporting.listed([str(n) for n in few])
-        told.append(
-            f"some placements have only {counts} scored seed(s): no verdict is possible below {stats.MIN_PAIRS}"
-        )
     spent = adapted["adapter_parameters"].dropna()
     if spent.nunique() > 1:
         told.append(f"the budgets are not quite equal: {spent.min():,.0f} to {spent.max():,.0f} adapter parameters")
-    told.extend(reporting.rate_notes(rates.loc[adapted.index]))
-    return told + reporting.seed_notes(adapted, setting.metric)
+    return told + reporting.run_notes(runs, rates, adapted, setting.metric)
 
 
 def _placements(
-    name: str, setting: cells.Setting, rates: pd.DataFrame, estimates: pd.DataFrame, table: pd.DataFrame
+    name: str,
+    setting: cells.Setting,
+    rates: pd.DataFrame,
+    estimates: pd.DataFrame,
+    table: pd.DataFrame,
+    reference: str,
 ) -> Table:
     frame = reporting.cell_frame(setting, estimates, rates)
     by_other = table.set_index("second")
@@ -163,8 +187,8 @@ def _placements(
         Column("rate_shown", "lr", reporting.text),
         Column("seeds_shown", "seeds", reporting.text),
         Column("score_shown", figures.short_metric(setting.metric), reporting.text),
-        Column("reference_difference", "qv − it", reporting.signed),
-        Column("reference_verdict", "qv is", reporting.text, is_number=False),
+        Column("reference_difference", f"{reference} − it", reporting.signed),
+        Column("reference_verdict", f"{reference} is", reporting.text, is_number=False),
         Column("gap", "train − report", reporting.signed, on_screen=False),
         *(Column(f"paper_{d.lower()}", f"paper {short}", reporting.points) for d, short in published.SHORT.items()),
     ]
@@ -178,12 +202,7 @@ def _figures(
     if not np.isfinite(estimates["mean"]).any():
         return {}
     drawn = estimates.assign(is_floor=estimates["method"] == cells.FLOOR)
-    marks = [
-        "†" * (failed > 0) + "*" * (certificate in tuning.UNCERTIFIED and not is_floor)
-        for failed, is_floor, certificate in zip(
-            drawn["n_failed"], drawn["is_floor"], rates.loc[drawn.index, "certificate"], strict=True
-        )
-    ]
+    marks = reporting.marks(drawn, rates)
     drawn["label"] = [
         ("head only" if is_floor else f"{arm}  r={ranks}") + mark
         for arm, ranks, is_floor, mark in zip(drawn.index, drawn["ranks"], drawn["is_floor"], marks, strict=True)
@@ -191,18 +210,11 @@ def _figures(
     made = {name: figures.placements(drawn, metric=setting.metric, published=paper)}
     shown = table[table["n_pairs"] > 0]
     if len(shown):
-        reference = paper[paper["targets"] == cells.REFERENCE_TARGETS].set_index("dataset")["score"]
-        theirs = paper.assign(difference=paper["dataset"].map(reference) - paper["score"])
-        theirs["label"] = cells.REFERENCE_TARGETS + " − " + theirs["targets"]
-        more = shown["seeds_needed"]
-        shown = shown.assign(
-            label=shown["first"] + " − " + shown["second"],
-            extra=[
-                f", needs {int(n)}" if verdict == "unresolved" and not pd.isna(n) else ""
-                for n, verdict in zip(more, shown["verdict"], strict=True)
-            ],
-        )
-        made[f"{name}_contrasts"] = figures.contrasts(shown, margin=margin, published=theirs)
+        reference = shown["first"].iloc[0]
+        score = paper[paper["targets"] == reference].set_index("dataset")["score"]
+        theirs = paper.assign(difference=paper["dataset"].map(score) - paper["score"])
+        theirs["label"] = reference + " − " + theirs["targets"]
+        made[f"{name}_contrasts"] = figures.contrasts(reporting.labelled(shown), margin=margin, published=theirs)
     return made
 
 

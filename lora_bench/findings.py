@@ -29,16 +29,17 @@ def sections(frame: Any, *, store: Path) -> dict[str, list[Section]]:
     except cells.NothingToShow:
         return {}
     found: dict[str, list[Section]] = {}
+    options = Namespace(store=store, task=None, model=None, metric=None, margin=None, mix_environments=False)
     for method in [one for one in cells.LORA_METHODS if one in set(runs["method"])]:
-        options = Namespace(store=store, task=None, model=None, metric=None, margin=None, mix_environments=False)
-        options.method, options.budget = method, None
+        options.method, options.budget, options.reference = method, None, cells.REFERENCE_TARGETS
         for name in SCRIPTS:
             try:
                 made = _script(name).sections(runs, options)
             except cells.NothingToShow:
                 continue
             found.setdefault(name, []).extend(made)
-    return found
+    between = _script("factor").every(runs, options)
+    return found | ({"factor": between} if between else {})
 
 
 def chosen_cells(frame: Any) -> list[dict[str, Any]]:

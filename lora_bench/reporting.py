@@ -294,6 +294,24 @@ def _bootstrap(scores: tuple[float, ...]) -> tuple[float, float]:
     return stats.bootstrap_interval(np.array(scores)[:, None], rng=np.random.default_rng(0))
 
 
+def marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
+    """What a figure puts behind a cell's name: † failed seeds, * a rate that is not certified."""
+    certificates = rates.loc[estimates.index, "certificate"]
+    return [
+        "†" * (failed > 0) + "*" * (certificate in tuning.UNCERTIFIED and method != cells.FLOOR)
+        for failed, method, certificate in zip(estimates["n_failed"], estimates["method"], certificates, strict=True)
+    ]
+
+
+def labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Contrasts as `figures.contrasts` draws them: a label, and the seeds that an unresolved one needs."""
+    pairs = zip(contrasts["seeds_needed"], contrasts["verdict"], strict=True)
+    return contrasts.assign(
+        label=contrasts["first"] + " − " + contrasts["second"],
+        extra=[f", needs {int(n)}" if verdict == "unresolved" and not pd.isna(n) else "" for n, verdict in pairs],
+    )
+
+
 def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
     """Paired contrasts as a table; the screen leaves the second-rank columns to the files."""
     columns = [
@@ -317,6 +335,21 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
         interval_shown=[interval(low, high, signed) for low, high in zip(table["low"], table["high"], strict=True)],
     )
     return Table(name, f"Paired contrasts in points (± 95 %); a tie is within {100 * margin:g}", shown, columns)
+
+
+def run_notes(runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, metric: str) -> list[str]:
+    """What the reader of a table of cells must know: what failed, what has few seeds, which rates are in doubt."""
+    told = []
+    failed = cells.failures(runs)
+    if failed:
+        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
+    few = sorted({int(n) for n in estimates["n_seeds"] if n < stats.MIN_PAIRS})
+    if few:
+        told.append(
+            f"some cells have only {listed([str(n) for n in few])} scored seed(s): "
+            f"no verdict is possible below {stats.MIN_PAIRS}"
+        )
+    return [*told, *rate_notes(rates.loc[estimates.index]), *seed_notes(estimates, metric)]
 
 
 def rate_notes(rates: pd.DataFrame) -> list[str]:

@@ -511,8 +511,15 @@ def _failures(plan: Plan, frame: Any) -> Iterator[str]:
 
 
 def analysis_command(plan: Plan, store: Store) -> str:
-    """The script that shows what this sweep found."""
-    script = "rank" if any(key.endswith(".rank") for key in plan.axes) else "weight_types"
+    """The script that shows what this sweep found: by its axes, the placement first, then the rank, then any other."""
+    factor = next((by for by, key in cells.FACTORS.items() if key in plan.axes), None)
+    option = ""
+    if any(key.endswith(".rank") for key in plan.axes):
+        script = "rank"
+    elif factor and "adapter.targets" not in plan.axes:
+        script, option = "factor", f" --by {factor}"
+    else:
+        script = "weight_types"
     root = resource_root()
     is_checkout = root.name != "lora_bench" or not (root / "analysis").is_dir()
     start = (
@@ -520,7 +527,7 @@ def analysis_command(plan: Plan, store: Store) -> str:
         if is_checkout
         else f"python -m lora_bench.analysis.{script}"
     )
-    return f"{start} --store {_short(store.root)} --out report"
+    return f"{start}{option} --store {_short(store.root)} --out report"
 
 
 def _short(path: Path) -> str:

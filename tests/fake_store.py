@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lora_bench.config import LORA_METHODS
 from lora_bench.store import Store
 
 D_MODEL, N_LAYERS = 384, 6
@@ -34,7 +35,7 @@ def fake_record(
     **extra,
 ) -> dict:
     """One record as the contract has it; `error` is a kind, and makes the run failed."""
-    is_lora = method == "lora"
+    is_lora = method in LORA_METHODS
     manifest = [
         {
             "role": role,

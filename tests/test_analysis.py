@@ -262,7 +262,9 @@ def test_a_task_with_two_trainings_is_not_pooled():
     report = script("report")
     one, other = (weight_types_records(n_seeds=3, rates=(1e-3,), task=task) for task in ("cola", "rte"))
     again = weight_types_records(n_seeds=3, rates=(1e-3,), task="rte", train={"epochs": 10.0})
-    options = Namespace(model=None, task=None, method="lora", mix_environments=False, margin=None, budget=None)
+    options = Namespace(
+        model=None, task=None, method="lora", mix_environments=False, margin=None, budget=None, reference="qv"
+    )
 
     def pooled(records):
         made = script("weight_types")["sections"](frame_of(records), options)

@@ -1,0 +1,179 @@
+"""Levels of one factor, everything else equal: analysis/factor.py, and the sweeps that end by naming it."""
+
+import itertools
+from argparse import Namespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from fake_store import fake_record, write_store
+from lora_bench import cells, figures, sweep
+from lora_bench.store import Store
+from test_analysis import frame_of, run, script
+
+EFFECTS = {"all": 0.0, "first:3": -0.05, "last:3": 0.001}
+METHODS = {
+    "lora": {},
+    "pissa": {"adapter": {"init": "pissa"}},
+    "rslora": {"adapter": {"alpha_policy": "rslora"}},
+    "lora kaiming": {"adapter": {"init": "kaiming"}},
+    "dora": {"method": "dora"},
+    "lora_plus ×16": {"method": "lora_plus", "adapter": {"b_lr_ratio": 16.0}},
+    "full": {"method": "full"},
+}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)
+
+
+def depth_records(*, targets: str = "qv", effects=None, n_seeds: int = 8, rates=(1e-3, 3e-3, 1e-2)) -> list[dict]:
+    """The depth sweep with invented effects of the layers on qv, best at 3e-3."""
+    rng = np.random.default_rng(3)
+    of_seed = rng.normal(0, 0.01, n_seeds)
+    records = []
+    for (layers, effect), lr, seed in itertools.product((effects or EFFECTS).items(), rates, range(n_seeds)):
+        score = 0.8 + effect - 0.1 * (np.log10(lr) + 2.5) ** 2 + of_seed[seed] + rng.normal(0, 0.002)
+        records.append(fake_record(targets=targets, lr=lr, seed=seed, report=score, adapter={"layers": layers}))
+    return records
+
+
+def options(**given) -> Namespace:
+    return Namespace(model=None, task=None, margin=None, mix_environments=False, reference=None, **given)
+
+
+def test_layers_are_contrasted_with_all_of_them(tmp_path, capsys, quick):
+    store = write_store(tmp_path / "store", depth_records())
+    assert run("factor", store, tmp_path / "out", "--by", "layers") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "first:3 (−5.0) is worse than all" in text and "last:3" in text
+    table = pd.read_csv(tmp_path / "out" / "tables" / "factor_layers_minilm_cola_qv-r-4.csv").set_index("cell")
+    assert list(table.index) == ["all", "first:3", "last:3"] and set(table["lr"]) == {3e-3}
+    frame = Store(store).frame().query("lr == 3e-3").pivot_table(index="seed", columns="layers", values="report")
+    contrasts = pd.read_csv(tmp_path / "out" / "tables" / "factor_layers_minilm_cola_qv-r-4_contrasts.csv")
+    for one in contrasts.to_dict("records"):
+        difference = (frame[one["first"]] - frame["all"]).to_numpy()
+        assert one["difference"] == pytest.approx(difference.mean())
+        assert one["p"] == pytest.approx(scipy_stats.ttest_1samp(difference, 0).pvalue)
+
+
+def test_the_reference_can_be_named(tmp_path, capsys, quick):
+    store = write_store(tmp_path / "store", depth_records(n_seeds=3))
+    assert run("factor", store, tmp_path / "out", "--by", "layers", "--reference", "last:3") == 0
+    assert "than last:3" in capsys.readouterr().out
+    assert run("factor", store, tmp_path / "out", "--by", "layers", "--reference", "last:9") == 2
+    assert "--reference: layers is never 'last:9'; it is all, first:3 and last:3" in capsys.readouterr().err
+
+
+def test_levels_are_compared_within_one_placement_and_budget_only():
+    records = [
+        *depth_records(n_seeds=3),
+        *depth_records(targets="q", n_seeds=3),
+        *(fake_record(targets="v", seed=seed, adapter={"layers": "all"}) for seed in range(3)),
+        *(fake_record(targets="v", rank=9, seed=seed, adapter={"layers": "first:3"}) for seed in range(3)),
+    ]
+    made = script("factor")["sections"](frame_of(records), options(by="layers"))
+    assert sorted(section.title for section in made) == [
+        "Layers: minilm · cola · q r=4",
+        "Layers: minilm · cola · qv r=4",
+    ]
+    for section in made:
+        assert section.facts["runs"]["targets"].nunique() == 1
+
+
+def test_methods_are_told_apart_by_all_that_makes_them():
+    records = [
+        fake_record(seed=seed, lr=lr, report=0.5 + 0.01 * seed, **given)
+        for given in METHODS.values()
+        for seed in range(3)
+        for lr in (1e-3, 3e-3, 1e-2)
+    ]
+    records += [fake_record(method="head_only", lr=None, seed=seed) for seed in range(3)]
+    (section,) = script("factor")["sections"](frame_of(records), options(by="method"))
+    assert section.facts["estimates"].index.tolist() == [
+        "lora", *sorted(set(METHODS) - {"lora"}), "head_only",
+    ]  # fmt: skip
+    assert (section.facts["estimates"]["n_seeds"] == 3).all()
+    assert set(section.facts["contrasts"]["second"]) == {"lora"}
+    assert "head_only" not in set(section.facts["contrasts"]["first"])
+
+
+def test_a_factor_with_one_level_says_what_to_sweep(tmp_path, capsys):
+    store = write_store(tmp_path / "store", [fake_record(seed=seed) for seed in range(3)])
+    assert run("factor", store, tmp_path / "out", "--by", "layers") == 2
+    assert "nowhere does layers differ and all else agree; the store holds all; sweep adapter.layers" in (
+        capsys.readouterr().err
+    )
+
+
+def test_the_page_tells_each_factor_that_the_store_varies():
+    factor = script("factor")
+    made = factor["every"](frame_of(depth_records(n_seeds=3)), options(budget=None))
+    assert [section.facts["by"] for section in made] == ["layers"]
+    records = [fake_record(seed=seed, **given) for given in METHODS.values() for seed in range(3)]
+    made = factor["every"](frame_of(records), options(budget=None))
+    assert [section.facts["by"] for section in made] == ["method"]  # and not init, policy and ratio once more
+    assert factor["every"](frame_of([fake_record()]), options(budget=None)) == []
+
+
+@pytest.mark.parametrize(
+    ("axes", "script", "option"),
+    [
+        (("adapter.targets", "train.lr", "seed"), "weight_types", ""),
+        (("adapter.targets", "adapter.rank", "seed"), "rank", ""),
+        (("adapter.layers", "train.lr", "seed"), "factor", " --by layers"),
+        (("adapter", "train.lr", "seed"), "factor", " --by method"),
+        (("adapter.targets", "adapter.replicate", "seed"), "weight_types", ""),
+        (("seed",), "weight_types", ""),
+    ],
+)
+def test_a_sweep_ends_by_naming_the_script_for_its_axes(axes, script, option, tmp_path):
+    told = sweep.analysis_command(Namespace(axes=axes), Store(tmp_path / "store"))
+    assert f"analysis/{script}.py{option} --store" in told.replace(".analysis.", "/")
+
+
+def test_a_placement_that_the_main_budget_lacks_is_shown_at_its_own():
+    records = [fake_record(targets=targets, rank=rank) for targets, rank in {"q": 8, "v": 8, "qv": 4}.items()]
+    records += [fake_record(targets="qv", rank=10), fake_record(targets="qkvo", rank=5)]
+    records += [
+        fake_record(targets="q", rank=2),
+        fake_record(targets="v", rank=2),
+    ]  # tells nothing new
+    (setting,) = cells.settings(frame_of(records))
+    found = {budget: set(runs["targets"]) for budget, runs in cells.at_budgets(setting)}
+    assert found == {36864: {"q", "v", "qv"}, 92160: {"qv", "qkvo"}}
+
+
+def test_counts_within_two_percent_are_one_budget():
+    runs = pd.DataFrame({"adapter_parameters": [100, 101, 100, 102, 103, 200, np.nan]})
+    assert cells.budget_of(runs).tolist()[:6] == [100, 100, 100, 100, 103, 200]
+    assert np.isnan(cells.budget_of(runs).iloc[6])
+
+
+@pytest.mark.parametrize(
+    ("arms", "others"),
+    [
+        (["qv", "q"], ["q", "k", "v", "o", "qk", "qkvo"]),
+        (["qv", "qkvo", "up+down", "head_only"], ["qkvo", "up+down"]),
+        (["q", "k", "v", "qv", "up+down"], ["q", "k", "v", "o", "qk", "qkvo", "up+down"]),
+    ],
+)
+def test_the_paper_s_family_is_declared_where_its_question_is_asked(arms, others):
+    assert cells.against_reference(arms) == [("qv", other) for other in others]
+
+
+def test_another_reference_holds_the_placements_against_it(tmp_path, capsys, quick):
+    records = [
+        fake_record(targets=targets, rank=rank, seed=seed, lr=lr, report=0.5 + 0.001 * seed + gain)
+        for targets, rank, gain in (("qkvo", 2, 0.0), ("qv", 4, 0.1), ("vo", 4, 0.05))
+        for seed in range(4)
+        for lr in (1e-3, 3e-3, 1e-2)
+    ]
+    store = write_store(tmp_path / "store", records)
+    assert run("weight_types", store, tmp_path / "out", "--reference", "attention") == 0
+    table = pd.read_csv(tmp_path / "out" / "tables" / "weight_types_minilm_cola_contrasts.csv")
+    assert table[["first", "second"]].values.tolist() == [["qkvo", "qv"], ["qkvo", "vo"]]
+    assert "qkvo is better" not in capsys.readouterr().out
