@@ -73,17 +73,10 @@ def read_claims(path: Path) -> list[dict]:
 def sections(runs: pd.DataFrame, options, claims: list[dict] | None = None) -> list[Section]:
     """One card over all settings."""
     claims = claims or read_claims(SHIPPED)
-    found = cells.settings(
-        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
+    found = reporting.settings(runs, options)
+    rows, refused = reporting.gather(
+        found, lambda one: judge(one, claims, margin=reporting.margin(options, one.metric))
     )
-    rows, refused = [], []
-    for setting in found:
-        try:
-            rows += judge(setting, claims, margin=reporting.margin(options, setting.metric))
-        except cells.NothingToShow as error:
-            refused.append(str(error))
-    if not rows:
-        raise cells.NothingToShow("\n".join(refused))
     section = card_section(pd.DataFrame(rows), claims, several=len(found) > 1)
     section.notes.extend(dict.fromkeys(note for setting in found for note in setting.notes))
     section.notes.extend(refused)
@@ -230,8 +223,7 @@ def _judge_tenfold(runs: pd.DataFrame) -> tuple[tuple[str, str], int]:
     if not ratio.size:
         needs = "needs three rates or more of full fine-tuning and of LoRA, and a seed with a score at all of them"
         return ("missing", needs), 0
-    n_runs = int(((runs["targets"] != "") | (runs["arm"] == tuning.FULL)).sum())
-    return _by_seeds(ratio, 1.0, "best LoRA rate over that of full fine-tuning"), n_runs
+    return _by_seeds(ratio, 1.0, "best LoRA rate over that of full fine-tuning"), len(tuning.beside_full(runs))
 
 
 def _by_seeds(log_ratios: np.ndarray, center: float, what: str) -> tuple[str, str]:

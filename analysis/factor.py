@@ -9,6 +9,7 @@ contrasts against the reference level are paired by seed and Holm-corrected.
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -42,8 +43,7 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
     if by not in runs:
         raise cells.NothingToShow(f"the store's runs do not tell {by}")
     runs = runs.assign(level=_levels(runs, by), budget=cells.budget_of(runs))
-    found, held = [], set()
-    for setting in cells.settings(
+    found = cells.settings(
         runs,
         model=options.model,
         task=options.task,
@@ -51,19 +51,24 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
         mix_environments=options.mix_environments,
         free=METHOD_SETTINGS if by == "method" else (by,),
         held=("targets", "ranks") if by == "method" else ("method", "targets", "budget"),
-    ):
-        mine = setting.runs if by == "method" else setting.runs[setting.runs["targets"] != ""]
-        levels = mine.loc[mine["method"] != cells.FLOOR, "level"].unique()
-        held.update(levels)
-        if len(levels) > 1:
-            margin = reporting.margin(options, setting.metric)
-            found.append(section(setting, mine, by, margin=margin, reference=options.reference))
-    if not found:
+    )
+    if by != "method":  # what has no targets has no such setting
+        found = [replace(one, runs=one.runs[one.runs["targets"] != ""]) for one in found]
+    several = [one for one in found if len(_without_floor(one.runs)) > 1]
+    if not several:
+        held = sorted({level for one in found for level in _without_floor(one.runs)})
         raise cells.NothingToShow(
-            f"nowhere does {_words(by)} differ and all else agree; the store holds {reporting.listed(sorted(held))}; "
+            f"nowhere does {_words(by)} differ and all else agree; the store holds {reporting.listed(held)}; "
             f"sweep {cells.FACTORS[by]}"
         )
-    return found
+
+    def of(setting: cells.Setting) -> list[Section]:
+        margin = reporting.margin(options, setting.metric)
+        return [section(setting, by, margin=margin, reference=options.reference)]
+
+    made, refused = reporting.gather(several, of)
+    made[-1].notes.extend(refused)
+    return made
 
 
 def every(runs: pd.DataFrame, options) -> list[Section]:
@@ -79,15 +84,15 @@ def every(runs: pd.DataFrame, options) -> list[Section]:
     return found
 
 
-def section(setting: cells.Setting, runs: pd.DataFrame, by: str, *, margin: float, reference: str | None) -> Section:
+def section(setting: cells.Setting, by: str, *, margin: float, reference: str | None) -> Section:
     """The table, the two figures and the sentence for one placement of one setting.
 
     Raises:
         NothingToShow: when the reference is none of the levels.
     """
-    runs = runs.assign(arm=runs["level"])
-    levels = sorted(set(runs["arm"]) - {cells.FLOOR}, key=_order)
-    wanted = reference or REFERENCES.get(by, levels[0])
+    runs = setting.runs.assign(arm=setting.runs["level"])
+    levels = sorted(_without_floor(runs), key=_order)
+    wanted = str(reference or REFERENCES.get(by, levels[0]))
     if wanted not in levels:
         if reference:
             raise cells.NothingToShow(f"--reference: {by} is never {reference!r}; it is {reporting.listed(levels)}")
@@ -156,6 +161,10 @@ def notes(setting: cells.Setting, runs: pd.DataFrame, by: str, judged: cells.Jud
     if spent.nunique() > 1:
         told.append(f"the levels differ in adapter parameters: {spent.min():,.0f} to {spent.max():,.0f}")
     return told + reporting.run_notes(runs, judged.rates, adapted, setting.metric)
+
+
+def _without_floor(runs: pd.DataFrame) -> list[str]:
+    return [str(level) for level in runs["level"].unique() if level != cells.FLOOR]
 
 
 def _levels(runs: pd.DataFrame, by: str) -> pd.Series:

@@ -264,7 +264,7 @@ def budget_of(runs: pd.DataFrame, *, tolerance: float = 0.02) -> pd.Series:
     cluster: list[float] = []
     for count in [*n_runs.index, math.inf]:
         if cluster and count > cluster[0] * (1 + tolerance):
-            named |= dict.fromkeys(cluster, n_runs[cluster].idxmax())
+            named |= dict.fromkeys(cluster, max(cluster, key=n_runs.__getitem__))
             cluster = []
         cluster.append(count)
     return runs["adapter_parameters"].map(named)

@@ -116,19 +116,33 @@ def each_setting(
     Raises:
         NothingToShow: when none has any, with what each lacks.
     """
-    found: list[Section] = []
-    refused = []
-    for setting in cells.settings(
-        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
-    ):
-        try:
-            found += make(setting)
-        except cells.NothingToShow as error:
-            refused.append(str(error))
-    if not found:
-        raise cells.NothingToShow("\n".join(refused))
+    found, refused = gather(settings(runs, options), make)
     found[-1].notes.extend(refused)
     return found
+
+
+def settings(runs: pd.DataFrame, options: argparse.Namespace) -> list[cells.Setting]:
+    """The settings that the options leave."""
+    return cells.settings(
+        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
+    )
+
+
+def gather(found: list[cells.Setting], make: Callable[[cells.Setting], list]) -> tuple[list, list[str]]:
+    """What settings give, in one list, and what those that give nothing lack.
+
+    Raises:
+        NothingToShow: when none gives anything, with what each lacks.
+    """
+    made, refused = [], []
+    for setting in found:
+        try:
+            made += make(setting)
+        except cells.NothingToShow as error:
+            refused.append(str(error))
+    if not made:
+        raise cells.NothingToShow("\n".join(refused))
+    return made, refused
 
 
 def _above_zero(text: str) -> float:

@@ -60,15 +60,20 @@ def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     return by_arm(rows)
 
 
+def beside_full(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs by which LoRA's best rate is held against that of full fine-tuning: of arms at three rates or more."""
+    both = runs[(runs["targets"] != "") | (runs["arm"] == FULL)]
+    n_rates = both.groupby("arm")["lr"].nunique()
+    return both[both["arm"].isin(n_rates.index[n_rates > 2])]
+
+
 def over_full(runs: pd.DataFrame) -> pd.Series:
     """How far the best LoRA rate lies above that of full fine-tuning: log10 of their ratio, averaged over placements,
     by seed. Empty unless both ran at three rates or more, at all of which some seed has a score.
 
     Source: Schulman et al. 2025, "LoRA Without Regret": about tenfold.
     """
-    both = runs[(runs["targets"] != "") | (runs["arm"] == FULL)]
-    n_rates = both.groupby("arm")["lr"].nunique()
-    both = both[both["arm"].isin(n_rates.index[n_rates > 2])]
+    both = beside_full(runs)
     if FULL not in set(both["arm"]) or both["arm"].nunique() < 2:
         return pd.Series(dtype=float)
     best: Any = np.log10(best_rates_by_seed(both).astype(float))
