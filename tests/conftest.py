@@ -16,6 +16,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("LORA_BENCH_CACHE", os.path.join(tempfile.gettempdir(), f"lora_bench-tests-{os.getuid()}"))
 
 
+SPLITS = ("train", "select", "report")
+
+
 @dataclass
 class Ended:
     """How a command ended."""
@@ -90,7 +93,9 @@ class FakeTraining:
                 environment=environment(device="cpu", threads=1),
                 started=utc_now(),
                 error=failure(NonFiniteError("the loss is not finite")) if fate else None,
-                scores=None if fate else {split: {"matthews": score} for split in ("train", "select", "report")},
+                scores=None
+                if fate
+                else {split: dict.fromkeys(run.science["task"]["metrics"], score) for split in SPLITS},
                 cost={"attributed_seconds": 1.0, "pack_seconds": 2.0, "pack_size": len(runs)},
                 invocation=invocation,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 
@@ -192,6 +193,18 @@ def rank_records(
                             **common,
                         )
                     )
+    return records
+
+
+def depth_records(*, targets: str = "qv", n_seeds: int = 8, rates=(1e-3, 3e-3, 1e-2)) -> list[dict]:
+    """The depth sweep with invented effects of the layers on qv, best at 3e-3."""
+    rng = np.random.default_rng(3)
+    effects = {"all": 0.0, "first:3": -0.05, "last:3": 0.001}
+    of_seed = rng.normal(0, 0.01, n_seeds)
+    records = []
+    for (layers, effect), lr, seed in itertools.product(effects.items(), rates, range(n_seeds)):
+        score = 0.8 + effect - 0.1 * (np.log10(lr) + 2.5) ** 2 + of_seed[seed] + rng.normal(0, 0.002)
+        records.append(fake_record(targets=targets, lr=lr, seed=seed, report=score, adapter={"layers": layers}))
     return records
 
 

@@ -1,6 +1,7 @@
 """The documentation is true: its commands work, its keys and defaults are the code's, its links lead somewhere."""
 
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -12,9 +13,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from fake_store import weight_types_records, write_store
+from fake_store import depth_records, weight_types_records, write_store
 from hydra_plugins.lora_bench.sweeper import SweeperConf
+from lora_bench import figures
 from lora_bench.config import RunConfig
+from lora_bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,33 +37,41 @@ def commands() -> list[str]:
     return sorted({line for line in found if line and not line.startswith(("pip ", "python3 -m venv"))})
 
 
-SWEEPS = [line for line in commands() if re.match(r"(RAY_ADDRESS=\w+ )?lora-bench ", line)]
-SCRIPTS = [line for line in commands() if line not in SWEEPS]
+COMMANDS = [line for line in commands() if re.match(r"(RAY_ADDRESS=\w+ )?lora-bench ", line)]
+SCRIPTS = [line for line in commands() if line not in COMMANDS]
+SINGLE = [line for line in COMMANDS if not re.search(r"\+sweeps=|show=|--help", line)]
+SHORT = {"task.train_rows": 16, "task.select_rows": 8, "task.report_rows": 8, "train.epochs": 1, "train.batch_size": 8}
 
 
 def test_the_pages_hold_commands():
-    assert len(SWEEPS) > 10 and len(SCRIPTS) > 8
+    assert len(COMMANDS) > 10 and len(SCRIPTS) > 8 and len(SINGLE) >= 3
 
 
-@pytest.mark.parametrize("line", SWEEPS)
-def test_commands_of_the_documentation_compose(line, command, tmp_path):
-    """Planned and not trained, on the embedded backbone and task; where packs train is tests/test_launchers.py's."""
-    words = [
-        word for word in shlex.split(line) if not word.startswith(("RAY_ADDRESS", "hydra/launcher", "hydra.launcher"))
-    ]
-    given = words[1:]
+@pytest.mark.parametrize("line", [line for line in COMMANDS if line not in SINGLE])
+def test_sweeps_of_the_documentation_run(line, command, tmp_path, training):
+    """To their end, on the embedded backbone and task, with training that takes no time; where packs train is
+    tests/test_launchers.py's."""
+    elsewhere = ("RAY_ADDRESS", "hydra/launcher", "hydra.launcher", "task=", "task.", "model=", "model.")
+    given = [word for word in shlex.split(line)[1:] if not word.startswith(elsewhere)]
     (tmp_path / "runs").mkdir()
-    if given == ["--help"]:
-        assert command("--help").status == 0
-        return
-    is_sweep = any(word.startswith("+sweeps=") or word == "-m" for word in given)
-    stop = ["hydra.sweeper.dry_run=true"] if is_sweep else []
-    if not is_sweep and not any(word.startswith("show=") for word in given):
-        stop = ["show=config"]
-    embedded = [word for word in given if not word.startswith(("task=", "task.", "model=", "model."))]
     task = [] if "+sweeps=calibration_planted" in given else ["task=acceptability"]  # it is about its own task
-    ended = command(*embedded, *task, "model=minilm", "tracking=none", *stop)
+    ended = command(*given) if given == ["--help"] else command(*given, *task, "model=minilm", "tracking=none")
     assert ended.status == 0, ended.text
+    if any(word.startswith("+sweeps=") for word in given) and "hydra.sweeper.dry_run=true" not in given:
+        assert training.packs and "runs finished. Next:" in ended.text
+
+
+@pytest.mark.parametrize("line", SINGLE)
+def test_single_runs_of_the_documentation_train(line, command, tmp_path):
+    """For two steps, on the embedded task or on rows that lie where the line says."""
+    given = [word for word in shlex.split(line)[1:] if word.partition("=")[0] not in SHORT]
+    for name in ("train.csv", "test.csv"):
+        rows = "".join(f"{word} {place},{place % 2}\n" for place in range(20) for word in ("so", "well"))
+        (tmp_path / name).write_text("text,label\n" + rows)
+    given = ["task=acceptability" if word == "task=cola" else word for word in given]
+    ended = command(*given, "tracking=none", *(f"{key}={value}" for key, value in SHORT.items()))
+    assert ended.status == 0, ended.text
+    assert set(Store(tmp_path / "runs").frame()["status"]) == {"finished"}
 
 
 def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
@@ -73,9 +84,13 @@ def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
     assert "6 cells, 8 seeds, 48 runs" in ended.out
 
 
-@pytest.mark.parametrize("line", SCRIPTS)
+READ_STORES = [line for line in SCRIPTS if re.search(r"--store (runs|study|results/study)\b", line)]
+READ_STORES = [line for line in READ_STORES if re.search(r"analysis/(?!calibration|dashboard|pack)", line)]
+
+
+@pytest.mark.parametrize("line", [line for line in SCRIPTS if line not in READ_STORES])
 def test_scripts_of_the_documentation_know_their_options(line):
-    """What takes minutes or an account is asked for its options only."""
+    """What takes minutes or an account, or would write over the published study."""
     words = shlex.split(line)
     program = ["-m", "lora_bench.mirror"] if words[0] == "lora-bench-sync" else [str(ROOT / words[1])]
     asked = subprocess.run([sys.executable, *program, "--help"], capture_output=True, text=True, timeout=120, cwd=ROOT)
@@ -84,14 +99,28 @@ def test_scripts_of_the_documentation_know_their_options(line):
         assert option in asked.stdout, option
 
 
-def test_the_scripts_of_the_readme_read_a_store(tmp_path):
-    write_store(tmp_path / "runs", weight_types_records(n_seeds=3))
-    (line,) = [one for one in SCRIPTS if one.startswith("python analysis/weight_types.py --store runs")]
-    words = shlex.split(line)[2:]
-    script = str(ROOT / "analysis" / "weight_types.py")
-    done = subprocess.run([sys.executable, script, *words], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert list((tmp_path / "report" / "figures").glob("*.png"))
+@pytest.mark.parametrize("line", READ_STORES)
+def test_scripts_of_the_documentation_read_a_store(line, tmp_path, monkeypatch):
+    """The published study, or invented scores; figures are drawn and not rendered."""
+
+    def save(figure, folder: Path, name: str) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.svg").write_text("<svg/>")
+        return folder / f"{name}.png"
+
+    monkeypatch.setattr(figures, "save", save)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "analysis"))
+    words = shlex.split(line)
+    if "runs" in words:
+        write_store(tmp_path / "runs", depth_records() if "factor" in line else weight_types_records(n_seeds=3))
+    else:
+        Path("results").mkdir()
+        for name in ("study", "results/study"):
+            Path(name).symlink_to(ROOT / "results" / "study")
+    main = runpy.run_path(str(ROOT / words[1]))["main"]
+    assert main(words[2:]) == 0
+    assert list(tmp_path.glob("report/figures/*.svg") if "report" in words else tmp_path.glob("sweeps/*.yaml"))
 
 
 def test_the_key_reference_has_every_key_with_its_default():

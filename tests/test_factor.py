@@ -1,6 +1,5 @@
 """Levels of one factor, everything else equal: analysis/factor.py, and the sweeps that end by naming it."""
 
-import itertools
 from argparse import Namespace
 
 import numpy as np
@@ -8,12 +7,11 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from fake_store import fake_record, write_store
+from fake_store import depth_records, fake_record, write_store
 from lora_bench import cells, figures, sweep
 from lora_bench.store import Store
 from test_analysis import frame_of, run, script
 
-EFFECTS = {"all": 0.0, "first:3": -0.05, "last:3": 0.001}
 METHODS = {
     "lora": {},
     "pissa": {"adapter": {"init": "pissa"}},
@@ -28,17 +26,6 @@ METHODS = {
 @pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)
-
-
-def depth_records(*, targets: str = "qv", effects=None, n_seeds: int = 8, rates=(1e-3, 3e-3, 1e-2)) -> list[dict]:
-    """The depth sweep with invented effects of the layers on qv, best at 3e-3."""
-    rng = np.random.default_rng(3)
-    of_seed = rng.normal(0, 0.01, n_seeds)
-    records = []
-    for (layers, effect), lr, seed in itertools.product((effects or EFFECTS).items(), rates, range(n_seeds)):
-        score = 0.8 + effect - 0.1 * (np.log10(lr) + 2.5) ** 2 + of_seed[seed] + rng.normal(0, 0.002)
-        records.append(fake_record(targets=targets, lr=lr, seed=seed, report=score, adapter={"layers": layers}))
-    return records
 
 
 def options(**given) -> Namespace:
