@@ -17,7 +17,6 @@ import pandas as pd
 from lora_bench import cells, figures, reporting
 from lora_bench.reporting import Column, Section, Table
 
-METHOD_SETTINGS = ("init", "alpha_policy", "b_lr_ratio")  # what tells PiSSA, OLoRA, rsLoRA and LoRA+ from LoRA
 REFERENCES = {"method": "lora", "layers": "all", "init": "gaussian", "alpha_policy": "fixed", "replicate": "0"}
 
 
@@ -49,7 +48,7 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
         task=options.task,
         method=None,
         mix_environments=options.mix_environments,
-        free=METHOD_SETTINGS if by == "method" else (by,),
+        free=cells.METHOD_SETTINGS if by == "method" else (by,),
         held=("targets", "ranks") if by == "method" else ("method", "targets", "budget"),
     )
     if by != "method":  # what has no targets has no such setting
@@ -75,7 +74,7 @@ def every(runs: pd.DataFrame, options) -> list[Section]:
     """The sections of every factor that the runs vary, for the page; what tells methods apart is told as the method."""
     found: list[Section] = []
     for by in (name for name in cells.FACTORS if name in runs and runs[name].nunique(dropna=False) > 1):
-        if by in METHOD_SETTINGS and any(section.facts["by"] == "method" for section in found):
+        if by in cells.METHOD_SETTINGS and any(section.facts["by"] == "method" for section in found):
             continue
         try:
             found += sections(runs, Namespace(**{**vars(options), "by": by, "reference": None}))
@@ -172,7 +171,7 @@ def _levels(runs: pd.DataFrame, by: str) -> pd.Series:
         return runs[by].map(
             lambda value: "none" if pd.isna(value) else f"{value:g}" if _is_number(value) else str(value)
         )
-    columns = [runs[name] if name in runs else pd.Series(None, index=runs.index) for name in METHOD_SETTINGS]
+    columns = [runs[name] if name in runs else pd.Series(None, index=runs.index) for name in cells.METHOD_SETTINGS]
     return pd.Series([method_name(*one) for one in zip(runs["method"], *columns, strict=True)], index=runs.index)
 
 
@@ -180,14 +179,11 @@ def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: obj
     """A method as its preset is called, with what it does otherwise than the preset: `pissa`, `lora kaiming`."""
     if method not in cells.LORA_METHODS:
         return method
-    words = [method]
-    if method == "lora" and init in ("pissa", "olora"):
-        words = [str(init)]
-    elif init != "gaussian":
+    preset = cells.preset_of(method, init, alpha_policy)
+    words = [preset]
+    if init not in ("gaussian", preset):
         words.append(str(init))
-    if words == ["lora"] and alpha_policy == "rslora":
-        words = ["rslora"]
-    elif alpha_policy != "fixed":
+    if alpha_policy not in ("fixed", preset):
         words.append(str(alpha_policy))
     if method == "lora_plus" and pd.notna(b_lr_ratio):  # type: ignore[call-overload]
         words.append(f"×{b_lr_ratio:g}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -29,13 +30,18 @@ def main(argv: list[str] | None = None) -> int:
 def sections(runs: pd.DataFrame, options) -> list[Section]:
     """One section per setting."""
     store = getattr(options, "store", None)
+    pinned = cells.varied_factors(runs)
     return reporting.each_setting(
-        runs, options, lambda one: [section(one, name=f"learning_rate_{one.slug}", store=store)]
+        runs, options, lambda one: [section(one, name=f"learning_rate_{one.slug}", store=store, pinned=pinned)]
     )
 
 
-def section(setting: cells.Setting, *, name: str, store=None) -> Section:
-    """The table, the figure and the sentence for one setting."""
+def section(setting: cells.Setting, *, name: str, store=None, pinned: Mapping[str, Sequence[str]]) -> Section:
+    """The table, the figure and the sentence for one setting.
+
+    Args:
+        pinned: as `paste_line` has it.
+    """
     runs = cells.name_arms(setting.runs)
     cells.refuse_duplicates(setting, runs)
     rates = tuning.choose_rates(runs)
@@ -56,7 +62,7 @@ def section(setting: cells.Setting, *, name: str, store=None) -> Section:
             "is the one at which the cell's report score is shown everywhere else; rates with fewer seeds (hollow) "
             "do not compete."
         },
-        notes=_notes(setting, runs, rates, store) + _shared_notes(own, at_shared, shared),
+        notes=_notes(setting, runs, rates, store, pinned) + _shared_notes(own, at_shared, shared),
         facts={
             "setting": setting,
             "rates": rates,
@@ -115,8 +121,14 @@ def sentence(
     return "; ".join(parts) + "."
 
 
-def paste_line(runs: pd.DataFrame, arm: str, add: list[float], store=None) -> str:
-    """The command that runs an arm at the rates that its certificate lacks, from the way that its runs were started."""
+def paste_line(
+    runs: pd.DataFrame, arm: str, add: list[float], store=None, *, pinned: Mapping[str, Sequence[str]]
+) -> str:
+    """The command that runs an arm at the rates that its certificate lacks, from the way that its runs were started.
+
+    Args:
+        pinned: sweep -> the factors that it varies (`cells.varied_factors`), which the line holds at the arm's level.
+    """
     mine = runs[runs["arm"] == arm]
     first = mine.iloc[0]
     overrides = [f"model={str(first['model']).rsplit('/', 1)[-1]}", f"task={first['task']}"]
@@ -134,18 +146,33 @@ def paste_line(runs: pd.DataFrame, arm: str, add: list[float], store=None) -> st
     words = ["lora-bench", f"+sweeps={sweep}" if sweep else "-m", *kept, f"adapter.targets={first['targets']}"]
     if not any(one.startswith("adapter.budget=") for one in kept) and pd.notna(first["rank"]):
         words += [f"adapter.rank={int(first['rank'])}", "adapter.budget=null"]  # the sweep's file may set a budget
+    words += [f"{cells.FACTORS[by]}={_level(first, by)}" for by in pinned.get(str(sweep), ())]
     words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
     if store is not None and not is_pack(store):
         words.append(f"store={store}")
     return shlex.join(words)
 
 
-def _notes(setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, store) -> list[str]:
+def _level(run: pd.Series, by: str) -> str:
+    """A factor's value as the command line takes it."""
+    value = cells.preset_of(run["method"], run["init"], run["alpha_policy"]) if by == "method" else run[by]
+    return (
+        f"{value:g}"
+        if isinstance(value, (int, float))
+        else f"'{value}'"
+        if set(str(value)) & set(":,[ ")
+        else str(value)
+    )
+
+
+def _notes(
+    setting: cells.Setting, runs: pd.DataFrame, rates: pd.DataFrame, store, pinned: Mapping[str, Sequence[str]]
+) -> list[str]:
     told = list(setting.notes)
     adapted = [arm for arm in rates.index if arm != cells.FLOOR]
     told.extend(reporting.rate_notes(rates.loc[adapted]))
     told.extend(
-        f"to settle {arm}: {paste_line(runs, arm, rates['add'][arm], store)}"
+        f"to settle {arm}: {paste_line(runs, arm, rates['add'][arm], store, pinned=pinned)}"
         for arm in adapted
         if rates.loc[arm, "certificate"] in tuning.UNCERTIFIED and runs.loc[runs["arm"] == arm, "targets"].iloc[0]
     )

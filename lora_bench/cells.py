@@ -69,6 +69,7 @@ FACTORS = {  # what levels of one factor may be contrasted -> the key that a swe
     "train_dropout": "train.dropout",
     "precision": "train.precision",
 }
+METHOD_SETTINGS = ("init", "alpha_policy", "b_lr_ratio")  # what tells PiSSA, OLoRA, rsLoRA and LoRA+ from LoRA
 _ESTIMATED = ("arm", "lr", "seed", "status", "scored", "report", "train")
 REQUIRED = ("run_id", "status", "model", "task", "method", "targets", "lr", "seed", "report", "select", "environment")
 
@@ -199,6 +200,28 @@ def comparable(runs: pd.DataFrame) -> list[pd.DataFrame]:
 def differing(groups: list[pd.DataFrame], names: Iterable[str]) -> list[str]:
     """The names of which not all groups hold one value."""
     return [name for name in names if len({_short(group[name].iloc[0]) for group in groups}) > 1]
+
+
+def varied_factors(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Sweep -> the factors that its LoRA runs vary beside targets, rank, rate and seed; a method's own settings are
+    told as the method."""
+    found = {}
+    lora = runs[runs["method"].isin(LORA_METHODS)] if "sweep" in runs else runs.iloc[:0]
+    for sweep, mine in lora.groupby("sweep"):
+        presets = {preset_of(*one) for one in mine[["method", "init", "alpha_policy"]].drop_duplicates().to_numpy()}
+        varied = [by for by in FACTORS if by != "method" and by in mine and mine[by].nunique(dropna=False) > 1]
+        if len(presets) > 1:
+            varied = ["method", *(by for by in varied if by not in METHOD_SETTINGS)]
+        if varied:
+            found[str(sweep)] = varied
+    return found
+
+
+def preset_of(method: str, init: object, alpha_policy: object) -> str:
+    """The adapter preset (conf/adapter) of a run's method: PiSSA, OLoRA and rsLoRA are LoRA with a setting."""
+    if method == "lora" and init in ("pissa", "olora"):
+        return str(init)
+    return "rslora" if method == "lora" and alpha_policy == "rslora" else method
 
 
 def filter_runs(runs: pd.DataFrame, name: str, wanted: str | None) -> pd.DataFrame:

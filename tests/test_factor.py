@@ -164,3 +164,24 @@ def test_another_reference_holds_the_placements_against_it(tmp_path, capsys, qui
     table = pd.read_csv(tmp_path / "out" / "tables" / "weight_types_minilm_cola_contrasts.csv")
     assert table[["first", "second"]].values.tolist() == [["qkvo", "qv"], ["qkvo", "vo"]]
     assert "qkvo is better" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("records", "at"),
+    [
+        (depth_records(n_seeds=3, rates=(1e-3, 2e-3)), "'adapter.layers='\"'\"'first:3'\"'\"''"),
+        (
+            [
+                fake_record(lr=lr, seed=seed, report=lr, **given)
+                for given in METHODS.values()
+                for seed in range(3)
+                for lr in (1e-3, 3e-3, 1e-2)
+            ],
+            "adapter=pissa",
+        ),
+    ],
+)
+def test_the_line_to_paste_holds_what_its_sweep_varies(records, at, tmp_path, capsys, quick):
+    assert run("learning_rate", write_store(tmp_path / "store", records), tmp_path / "out") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "to settle" in line]
+    assert len([line for line in lines if at in line]) == 1, lines
