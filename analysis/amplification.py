@@ -2,11 +2,15 @@
 
     amplification = ||dW||_F / ||U^T W V||_F        U, V: the update's own singular directions, at rank r
 
-Read from the norms that every record keeps. dW carries the scale alpha / rank (or what the policy makes of it), so the
-factor compares across ranks only at the alpha policy shown. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3.
+A factor says little by itself: random directions hold little of a weight too. So the weight in the update's directions
+stands beside that in random ones, and the figure has the factor that random directions would give. Read from the norms
+that every record keeps. dW carries the scale alpha / rank (or what the policy makes of it), so factors compare across
+ranks only at the alpha policy shown. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pandas as pd
@@ -17,6 +21,7 @@ from lora_bench.reporting import Column, Section, Table
 from lora_bench.store import Store
 
 NORMS = ("weight", "update", "weight_in_update", "weight_in_weight", "weight_in_random")
+FACTORS = {"amplification": "weight_in_update", "amplification_random": "weight_in_random"}  # of which norm, as a log
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -65,8 +70,9 @@ def section(setting: cells.Setting, store: Store, *, targets: str, name: str) ->
         tables=[_table(name, setting, summary), Table(f"{name}_layers", "by layer", by_matrix)],
         figures={name: figures.amplifications(shown)},
         captions={
-            name: f"Amplification factor by layer, targets {shown['targets'].iloc[0]}: means over seeds with 95 % t "
-            "intervals, each rank at its own learning rate."
+            name: f"Amplification factor by layer, targets {shown['targets'].iloc[0]}: geometric means over seeds with "
+            "95 % t intervals of the logarithm, each rank at its own learning rate. Dashed: the factor in random "
+            "directions."
         },
         notes=_notes(setting, lacking),
         facts={"setting": setting, "summary": summary},
@@ -82,7 +88,8 @@ def read_norms(runs: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, int]:
         for one in kept:
             row = {key: one[key] for key in ("role", "layer", "rank", *NORMS)}
             row |= {"targets": run.targets, "seed": run.seed, "scale": one.get("scale"), "lr": run.lr}
-            row["amplification"] = subspace.amplification(one["update"], one["weight_in_update"])
+            for factor, norm in FACTORS.items():
+                row[factor] = math.log(subspace.amplification(one["update"], one[norm]))
             rows.append(row)
     return pd.DataFrame(rows), lacking
 
@@ -90,24 +97,30 @@ def read_norms(runs: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, int]:
 def sentence(setting: cells.Setting, summary: pd.DataFrame) -> str:
     """What was found here, in one sentence."""
     low, high = summary["amplification"].min(), summary["amplification"].max()
-    above = (summary["weight_in_update"] > summary["weight_in_random"]).sum()
+    held = summary["over_random"]
+    paper = reporting.listed([f"{one:.2g}" for one in published.TABLE_7.eval("weight_in_update / weight_in_random")])
     return (
         f"On {setting.title} the update is {low:.2g} to {high:.2g} times as large as the weight in the update's own "
-        f"directions (means by placement, rank and role); in {above} of {len(summary)} cases those directions hold "
-        "more of the weight than random ones do."
+        f"directions (geometric means by placement, rank and role); those directions hold {held.min():.2g} to "
+        f"{held.max():.2g} times as much of the weight as random ones do (paper: {paper})."
     )
 
 
 def _intervals(norms: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Means over matrices and seeds, with the t interval of the factor over seeds."""
-    kept = [*NORMS, "amplification", "scale"]
+    """Means over matrices and seeds; of the factors the geometric ones, with the log's t interval over seeds.
+
+    Where an update is nearly orthogonal to the weight, one factor of a thousand would be the arithmetic mean.
+    """
+    kept = [*NORMS, *FACTORS, "scale"]
     per_seed = norms.groupby([*by, "seed"], sort=False)[kept].mean().reset_index()
     grouped = per_seed.groupby(by, sort=False)
     means = grouped[kept].mean()
     spread = grouped["amplification"].agg(["std", "count"])
     half = special.stdtrit(spread["count"] - 1, 0.975) * spread["std"] / np.sqrt(spread["count"])
-    low, high = means["amplification"] - half, means["amplification"] + half
-    return means.assign(low=low, high=high, n_seeds=spread["count"]).reset_index()
+    low, high = np.exp(means["amplification"] - half), np.exp(means["amplification"] + half)
+    means[list(FACTORS)] = np.exp(means[list(FACTORS)])
+    over_random = means["weight_in_update"] / means["weight_in_random"]
+    return means.assign(low=low, high=high, over_random=over_random, n_seeds=spread["count"]).reset_index()
 
 
 def _drawn(by_matrix: pd.DataFrame) -> pd.DataFrame:
@@ -121,8 +134,8 @@ def _table(name: str, setting: cells.Setting, summary: pd.DataFrame) -> Table:
     frame = summary.assign(
         alpha_policy=setting.facts.get("alpha_policy"),
         factor_shown=[
-            f"{factor:.2f}" if not np.isfinite(high) else f"{factor:.2f} ± {high - factor:.2f}"
-            for factor, high in zip(summary["amplification"], summary["high"], strict=True)
+            f"{factor:.3g}" if not np.isfinite(high) else f"{factor:.3g} ({low:.3g} to {high:.3g})"
+            for factor, low, high in zip(summary["amplification"], summary["low"], summary["high"], strict=True)
         ],
     )
     columns = [
@@ -136,6 +149,7 @@ def _table(name: str, setting: cells.Setting, summary: pd.DataFrame) -> Table:
         Column("weight_in_update", "W in ΔW", _short),
         Column("weight_in_weight", "W in W", _short),
         Column("weight_in_random", "W in random", _short),
+        Column("over_random", "over random", _short),
         Column("factor_shown", "factor", reporting.text),
     ]
     return Table(name, f"{setting.title}: Frobenius norms, means over layers and seeds", frame, columns)

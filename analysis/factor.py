@@ -1,15 +1,15 @@
 """Does one setting of the adapter or its training matter? Its levels contrasted, with everything else held equal.
 
-`--by layers` reads the depth sweep, `--by method` the methods sweep; every other setting that a sweep can vary, such as
-init, alpha or weight_decay, goes the same way. Levels are compared within one placement: at one budget of adapter
-parameters, or, between methods, at one rank. Each level is shown at its own learning rate, chosen on `select`; the
-contrasts against the reference level are paired by seed and Holm-corrected.
+`--by layers` reads the depth sweep, `--by method` the methods sweep; init, alpha, weight_decay and the other factors go
+the same way. Levels are compared within one placement at one budget of low-rank parameters (DoRA's magnitudes and such
+come on top), each at its own learning rate, chosen on `select`; the contrasts against the reference level are paired by
+seed and Holm-corrected over all placements of a setting.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,55 +17,68 @@ import pandas as pd
 from lora_bench import cells, figures, reporting
 from lora_bench.reporting import Column, Section, Table
 
-REFERENCES = {"method": "lora", "layers": "all", "init": "gaussian", "alpha_policy": "fixed", "replicate": "0"}
+USUAL = {"method": "lora", "layers": "all", "init": "gaussian", "alpha_policy": "fixed"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A placement at one budget: its runs, with their levels, and the level that the others are held against."""
+
+    name: str
+    runs: pd.DataFrame
+    levels: list[str]  # the reference first
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "factor", by_method=False)
     parser.add_argument(
-        "--by", required=True, choices=list(cells.FACTORS), metavar="FACTOR", help=f"one of {', '.join(cells.FACTORS)}"
+        "--by",
+        required=True,
+        choices=list(cells.FACTORS),
+        metavar="FACTOR",
+        help=f"one of {', '.join(cells.FACTORS)}",
     )
     parser.add_argument(
-        "--reference", metavar="LEVEL", help="the level that the others are held against (default: the usual one)"
+        "--reference",
+        metavar="LEVEL",
+        help=f"the level that the others are held against (default: {', '.join(USUAL.values())}, or the lowest)",
     )
     options = parser.parse_args(argv)
+    options.reference = options.reference and _plain(options.reference)
     return reporting.run_script(lambda runs: sections(runs, options), options)
 
 
 def sections(runs: pd.DataFrame, options) -> list[Section]:
-    """One section per placement and setting in which the factor has two levels or more.
+    """One section per setting in which the factor has two levels or more at some placement and budget.
 
     Raises:
-        NothingToShow: when it has one level everywhere.
+        NothingToShow: when there is none, with what differs beside the factor; or when no level is the reference.
     """
     by = options.by
-    if by not in runs:
-        raise cells.NothingToShow(f"the store's runs do not tell {by}")
-    runs = runs.assign(level=_levels(runs, by), budget=cells.budget_of(runs))
-    found = cells.settings(
-        runs,
-        model=options.model,
-        task=options.task,
-        method=None,
-        mix_environments=options.mix_environments,
-        free=cells.METHOD_SETTINGS if by == "method" else (by,),
-        held=("targets", "ranks") if by == "method" else ("method", "targets", "budget"),
-    )
-    if by != "method":  # what has no targets has no such setting
-        found = [replace(one, runs=one.runs[one.runs["targets"] != ""]) for one in found]
-    several = [one for one in found if len(_without_floor(one.runs)) > 1]
+    for name in ("model", "task"):
+        runs = cells.filter_runs(runs, name, getattr(options, name))
+    runs = runs.assign(level=_levels(runs, by))
+    methods = [None] if by == "method" else [one for one in cells.LORA_METHODS if one in set(runs["method"])]
+    free = cells.METHOD_SETTINGS if by == "method" else (by,)
+    found = [
+        (setting, compared(setting, by, options.reference))
+        for method in methods
+        for setting in cells.settings(runs, method=method, mix_environments=options.mix_environments, free=free)
+    ]
+    held = sorted({str(level) for level in runs.loc[runs["targets"] != "", "level"]}, key=_order)
+    if options.reference and not any(options.reference == level for level in held):
+        raise cells.NothingToShow(f"--reference: {by} is never {options.reference!r}; it is {reporting.listed(held)}")
+    several = [(setting, placements) for setting, placements in found if placements]
     if not several:
-        held = sorted({level for one in found for level in _without_floor(one.runs)})
-        raise cells.NothingToShow(
-            f"nowhere does {_words(by)} differ and all else agree; the store holds {reporting.listed(held)}; "
-            f"sweep {cells.FACTORS[by]}"
-        )
-
-    def of(setting: cells.Setting) -> list[Section]:
-        margin = reporting.margin(options, setting.metric)
-        return [section(setting, by, margin=margin, reference=options.reference)]
-
-    made, refused = reporting.gather(several, of)
+        raise cells.NothingToShow(_nowhere(runs, by, held))
+    made, refused = [], []
+    for setting, placements in several:
+        try:
+            made.append(section(setting, by, placements, margin=reporting.margin(options, setting.metric)))
+        except cells.NothingToShow as error:
+            refused.append(str(error))
+    if not made:
+        raise cells.NothingToShow("\n".join(refused))
     made[-1].notes.extend(refused)
     return made
 
@@ -83,38 +96,57 @@ def every(runs: pd.DataFrame, options) -> list[Section]:
     return found
 
 
-def section(setting: cells.Setting, by: str, *, margin: float, reference: str | None) -> Section:
-    """The table, the two figures and the sentence for one placement of one setting.
+def compared(setting: cells.Setting, by: str, reference: str | None = None) -> list[Compared]:
+    """The placements of a setting at which the factor has two levels or more, by budget.
 
-    Raises:
-        NothingToShow: when the reference is none of the levels.
+    Methods without targets are compared with those of the one placement that there is; of several, with none.
     """
-    runs = setting.runs.assign(arm=setting.runs["level"])
-    levels = sorted(_without_floor(runs), key=_order)
-    wanted = str(reference or REFERENCES.get(by, levels[0]))
-    if wanted not in levels:
-        if reference:
-            raise cells.NothingToShow(f"--reference: {by} is never {reference!r}; it is {reporting.listed(levels)}")
-        wanted = levels[0]
-    levels.sort(key=lambda level: level != wanted)
-    runs = cells.sort_arms(runs, [*levels, cells.FLOOR])
+    adapted = setting.runs[setting.runs["targets"] != ""]
+    beside = setting.runs[setting.runs["targets"] == ""]
+    budgets = cells.budget_of(adapted, column="low_rank_parameters")
+    groups = [mine for _, mine in adapted.groupby([adapted["targets"], budgets], sort=False)]
+    if by == "method" and len(groups) == 1:
+        groups = [pd.concat([groups[0], beside])]
+    found = []
+    for mine in groups:
+        levels = sorted({str(level) for level in mine["level"]} - {cells.FLOOR}, key=_order)
+        usual = reference or USUAL.get(by, "")
+        first = next((level for level in levels if level == usual or (not reference and level.startswith(usual))), None)
+        if len(levels) > 1 and first is not None:
+            found.append(Compared(_placement(mine), mine, [first, *(level for level in levels if level != first)]))
+    return found
+
+
+def section(setting: cells.Setting, by: str, placements: list[Compared], *, margin: float) -> Section:
+    """The table, the two figures and the sentence for one setting."""
+    alone = len(placements) == 1
+    arms = [level if alone else f"{one.name} {level}" for one in placements for level in one.levels]
+    runs = pd.concat(
+        one.runs.assign(arm=one.runs["level"] if alone else one.name + " " + one.runs["level"]) for one in placements
+    )
+    pairs = [(f"{at}{level}", f"{at}{one.levels[0]}") for one in placements for at in ["" if alone else f"{one.name} "]
+             for level in one.levels[1:]]  # fmt: skip
+    runs = cells.sort_arms(runs, [*arms, cells.FLOOR])
     cells.refuse_duplicates(setting, runs)
-    judged = cells.judge(runs, [(level, wanted) for level in levels[1:]], margin=margin)
-    placement = _placement(runs, by)
-    name = f"factor_{by}_{setting.slug}_{cells.slug_of(placement)}"
+    judged = cells.judge(runs, pairs, margin=margin)
+    at = placements[0].name if alone else "by placement"
+    method = "" if by == "method" or setting.runs["method"].iloc[0] == "lora" else setting.runs["method"].iloc[0]
+    name = "_".join(word for word in ("factor", by, setting.slug, method) if word)
+    title = " · ".join(word for word in (setting.title, method, at if alone else "") if word)
     return Section(
-        title=f"{_words(by).capitalize()}: {setting.title} · {placement}",
-        sentence=sentence(setting, by, placement, judged, margin, wanted),
+        title=f"{_words(by)[0].upper()}{_words(by)[1:]}: {title}",
+        sentence=sentence(title, by, judged.contrasts, margin),
         tables=[
-            _table(name, setting, by, placement, judged),
+            _table(name, setting, by, at, judged),
             reporting.contrast_table(f"{name}_contrasts", judged.contrasts, margin),
         ],
         figures=_figures(name, setting, judged, margin),
         captions={
             name: f"Score on the report split by {_words(by)}, each at its own learning rate chosen on select. Large "
-            "marks: means over seeds with 95 % t intervals; small marks: seeds.",
-            f"{name}_contrasts": f"Each other level minus {wanted}, paired by seed, with 95 % intervals; the verdict "
-            "is Holm-corrected.",
+            "marks: means over seeds with 95 % t intervals; small marks: seeds. † failed seeds; * best at the edge of "
+            "the rates tried.",
+            f"{name}_contrasts": "Each other level minus the reference, paired by seed, with 95 % intervals; the "
+            "verdict is Holm-corrected.",
         },
         notes=notes(setting, runs, by, judged),
         facts={
@@ -124,9 +156,7 @@ def section(setting: cells.Setting, by: str, *, margin: float, reference: str | 
     )  # fmt: skip
 
 
-def sentence(
-    setting: cells.Setting, by: str, placement: str, judged: cells.Judgement, margin: float, reference: str
-) -> str:
+def sentence(title: str, by: str, contrasts: pd.DataFrame, margin: float) -> str:
     """What was found here, in one sentence."""
     words = {
         "better": "better than",
@@ -135,44 +165,30 @@ def sentence(
         "unresolved": "unresolved against",
     }
     parts = []
-    for verdict, phrase in words.items():
-        mine = judged.contrasts[judged.contrasts["verdict"] == verdict]
-        if len(mine):
-            told = [
-                f"{first} ({reporting.signed(by_it)})"
-                for first, by_it in zip(mine["first"], mine["difference"], strict=True)
-            ]
-            parts.append(f"{reporting.listed(told)} {'is' if len(mine) == 1 else 'are'} {phrase} {reference}")
-    lost = list(judged.contrasts["first"][judged.contrasts["verdict"] == "missing"])
-    if lost:
-        parts.append(f"{reporting.listed(lost)} shares no seed with {reference}")
-    return f"On {setting.title}, {placement}, by {_words(by)}: {'; '.join(parts)} (points)."
+    for reference, against in contrasts.groupby("second", sort=False):
+        for verdict, phrase in words.items():
+            mine = against[against["verdict"] == verdict]
+            if len(mine):
+                pairs = zip(mine["first"], mine["difference"], strict=True)
+                told = [f"{first} ({reporting.signed(difference)})" for first, difference in pairs]
+                parts.append(f"{reporting.listed(told)} {'is' if len(mine) == 1 else 'are'} {phrase} {reference}")
+        lost = list(against["first"][against["verdict"] == "missing"])
+        if lost:
+            parts.append(f"{reporting.listed(lost)} share{'s' if len(lost) == 1 else ''} no seed with {reference}")
+    return f"On {title}, by {_words(by)} (points): {'; '.join(parts)}."
 
 
 def notes(setting: cells.Setting, runs: pd.DataFrame, by: str, judged: cells.Judgement) -> list[str]:
     """What a reader must know beside the table."""
     told = list(setting.notes)
     adapted = judged.estimates[judged.estimates["method"] != cells.FLOOR]
+    outside = sorted(set(setting.runs["level"][setting.runs["targets"] == ""]) - {cells.FLOOR, *runs["level"]})
+    if by == "method" and outside:
+        told.append(f"{reporting.listed(outside)} has no placement, and is left out where several are compared")
     absent = cells.missing(runs, list(adapted.index))
     if absent and by != "method":  # methods have grids of rates of their own
         told.append(f"missing from the store: {absent}")
-    spent = adapted["adapter_parameters"].dropna()
-    if spent.nunique() > 1:
-        told.append(f"the levels differ in adapter parameters: {spent.min():,.0f} to {spent.max():,.0f}")
     return told + reporting.run_notes(runs, judged.rates, adapted, setting.metric)
-
-
-def _without_floor(runs: pd.DataFrame) -> list[str]:
-    return [str(level) for level in runs["level"].unique() if level != cells.FLOOR]
-
-
-def _levels(runs: pd.DataFrame, by: str) -> pd.Series:
-    if by != "method":
-        return runs[by].map(
-            lambda value: "none" if pd.isna(value) else f"{value:g}" if _is_number(value) else str(value)
-        )
-    columns = [runs[name] if name in runs else pd.Series(None, index=runs.index) for name in cells.METHOD_SETTINGS]
-    return pd.Series([method_name(*one) for one in zip(runs["method"], *columns, strict=True)], index=runs.index)
 
 
 def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: object) -> str:
@@ -181,17 +197,20 @@ def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: obj
         return method
     preset = cells.preset_of(method, init, alpha_policy)
     words = [preset]
-    if init not in ("gaussian", preset):
-        words.append(str(init))
-    if alpha_policy not in ("fixed", preset):
-        words.append(str(alpha_policy))
-    if method == "lora_plus" and pd.notna(b_lr_ratio):  # type: ignore[call-overload]
+    words += [str(one) for one, usual in ((init, "gaussian"), (alpha_policy, "fixed")) if one not in (usual, preset)]
+    if method == "lora_plus":
         words.append(f"×{b_lr_ratio:g}")
     return " ".join(words)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+# ---------------------------------------------------------------- helpers
+
+
+def _levels(runs: pd.DataFrame, by: str) -> pd.Series:
+    if by == "method":
+        columns = [runs[name] for name in ("method", *cells.METHOD_SETTINGS)]
+        return pd.Series([method_name(*one) for one in zip(*columns, strict=True)], index=runs.index)
+    return runs[by].map(lambda value: value if isinstance(value, str) else "none" if pd.isna(value) else f"{value:g}")
 
 
 def _order(level: str) -> tuple[bool, float, str]:
@@ -201,26 +220,48 @@ def _order(level: str) -> tuple[bool, float, str]:
         return True, 0.0, level
 
 
+def _plain(level: str) -> str:
+    """A number as the levels have it: 1e-1 is 0.1."""
+    is_text, number, _ = _order(level)
+    return level if is_text else f"{number:g}"
+
+
 def _words(by: str) -> str:
-    return {"b_lr_ratio": "learning rate of B over A", "head_rate": "the head's rate"}.get(by, by.replace("_", " "))
+    return {"b_lr_ratio": "learning rate of B over A", "head_rate": "rate of the head"}.get(by, by.replace("_", " "))
 
 
-def _placement(runs: pd.DataFrame, by: str) -> str:
-    """`qv r=8`, `dora qv r=8`, or `qv at 36,864 parameters` where the rank goes with the level."""
+def _placement(runs: pd.DataFrame) -> str:
+    """`qv r=8`, or `qv at 36,864 parameters` where the rank goes with the level."""
     adapted = runs[runs["targets"] != ""]
-    first, ranks = adapted.iloc[0], adapted["ranks"].dropna().unique()
-    at = f"r={ranks[0]}" if len(ranks) == 1 else f"at {first['budget']:,.0f} parameters"
-    return " ".join(
-        [*([first["method"]] if by != "method" and first["method"] != "lora" else []), first["targets"], at]
-    )
+    ranks = {cells.rank_text(*one) for one in adapted[["rank", "rank_min", "rank_max"]].to_numpy(float)}
+    targets, spent = adapted["targets"].iloc[0], adapted["low_rank_parameters"].mode().iloc[0]
+    return f"{targets} r={ranks.pop()}" if len(ranks) == 1 else f"{targets} at {spent:,.0f} parameters"
 
 
-def _table(name: str, setting: cells.Setting, by: str, placement: str, judged: cells.Judgement) -> Table:
+def _nowhere(runs: pd.DataFrame, by: str, held: list[str]) -> str:
+    """Why no levels can be compared: there is one, or something else goes with it."""
+    told = f"nowhere does {_words(by)} differ and all else agree; the store holds {reporting.listed(held)}"
+    if len(held) < 2:
+        return f"{told}; sweep {cells.FACTORS[by]}"
+    adapted = runs[runs["targets"] != ""]
+    names = [name for name in (*cells.SHARED, *cells.OF_ADAPTER, "targets") if name in runs and name != by]
+    if by == "method":
+        names = [name for name in names if name not in cells.METHOD_SETTINGS]
+    apart = [
+        name.replace("_", " ")
+        for name in names
+        if not set.intersection(*(set(mine[name].map(str)) for _, mine in adapted.groupby("level")))
+    ]
+    if apart:
+        return f"{told}, which differ in {reporting.listed(apart)} too"
+    return f"{told}, at different numbers of parameters; adapter.rank=null adapter.budget=q@8 gives all the same"
+
+
+def _table(name: str, setting: cells.Setting, by: str, at: str, judged: cells.Judgement) -> Table:
     frame = reporting.cell_frame(setting, judged.estimates, judged.rates)
     by_first = judged.contrasts.set_index("first")
     for column in ("difference", "p_holm", "verdict"):
         frame[f"reference_{column}"] = frame["cell"].map(by_first[column])
-    reference = judged.contrasts["second"].iloc[0]
     columns = [
         Column("cell", _words(by), reporting.text, is_number=False),
         Column("ranks", "rank", reporting.text),
@@ -228,13 +269,13 @@ def _table(name: str, setting: cells.Setting, by: str, placement: str, judged: c
         Column("rate_shown", "lr", reporting.text),
         Column("seeds_shown", "seeds", reporting.text),
         Column("score_shown", figures.short_metric(setting.metric), reporting.text),
-        Column("reference_difference", f"− {reference}", reporting.signed),
+        Column("reference_difference", "− reference", reporting.signed),
         Column("reference_verdict", "it is", reporting.text, is_number=False),
         Column("gap", "train − report", reporting.signed, on_screen=False),
         Column("seconds", "seconds", lambda x: reporting.plain(round(float(x), 1)) if pd.notna(x) else "–"),  # type: ignore[arg-type]
         Column("bytes", "bytes", reporting.count, on_screen=False),
     ]
-    return Table(name, f"{setting.title}, {placement}: report score ± 95 % by {_words(by)}", frame, columns)
+    return Table(name, f"{setting.title}, {at}: report score ± 95 % by {_words(by)}", frame, columns)
 
 
 def _figures(name: str, setting: cells.Setting, judged: cells.Judgement, margin: float) -> dict:

@@ -140,13 +140,14 @@ def paste_line(
             invocation = {}
         sweep = invocation.get("sweep")
         overrides = [str(one) for one in invocation.get("overrides") or overrides]
-    kept = reporting.settled_overrides(overrides)
+    levels = {cells.FACTORS[by]: _level(first, by) for by in pinned.get(str(sweep or ""), ())}
+    kept = [one for one in reporting.settled_overrides(overrides) if one.partition("=")[0] not in levels]
     seeds = sorted({int(seed) for seed in mine["seed"]})
     told = f"range({len(seeds)})" if seeds == list(range(len(seeds))) else ",".join(map(str, seeds))
     words = ["lora-bench", f"+sweeps={sweep}" if sweep else "-m", *kept, f"adapter.targets={first['targets']}"]
     if not any(one.startswith("adapter.budget=") for one in kept) and pd.notna(first["rank"]):
         words += [f"adapter.rank={int(first['rank'])}", "adapter.budget=null"]  # the sweep's file may set a budget
-    words += [f"{cells.FACTORS[by]}={_level(first, by)}" for by in pinned.get(str(sweep), ())]
+    words += [f"{key}={level}" for key, level in levels.items() if level]
     words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
     if store is not None and not is_pack(store):
         words.append(f"store={store}")
@@ -154,15 +155,15 @@ def paste_line(
 
 
 def _level(run: pd.Series, by: str) -> str:
-    """A factor's value as the command line takes it."""
+    """A factor's value as the command line takes it; empty where the run's method has no such setting."""
     value = cells.preset_of(run["method"], run["init"], run["alpha_policy"]) if by == "method" else run[by]
-    return (
-        f"{value:g}"
-        if isinstance(value, (int, float))
-        else f"'{value}'"
-        if set(str(value)) & set(":,[ ")
-        else str(value)
-    )
+    if by == "head_rate" and value == "lr":
+        return "null"
+    if pd.isna(value):
+        return "" if cells.FACTORS[by].startswith("adapter.") else "null"
+    if isinstance(value, str) and by == "layers":
+        return f"'{value}'" if ":" in value else value if value == "all" else f"[{value}]"
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _notes(

@@ -127,11 +127,9 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
         cells_of = list(zip(named["targets"], named["rank"].map(_plain), strict=True))
         ours = {targets for targets, _ in own}
         named = named[[cell in own or cell[0] not in ours for cell in cells_of]]
-    words = {
-        targets: next((one for one in declared["adapter.targets"] if cells.same_targets(one, targets)), targets)
-        for targets in named["targets"].unique()
-    }
-    named = named.assign(targets=named["targets"].map(words))  # as the sweep writes them: attention, not qkvo
+    named = named.assign(
+        targets=[_word_of(targets, declared["adapter.targets"], set(before["targets"])) for targets in named["targets"]]
+    )
     for axis, values in declared.items():
         if values:
             named = named[named[COLUMNS[axis]].map(_plain).isin(values)]
@@ -151,6 +149,17 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
             f"{', '.join(map(str, points))}: one placement at several ranks; keep them in stores of their own"
         )
     return chosen, str(before["run_id"].iloc[0])
+
+
+def _word_of(targets: str, declared: list[str], held: set[str]) -> str:
+    """How the sweep writes the targets: `attention` for `qkvo`; as they are where it has no word for them.
+
+    A word such as `mlp` stands for the targets that the sweep's own runs have (`held`), not for what others call so.
+    """
+    for word in (one for one in declared if targets not in declared):
+        if cells.same_targets(word, targets) and not any(cells.same_targets(word, own) for own in held - {targets}):
+            return word
+    return targets
 
 
 def next_stage(sweep: dict, chosen: list, *, n_rates: int, n_seeds: int, head_only: bool) -> dict[str, Any]:

@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         "--adapters",
         default="",
         metavar="CELLS",
-        help="keep the adapters of these cells at their chosen learning rates, for subspace.py: 'q r=8,qv r=4', or all "
-        "(default: none)",
+        help="keep the adapters of these cells at their chosen learning rates, for subspace.py: 'q r=8,qv r=4', of one "
+        "task and two seeds 'sst2/qv r=64:2', or all (default: none)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a pack that differs")
     argv = sys.argv[1:] if argv is None else argv

@@ -55,13 +55,22 @@ def section(
     *,
     margin: float,
     name: str,
-    reference: str = cells.REFERENCE_TARGETS,
+    reference: str,
 ) -> Section:
-    """The table, the two figures and the sentence for one budget of one setting."""
+    """The table, the two figures and the sentence for one budget of one setting.
+
+    Raises:
+        NothingToShow: when the reference is none of the placements.
+    """
     runs = cells.sort_arms(runs.assign(arm=runs["targets"].where(runs["method"] != cells.FLOOR, cells.FLOOR)))
     cells.refuse_duplicates(setting, runs)
     arms = list(runs["arm"].unique())
-    reference = next((targets for targets in cells.targets_of(reference) if targets in arms), reference)
+    named = next((targets for targets in arms if cells.same_targets(reference, targets)), None)
+    if named is None and reference != cells.REFERENCE_TARGETS:
+        raise cells.NothingToShow(
+            f"--reference: no run of {reference!r} at {budget:,} adapter parameters; there are {', '.join(arms)}"
+        )
+    reference = named or reference
     judged = cells.judge(runs, cells.against_reference(arms, reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     return Section(
@@ -126,9 +135,7 @@ def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str
     """`qv is better than q and k, tied with v within 1 point, unresolved against o (about 12 more seeds)`."""
     tested = table[table["n_pairs"] > 0]
     if tested.empty:
-        return (
-            f"nothing can be said of {reference}: it shares no seed with another placement (--reference names another)"
-        )
+        return f"nothing can be said of {reference}: it shares no seed with another placement"
     words = {
         "better": "better than {}",
         "worse": "worse than {}",

@@ -140,14 +140,12 @@ def settings(
     method: str | None = "lora",
     mix_environments: bool = False,
     free: Collection[str] = (),
-    held: Sequence[str] = (),
 ) -> list[Setting]:
     """Split prepared runs of one LoRA method into settings; runs without targets join every setting they match.
 
     Args:
         method: None takes all LoRA methods together.
         free: columns that may differ within a setting, though a setting otherwise fixes them.
-        held: columns that a setting fixes beside its usual ones; its title does not tell them.
 
     Raises:
         NothingToShow: when the filters leave nothing, naming what the store holds instead.
@@ -163,10 +161,9 @@ def settings(
     floor = runs[~runs["method"].isin(LORA_METHODS)]
     free = {*free, "environment"} if mix_environments else free
     shared = [name for name in SHARED if name in runs and name not in free]
-    keys = [*shared, *(name for name in OF_ADAPTER if name in runs and name not in free), *held]
+    keys = [*shared, *(name for name in OF_ADAPTER if name in runs and name not in free)]
     joins = [*shared, *(["head_rate"] if "head_rate" in keys else [])]
-    untold = ("model", "task", "metric", *held)
-    shown = [name for name in keys if not name.endswith("fingerprint") and name not in untold]
+    shown = [name for name in keys if not name.endswith("fingerprint") and name not in ("model", "task", "metric")]
     found: list[Setting] = []
     groups = list(adapted.groupby(keys, dropna=False, sort=True))
     for values, group in groups:
@@ -203,17 +200,13 @@ def differing(groups: list[pd.DataFrame], names: Iterable[str]) -> list[str]:
 
 
 def varied_factors(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """Sweep -> the factors that its LoRA runs vary beside targets, rank, rate and seed; a method's own settings are
-    told as the method."""
+    """Sweep (empty for a grid of the command line) -> the factors that its runs vary, the method among them."""
     found = {}
-    lora = runs[runs["method"].isin(LORA_METHODS)] if "sweep" in runs else runs.iloc[:0]
-    for sweep, mine in lora.groupby("sweep"):
+    for sweep, mine in runs[runs["method"] != FLOOR].groupby(runs["sweep"].fillna("")):
+        lora = mine[mine["method"].isin(LORA_METHODS)]
         presets = {preset_of(*one) for one in mine[["method", "init", "alpha_policy"]].drop_duplicates().to_numpy()}
-        varied = [by for by in FACTORS if by != "method" and by in mine and mine[by].nunique(dropna=False) > 1]
-        if len(presets) > 1:
-            varied = ["method", *(by for by in varied if by not in METHOD_SETTINGS)]
-        if varied:
-            found[str(sweep)] = varied
+        varied = [by for by in FACTORS if by != "method" and by in lora and lora[by].nunique(dropna=False) > 1]
+        found[str(sweep)] = ["method"] * (len(presets) > 1) + varied
     return found
 
 
@@ -276,13 +269,13 @@ def at_budgets(
     return [(count, pd.concat([meeting[count], floor]) if len(floor) else meeting[count]) for count in chosen]
 
 
-def budget_of(runs: pd.DataFrame, *, tolerance: float = 0.02) -> pd.Series:
-    """The adapter parameters that each run counts as having, nan where they are not known.
+def budget_of(runs: pd.DataFrame, *, column: str = "adapter_parameters", tolerance: float = 0.02) -> pd.Series:
+    """The parameters that each run counts as having, nan where they are not known.
 
     Counts within `tolerance` of each other are one budget, named by the commonest, since MLP and grouped-query matrices
     divide unevenly.
     """
-    n_runs = runs["adapter_parameters"].dropna().value_counts().sort_index()
+    n_runs = runs[column].dropna().value_counts().sort_index()
     named: dict[float, float] = {}
     cluster: list[float] = []
     for count in [*n_runs.index, math.inf]:
@@ -290,7 +283,7 @@ def budget_of(runs: pd.DataFrame, *, tolerance: float = 0.02) -> pd.Series:
             named |= dict.fromkeys(cluster, max(cluster, key=n_runs.__getitem__))
             cluster = []
         cluster.append(count)
-    return runs["adapter_parameters"].map(named)
+    return runs[column].map(named)
 
 
 # ---------------------------------------------------------------- arms
@@ -298,7 +291,7 @@ def budget_of(runs: pd.DataFrame, *, tolerance: float = 0.02) -> pd.Series:
 
 def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with arms named by placement and rank, `qv r=4`; methods without targets by their own name. Sorted."""
-    ranks = [_rank_text(*one) for one in zip(runs["rank"], runs["rank_min"], runs["rank_max"], strict=True)]
+    ranks = [rank_text(*one) for one in zip(runs["rank"], runs["rank_min"], runs["rank_max"], strict=True)]
     arms = [
         f"{targets} r={rank}" if targets else method
         for targets, rank, method in zip(runs["targets"], ranks, runs["method"], strict=True)
@@ -342,7 +335,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
         rows[arm] = {
             "method": first["method"],
             "targets": first["targets"],
-            "ranks": _rank_text(first["rank"], first["rank_min"], first["rank_max"]),
+            "ranks": rank_text(first["rank"], first["rank_min"], first["rank_max"]),
             "adapter_parameters": spent.get(arm, math.nan),
             "lr": rate_of[arm],
             "n_seeds": len(scored),
@@ -424,13 +417,12 @@ def judge(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float
 def against_reference(arms: Iterable[str], reference: str = REFERENCE_TARGETS) -> list[tuple[str, str]]:
     """The contrasts that a sweep of placements declares: the reference against each other one.
 
-    The paper's placements belong to the family, run or not, but where the sweep asks something else: placements that
-    the paper has not, such as the MLP, and fewer than half of those that it has.
+    The paper's placements belong to the family, run or not, unless the sweep asks something else: it has none of them
+    but qv and all four, which are what the MLP is held against.
     """
     arms = [arm for arm in dict.fromkeys(arms) if arm != FLOOR]
-    of_paper = [arm for arm in arms if arm in PLACEMENTS]
-    asks_else = len(of_paper) < len(arms) and 2 * len(of_paper) < len(PLACEMENTS)
-    declared = arms if asks_else else dict.fromkeys((*PLACEMENTS, *arms))
+    asks_as_paper = set(arms) & set(PLACEMENTS) - {REFERENCE_TARGETS, *GROUPS["attention"]}
+    declared = dict.fromkeys((*PLACEMENTS, *arms)) if asks_as_paper else arms
     return [(reference, arm) for arm in declared if arm != reference]
 
 
@@ -613,7 +605,8 @@ def _roles(targets: str) -> frozenset[str]:
     return frozenset(role for part in parts for role in (part if set(part) <= set("qkvo") else [part]))
 
 
-def _rank_text(rank: float, lowest: float, highest: float) -> str:
+def rank_text(rank: float, lowest: float, highest: float) -> str:
+    """A run's rank in words: `4`, or `2-3` where it goes by matrix."""
     if pd.notna(rank):
         return f"{int(rank)}"
     if pd.notna(lowest):

@@ -419,7 +419,7 @@ def amplifications(table: pd.DataFrame) -> Figure:
     """The amplification factor by layer, one panel per matrix, one line per rank, with 95 % intervals over seeds.
 
     Args:
-        table: role, layer, rank, mean, low, high.
+        table: role, layer, rank, mean, low, high, amplification_random (dashed: what random directions give).
     """
     roles = list(dict.fromkeys(table["role"]))
     n_columns = min(len(roles), 4)
@@ -442,6 +442,9 @@ def amplifications(table: pd.DataFrame) -> Figure:
                     label=f"r={rank}",
                 )
                 axis.vlines(mine["layer"], mine["low"], mine["high"], color=shades[i], lw=0.8)
+                axis.plot(
+                    mine["layer"], mine["amplification_random"], color=shades[i], lw=0.8, ls=(0, (3, 2)), zorder=1
+                )
         axis.set_title(role if len(ranks) > 1 else f"{role}  r={ranks[0]}", loc="left", color=INK)
         axis.set_yscale("log")
         finite = table["mean"][np.isfinite(table["mean"]) & (table["mean"] > 0)]
@@ -459,7 +462,7 @@ def amplifications(table: pd.DataFrame) -> Figure:
         handles, labels = axes.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
     figure.supxlabel("layer", fontsize=7)
-    figure.supylabel("amplification ‖ΔW‖ / ‖UᵀWV‖", fontsize=7)
+    figure.supylabel("‖ΔW‖ / ‖UᵀWV‖ (dashed: random U, V)", fontsize=7)
     return figure
 
 

@@ -53,6 +53,7 @@ from lora_bench.store import (
 FORMAT = 1
 LARGEST_BYTES = 20_000_000  # what a repository carries without regret
 ADAPTERS = "adapters"
+CELL = re.compile(r"(?:([^/]*)/)?(.*?)(?::(\d+))?", flags=re.DOTALL)  # a task, a cell, a number of seeds
 # No name here leaves the folder, and none is of a kind that runs code when it is read.
 _NAME = re.compile(
     r"records\.jsonl\.gz|predictions\.parquet"
@@ -94,7 +95,8 @@ def write_pack(
 
     Args:
         task: only the runs of this task.
-        adapters: cells such as `qv r=4`, whose LoRA adapters at their chosen rate are kept, or `all`; empty for none.
+        adapters: cells whose LoRA adapters at their chosen rate are kept: `qv r=4`, of one task `sst2/qv r=4`, of its
+            first two seeds `qv r=4:2`; or `all`; empty for none.
         command: what the manifest says of how it was made.
         overwrite: replace a pack that differs; files that belong to no pack stay.
 
@@ -242,11 +244,16 @@ def _rounded(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _of_cells(best: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The LoRA runs of these cells. What other methods trained may be a whole backbone: it never fits."""
     lora = best[best["targets"] != ""]
-    absent = sorted(set(names) - {"all", *lora["arm"]})
-    if absent:
-        held = ", ".join(dict.fromkeys(lora["arm"]))
-        raise cells.NothingToShow(f"--adapters: no cell {', '.join(absent)} at its chosen rate; there are {held}")
-    return lora if "all" in names else lora[lora["arm"].isin(list(names))]
+    kept = [lora.iloc[:0]]
+    for name in names:
+        task, cell, n_seeds = CELL.fullmatch(name).groups()  # type: ignore[union-attr]  # it matches any text
+        mine = lora[((lora["arm"] == cell) | (name == "all")) & ((lora["task"] == task) | (task is None))]
+        if mine.empty:
+            held = ", ".join(dict.fromkeys(lora["arm"]))
+            raise cells.NothingToShow(f"--adapters: no cell {name} at its chosen rate; there are {held}")
+        seeds = sorted(mine["seed"].unique())
+        kept.append(mine[mine["seed"].isin(seeds[: int(n_seeds)] if n_seeds else seeds)])
+    return pd.concat(kept).drop_duplicates("run_id")
 
 
 def _copy_adapter(store: Store, run_id: str, folder: Path) -> bool:

@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 RECORD = "record.json"
 PREDICTIONS = "predictions.parquet"
 ADAPTER = "adapter"
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 # What a results pack holds in place of run folders; see `lora_bench.results`.
 MANIFEST = "manifest.json"
 RECORDS = "records.jsonl.gz"
@@ -91,6 +91,7 @@ COLUMNS = {
     "seed": NUMBER,
     "protocol": NUMBER,
     "adapter_parameters": NUMBER,
+    "low_rank_parameters": NUMBER,
     "head_parameters": NUMBER,
     "total_parameters": NUMBER,
     "metric": TEXT,
@@ -610,6 +611,7 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "seed": config.get("seed"),
         "protocol": config.get("protocol"),
         **{f"{part}_parameters": parameters.get(part) for part in ("adapter", "head", "total")},
+        "low_rank_parameters": sum(one["rank"] * (one["d_in"] + one["d_out"]) for one in record["manifest"]),
         "metric": metric,
         **{split: (scores.get(split) or {}).get(metric) for split in ("select", "report", "train")},
         **{name: value for name, value in record["cost"].items() if name in COLUMNS},

@@ -512,12 +512,13 @@ def _failures(plan: Plan, frame: Any) -> Iterator[str]:
 
 def analysis_command(plan: Plan, store: Store) -> str:
     """The script that shows what this sweep found: by its axes, the placement first, then the rank, then any other."""
-    factor = next((by for by, key in cells.FACTORS.items() if key in plan.axes), None)
+    methods = {one.run.config.adapter.method for one in plan.runs.values()} - {cells.FLOOR}
+    varied = [by for by, key in cells.FACTORS.items() if key in plan.axes and (by != "method" or len(methods) > 1)]
     option = ""
     if any(key.endswith(".rank") for key in plan.axes):
         script = "rank"
-    elif factor and "adapter.targets" not in plan.axes:
-        script, option = "factor", f" --by {factor}"
+    elif varied and "adapter.targets" not in plan.axes:
+        script, option = "factor", f" --by {varied[0]}"
     else:
         script = "weight_types"
     root = resource_root()

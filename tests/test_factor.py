@@ -12,6 +12,7 @@ from lora_bench import cells, figures, sweep
 from lora_bench.store import Store
 from test_analysis import frame_of, run, script
 
+LATER = ("first:3", "last:3")
 METHODS = {
     "lora": {},
     "pissa": {"adapter": {"init": "pissa"}},
@@ -37,10 +38,10 @@ def test_layers_are_contrasted_with_all_of_them(tmp_path, capsys, quick):
     assert run("factor", store, tmp_path / "out", "--by", "layers") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "first:3 (−5.0) is worse than all" in text and "last:3" in text
-    table = pd.read_csv(tmp_path / "out" / "tables" / "factor_layers_minilm_cola_qv-r-4.csv").set_index("cell")
+    table = pd.read_csv(tmp_path / "out" / "tables" / "factor_layers_minilm_cola.csv").set_index("cell")
     assert list(table.index) == ["all", "first:3", "last:3"] and set(table["lr"]) == {3e-3}
     frame = Store(store).frame().query("lr == 3e-3").pivot_table(index="seed", columns="layers", values="report")
-    contrasts = pd.read_csv(tmp_path / "out" / "tables" / "factor_layers_minilm_cola_qv-r-4_contrasts.csv")
+    contrasts = pd.read_csv(tmp_path / "out" / "tables" / "factor_layers_minilm_cola_contrasts.csv")
     for one in contrasts.to_dict("records"):
         difference = (frame[one["first"]] - frame["all"]).to_numpy()
         assert one["difference"] == pytest.approx(difference.mean())
@@ -55,20 +56,19 @@ def test_the_reference_can_be_named(tmp_path, capsys, quick):
     assert "--reference: layers is never 'last:9'; it is all, first:3 and last:3" in capsys.readouterr().err
 
 
-def test_levels_are_compared_within_one_placement_and_budget_only():
+def test_levels_are_compared_within_a_placement_and_budget_in_one_family():
     records = [
         *depth_records(n_seeds=3),
         *depth_records(targets="q", n_seeds=3),
         *(fake_record(targets="v", seed=seed, adapter={"layers": "all"}) for seed in range(3)),
         *(fake_record(targets="v", rank=9, seed=seed, adapter={"layers": "first:3"}) for seed in range(3)),
     ]
-    made = script("factor")["sections"](frame_of(records), options(by="layers"))
-    assert sorted(section.title for section in made) == [
-        "Layers: minilm · cola · q r=4",
-        "Layers: minilm · cola · qv r=4",
-    ]
-    for section in made:
-        assert section.facts["runs"]["targets"].nunique() == 1
+    (section,) = script("factor")["sections"](frame_of(records), options(by="layers"))
+    contrasts = section.facts["contrasts"]
+    pairs = [(f"{at} {level}", f"{at} all") for at in ("q r=4", "qv r=4") for level in LATER]
+    assert sorted(map(tuple, contrasts[["first", "second"]].to_numpy())) == sorted(pairs)
+    assert section.facts["runs"].groupby("arm")[["targets", "layers"]].nunique().max().max() == 1
+    assert contrasts["p_holm"].min() == pytest.approx(4 * contrasts["p"].min())  # one family over the placements
 
 
 def test_methods_are_told_apart_by_all_that_makes_them():
@@ -86,6 +86,56 @@ def test_methods_are_told_apart_by_all_that_makes_them():
     assert (section.facts["estimates"]["n_seeds"] == 3).all()
     assert set(section.facts["contrasts"]["second"]) == {"lora"}
     assert "head_only" not in set(section.facts["contrasts"]["first"])
+
+
+def test_budgets_are_never_mixed_whatever_the_ranks_are_called():
+    """By-matrix ranks read alike at two budgets; DoRA counts its magnitudes, and a failed run none."""
+    uneven = [{"role": role, "layer": 0, "module": role, "d_in": 384, "d_out": 384, "rank": rank} for role in "qv"
+              for rank in (2, 3)]  # fmt: skip
+    records = [
+        {**fake_record(seed=seed, adapter={"init": init}), "manifest": uneven * (1 if seed < 3 else 2)}
+        for init in ("gaussian", "pissa")
+        for seed in range(6)
+        if init == "gaussian" or seed > 2
+    ]
+    (section,) = script("factor")["sections"](frame_of(records), options(by="method"))
+    assert section.facts["estimates"]["n_seeds"].tolist() == [3, 3]
+    dora = [
+        {**fake_record(method="dora", seed=seed, rank=rank, adapter={"layers": layers}),
+         "parameters": {"adapter": spent, "head": 1, "total": spent},
+         "manifest": fake_record(targets="q", rank=rank)["manifest"][:n]}
+        for layers, rank, n, spent in (("all", 4, 6, 41_472), ("first:3", 8, 3, 39_168))
+        for seed in range(3)
+    ]  # fmt: skip
+    (section,) = script("factor")["sections"](frame_of(dora), options(by="layers"))
+    assert section.facts["estimates"].index.tolist() == ["all", "first:3"] and "dora" in section.title
+
+
+def test_levels_at_other_budgets_only_are_told_so(tmp_path, capsys):
+    records = [
+        {**one, "manifest": one["manifest"][: 6 if layers == "all" else 3]}
+        for layers in ("all", "first:3")
+        for one in (fake_record(seed=seed, adapter={"layers": layers}) for seed in range(3))
+    ]
+    store = write_store(tmp_path / "store", records)
+    assert run("factor", store, tmp_path / "out", "--by", "layers") == 2
+    assert "at different numbers of parameters; adapter.rank=null adapter.budget=q@8" in capsys.readouterr().err
+    mixed = [fake_record(seed=0), fake_record(seed=1, adapter={"layers": "first:3"}, train={"epochs": 9.0})]
+    with pytest.raises(cells.NothingToShow, match="first:3, which differ in epochs too"):
+        script("factor")["sections"](frame_of(mixed), options(by="layers"))
+
+
+def test_full_fine_tuning_joins_one_placement_and_not_several():
+    lora = [fake_record(seed=seed, targets=targets) for targets in ("q", "qv") for seed in range(3)]
+    full = [fake_record(method="full", seed=seed) for seed in range(3)]
+    (section,) = script("factor")["sections"](frame_of(lora[3:] + full), options(by="method"))
+    assert section.facts["contrasts"][["first", "second"]].to_numpy().tolist() == [["full", "lora"]]
+    with pytest.raises(cells.NothingToShow):
+        script("factor")["sections"](frame_of(lora + full), options(by="method"))
+    dora = [fake_record(method="dora", seed=seed, targets="q") for seed in range(3)]
+    (section,) = script("factor")["sections"](frame_of(lora + full + dora), options(by="method"))
+    assert section.facts["contrasts"][["first", "second"]].to_numpy().tolist() == [["dora", "lora"]]
+    assert "full has no placement" in " ".join(section.notes)
 
 
 def test_a_factor_with_one_level_says_what_to_sweep(tmp_path, capsys):
@@ -118,7 +168,9 @@ def test_the_page_tells_each_factor_that_the_store_varies():
     ],
 )
 def test_a_sweep_ends_by_naming_the_script_for_its_axes(axes, script, option, tmp_path):
-    told = sweep.analysis_command(Namespace(axes=axes), Store(tmp_path / "store"))
+    adapters = [Namespace(method=method) for method in ("lora", "dora" if "adapter" in axes else "head_only")]
+    runs = {one.method: Namespace(run=Namespace(config=Namespace(adapter=one))) for one in adapters}
+    told = sweep.analysis_command(Namespace(axes=axes, runs=runs), Store(tmp_path / "store"))
     assert f"analysis/{script}.py{option} --store" in told.replace(".analysis.", "/")
 
 
@@ -146,6 +198,7 @@ def test_counts_within_two_percent_are_one_budget():
         (["qv", "q"], ["q", "k", "v", "o", "qk", "qkvo"]),
         (["qv", "qkvo", "up+down", "head_only"], ["qkvo", "up+down"]),
         (["q", "k", "v", "qv", "up+down"], ["q", "k", "v", "o", "qk", "qkvo", "up+down"]),
+        (["qv", "q", "up+down"], ["q", "k", "v", "o", "qk", "qkvo", "up+down"]),
     ],
 )
 def test_the_paper_s_family_is_declared_where_its_question_is_asked(arms, others):
@@ -164,6 +217,8 @@ def test_another_reference_holds_the_placements_against_it(tmp_path, capsys, qui
     table = pd.read_csv(tmp_path / "out" / "tables" / "weight_types_minilm_cola_contrasts.csv")
     assert table[["first", "second"]].values.tolist() == [["qkvo", "qv"], ["qkvo", "vo"]]
     assert "qkvo is better" not in capsys.readouterr().out
+    assert run("weight_types", store, tmp_path / "out", "--reference", "ko") == 2
+    assert "--reference: no run of 'ko' at 36,864 adapter parameters; there are qv, qkvo, vo" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -178,6 +233,22 @@ def test_another_reference_holds_the_placements_against_it(tmp_path, capsys, qui
                 for lr in (1e-3, 3e-3, 1e-2)
             ],
             "adapter=pissa",
+        ),
+        (
+            [
+                fake_record(lr=lr, seed=seed, report=lr, adapter={"layers": [0, 2]} if seed > 2 else {})
+                for seed in range(6)
+                for lr in (1e-3, 3e-3, 1e-2)
+            ],
+            "'adapter.layers=[0,2]'",
+        ),
+        (
+            [
+                fake_record(lr=lr, seed=seed, report=lr, adapter={"init": "kaiming"} if seed > 2 else {})
+                for seed in range(6)
+                for lr in (1e-3, 3e-3, 1e-2)
+            ],
+            "adapter.init=kaiming",
         ),
     ],
 )

@@ -86,6 +86,7 @@ def profile_rows() -> pd.DataFrame:
 def amplification_rows() -> pd.DataFrame:
     rows = [
         {"role": role, "layer": layer, "rank": rank, "mean": 10 / rank, "low": 9 / rank, "high": 11 / rank}
+        | {"amplification_random": 12 / rank}
         for role in "qv"
         for layer in range(6)
         for rank in (1, 8)

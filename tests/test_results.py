@@ -434,6 +434,11 @@ def test_adapters_are_kept_as_asked(adapted, tmp_path, capsys):
     assert set(store.frame().set_index("run_id").loc[held, "rank"]) == {4}
     assert len(held) == store.bytes_by_part()["adapter"][0] == 2
     assert "adapters: 2 runs" in capsys.readouterr().out
+    for name, kept in (("cola/q r=4:1", 1), ("q r=4:9", 2), ("q r=2:1,q r=2", 2)):
+        again = packed(adapted, tmp_path / name.replace("/", " "), adapters=name.split(","))
+        assert json.loads((again / "manifest.json").read_text())["runs_with_adapter"] == kept
+    with pytest.raises(NothingToShow, match="no cell rte/q r=4"):
+        packed(adapted, tmp_path / "other", adapters=["rte/q r=4"])
     with pytest.raises(NothingToShow, match="--adapters: no cell q r=8 at its chosen rate; there are q r=2, q r=4"):
         packed(adapted, tmp_path / "other", adapters=["q r=8"])
 
