@@ -89,7 +89,8 @@ def read_norms(runs: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, int]:
             row = {key: one[key] for key in ("role", "layer", "rank", *NORMS)}
             row |= {"targets": run.targets, "seed": run.seed, "scale": one.get("scale"), "lr": run.lr}
             for factor, norm in FACTORS.items():
-                row[factor] = math.log(subspace.amplification(one["update"], one[norm]))
+                times = subspace.amplification(one["update"], one[norm])
+                row[factor] = math.log(times) if times > 0 else -math.inf
             rows.append(row)
     return pd.DataFrame(rows), lacking
 
@@ -98,7 +99,9 @@ def sentence(setting: cells.Setting, summary: pd.DataFrame) -> str:
     """What was found here, in one sentence."""
     low, high = summary["amplification"].min(), summary["amplification"].max()
     held = summary["over_random"]
-    paper = reporting.listed([f"{one:.2g}" for one in published.TABLE_7.eval("weight_in_update / weight_in_random")])
+    paper = reporting.listed(
+        [f"{one:.2g}" for one in published.TABLE_7["weight_in_update"] / published.TABLE_7["weight_in_random"]]
+    )
     return (
         f"On {setting.title} the update is {low:.2g} to {high:.2g} times as large as the weight in the update's own "
         f"directions (geometric means by placement, rank and role); those directions hold {held.min():.2g} to "

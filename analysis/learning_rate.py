@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from lora_bench import cells, figures, reporting, tuning
+from lora_bench import cells, figures, reporting, stats, tuning
 from lora_bench.reporting import Column, Section, Table
 from lora_bench.store import Store, StoreError, is_pack
 
@@ -58,9 +58,9 @@ def section(setting: cells.Setting, *, name: str, store=None, pinned: Mapping[st
         tables=[table],
         figures={name: figures.learning_rates(curves, metric=setting.metric, split="select")} if len(curves) else {},
         captions={
-            name: "Score on select against the learning rate: means over seeds with 95 % t intervals. The ringed rate "
-            "is the one at which the cell's report score is shown everywhere else; rates with fewer seeds (hollow) "
-            "do not compete."
+            name: "Score on select against the learning rate: means over seeds with 95 % t intervals, or, below three "
+            "seeds, the seeds as dashes. The ringed rate is the one at which the cell's report score is shown "
+            "everywhere else; rates with fewer seeds (hollow) do not compete. Numbers at the foot: means below the axis."
         },
         notes=_notes(setting, runs, rates, store, pinned) + _shared_notes(own, at_shared, shared),
         facts={
@@ -212,10 +212,12 @@ def _shared_difference(own: pd.DataFrame, at_shared: pd.DataFrame) -> pd.Series:
 
 def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     scored = runs[runs["scored"]]
-    curves = scored.groupby(["arm", "lr"], sort=False)["select"].agg(["mean", "std", "count"]).reset_index()
+    by_cell = scored.groupby(["arm", "lr"], sort=False)["select"]
+    curves = by_cell.agg(["mean", "std", "count"]).assign(scores=by_cell.agg(list)).reset_index()
     half = special.stdtrit(curves["count"] - 1, 0.975) * curves["std"] / np.sqrt(curves["count"])
     points = scored.drop_duplicates("arm").set_index("arm")
     most = curves.groupby("arm")["count"].transform("max")
+    half = half.where(curves["count"] >= stats.MIN_PAIRS)  # of two seeds it would be wider than the page
     return curves.assign(
         low=curves["mean"] - half,
         high=curves["mean"] + half,

@@ -212,7 +212,7 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
         )
     axis.set_yticks(range(n), list(table["label"]))
     axis.set_ylim(n - 0.4, -0.6)
-    axis.set_xlabel(f"paired difference (points); band: ±{100 * margin:g}")
+    axis.set_xlabel(f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}")
     _tidy(axis)
     return figure
 
@@ -284,7 +284,7 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
 
     Args:
         curves: targets, rank (text), lr, mean, low, high, is_chosen, is_full (has as many seeds as the chosen rate;
-            hollow where not); one row per cell.
+            hollow where not), scores (a list, of the seeds; drawn where there is no interval); one row per cell.
     """
     panels = list(dict.fromkeys(curves["targets"]))
     n_columns = min(len(panels), 4)
@@ -296,6 +296,9 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
     shades = sns.color_palette("viridis", max(len(ranks), 2) + 1)[: len(ranks)] if len(ranks) > 1 else [BLUE]
     markers = "osD^vPX*"
     several = curves.groupby("targets")["rank"].nunique().max() > 1
+    lowest, top = 100 * curves["mean"].min(), 100 * curves["mean"].max()
+    chosen = 100 * curves.loc[curves["is_chosen"], "mean"].min()
+    bottom = max(lowest, chosen - max(top - chosen, 3.0))  # a rate that learned nothing would flatten all others
     for axis, targets in zip(axes.flat, panels, strict=False):
         mine = curves[curves["targets"] == targets]
         for rank, of_rank in mine.groupby("rank", sort=False):
@@ -307,18 +310,27 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
                 fill = colour if is_full else "white"
                 axis.plot(points["lr"], 100 * points["mean"], marker, color=colour, mfc=fill, ms=2.8, mew=0.8)
             axis.vlines(of_rank["lr"], 100 * of_rank["low"], 100 * of_rank["high"], color=colour, lw=0.8, alpha=0.7)
+            few = of_rank[of_rank["low"].isna()]
+            for rate, scores in zip(few["lr"], few["scores"], strict=True):
+                axis.plot([rate] * len(scores), 100 * np.array(scores), "_", color=colour, ms=3, mew=0.7)
+            sunk = of_rank[100 * of_rank["mean"] < bottom]
+            for rate, mean in zip(sunk["lr"], sunk["mean"], strict=True):
+                axis.annotate(f"{100 * mean:.0f}", (rate, bottom), (0, 1), textcoords="offset points", ha="center",
+                              fontsize=5, color=colour)  # fmt: skip
             best = of_rank[of_rank["is_chosen"]]
-            axis.plot(best["lr"], 100 * best["mean"], marker="o", ms=7, mfc="none", mec=INK, mew=0.8, ls="")
+            ring = _darker(colour) if several else INK
+            axis.plot(best["lr"], 100 * best["mean"], marker="o", ms=7, mfc="none", mec=ring, mew=0.8, ls="")
         label = targets if several or not targets else f"{targets}  r={mine['rank'].iloc[0]}"
         axis.set_title(label, loc="left", color=INK)
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(10, subs=(1, 3)))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
         axis.xaxis.set_minor_locator(NullLocator())
         axis.grid(axis="x", visible=False)
         axis.tick_params(axis="both", bottom=True)
         sns.despine(ax=axis)
-    low, high = 100 * curves["mean"].min(), 100 * curves["mean"].max()
-    spare = 0.08 * (high - low) + 0.5  # the interval of two seeds may be wider than the page
-    axes.flat[0].set_ylim(low - spare, high + spare)
+    spare = 0.08 * (top - bottom) + 0.5
+    axes.flat[0].set_ylim(bottom - (0.1 if bottom > lowest else spare), top + spare)
     _hide_spare(axes, len(panels))
     if several:
         handles = [
@@ -327,7 +339,8 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside upper right", ncols=len(ranks), frameon=False)
     few = "" if curves["is_full"].all() else "; hollow: fewer seeds"
-    figure.supxlabel(f"learning rate (ring: chosen on select{few})", fontsize=7)
+    sunk = "; numbers: below the axis" if bottom > lowest else ""
+    figure.supxlabel(f"learning rate (ring: chosen on select{few}{sunk})", fontsize=7)
     figure.supylabel(f"{metric_label(metric)}, {split}", fontsize=7)
     return figure
 
@@ -458,11 +471,11 @@ def amplifications(table: pd.DataFrame) -> Figure:
         axis.tick_params(axis="both", bottom=True)
         sns.despine(ax=axis)
     _hide_spare(axes, len(roles))
-    if len(ranks) > 1:
-        handles, labels = axes.flat[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
+    handles, labels = axes.flat[0].get_legend_handles_labels() if len(ranks) > 1 else ([], [])
+    handles.append(matplotlib.lines.Line2D([], [], color=FAINT, lw=0.8, ls=(0, (3, 2))))
+    figure.legend(handles, [*labels, "random U, V"], loc="outside upper right", ncols=len(handles), frameon=False)
     figure.supxlabel("layer", fontsize=7)
-    figure.supylabel("‖ΔW‖ / ‖UᵀWV‖ (dashed: random U, V)", fontsize=7)
+    figure.supylabel("‖ΔW‖ / ‖UᵀWV‖", fontsize=7)
     return figure
 
 
@@ -477,24 +490,20 @@ def pareto(points: pd.DataFrame, costs: list[tuple[str, str]], *, metric: str) -
     figure = Figure(figsize=(PAGE, 2.5), layout="constrained")
     axes = figure.subplots(1, len(costs), sharey=True, squeeze=False)[0]
     names = list(dict.fromkeys(points["targets"]))
+    fronts: list[pd.DataFrame] = []
+    beside = points.assign(**{column: _side_by_side(points[column]) for column, _ in costs})
     for axis, (column, label) in zip(axes, costs, strict=True):
         for i, targets in enumerate(names):
-            mine = points[points["targets"] == targets]
+            mine = beside[beside["targets"] == targets]
             colour, marker = series(targets, i) if targets != "head only" else (FAINT, "s")
             x = mine[column].to_numpy(float)
             axis.vlines(x, 100 * mine["low"], 100 * mine["high"], color=colour, lw=0.8, alpha=0.6)
             axis.plot(x, 100 * mine["mean"], marker=marker, ms=3.6, color=colour, ls="", label=targets)
-        front = points[points[f"front_{column}"]].sort_values(column)
+        front = beside[beside[f"front_{column}"]].sort_values(column)
+        fronts.append(front)
         axis.step(front[column], 100 * front["mean"], where="post", color=INK, lw=0.7, zorder=1)
-        halo = [matplotlib.patheffects.withStroke(linewidth=1.6, foreground="white")]
-        for place, (_, one) in enumerate(front.iterrows()):
-            last = place > 0 and place == len(front) - 1
-            shift, side = ((0, 6), "center") if last else ((-3, 5), "right") if place else ((-1, 8), "center")
-            axis.annotate(one["label"], (one[column], 100 * one["mean"]), shift, textcoords="offset points", ha=side,
-                          fontsize=5.5, path_effects=halo, zorder=5)  # fmt: skip
         axis.set_xlabel(label)
-        spread = points[column].max() / points[column].min()
-        if spread > 8:
+        if _is_wide(points[column]):
             axis.set_xscale("log")
         axis.margins(x=0.18, y=0.08)
         axis.tick_params(axis="both", bottom=True)
@@ -512,6 +521,9 @@ def pareto(points: pd.DataFrame, costs: list[tuple[str, str]], *, metric: str) -
         columnspacing=0.9,
         handletextpad=0.2,
     )
+    figure.draw_without_rendering()  # now the panels have their places
+    for axis, front, (column, _) in zip(axes, fronts, costs, strict=True):
+        _name_front(axis, front, column)
     return figure
 
 
@@ -762,6 +774,35 @@ def _interval(
             ls="",
             zorder=4,
         )
+
+
+def _side_by_side(costs: pd.Series) -> pd.Series:
+    """Equal costs moved apart a little, so that their marks can be seen."""
+    place = costs.groupby(costs).cumcount() - (costs.groupby(costs).transform("size") - 1) / 2
+    return costs * 1.04**place if _is_wide(costs) else costs + 0.008 * place * (costs.max() - costs.min())
+
+
+def _is_wide(costs: pd.Series) -> bool:
+    """Whether costs need a logarithmic axis."""
+    return bool(costs.max() / costs.min() > 8)
+
+
+def _name_front(axis: Axes, front: pd.DataFrame, column: str) -> None:
+    """Names up and left of the cells on a front, where no cell can be; pushed up where two would touch."""
+    height = 6.5  # points: a line of text
+    leader = {"arrowstyle": "-", "lw": 0.4, "color": FAINT, "shrinkA": 0, "shrinkB": 2}
+    scale = 72 / axis.figure.dpi
+    last = -math.inf
+    for _, one in front.sort_values("mean").iterrows():
+        point = (one[column], 100 * one["mean"])
+        y = axis.transData.transform(point)[1] * scale
+        shift = max(3.0, last + height - y)
+        last = y + shift
+        far = shift > height
+        axis.annotate(one["label"], point, (-7 if far else -3, shift), textcoords="offset points", ha="right",
+                      fontsize=5.5, zorder=5, annotation_clip=False,
+                      arrowprops=leader if far else None,
+                      path_effects=[matplotlib.patheffects.withStroke(linewidth=1.6, foreground="white")])  # fmt: skip
 
 
 def _by_dataset(published: pd.DataFrame | None) -> dict[str, pd.DataFrame]:

@@ -322,7 +322,7 @@ def labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
     pairs = zip(contrasts["seeds_needed"], contrasts["verdict"], strict=True)
     return contrasts.assign(
         label=contrasts["first"] + " − " + contrasts["second"],
-        extra=[f", needs {int(n)}" if verdict == "unresolved" and not pd.isna(n) else "" for n, verdict in pairs],
+        extra=[f", needs {int(n)} seeds" if verdict == "unresolved" and not pd.isna(n) else "" for n, verdict in pairs],
     )
 
 

@@ -58,6 +58,7 @@ def rate_rows() -> pd.DataFrame:
             "mean": 0.5,
             "low": 0.4,
             "high": 0.6,
+            "scores": [0.4, 0.6],
             "is_chosen": lr == 1e-3,
             "is_full": lr != 3e-3,
         }
