@@ -60,7 +60,7 @@ def section(setting: cells.Setting, *, name: str, store=None, pinned: Mapping[st
         captions={
             name: "Score on select against the learning rate: means over seeds with 95 % t intervals, or, below three "
             "seeds, the seeds as dashes. The ringed rate is the one at which the cell's report score is shown "
-            "everywhere else; rates with fewer seeds (hollow) do not compete. Numbers at the foot: means below the axis."
+            "everywhere else; rates with fewer seeds (hollow) do not compete. Numbers: means below the axis."
         },
         notes=_notes(setting, runs, rates, store, pinned) + _shared_notes(own, at_shared, shared),
         facts={
