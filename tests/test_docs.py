@@ -21,25 +21,48 @@ from lora_bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OWN = r"\+sweeps=halves|\bmy_"  # the reader's own sweeps, which have tests of their own
 OWN_KEYS = ("show", "pack")  # of the command, not of a run
 
 
+def shell_blocks(page: Path) -> list[str]:
+    return re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
 def commands() -> list[str]:
-    """Every command of a shell block, and every one in backticks, without comments, placeholders and the reader's own
-    sweep, which has a test of its own."""
+    """Every command of a shell block, and every one in backticks, without comments and placeholders."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        blocks = re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL)
-        lines = [line for block in blocks for line in block.splitlines()]
-        lines += re.findall(r"`((?:lora-bench|python )[^`]*)`", text)
-        found += [line.split("  #")[0].strip() for line in lines if "..." not in line and "+sweeps=halves" not in line]
+        lines = [line for block in shell_blocks(page) for line in block.splitlines()]
+        lines += [
+            " ".join(line.split()) for line in re.findall(r"`((?:RAY_ADDRESS=\w+ )?(?:lora-bench|python )[^`]*)`", text)
+        ]
+        found += [line.split("  #")[0].strip() for line in lines if "..." not in line and not re.search(OWN, line)]
     return sorted({line for line in found if line and not line.startswith(("pip ", "python3 -m venv"))})
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are drawn and not rendered; scripts find their neighbours."""
+
+    def save(figure, folder: Path, name: str) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.svg").write_text("<svg/>")
+        return folder / f"{name}.png"
+
+    monkeypatch.setattr(figures, "save", save)
+    monkeypatch.syspath_prepend(str(ROOT / "analysis"))
 
 
 COMMANDS = [line for line in commands() if re.match(r"(RAY_ADDRESS=\w+ )?lora-bench ", line)]
 SCRIPTS = [line for line in commands() if line not in COMMANDS]
 SINGLE = [line for line in COMMANDS if not re.search(r"\+sweeps=|show=|--help", line)]
+READ_STORES = [
+    line
+    for line in SCRIPTS
+    if re.search(r"analysis/(?!calibration|dashboard|pack).*--store (runs|study|results/study)\b", line)
+]
 SHORT = {"task.train_rows": 16, "task.select_rows": 8, "task.report_rows": 8, "train.epochs": 1, "train.batch_size": 8}
 
 
@@ -51,8 +74,9 @@ def test_the_pages_hold_commands():
 def test_sweeps_of_the_documentation_run(line, command, tmp_path, training):
     """To their end, on the embedded backbone and task, with training that takes no time; where packs train is
     tests/test_launchers.py's."""
-    elsewhere = ("RAY_ADDRESS", "hydra/launcher", "hydra.launcher", "task=", "task.", "model=", "model.")
-    given = [word for word in shlex.split(line)[1:] if not word.startswith(elsewhere)]
+    elsewhere = ("hydra/launcher", "hydra.launcher", "task=", "task.", "model=", "model.")
+    words = shlex.split(line)
+    given = [word for word in words[words.index("lora-bench") + 1 :] if not word.startswith(elsewhere)]
     (tmp_path / "runs").mkdir()
     task = [] if "+sweeps=calibration_planted" in given else ["task=acceptability"]  # it is about its own task
     ended = command(*given) if given == ["--help"] else command(*given, *task, "model=minilm", "tracking=none")
@@ -84,8 +108,22 @@ def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
     assert "6 cells, 8 seeds, 48 runs" in ended.out
 
 
-READ_STORES = [line for line in SCRIPTS if re.search(r"--store (runs|study|results/study)\b", line)]
-READ_STORES = [line for line in READ_STORES if re.search(r"analysis/(?!calibration|dashboard|pack)", line)]
+def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, tmp_path):
+    """Line by line, with training that takes no time."""
+    training.saves_adapters = True
+    block = next(one for one in shell_blocks(ROOT / "docs" / "tutorial.md") if "my_coarse" in one)
+    (tmp_path / "sweeps").mkdir()
+    coarse = (ROOT / "sweeps" / "study_sst2_coarse.yaml").read_text(encoding="utf-8")
+    (tmp_path / "sweeps" / "my_coarse.yaml").write_text(coarse.replace("/task: sst2", "/task: acceptability"))
+    for words in map(shlex.split, block.strip().splitlines()):
+        if words[0] == "lora-bench":
+            ended = command(*words[1:], "tracking=none")
+            assert ended.status == 0, ended.text
+        else:
+            assert runpy.run_path(str(ROOT / words[1]))["main"](words[2:]) == 0
+    frame = Store(tmp_path / "results" / "my_study").frame()
+    assert set(frame["sweep"]) == {"my_coarse", "my_fine", "my_final"}
+    assert frame.query("sweep == 'my_final' and method == 'lora'").groupby("targets")["seed"].nunique().min() >= 6
 
 
 @pytest.mark.parametrize("line", [line for line in SCRIPTS if line not in READ_STORES])
@@ -100,17 +138,9 @@ def test_scripts_of_the_documentation_know_their_options(line):
 
 
 @pytest.mark.parametrize("line", READ_STORES)
-def test_scripts_of_the_documentation_read_a_store(line, tmp_path, monkeypatch):
-    """The published study, or invented scores; figures are drawn and not rendered."""
-
-    def save(figure, folder: Path, name: str) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.svg").write_text("<svg/>")
-        return folder / f"{name}.png"
-
-    monkeypatch.setattr(figures, "save", save)
+def test_scripts_of_the_documentation_read_a_store(line, tmp_path, monkeypatch, unrendered):
+    """The published study, or invented scores."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "analysis"))
     words = shlex.split(line)
     if "runs" in words:
         write_store(tmp_path / "runs", depth_records() if "factor" in line else weight_types_records(n_seeds=3))
