@@ -18,7 +18,7 @@ import pandas as pd
 
 from lora_bench import cells, figures, reporting, subspace, tuning
 from lora_bench.reporting import Column, Section, Table
-from lora_bench.store import Store
+from lora_bench.store import ADAPTER, Store
 
 MOST_PAIRS = 10
 LARGEST_SHOWN = 64  # directions, in a heatmap
@@ -59,7 +59,7 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
     if runs.empty:
         raise cells.NothingToShow(f"{setting.title}: no run has one rank for all its matrices")
     chosen = tuning.at_chosen_rates(runs)
-    targets, low, high = _choose(setting, chosen, options)
+    targets, low, high = _choose(setting, chosen, store, options)
     adapters, lacking = _read(chosen[(chosen["targets"] == targets) & chosen["rank"].isin([low, high])], store)
     comparisons = _comparisons(adapters, low, high)
     if not comparisons:
@@ -150,7 +150,12 @@ def sentence(setting: cells.Setting, targets: str, table: pd.DataFrame) -> str:
     return f"On {setting.title}, {targets}: {'; '.join(parts)}."
 
 
-def _choose(setting: cells.Setting, chosen: pd.DataFrame, options) -> tuple[str, int, int]:
+def _choose(setting: cells.Setting, chosen: pd.DataFrame, store: Store, options) -> tuple[str, int, int]:
+    """The placement and the two ranks that were asked for, else those of which the store holds adapters."""
+    with_adapter = chosen[[(store.path(str(run_id)) / ADAPTER).is_dir() for run_id in chosen["run_id"]]]
+    asked_targets, asked_ranks = getattr(options, "targets", ""), getattr(options, "ranks", "")
+    if not asked_ranks and (asked_targets in set(with_adapter["targets"]) or (not asked_targets and len(with_adapter))):
+        chosen = with_adapter
     held = chosen.groupby("targets", sort=False)["rank"].nunique()
     if held.empty:
         raise cells.NothingToShow(f"{setting.title}: no finished run of one rank at its chosen rate")

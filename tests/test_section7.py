@@ -17,6 +17,7 @@ import pytest
 
 from fake_store import fake_record, rank_records, weight_types_records, write_store, write_with_adapters
 from lora_bench import figures, subspace
+from lora_bench.store import Store
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "analysis"))
 
@@ -294,3 +295,15 @@ def test_the_page_prints(page, tmp_path):
     assert 2 <= n_pages <= 30
     assert raw.count(b"/MediaBox") >= 1
     assert len(raw) > 50_000
+
+
+def test_ranks_without_adapters_are_passed_over(tmp_path):
+    """As in a pack that keeps the adapters of some cells: rank 8 has none, so 4 and 16 are compared."""
+    records = rank_records(ranks=(4, 8, 16), n_seeds=3, rates=(3e-3,))
+    root = write_with_adapters(tmp_path / "store", records)
+    for record in records:
+        if record["config"]["adapter"]["rank"] == 8:
+            shutil.rmtree(Store(root).path(record["run_id"]) / "adapter")
+    assert subspace_script.main(["--store", str(root), "--out", str(tmp_path / "out"), "--targets", "qv"]) == 0
+    table = pd.read_csv(tmp_path / "out" / "tables" / "subspace_minilm_cola.csv")
+    assert set(table["comparison"]) == {"rank 4 and rank 16", "seeds at rank 16", "seeds at rank 4"}

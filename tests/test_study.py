@@ -1,5 +1,6 @@
 """The published study: its records give its scores again, and the page that tells its answer tells what they say."""
 
+import json
 import re
 import runpy
 from argparse import Namespace
@@ -8,85 +9,138 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lora_bench import cells, stats
+from lora_bench import cells, published, reporting
 from lora_bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results" / "study"
 PAGE = ROOT / "docs" / "replication.md"
+OPTIONS = {
+    "task": "sst2", "model": None, "method": "lora", "mix_environments": False, "margin": None, "budget": None,
+    "reference": "qv", "store": STUDY,
+}  # fmt: skip
 
 
 def test_rescoring_reproduces_every_score_byte_for_byte(tmp_path, capsys):
     rescore = runpy.run_path(str(ROOT / "analysis" / "rescore.py"))["main"]
     assert rescore(["--store", str(STUDY), "--out", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "tables" / "rescored.csv")
+    manifest = json.loads((STUDY / "manifest.json").read_text())
     assert set(table["state"]) == {"equal", "unchecked"}
+    assert table.loc[table["state"] == "equal", "run_id"].nunique() == manifest["runs_with_predictions"]
     frame = Store(STUDY).frame()
-    checked = table[(table["state"] == "equal") & (table["split"] == "report")]["run_id"]
-    final = frame[(frame["task"] == "sst2") & (frame["seed"] == 7)]["run_id"]
-    assert len(final) == 14 and set(final) <= set(checked)
+    last = frame[frame["sweep"].str.endswith("_final")]
+    assert len(last) > 80 and set(last["run_id"]) <= set(table.loc[table["state"] == "equal", "run_id"])
 
 
 def test_the_study_fits_in_the_repository():
     assert sum(path.stat().st_size for path in STUDY.rglob("*") if path.is_file()) < 20e6
 
 
+# ---------------------------------------------------------------- the page
+
+
+def tables_of(heading: str) -> list[list[dict[str, str]]]:
+    """The tables of one section of the page, each as rows by column head."""
+    (text,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        head, _, *rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()]
+        found.append([dict(zip(head, row, strict=True)) for row in rows])
+    return found
+
+
+def sections_of(script: str, **options) -> list[reporting.Section]:
+    made = runpy.run_path(str(ROOT / "analysis" / f"{script}.py"))["sections"]
+    return made(cells.prepare(Store(STUDY).frame()), Namespace(**(OPTIONS | options)))
+
+
 @pytest.fixture(scope="module")
-def judged() -> cells.Judgement:
-    """Of the SST-2 placements at one budget, by the code that judges any store."""
-    (setting,) = cells.settings(cells.prepare(Store(STUDY).frame()), task="sst2")
-    ((_, runs),) = cells.at_budgets(setting)
-    runs = cells.sort_arms(runs.assign(arm=runs["targets"].where(runs["method"] != cells.FLOOR, cells.FLOOR)))
-    return cells.judge(runs, cells.against_reference(runs["arm"].unique()), margin=stats.margin_of(setting.metric))
+def by_budget() -> dict[int, dict]:
+    return {section.facts["budget"]: section.facts for section in sections_of("weight_types")}
 
 
-def test_the_table_of_the_page_is_that_of_the_records(judged):
-    text = PAGE.read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([a-z ]+) \| ([^|]*) \| ([\d.e-]+) \| ([\d.]+) ± ([\d.]+) \|", text, flags=re.MULTILINE)
-    told = {name.replace(" ", "_"): rest for name, *rest in rows}
-    assert list(told) == [*cells.PLACEMENTS, cells.FLOOR]
-    for arm, (rank, rate, mean, half) in told.items():
-        one = judged.estimates.loc[arm]
+def assert_cells(rows: list[dict[str, str]], estimates: pd.DataFrame) -> None:
+    """The rate and the score with its half width, of eight seeds."""
+    for row, (_, one) in zip(rows, estimates.iterrows(), strict=True):
         assert one["n_seeds"] == 8
-        assert (rank.strip() or "–", float(rate)) == (one["ranks"] or "–", one["lr"])
-        assert (mean, half) == (f"{100 * one['mean']:.1f}", f"{100 * (one['high'] - one['mean']):.1f}")
+        assert float(row["rate"]) == one["lr"]
+        assert row["accuracy, report (95 %)"] == reporting.plus_minus(one["mean"], one["high"])
 
 
-def test_the_verdicts_of_the_page_are_those_of_the_records(judged):
-    text = PAGE.read_text(encoding="utf-8")
-    rows = re.findall(r"^\| qv − (\w+) \| ([−+][\d.]+) ± ([\d.]+) \| ([^|]+) \| (\w+)", text, flags=re.MULTILINE)
+def assert_contrasts(rows: list[dict[str, str]], contrasts: pd.DataFrame) -> None:
+    """Difference, corrected p, verdict and the seeds needed."""
+    for row, (_, one) in zip(rows, contrasts.iterrows(), strict=True):
+        assert row["contrast"] == f"{one['first']} − {one['second']}"
+        assert row["difference (95 %)"] == reporting.plus_minus(one["difference"], one["high"], reporting.signed)
+        assert row["p, Holm"] == reporting.p_value(one["p_holm"])
+        assert row["verdict"] == one["verdict"]
+        assert row["seeds needed"] == ("" if pd.isna(one["seeds_needed"]) else f"{one['seeds_needed']}")
+
+
+def test_the_answer_is_that_of_the_records(by_budget):
+    placements, contrasts = tables_of("The answer")
+    facts = by_budget[36_864]
+    names = ["head only" if arm == cells.FLOOR else arm for arm in facts["estimates"].index]
+    assert [row["placement"] for row in placements] == names
+    assert_cells(placements, facts["estimates"])
+    assert_contrasts(contrasts, facts["contrasts"])
+    paper = published.weight_types().set_index(["targets", "dataset"])["score"]
+    for row in placements[:-1]:
+        told = [row["paper, WikiSQL (±0.5)"], row["paper, MultiNLI (±0.1)"]]
+        assert told == [f"{100 * paper[row['placement'], dataset]:.1f}" for dataset in ("WikiSQL", "MultiNLI")]
+
+
+def test_attention_against_the_mlp_is_that_of_the_records():
+    placements, contrasts = tables_of("Attention or the MLP")
+    facts = {
+        one.facts["budget"]: one.facts for one in sections_of("weight_types", budget=92_160, reference="attention")
+    }
+    estimates = facts[92_160]["estimates"]
+    names = {"attention": "qkvo", "MLP": "up+down", "all": "qkvo+up+down", "qv": "qv"}
+    assert_cells(placements, estimates.loc[[names[row["placement"]] for row in placements]])
+    words = {value: key for key, value in names.items()}
+    table = facts[92_160]["contrasts"].replace({"first": words, "second": words})
+    assert_contrasts(contrasts, table)
+
+
+def test_the_ranks_are_those_of_the_records():
+    (rows,) = tables_of("Rank")
+    (section,) = sections_of("rank")
+    assert [row["cell"] for row in rows] == list(section.facts["estimates"].index)
+    assert_cells(rows, section.facts["estimates"])
+    contrasts = section.facts["contrasts"].set_index("first")
+    for row in rows:
+        if row["cell"] not in contrasts.index:
+            assert (row["minus rank 1 (95 %)"], row["verdict"]) == ("", "")
+            continue
+        one = contrasts.loc[row["cell"]]
+        assert row["minus rank 1 (95 %)"] == reporting.plus_minus(one["difference"], one["high"], reporting.signed)
+        needs = "" if pd.isna(one["seeds_needed"]) else f", needs {one['seeds_needed']}"
+        assert row["verdict"] == f"{one['verdict']}{needs}"
+
+
+def test_the_amplification_is_that_of_the_records():
+    (rows,) = tables_of("Subspaces and amplification")
+    (section,) = sections_of("amplification", targets="qv")
+    found = section.facts["summary"].set_index(["rank", "role"])
+    for row in rows:
+        matched = re.fullmatch(r"(\w) of qv, r=(\d+)", row["matrix"])
+        if not matched:
+            continue
+        one = found.loc[(int(matched[2]), matched[1])]
+        assert row["W in ΔW"] == f"{one['weight_in_update']:.2f}"
+        assert row["W in random"] == f"{one['weight_in_random']:.2f}"
+        assert row["ratio"] == f"{one['over_random']:.1f}"
+        assert row["factor"] == f"{one['amplification']:.2g}"
     assert len(rows) == 6
-    contrasts = judged.contrasts.set_index("second")
-    for arm, mean, half, _, verdict in rows:
-        one = contrasts.loc[arm]
-        assert float(mean.replace("−", "-")) == pytest.approx(100 * one["difference"], abs=0.051)
-        assert float(half) == pytest.approx(100 * (one["high"] - one["difference"]), abs=0.051)
-        assert verdict == one["verdict"]
+    for row, one in zip(rows[-2:], published.TABLE_7.to_dict("records"), strict=True):
+        assert float(row["W in ΔW"]) == one["weight_in_update"] and float(row["W in random"]) == one["weight_in_random"]
 
 
-def test_the_rank_table_of_the_page_is_that_of_the_records():
-    options = Namespace(task="sst2", model=None, method="lora", mix_environments=False, margin=None)
-    sections = runpy.run_path(str(ROOT / "analysis" / "rank.py"))["sections"]
-    (section,) = sections(cells.prepare(Store(STUDY).frame()), options)
-    estimates, contrasts = section.facts["estimates"], section.facts["contrasts"].set_index("first")
-    rows = re.findall(
-        r"^\| (q|qv|qkvo) r=(\d+) \| ([\d.e-]+) \| ([\d.]+) ± ([\d.]+) \| (?:([−+][\d.]+) ± ([\d.]+))? ?\| ?(\w*)",
-        PAGE.read_text(encoding="utf-8"),
-        flags=re.MULTILINE,
-    )
-    assert [f"{targets} r={rank}" for targets, rank, *_ in rows] == list(estimates.index)
-    for targets, rank, rate, mean, half, difference, spread, verdict in rows:
-        one = estimates.loc[f"{targets} r={rank}"]
-        assert one["n_seeds"] == 8
-        assert (float(rate), mean, half) == (
-            one["lr"],
-            f"{100 * one['mean']:.1f}",
-            f"{100 * (one['high'] - one['mean']):.1f}",
-        )
-        if f"{targets} r={rank}" in contrasts.index:
-            pair = contrasts.loc[f"{targets} r={rank}"]
-            assert float(difference.replace("−", "-")) == pytest.approx(100 * pair["difference"], abs=0.051)
-            assert float(spread) == pytest.approx(100 * (pair["high"] - pair["difference"]), abs=0.051)
-            assert verdict == pair["verdict"]
-        else:
-            assert (difference, spread, verdict) == ("", "", "")
+def test_the_headline_of_the_readme_is_that_of_the_records(by_budget):
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    contrasts = by_budget[36_864]["contrasts"].set_index("second")
+    for arm, one in contrasts.iterrows():
+        told = reporting.plus_minus(one["difference"], one["high"], reporting.signed)
+        assert f"| {arm} | {told} | {one['verdict']}" in text, arm
