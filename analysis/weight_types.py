@@ -73,6 +73,7 @@ def section(
     reference = named or reference
     judged = cells.judge(runs, cells.against_reference(arms, reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
+    as_paper = len(_paper(estimates)) > 0
     return Section(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
         sentence=sentence(setting, budget, estimates, table, margin, reference),
@@ -84,10 +85,11 @@ def section(
         captions={
             name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning "
             "rate chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. "
-            "Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. † failed seeds; * best at the "
-            "edge of the rates tried.",
+            + ("Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. " if as_paper else "")
+            + "† failed seeds; * best at the edge of the rates tried.",
             f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with 95 % intervals; the "
-            "verdict is Holm-corrected. Small triangles: the same differences in the paper's Table 5.",
+            "verdict is Holm-corrected."
+            + (" Small triangles: the same differences in the paper's Table 5." if as_paper else ""),
         },
         notes=notes(setting, runs, rates, estimates, [reference, *table["second"]]),
         facts={
@@ -173,6 +175,18 @@ def notes(
     return told + reporting.run_notes(runs, rates, adapted, setting.metric)
 
 
+def _paper(estimates: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Table 5; empty where the placements are not its own, and its ranks would be others."""
+    table = published.weight_types()
+    return table if 2 * len(set(estimates.index) & set(cells.PLACEMENTS)) > len(cells.PLACEMENTS) else table.iloc[:0]
+
+
+def _differences(paper: pd.DataFrame, reference: str) -> pd.DataFrame:
+    score = paper[paper["targets"] == reference].set_index("dataset")["score"]
+    found = paper.assign(difference=paper["dataset"].map(score) - paper["score"])
+    return found.assign(label=reference + " − " + found["targets"])
+
+
 def _placements(
     name: str,
     setting: cells.Setting,
@@ -185,7 +199,7 @@ def _placements(
     by_other = table.set_index("second")
     for column in ("difference", "p_holm", "verdict"):
         frame[f"reference_{column}"] = frame["cell"].map(by_other[column])
-    paper = published.weight_types().pivot(index="targets", columns="dataset", values="score")
+    paper = _paper(estimates).pivot(index="targets", columns="dataset", values="score")
     for dataset in map(str, paper):
         frame[f"paper_{dataset.lower()}"] = frame["cell"].map(paper[dataset])
     columns = [
@@ -197,7 +211,11 @@ def _placements(
         Column("reference_difference", f"{reference} − it", reporting.signed),
         Column("reference_verdict", f"{reference} is", reporting.text, is_number=False),
         Column("gap", "train − report", reporting.signed, on_screen=False),
-        *(Column(f"paper_{d.lower()}", f"paper {short}", reporting.points) for d, short in published.SHORT.items()),
+        *(
+            Column(f"paper_{d.lower()}", f"paper {short}", reporting.points)
+            for d, short in published.SHORT.items()
+            if d in paper
+        ),
     ]
     return Table(name, f"{setting.title}: placements at one budget, report score ± 95 %", frame, columns)
 
@@ -205,7 +223,7 @@ def _placements(
 def _figures(
     name: str, setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFrame, table: pd.DataFrame, margin: float
 ) -> dict:
-    paper = published.weight_types()
+    paper = _paper(estimates)
     if not np.isfinite(estimates["mean"]).any():
         return {}
     drawn = estimates.assign(is_floor=estimates["method"] == cells.FLOOR)
@@ -217,10 +235,7 @@ def _figures(
     made = {name: figures.placements(drawn, metric=setting.metric, published=paper)}
     shown = table[table["n_pairs"] > 0]
     if len(shown):
-        reference = shown["first"].iloc[0]
-        score = paper[paper["targets"] == reference].set_index("dataset")["score"]
-        theirs = paper.assign(difference=paper["dataset"].map(score) - paper["score"])
-        theirs["label"] = reference + " − " + theirs["targets"]
+        theirs = None if paper.empty else _differences(paper, str(shown["first"].iloc[0]))
         made[f"{name}_contrasts"] = figures.contrasts(reporting.labelled(shown), margin=margin, published=theirs)
     return made
 

@@ -169,7 +169,7 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
         axis.set_title(name, loc="left", color=INK)
         axis.tick_params(axis="y", labelleft=False)
         axis.margins(x=0.2)
-        axis.xaxis.set_major_locator(MaxNLocator(2, steps=[1, 5, 10]))
+        axis.xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=1))
         axis.set_xlabel("paper (%)")
         _tidy(axis, locate=False)
     return figure
@@ -271,8 +271,8 @@ def ranks(
                 axis.errorbar(mine["rank"], 100 * mine["score"], yerr=100 * mine["sd"], color=colour, marker=marker,
                               ms=2.8, mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
         axis.set_title(f"paper, {name}", loc="left", color=INK)
-        axis.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        _rank_axis(axis, all_ranks)
+        axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        _rank_axis(axis, sorted(set(of_set["rank"])))
     if small:
         small[0].set_ylabel("accuracy (%)")
     return figure

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from fake_store import depth_records, fake_record, write_store
+from fake_store import depth_records, fake_record, weight_types_records, write_store
 from lora_bench import cells, figures, sweep
 from lora_bench.store import Store
 from test_analysis import frame_of, run, script
@@ -30,7 +30,9 @@ def quick(monkeypatch):
 
 
 def options(**given) -> Namespace:
-    return Namespace(model=None, task=None, margin=None, mix_environments=False, reference=None, **given)
+    return Namespace(
+        **{"model": None, "task": None, "margin": None, "mix_environments": False, "reference": None, **given}
+    )
 
 
 def test_layers_are_contrasted_with_all_of_them(tmp_path, capsys, quick):
@@ -256,3 +258,16 @@ def test_the_line_to_paste_holds_what_its_sweep_varies(records, at, tmp_path, ca
     assert run("learning_rate", write_store(tmp_path / "store", records), tmp_path / "out") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if "to settle" in line]
     assert len([line for line in lines if at in line]) == 1, lines
+
+
+def test_the_paper_s_values_stand_beside_its_own_placements_only(tmp_path, quick):
+    few = [fake_record(targets=targets, rank=rank, seed=seed) for targets, rank in (("qv", 4), ("qkvo", 2), ("vo", 4))
+           for seed in range(2)]  # fmt: skip
+    for records, has_paper in ((few, False), (weight_types_records(n_seeds=2, rates=(1e-3,)), True)):
+        (section,) = script("weight_types")["sections"](
+            frame_of(records), options(method="lora", budget=None, reference="qv")
+        )
+        assert any(name.startswith("paper_") for name in section.tables[0].frame) is has_paper
+        assert all(("paper" in caption) is has_paper for caption in section.captions.values())
+        (drawn, _) = section.figures.values()
+        assert (len(drawn.axes) > 1) is has_paper
