@@ -107,13 +107,14 @@ def compared(setting: cells.Setting, by: str, reference: str | None = None) -> l
     groups = [mine for _, mine in adapted.groupby([adapted["targets"], budgets], sort=False)]
     if by == "method" and len(groups) == 1:
         groups = [pd.concat([groups[0], beside])]
+    names = [_placement(mine) for mine in groups]
     found = []
-    for mine in groups:
-        levels = sorted({str(level) for level in mine["level"]} - {cells.FLOOR}, key=_order)
-        usual = reference or USUAL.get(by, "")
-        first = next((level for level in levels if level == usual or (not reference and level.startswith(usual))), None)
+    for name, mine in zip(names, groups, strict=True):
+        levels = sorted(_levels_of(mine), key=_order)
+        first = _reference(levels, by, reference)
         if len(levels) > 1 and first is not None:
-            found.append(Compared(_placement(mine), mine, [first, *(level for level in levels if level != first)]))
+            told = name if names.count(name) == 1 else f"{name} at {_spent(mine)}"
+            found.append(Compared(told, mine, [first, *(level for level in levels if level != first)]))
     return found
 
 
@@ -213,6 +214,20 @@ def _levels(runs: pd.DataFrame, by: str) -> pd.Series:
     return runs[by].map(lambda value: value if isinstance(value, str) else "none" if pd.isna(value) else f"{value:g}")
 
 
+def _levels_of(runs: pd.DataFrame) -> set[str]:
+    return {str(level) for level in runs["level"]} - {cells.FLOOR}
+
+
+def _reference(levels: list[str], by: str, asked: str | None) -> str | None:
+    """What was asked for, if it is there; else the usual level, one that starts like it, or the lowest."""
+    if asked:
+        return asked if asked in levels else None
+    usual = USUAL.get(by, "")
+    return next(
+        (one for one in levels if one == usual), next((one for one in levels if one.startswith(usual)), levels[0])
+    )
+
+
 def _order(level: str) -> tuple[bool, float, str]:
     try:
         return False, float(level), ""
@@ -234,8 +249,12 @@ def _placement(runs: pd.DataFrame) -> str:
     """`qv r=8`, or `qv at 36,864 parameters` where the rank goes with the level."""
     adapted = runs[runs["targets"] != ""]
     ranks = {cells.rank_text(*one) for one in adapted[["rank", "rank_min", "rank_max"]].to_numpy(float)}
-    targets, spent = adapted["targets"].iloc[0], adapted["low_rank_parameters"].mode().iloc[0]
-    return f"{targets} r={ranks.pop()}" if len(ranks) == 1 else f"{targets} at {spent:,.0f} parameters"
+    targets = adapted["targets"].iloc[0]
+    return f"{targets} r={ranks.pop()}" if len(ranks) == 1 else f"{targets} at {_spent(adapted)}"
+
+
+def _spent(runs: pd.DataFrame) -> str:
+    return f"{runs['low_rank_parameters'].mode().iloc[0]:,.0f} parameters"
 
 
 def _nowhere(runs: pd.DataFrame, by: str, held: list[str]) -> str:

@@ -113,6 +113,30 @@ def test_budgets_are_never_mixed_whatever_the_ranks_are_called():
     assert section.facts["estimates"].index.tolist() == ["all", "first:3"] and "dora" in section.title
 
 
+def test_halves_are_compared_without_all_layers():
+    """The tutorial's own sweep has first:3 and last:3 alone."""
+    records = [one for one in depth_records(n_seeds=3) if one["config"]["adapter"]["layers"] != "all"]
+    (section,) = script("factor")["sections"](frame_of(records), options(by="layers"))
+    assert section.facts["contrasts"][["first", "second"]].to_numpy().tolist() == [["last:3", "first:3"]]
+
+
+def test_two_budgets_whose_ranks_read_alike_stay_apart():
+    def uneven(n: int) -> list[dict]:
+        return [{"role": "q", "layer": layer, "module": f"q{layer}", "d_in": 384, "d_out": 384, "rank": 2 + layer % 2}
+                for layer in range(n)]  # fmt: skip
+
+    records = [
+        {**fake_record(targets="q", rank=n, seed=seed, adapter={"init": init}), "manifest": uneven(n)}
+        for n in (2, 4)
+        for init in ("gaussian", "kaiming")
+        for seed in range(3)
+    ]
+    (section,) = script("factor")["sections"](frame_of(records), options(by="init"))
+    assert sorted(section.facts["contrasts"]["first"]) == [
+        "q r=2-3 at 3,840 parameters kaiming", "q r=2-3 at 7,680 parameters kaiming",
+    ]  # fmt: skip
+
+
 def test_levels_at_other_budgets_only_are_told_so(tmp_path, capsys):
     records = [
         {**one, "manifest": one["manifest"][: 6 if layers == "all" else 3]}
