@@ -106,15 +106,20 @@ def shared_rate(runs: pd.DataFrame) -> float:
 
 
 def is_staged(runs: pd.DataFrame) -> bool:
-    """Whether the rates look like the stages of a search: one rate of some arm has all seeds and its others at most
-    half as many, and no arm has two rates with all."""
+    """Whether the rates look like the stages of a search.
+
+    One rate of some arm has all seeds and its others at most half as many, and no arm has two rates with all; or two
+    have all, and the others a quarter of them at most.
+    """
     if runs.empty:
         return False
     n_seeds = runs.groupby(["arm", "lr"])["seed"].nunique()
     most = int(n_seeds.max())
     full = (n_seeds == most).groupby("arm").sum()
     partial = n_seeds.where(n_seeds < most).groupby("arm").max()
-    return bool((full <= 1).all() and ((full == 1) & (partial * 2 <= most)).any())
+    one = (full <= 1).all() and ((full == 1) & (partial * 2 <= most)).any()
+    two = (full <= 2).all() and (partial * 4 <= most).all()
+    return bool(one or two)
 
 
 def beyond(rate: float, factor: float) -> float:

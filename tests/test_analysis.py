@@ -158,8 +158,20 @@ STAGED = {3e-4: 1, 1e-3: 8, 2e-3: 2, 3e-3: 2}  # rate -> seeds that were run
         ({"q": STAGED, "k": STAGED, "v": STAGED | {1e-3: 2}}, "v at lr 0.001, seeds 2 to 7"),
         ({"q": STAGED, "k": STAGED, "v": STAGED | {1e-3: 7}}, "v at lr 0.001, seeds 7"),
         ({"q": {1e-3: 3}, "k": {1e-3: 3}}, "v, o"),
+        ({"q": {1e-3: 8, 2e-3: 8, 3e-3: 2, 5e-3: 1}, "k": {1e-3: 8, 2e-3: 8, 3e-4: 1}}, ""),  # the two best with all
+        ({"q": {1e-3: 8, 3e-3: 8, 1e-2: 4}, "k": {1e-3: 8, 3e-3: 8, 1e-2: 8}}, "q at lr 0.01, seeds 4 to 7"),
     ],
-    ids=["cut_off", "rate", "staged", "own_rates", "last_stage_missing", "last_seed_missing", "placements"],
+    ids=[
+        "cut_off",
+        "rate",
+        "staged",
+        "own_rates",
+        "last_stage_missing",
+        "last_seed_missing",
+        "placements",
+        "two_rates",
+        "half_cut_off",
+    ],
 )
 def test_what_a_store_lacks_is_told_for_grids_and_for_staged_searches(seeds_at, told):
     records = [

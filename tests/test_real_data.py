@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from lora_bench.store import Store
 
@@ -48,27 +49,52 @@ def test_every_subset_of_the_attention_matrices_trains_in_one_sweep(command):
         ("cola", "matthews", 0.05, ["train.epochs=4", "train.lr=1e-3"]),
     ],
 )
-def test_packed_and_solo_agree_on_real_rows(command, precision, task, metric, chance, settings):
-    """Labels of at least 99.5 % of the report rows, after a training that has learned something."""
+def test_packed_and_solo_agree_on_real_rows(command, monkeypatch, precision, task, metric, chance, settings):
+    """Labels of at least 99.5 % of the report rows, after a training that has learned something.
+
+    On CoLA a run lingers at the majority class for hundreds of steps, and when it leaves, the last bit decides how. So
+    a run may differ there if it also differs from itself alone with another number of threads, which sums in another
+    order; its losses must still agree until then.
+    """
     common = [
         f"task={task}",
         f"task.data_dir={REAL_GLUE / task}",
         "task.select_rows=200",
-        "adapter.targets=o,qv,qkvo",
         "adapter.rank=4",
         "train.batch_size=16",
         f"train.precision={precision}",
         *settings,
     ]
-    packed = sweep(command, "packed", *common, "hydra.sweeper.pack_size=3")
-    solo = sweep(command, "solo", *common, "hydra.sweeper.pack_size=1")
+    three = "adapter.targets=o,qv,qkvo"
+    packed = sweep(command, "packed", *common, three, "hydra.sweeper.pack_size=3")
+    solo = sweep(command, "solo", *common, three, "hydra.sweeper.pack_size=1")
     frame = packed.frame()
     assert set(frame["pack_size"]) == {3} and set(solo.frame()["pack_size"]) == {1}
     assert frame[f"report_{metric}"].min() > chance, frame[["targets", f"report_{metric}"]]
-    for run_id in frame["run_id"]:
-        ours, alone = (each.predictions(run_id).query("split == 'report'") for each in (packed, solo))
-        assert len(ours) == len(alone) > 500
-        labels = [one.filter(like="logit_").to_numpy().argmax(axis=1) for one in (ours, alone)]
-        agree = (labels[0] == labels[1]).mean()
-        print(task, precision, run_id, f"{agree:.4%}")
-        assert agree >= 0.995
+    for run_id, targets in frame[["run_id", "targets"]].itertuples(index=False):
+        agree = agreement(packed, solo, run_id, run_id)
+        print(task, precision, targets, f"{agree:.4%}")
+        if agree >= 0.995:
+            continue
+        assert task == "cola", (targets, agree)
+        losses = [one.record(run_id)["history"]["loss"][:50] for one in (packed, solo)]  # of 250 steps
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4 if precision == "fp32" else 2e-2)
+        n_threads = torch.get_num_threads()
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        again = sweep(command, f"one-{targets}", *common, f"adapter.targets={targets}", "hydra.sweeper.pack_size=1")
+        torch.set_num_threads(n_threads)
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        with_itself = agreement(solo, again, run_id, again.frame()["run_id"].iloc[0])
+        print(task, precision, targets, "alone with another number of threads", f"{with_itself:.4%}")
+        assert with_itself < 0.995, "the run is determined to the last bit, and the pack is another"
+
+
+def agreement(one: Store, other: Store, run_id: str, other_id: str) -> float:
+    """The share of report rows to which two runs give the same label."""
+    ours, theirs = (
+        store.predictions(name).query("split == 'report'") for store, name in ((one, run_id), (other, other_id))
+    )
+    assert len(ours) == len(theirs) > 500
+    labels = [rows.filter(like="logit_").to_numpy().argmax(axis=1) for rows in (ours, theirs)]
+    return float((labels[0] == labels[1]).mean())

@@ -27,10 +27,8 @@ def test_rescoring_reproduces_every_score_byte_for_byte(tmp_path, capsys):
     table = pd.read_csv(tmp_path / "tables" / "rescored.csv")
     manifest = json.loads((STUDY / "manifest.json").read_text())
     assert set(table["state"]) == {"equal", "unchecked"}
-    assert table.loc[table["state"] == "equal", "run_id"].nunique() == manifest["runs_with_predictions"]
-    frame = Store(STUDY).frame()
-    last = frame[frame["sweep"].str.endswith("_final")]
-    assert len(last) > 80 and set(last["run_id"]) <= set(table.loc[table["state"] == "equal", "run_id"])
+    n_equal = table.loc[table["state"] == "equal", "run_id"].nunique()
+    assert n_equal == manifest["runs_with_predictions"] == manifest["chosen"] > 100
 
 
 def test_the_study_fits_in_the_repository():
