@@ -83,14 +83,14 @@ def read_norms(runs: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, int]:
     """One row per matrix of every scored run at its arm's chosen rate, and how many such runs kept no norms."""
     rows, lacking = [], 0
     for run in tuning.at_chosen_rates(runs).itertuples():
-        kept = [one for one in store.record(str(run.run_id))["norms"] if all(one.get(key) is not None for key in NORMS)]
+        norms = store.record(str(run.run_id))["norms"]
+        kept = [one for one in norms if all((one.get(key) or 0) > 0 for key in NORMS)]
         lacking += not kept
         for one in kept:
             row = {key: one[key] for key in ("role", "layer", "rank", *NORMS)}
             row |= {"targets": run.targets, "seed": run.seed, "scale": one.get("scale"), "lr": run.lr}
             for factor, norm in FACTORS.items():
-                times = subspace.amplification(one["update"], one[norm])
-                row[factor] = math.log(times) if times > 0 else -math.inf
+                row[factor] = math.log(subspace.amplification(one["update"], one[norm]))
             rows.append(row)
     return pd.DataFrame(rows), lacking
 

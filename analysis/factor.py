@@ -111,7 +111,8 @@ def compared(setting: cells.Setting, by: str, reference: str | None = None) -> l
     found = []
     for name, mine in zip(names, groups, strict=True):
         levels = sorted(_levels_of(mine), key=_order)
-        first = _reference(levels, by, reference)
+        placed = sorted(_levels_of(mine[mine["targets"] != ""]), key=_order)  # what is adapted is the reference
+        first = _reference(placed, by, reference)
         if len(levels) > 1 and first is not None:
             told = name if names.count(name) == 1 else f"{name} at {_spent(mine)}"
             found.append(Compared(told, mine, [first, *(level for level in levels if level != first)]))
@@ -223,9 +224,8 @@ def _reference(levels: list[str], by: str, asked: str | None) -> str | None:
     if asked:
         return asked if asked in levels else None
     usual = USUAL.get(by, "")
-    return next(
-        (one for one in levels if one == usual), next((one for one in levels if one.startswith(usual)), levels[0])
-    )
+    like = [one for one in levels if one == usual or one.startswith(f"{usual} ")]
+    return [*like, *levels][0]
 
 
 def _order(level: str) -> tuple[bool, float, str]:

@@ -152,7 +152,7 @@ def sentence(setting: cells.Setting, targets: str, table: pd.DataFrame) -> str:
 
 def _choose(setting: cells.Setting, chosen: pd.DataFrame, store: Store, options) -> tuple[str, int, int]:
     """The placement and the two ranks that were asked for, else those of which the store holds adapters."""
-    has_adapter = chosen["run_id"].map(lambda run_id: (store.path(run_id) / ADAPTER).is_dir()).astype(bool)
+    has_adapter = chosen["run_id"].map(lambda run_id: (store.path(str(run_id)) / ADAPTER).is_dir()).astype(bool)
     with_adapter = chosen[has_adapter]
     asked_targets, asked_ranks = getattr(options, "targets", ""), getattr(options, "ranks", "")
     if not asked_ranks and (asked_targets in set(with_adapter["targets"]) or (not asked_targets and len(with_adapter))):

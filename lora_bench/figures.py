@@ -169,7 +169,7 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
         axis.set_title(name, loc="left", color=INK)
         axis.tick_params(axis="y", labelleft=False)
         axis.margins(x=0.2)
-        axis.xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=1))
+        axis.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10], min_n_ticks=2))
         axis.set_xlabel("paper (%)")
         _tidy(axis, locate=False)
     return figure

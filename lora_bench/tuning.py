@@ -109,7 +109,7 @@ def is_staged(runs: pd.DataFrame) -> bool:
     """Whether the rates look like the stages of a search.
 
     One rate of some arm has all seeds and its others at most half as many, and no arm has two rates with all; or two
-    have all, and the others a quarter of them at most.
+    have all, and the others, two or more of every arm, a quarter of them at most.
     """
     if runs.empty:
         return False
@@ -118,7 +118,8 @@ def is_staged(runs: pd.DataFrame) -> bool:
     full = (n_seeds == most).groupby("arm").sum()
     partial = n_seeds.where(n_seeds < most).groupby("arm").max()
     one = (full <= 1).all() and ((full == 1) & (partial * 2 <= most)).any()
-    two = (full <= 2).all() and (partial * 4 <= most).all()
+    n_partial = (n_seeds < most).groupby("arm").sum()
+    two = (full <= 2).all() and (n_partial >= 2).all() and (partial * 4 <= most).all()
     return bool(one or two)
 
 

@@ -158,7 +158,8 @@ STAGED = {3e-4: 1, 1e-3: 8, 2e-3: 2, 3e-3: 2}  # rate -> seeds that were run
         ({"q": STAGED, "k": STAGED, "v": STAGED | {1e-3: 2}}, "v at lr 0.001, seeds 2 to 7"),
         ({"q": STAGED, "k": STAGED, "v": STAGED | {1e-3: 7}}, "v at lr 0.001, seeds 7"),
         ({"q": {1e-3: 3}, "k": {1e-3: 3}}, "v, o"),
-        ({"q": {1e-3: 8, 2e-3: 8, 3e-3: 2, 5e-3: 1}, "k": {1e-3: 8, 2e-3: 8, 3e-4: 1}}, ""),  # the two best with all
+        ({arm: {1e-3: 8, 2e-3: 8, 3e-3: 2, 5e-3: 1} for arm in "qk"}, ""),  # the two best with all
+        ({arm: {1e-3: 8, 2e-3: 8, 3e-3: 2} for arm in "qk"}, "q, k at lr 0.003, seeds 2 to 7"),
         ({"q": {1e-3: 8, 3e-3: 8, 1e-2: 4}, "k": {1e-3: 8, 3e-3: 8, 1e-2: 8}}, "q at lr 0.01, seeds 4 to 7"),
     ],
     ids=[
@@ -170,6 +171,7 @@ STAGED = {3e-4: 1, 1e-3: 8, 2e-3: 2, 3e-3: 2}  # rate -> seeds that were run
         "last_seed_missing",
         "placements",
         "two_rates",
+        "grid",
         "half_cut_off",
     ],
 )
