@@ -133,11 +133,11 @@ def _arms(claim: dict, estimates: pd.DataFrame) -> tuple[str, str] | str:
     """The two arms that a claim compares here, or what the store lacks for it."""
     lora = estimates[(estimates["targets"] != "") & (estimates["n_seeds"] > 0)]
     if claim["kind"] == "rank":
-        mine = lora[lora["targets"].isin(cells.targets_of(claim["targets"]))]
+        mine = _of(claim["targets"], lora)
         ends = _ends(mine, claim)
         return ends if isinstance(ends, tuple) else _needs_ranks(claim, ends)
     best: tuple | None = None
-    firsts, seconds = (lora[lora["targets"].isin(cells.targets_of(claim[side]))] for side in ("first", "second"))
+    firsts, seconds = (_of(claim[side], lora) for side in ("first", "second"))
     for first, one in firsts.to_dict("index").items():
         for second, other in seconds.to_dict("index").items():
             counts = (one["adapter_parameters"], other["adapter_parameters"])
@@ -178,6 +178,10 @@ def _needs_ranks(claim: dict, held: str) -> str:
     return f"needs {claim['targets']} {wanted}; the store has {held}"
 
 
+def _of(word: str, estimates: pd.DataFrame) -> pd.DataFrame:
+    return estimates[estimates["targets"].map(lambda targets: cells.same_targets(word, str(targets))).astype(bool)]
+
+
 def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) -> tuple[str, str]:
     verdict, small = row["verdict"], row["note"] == stats.SMALL
     uncertified = [arm for arm in (row["first"], row["second"]) if rates.loc[arm, "certificate"] in tuning.UNCERTIFIED]
@@ -205,7 +209,7 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) ->
 
 
 def _judge_flat(claim: dict, runs: pd.DataFrame, estimates: pd.DataFrame) -> tuple[tuple[str, str], int]:
-    mine = estimates[estimates["targets"].isin(cells.targets_of(claim["targets"])) & (estimates["n_seeds"] > 0)]
+    mine = _of(claim["targets"], estimates[estimates["n_seeds"] > 0])
     ends = _ends(mine, claim)
     if not isinstance(ends, tuple):
         return ("missing", _needs_ranks(claim, ends)), 0

@@ -66,19 +66,17 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
         for setting in cells.settings(runs, method=method, mix_environments=options.mix_environments, free=free)
     ]
     held = sorted({str(level) for level in runs.loc[runs["targets"] != "", "level"]}, key=_order)
-    if options.reference and not any(options.reference == level for level in held):
+    if options.reference and options.reference not in held:
         raise cells.NothingToShow(f"--reference: {by} is never {options.reference!r}; it is {reporting.listed(held)}")
     several = [(setting, placements) for setting, placements in found if placements]
     if not several:
         raise cells.NothingToShow(_nowhere(runs, by, held))
-    made, refused = [], []
-    for setting, placements in several:
-        try:
-            made.append(section(setting, by, placements, margin=reporting.margin(options, setting.metric)))
-        except cells.NothingToShow as error:
-            refused.append(str(error))
-    if not made:
-        raise cells.NothingToShow("\n".join(refused))
+
+    def of(one: tuple[cells.Setting, list[Compared]]) -> list[Section]:
+        setting, placements = one
+        return [section(setting, by, placements, margin=reporting.margin(options, setting.metric))]
+
+    made, refused = reporting.gather(several, of)
     made[-1].notes.extend(refused)
     return made
 
@@ -160,20 +158,15 @@ def section(setting: cells.Setting, by: str, placements: list[Compared], *, marg
 
 def sentence(title: str, by: str, contrasts: pd.DataFrame, margin: float) -> str:
     """What was found here, in one sentence."""
-    words = {
-        "better": "better than",
-        "worse": "worse than",
-        "tied": f"tied within {100 * margin:g} with",
-        "unresolved": "unresolved against",
-    }
     parts = []
     for reference, against in contrasts.groupby("second", sort=False):
-        for verdict, phrase in words.items():
+        for verdict, phrase in reporting.verdict_phrases(margin).items():
             mine = against[against["verdict"] == verdict]
             if len(mine):
                 pairs = zip(mine["first"], mine["difference"], strict=True)
                 told = [f"{first} ({reporting.signed(difference)})" for first, difference in pairs]
-                parts.append(f"{reporting.listed(told)} {'is' if len(mine) == 1 else 'are'} {phrase} {reference}")
+                verb = "is" if len(mine) == 1 else "are"
+                parts.append(f"{reporting.listed(told)} {verb} {phrase.format(reference)}")
         lost = list(against["first"][against["verdict"] == "missing"])
         if lost:
             parts.append(f"{reporting.listed(lost)} share{'s' if len(lost) == 1 else ''} no seed with {reference}")
@@ -278,9 +271,7 @@ def _nowhere(runs: pd.DataFrame, by: str, held: list[str]) -> str:
 
 def _table(name: str, setting: cells.Setting, by: str, at: str, judged: cells.Judgement) -> Table:
     frame = reporting.cell_frame(setting, judged.estimates, judged.rates)
-    by_first = judged.contrasts.set_index("first")
-    for column in ("difference", "p_holm", "verdict"):
-        frame[f"reference_{column}"] = frame["cell"].map(by_first[column])
+    frame = reporting.with_contrasts(frame, judged.contrasts, side="first", prefix="reference")
     columns = [
         Column("cell", _words(by), reporting.text, is_number=False),
         Column("ranks", "rank", reporting.text),
@@ -291,7 +282,7 @@ def _table(name: str, setting: cells.Setting, by: str, at: str, judged: cells.Ju
         Column("reference_difference", "− reference", reporting.signed),
         Column("reference_verdict", "it is", reporting.text, is_number=False),
         Column("gap", "train − report", reporting.signed, on_screen=False),
-        Column("seconds", "seconds", lambda x: reporting.plain(round(float(x), 1)) if pd.notna(x) else "–"),  # type: ignore[arg-type]
+        Column("seconds", "seconds", reporting.seconds),
         Column("bytes", "bytes", reporting.count, on_screen=False),
     ]
     return Table(name, f"{setting.title}, {at}: report score ± 95 % by {_words(by)}", frame, columns)

@@ -84,7 +84,7 @@ def _table(name: str, setting: cells.Setting, frame: pd.DataFrame) -> Table:
     columns = [
         Column("cell", "cell", reporting.text, is_number=False),
         Column("adapter_parameters", "parameters", reporting.count),
-        Column("seconds", "seconds", lambda x: reporting.plain(round(float(x), 1)) if pd.notna(x) else "–"),  # type: ignore[arg-type]
+        Column("seconds", "seconds", reporting.seconds),
         Column("bytes", "bytes", reporting.count),
         Column("score_shown", figures.short_metric(setting.metric), reporting.text),
         Column("front", "on the front of", reporting.text, is_number=False),

@@ -147,9 +147,7 @@ def _cells(
     name: str, setting: cells.Setting, rates: pd.DataFrame, estimates: pd.DataFrame, table: pd.DataFrame
 ) -> Table:
     frame = reporting.cell_frame(setting, estimates, rates)
-    by_first = table.set_index("first")
-    for column in ("difference", "p_holm", "verdict"):
-        frame[f"lowest_{column}"] = frame["cell"].map(by_first[column])
+    frame = reporting.with_contrasts(frame, table, side="first", prefix="lowest")
     paper = published.rank().pivot(index=["targets", "rank"], columns="dataset", values="score")
     for dataset in published.SPREAD:
         frame[f"paper_{dataset.lower()}"] = [

@@ -213,7 +213,7 @@ def make_group(runs: pd.DataFrame, options: Namespace) -> Group:
 
 
 def verdict_sentences(sections: list[tuple[str, Section]], card: Section) -> list[str]:
-    """The sentence of every weight-type and rank section, and that of the claims card."""
+    """The sentence of every section on weight types, ranks and factors, and that of the claims card."""
     told = [section.sentence for kind, section in sections if kind in ("Weight types", "Rank", "Factors")]
     told = told or [section.sentence for _, section in sections]
     return [*told, card.sentence] if len(card.facts["card"]) else told

@@ -138,15 +138,9 @@ def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str
     tested = table[table["n_pairs"] > 0]
     if tested.empty:
         return f"nothing can be said of {reference}: it shares no seed with another placement"
-    words = {
-        "better": "better than {}",
-        "worse": "worse than {}",
-        "tied": f"tied with {{}} within {100 * margin:g} point{'s' if margin != 0.01 else ''}",
-        "unresolved": "unresolved against {}",
-    }
     parts = []
     small = set(tested["second"][tested["note"] == stats.SMALL])
-    for verdict, phrase in words.items():
+    for verdict, phrase in reporting.verdict_phrases(margin).items():
         rows = tested[tested["verdict"] == verdict]
         if len(rows):
             more = (rows["seeds_needed"] - rows["n_pairs"]).dropna()
@@ -196,9 +190,7 @@ def _placements(
     reference: str,
 ) -> Table:
     frame = reporting.cell_frame(setting, estimates, rates)
-    by_other = table.set_index("second")
-    for column in ("difference", "p_holm", "verdict"):
-        frame[f"reference_{column}"] = frame["cell"].map(by_other[column])
+    frame = reporting.with_contrasts(frame, table, side="second", prefix="reference")
     paper = _paper(estimates).pivot(index="targets", columns="dataset", values="score")
     for dataset in map(str, paper):
         frame[f"paper_{dataset.lower()}"] = frame["cell"].map(paper[dataset])

@@ -8,7 +8,6 @@ counted and named.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +16,10 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import stats, tuning
-from lora_bench.config import LORA_METHODS
+from lora_bench.config import GROUPS, LORA_METHODS, ConfigError, parse_targets, spell_targets
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
-GROUPS = {  # words for several matrices -> the targets that they are on backbones without and with a gate
-    "attention": ("qkvo",),
-    "mlp": ("up+down", "up+gate+down"),
-    "all": ("qkvo+up+down", "qkvo+up+gate+down"),
-}
 FLOOR = "head_only"
 
 SHARED = (  # of the backbone, the data and the training
@@ -421,21 +415,20 @@ def against_reference(arms: Iterable[str], reference: str = REFERENCE_TARGETS) -
     but qv and all four, which are what the MLP is held against.
     """
     arms = [arm for arm in dict.fromkeys(arms) if arm != FLOOR]
-    asks_as_paper = set(arms) & set(PLACEMENTS) - {REFERENCE_TARGETS, *GROUPS["attention"]}
+    asks_as_paper = set(arms) & set(PLACEMENTS) - {REFERENCE_TARGETS, PLACEMENTS[-1]}
     declared = dict.fromkeys((*PLACEMENTS, *arms)) if asks_as_paper else arms
     return [(reference, arm) for arm in declared if arm != reference]
 
 
-def targets_of(word: str) -> tuple[str, ...]:
-    """The targets that a word such as `mlp` may stand for in a store; the word itself where it is none."""
-    return GROUPS.get(word, (word,))
-
-
 def same_targets(word: str, targets: str) -> bool:
-    """Whether a word as a sweep writes it means a run's targets: `attention` and `vqok` mean `qkvo`."""
-    parts = [targets_of(part) for part in word.split("+")]
-    wanted = {"+".join(one) for one in itertools.product(*parts)}
-    return _roles(targets) in map(_roles, wanted)
+    """Whether a word as a sweep writes it means a run's targets: `attention` and `vqok` mean `qkvo`, and `mlp` the MLP
+    with a gate or without, whichever the backbone has."""
+    try:
+        names = parse_targets(word)
+    except ConfigError:
+        return False
+    roles = {role for name in names for role in GROUPS.get(name, (name,))}
+    return targets in (spell_targets(roles), spell_targets(roles - ({"gate"} - set(names))))
 
 
 def difference_sd(runs: pd.DataFrame) -> float:
@@ -468,8 +461,7 @@ def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     """What a full grid would hold and the store does not, in words: absent arms, then rates and seeds of the others.
 
     A rate counts as part of the grid if at least half of the arms have it, and a seed if two arms have it. After a
-    staged search, which leaves one rate of an arm with all seeds and the others with half of them at most, the grid is
-    the rate chosen for each arm.
+    staged search (`tuning.is_staged`) the grid is the rate chosen for each arm.
     """
     adapted = runs[runs["method"] != FLOOR]
     arms = list(dict.fromkeys([*expected, *adapted["arm"]]))
@@ -598,11 +590,6 @@ def _seeds_text(seeds: Sequence[int]) -> str:
         else:
             rows.append([seed])
     return ", ".join(f"{row[0]} to {row[-1]}" if len(row) > 2 else ", ".join(map(str, row)) for row in rows)
-
-
-def _roles(targets: str) -> frozenset[str]:
-    parts = targets.split("+")
-    return frozenset(role for part in parts for role in (part if set(part) <= set("qkvo") else [part]))
 
 
 def rank_text(rank: float, lowest: float, highest: float) -> str:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -34,7 +34,7 @@ PROTOCOL = 1
 """Version of everything that turns a configuration into scores. Raised whenever old records stop being comparable."""
 
 ROLES = ("q", "k", "v", "o", "up", "gate", "down")
-GROUPS = ("attention", "mlp", "all")
+GROUPS = {"attention": ("q", "k", "v", "o"), "mlp": ("up", "gate", "down"), "all": ROLES}
 METHODS = ("lora", "lora_plus", "dora", "head_only", "bitfit", "full")
 LORA_METHODS = ("lora", "lora_plus", "dora")
 INITS = ("gaussian", "kaiming", "peft_gaussian", "pissa", "olora")
@@ -281,7 +281,7 @@ def parse_targets(text: str, *, key: str = "adapter.targets") -> tuple[str, ...]
     return tuple(found)
 
 
-def spell_targets(roles: Sequence[str]) -> str:
+def spell_targets(roles: Collection[str]) -> str:
     """Canonical text of a set of roles: attention letters joined, then the MLP roles: `qv+up+down`."""
     letters = "".join(role for role in "qkvo" if role in roles)
     return "+".join([*([letters] if letters else []), *(role for role in ("up", "gate", "down") if role in roles)])

@@ -506,7 +506,7 @@ def pareto(points: pd.DataFrame, costs: list[tuple[str, str]], *, metric: str) -
         axis.set_xlabel(label)
         if _is_wide(points[column]):
             axis.set_xscale("log")
-        axis.margins(x=0.18, y=0.08)
+        axis.margins(x=0.26, y=0.08)
         axis.tick_params(axis="both", bottom=True)
         axis.xaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
         axis.grid(axis="x", visible=False)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,8 @@ from rich.text import Text
 
 from lora_bench import cells, figures, stats, tuning
 from lora_bench.store import Store, StoreError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,8 @@ def settings(runs: pd.DataFrame, options: argparse.Namespace) -> list[cells.Sett
     )
 
 
-def gather(found: list[cells.Setting], make: Callable[[cells.Setting], list]) -> tuple[list, list[str]]:
-    """What settings give, in one list, and what those that give nothing lack.
+def gather(found: Sequence[T], make: Callable[[T], list]) -> tuple[list, list[str]]:
+    """What settings (or pairs that hold one) give, in one list, and what those that give nothing lack.
 
     Raises:
         NothingToShow: when none gives anything, with what each lacks.
@@ -308,6 +311,23 @@ def _bootstrap(scores: tuple[float, ...]) -> tuple[float, float]:
     return stats.bootstrap_interval(np.array(scores)[:, None], rng=np.random.default_rng(0))
 
 
+def verdict_phrases(margin: float) -> dict[str, str]:
+    """Each verdict as words before and after the other cell, in the order in which they are told."""
+    return {
+        "better": "better than {}",
+        "worse": "worse than {}",
+        "tied": f"tied with {{}} within {100 * margin:g} point{'s' if margin != 0.01 else ''}",
+        "unresolved": "unresolved against {}",
+    }
+
+
+def with_contrasts(frame: pd.DataFrame, contrasts: pd.DataFrame, *, side: str, prefix: str) -> pd.DataFrame:
+    """A frame of `cell_frame` with the difference, p and verdict of the contrast whose `side` the cell is."""
+    mine = contrasts.set_index(side)
+    columns = ("difference", "p_holm", "verdict")
+    return frame.assign(**{f"{prefix}_{column}": frame["cell"].map(mine[column]) for column in columns})
+
+
 def marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     """What a figure puts behind a cell's name: † failed seeds, * a rate that is not certified."""
     certificates = rates.loc[estimates.index, "certificate"]
@@ -440,6 +460,11 @@ def count(value: object) -> str:
 def plain(value: object) -> str:
     """A number in its shortest form."""
     return _number(value, lambda x: f"{x:g}")
+
+
+def seconds(value: object) -> str:
+    """A time in seconds, to a tenth."""
+    return _number(value, lambda x: f"{round(x, 1):g}")
 
 
 def text(value: object) -> str:

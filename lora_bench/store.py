@@ -91,7 +91,7 @@ COLUMNS = {
     "seed": NUMBER,
     "protocol": NUMBER,
     "adapter_parameters": NUMBER,
-    "low_rank_parameters": NUMBER,
+    "low_rank_parameters": NUMBER,  # of A and B alone, and of failed runs too
     "head_parameters": NUMBER,
     "total_parameters": NUMBER,
     "metric": TEXT,

@@ -21,11 +21,9 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lora_bench.config import ROLES, ConfigError, parse_layers, parse_targets, spell_targets
+from lora_bench.config import GROUPS, ROLES, ConfigError, parse_layers, parse_targets, spell_targets
 from lora_bench.families import FAMILIES, Layout
 from lora_bench.fused import FusedProjection, is_linear, linear_from_conv1d, shape_of, split_projection
-
-GROUP_ROLES = {"attention": ("q", "k", "v", "o"), "mlp": ("up", "gate", "down"), "all": ROLES}
 
 
 @dataclass(frozen=True)
@@ -164,11 +162,11 @@ def _expand(matrices: Sequence[Matrix], targets: str, backbone: str) -> list[str
     has = [role for role in ROLES if any(matrix.role == role for matrix in matrices)]
     roles: list[str] = []
     for name in parse_targets(targets):
-        if name in GROUP_ROLES:
-            members = [role for role in GROUP_ROLES[name] if role in has]
+        if name in GROUPS:
+            members = [role for role in GROUPS[name] if role in has]
             halves = ("attention", "mlp") if name == "all" else (name,)
             for half in halves:
-                if not set(GROUP_ROLES[half]) & set(has):
+                if not set(GROUPS[half]) & set(has):
                     raise ConfigError(f"adapter.targets: {backbone} has no {half} matrices; it has {', '.join(has)}")
         elif name in has:
             members = [name]
@@ -359,7 +357,7 @@ def _problems(roles: Mapping[str, str], shapes: Mapping[str, tuple[int, int]], h
         for role, n in counts.items()
         if n > 1
     ]
-    problems += [f"no layer is recognised as {role!r}" for role in GROUP_ROLES["attention"] if not counts[role]]
+    problems += [f"no layer is recognised as {role!r}" for role in GROUPS["attention"] if not counts[role]]
     if bool(counts["up"]) != bool(counts["down"]):
         problems.append("only one of 'up' and 'down' is recognised")
     problems += [f"{inner} has no recognised role" for inner in shapes if inner not in roles]

@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +54,27 @@ def command(monkeypatch, tmp_path, capsys):
 
     yield run
     log.handlers[:], log.level, log.propagate = state
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Figures are drawn but not rendered: saving one in three formats takes a second."""
+    from lora_bench import figures
+
+    monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Figures are drawn but not rendered, except as what the page holds."""
+    from lora_bench import figures
+
+    def save(figure, folder: Path, name: str) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.svg").write_text("<svg/>")
+        return folder / f"{name}.svg"
+
+    monkeypatch.setattr(figures, "save", save)
 
 
 @dataclass

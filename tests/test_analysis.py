@@ -53,12 +53,6 @@ def weight_types_store(tmp_path_factory) -> Path:
     return write_store(tmp_path_factory.mktemp("wt"), weight_types_records(rates=(1e-3, 3e-3, 1e-2), n_seeds=6))
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Figures are drawn but not rendered: saving one in three formats takes a second."""
-    monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)
-
-
 # ---------------------------------------------------------------- scripts
 
 

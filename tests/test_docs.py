@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 
 from fake_store import depth_records, weight_types_records, write_store
 from hydra_plugins.lora_bench.sweeper import SweeperConf
-from lora_bench import figures
 from lora_bench.config import RunConfig
 from lora_bench.store import Store
 
@@ -43,15 +42,8 @@ def commands() -> list[str]:
 
 
 @pytest.fixture
-def unrendered(monkeypatch):
-    """Figures are drawn and not rendered; scripts find their neighbours."""
-
-    def save(figure, folder: Path, name: str) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.svg").write_text("<svg/>")
-        return folder / f"{name}.png"
-
-    monkeypatch.setattr(figures, "save", save)
+def neighbours(monkeypatch):
+    """Scripts find the others of analysis/."""
     monkeypatch.syspath_prepend(str(ROOT / "analysis"))
 
 
@@ -70,18 +62,24 @@ def test_the_pages_hold_commands():
     assert len(COMMANDS) > 10 and len(SCRIPTS) > 8 and len(SINGLE) >= 3
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if line not in SINGLE])
-def test_sweeps_of_the_documentation_run(line, command, tmp_path, training):
-    """To their end, on the embedded backbone and task, with training that takes no time; where packs train is
-    tests/test_launchers.py's."""
-    elsewhere = ("hydra/launcher", "hydra.launcher", "task=", "task.", "model=", "model.")
+def embedded(line: str) -> tuple[str, ...]:
+    """The arguments of a command, on the embedded backbone and task; where packs train is tests/test_launchers.py's."""
     words = shlex.split(line)
+    elsewhere = ("hydra/launcher", "hydra.launcher", "task=", "task.", "model=", "model.")
     given = [word for word in words[words.index("lora-bench") + 1 :] if not word.startswith(elsewhere)]
-    (tmp_path / "runs").mkdir()
     task = [] if "+sweeps=calibration_planted" in given else ["task=acceptability"]  # it is about its own task
-    ended = command(*given) if given == ["--help"] else command(*given, *task, "model=minilm", "tracking=none")
+    return tuple(given) if given == ["--help"] else (*given, *task, "model=minilm", "tracking=none")
+
+
+@pytest.mark.parametrize(
+    "arguments", sorted({embedded(line) for line in COMMANDS if line not in SINGLE}), ids=lambda words: " ".join(words)
+)
+def test_sweeps_of_the_documentation_run(arguments, command, tmp_path, training):
+    """To their end, with training that takes no time; lines that differ in launcher, task or backbone count once."""
+    (tmp_path / "runs").mkdir()
+    ended = command(*arguments)
     assert ended.status == 0, ended.text
-    if any(word.startswith("+sweeps=") for word in given) and "hydra.sweeper.dry_run=true" not in given:
+    if any(word.startswith("+sweeps=") for word in arguments) and "hydra.sweeper.dry_run=true" not in arguments:
         assert training.packs and "runs finished. Next:" in ended.text
 
 
@@ -108,7 +106,7 @@ def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
     assert "6 cells, 8 seeds, 48 runs" in ended.out
 
 
-def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, tmp_path):
+def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, neighbours, tmp_path):
     """Line by line, with training that takes no time."""
     training.saves_adapters = True
     block = next(one for one in shell_blocks(ROOT / "docs" / "tutorial.md") if "my_coarse" in one)
@@ -138,7 +136,7 @@ def test_scripts_of_the_documentation_know_their_options(line):
 
 
 @pytest.mark.parametrize("line", READ_STORES)
-def test_scripts_of_the_documentation_read_a_store(line, tmp_path, monkeypatch, unrendered):
+def test_scripts_of_the_documentation_read_a_store(line, tmp_path, monkeypatch, unrendered, neighbours):
     """The published study, or invented scores."""
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line)

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from fake_store import depth_records, fake_record, weight_types_records, write_store
-from lora_bench import cells, figures, sweep
+from lora_bench import cells, sweep
 from lora_bench.store import Store
 from test_analysis import frame_of, run, script
 
@@ -22,11 +22,6 @@ METHODS = {
     "lora_plus ×16": {"method": "lora_plus", "adapter": {"b_lr_ratio": 16.0}},
     "full": {"method": "full"},
 }
-
-
-@pytest.fixture
-def quick(monkeypatch):
-    monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)
 
 
 def options(**given) -> Namespace:

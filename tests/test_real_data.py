@@ -82,8 +82,10 @@ def test_packed_and_solo_agree_on_real_rows(command, monkeypatch, precision, tas
         n_threads = torch.get_num_threads()
         monkeypatch.setenv("OMP_NUM_THREADS", "1")
         torch.set_num_threads(1)
-        again = sweep(command, f"one-{targets}", *common, f"adapter.targets={targets}", "hydra.sweeper.pack_size=1")
-        torch.set_num_threads(n_threads)
+        try:
+            again = sweep(command, f"one-{targets}", *common, f"adapter.targets={targets}", "hydra.sweeper.pack_size=1")
+        finally:
+            torch.set_num_threads(n_threads)
         monkeypatch.delenv("OMP_NUM_THREADS")
         with_itself = agreement(solo, again, run_id, again.frame()["run_id"].iloc[0])
         print(task, precision, targets, "alone with another number of threads", f"{with_itself:.4%}")

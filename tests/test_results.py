@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fake_store import fake_record, weight_types_records, write_store, write_with_adapters
-from lora_bench import figures, results
+from lora_bench import results
 from lora_bench.cells import NothingToShow
 from lora_bench.store import MANIFEST, PREDICTIONS, RECORDS, Store, StoreError
 from lora_bench.tasks.metrics import score
@@ -104,18 +104,6 @@ def pack(scored_pack, tmp_path) -> Path:
     return shutil.copytree(scored_pack, tmp_path / "pack")
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Figures are drawn but not rendered, except as what the page holds."""
-
-    def save(figure, folder: Path, name: str) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.svg").write_text("<svg/>")
-        return folder / f"{name}.svg"
-
-    monkeypatch.setattr(figures, "save", save)
-
-
 # Reading
 
 
@@ -192,7 +180,7 @@ def test_rounding_never_moves_the_largest_logit(logits):
     assert (rounded[~is_rounded] == logits[~is_rounded]).all()
 
 
-def test_tables_from_a_pack_are_those_from_the_folder(tmp_path, quick, capsys):
+def test_tables_from_a_pack_are_those_from_the_folder(tmp_path, unrendered, capsys):
     records = weight_types_records(rates=(1e-3, 3e-3, 1e-2), n_seeds=3)
     records += [fake_record(lr=0.3, seed=seed, error="nonfinite") for seed in range(3)]
     records += weight_types_records(rates=(3e-3,), n_seeds=1, environment="gpu-b", with_floor=False)
@@ -204,7 +192,7 @@ def test_tables_from_a_pack_are_those_from_the_folder(tmp_path, quick, capsys):
         assert ours
 
 
-def test_section_7_reads_the_adapters_of_a_pack(adapted, tmp_path, quick):
+def test_section_7_reads_the_adapters_of_a_pack(adapted, tmp_path, unrendered):
     pack = packed(adapted, tmp_path / "pack", adapters=["all"])
     for script in (subspace_script, amplification_script):
         ours, theirs = (tables_of(script, one, tmp_path / script.__name__ / one.name) for one in (pack, adapted))

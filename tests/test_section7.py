@@ -29,10 +29,7 @@ import weight_types as weight_types_script
 ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Figures are drawn but not rendered: saving one in three formats takes a second."""
-    monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def shown(script, store: Path, out: Path, capsys, *options: str) -> str:

@@ -6,10 +6,11 @@ import runpy
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from lora_bench import cells, published, reporting
+from lora_bench import cells, published, reporting, tuning
 from lora_bench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,6 +101,48 @@ def test_attention_against_the_mlp_is_that_of_the_records():
     words = {value: key for key, value in names.items()}
     table = facts[92_160]["contrasts"].replace({"first": words, "second": words})
     assert_contrasts(contrasts, table)
+
+
+def at_rates(rates: dict[str, float], *pairs: tuple[str, str]) -> tuple[pd.DataFrame, list[dict]]:
+    """Estimates, and contrasts as rows, at rates that the page names, whatever `select` chose."""
+    (setting,) = cells.settings(cells.prepare(Store(STUDY).frame()), task="sst2")
+    runs = cells.name_arms(setting.runs)
+    estimates = cells.estimate(runs, tuning.choose_rates(runs)["lr"].to_dict() | rates)
+    return estimates, cells.compare(estimates, list(pairs), margin=0.01).to_dict("records")
+
+
+def signed(one: dict) -> str:
+    return reporting.plus_minus(one["difference"], one["high"], reporting.signed)
+
+
+def test_what_the_page_says_of_other_rates_is_that_of_the_records():
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    both = "qkvo+up+down r=2-3"
+    _, (gain, low) = at_rates({"qv r=10": 1e-3}, ("qv r=10", "qv r=1"), ("qv r=10", both))
+    assert signed(gain) == "+1.0 ± 0.9" and "its gain is 1.0 ± 0.9" in text
+    assert signed(low) == "+0.3 ± 0.6" and "it would be 0.3 ± 0.6" in text
+    _, (against_qv, q_high) = at_rates({}, ("qv r=10", both), ("q r=64", "qv r=1"))
+    assert signed(against_qv) == "+0.8 ± 0.6" and signed(q_high) == "−2.3 ± 1.1" and "is 2.3 ± 1.1 points" in text
+    by_two = {"up+down r=4": 2e-3, both: 3e-4}
+    pairs = [("qkvo r=5", other) for other in ("qv r=10", *by_two)]
+    estimates, rows = at_rates(by_two, *pairs)
+    told = [reporting.plus_minus(*estimates.loc[arm, ["mean", "high"]]) for arm in by_two]
+    assert told == ["82.2 ± 2.4", "83.0 ± 0.6"] and all(one in text for one in told)
+    assert (signed(rows[2]), rows[2]["verdict"], reporting.p_value(rows[2]["p_holm"])) == (
+        "+1.3 ± 0.8",
+        "better",
+        ".027",
+    )
+
+
+def test_the_loss_that_the_page_tells_is_that_of_the_records():
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    store = Store(STUDY)
+    frame = store.frame().query("task == 'sst2' and targets == 'qv' and rank == 4 and lr == 0.003")
+    losses = np.mean([store.record(run_id)["history"]["loss"] for run_id in frame["run_id"]], axis=0)
+    assert len(frame) == 8
+    told = ", ".join(f"{part.mean():.2f}"[1:] for part in np.array_split(losses, 8))
+    assert f"eighths of the epoch: {told})" in text
 
 
 def test_the_ranks_are_those_of_the_records():
