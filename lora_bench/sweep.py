@@ -22,7 +22,7 @@ from lora_bench.config import LORA_METHODS, ConfigError, resource_root
 from lora_bench.plan import Plan
 from lora_bench.progress import SweepProgress, duration, size
 from lora_bench.record import without_folders
-from lora_bench.store import Store
+from lora_bench.store import Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -373,6 +373,9 @@ def conclude(plan: Plan, store: Store, out: Console, *, stopped: str | None, com
     same = plans.command_line(command)
     retry = " hydra.sweeper.retry_failed=true"
     if missing:
+        elsewhere = _n_trained_elsewhere(plan, store)
+        if elsewhere:
+            out.print(f"another process trains {elsewhere} of the {missing} missing runs; this sweep left them to it")
         out.print(f"{finished} of {_count(len(statuses), 'run')} finished, {missing} missing. Go on with:\n  {same}")
     elif failed:
         out.print(f"{finished} of {_count(len(statuses), 'run')} finished. Try the failed ones again with:")
@@ -380,6 +383,17 @@ def conclude(plan: Plan, store: Store, out: Console, *, stopped: str | None, com
     else:
         out.print(f"all {_count(len(statuses), 'run')} finished. Next:\n  {analysis_command(plan, store)}")
     return 1 if failed or missing else 0
+
+
+def _n_trained_elsewhere(plan: Plan, store: Store) -> int:
+    """Runs without a record that another process holds, as a sweep with other packs does."""
+    held = 0
+    with contextlib.suppress(StoreError):
+        for run_id, status in plan.status.items():
+            if status is None:
+                with store.claim(run_id) as is_free:
+                    held += not is_free
+    return held
 
 
 def drop_adapters(plan: Plan, store: Store, out: Console) -> None:

@@ -1,5 +1,6 @@
 """The sweeper: what a grid becomes, what is trained, what is skipped, and how a sweep ends."""
 
+import contextlib
 import os
 import re
 import signal
@@ -371,6 +372,19 @@ def test_a_launch_waits_for_a_pack_of_another_and_trains_what_that_one_leaves(co
     assert ended.status == 0, ended.text
     assert len(Store("runs").statuses()) == 8
     assert [len(pack) for pack in training.packs] == [4, 4]
+
+
+def test_runs_that_a_sweep_with_other_packs_is_training_are_told(command, training, monkeypatch):
+    sweep(command, "store=other")
+    held = sorted(Store("other").statuses())[:3]
+    monkeypatch.setattr("lora_bench.jobs.run_here", lambda *runs, **options: [])  # as where every run is claimed
+    with contextlib.ExitStack() as claims:
+        for run_id in held:
+            claims.enter_context(Store("runs").claim(run_id))
+        ended = sweep(command)
+    assert ended.status == 1
+    assert "another process trains 3 of the 8 missing runs" in ended.out
+    assert "another process" not in sweep(command).out
 
 
 # Real processes
