@@ -49,8 +49,12 @@ def console() -> Console:
 # Before
 
 
-def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool) -> None:
-    """Print what the plan will do; with `every_cell`, each cell's parameters and scales too."""
+def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool, n_workers: int = 1) -> None:
+    """Print what the plan will do; with `every_cell`, each cell's parameters and scales too.
+
+    Args:
+        n_workers: packs that the launcher trains at once on this machine.
+    """
     statuses = list(plan.status.values())
     n_seeds = len({one.run.config.seed for one in plan.runs.values()})
     pending = plan.pending()
@@ -67,6 +71,9 @@ def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool) -> Non
     n_failed = statuses.count("failed")
     line = f"  {statuses.count('finished')} finished, {n_failed} failed before, {_count(len(pending), 'run')} to train"
     out.print(f"{line} in {_count(n_packs, 'pack')}" if pending else line)
+    if n_packs < min(n_workers, len(pending)):
+        size_for_all = math.ceil(len(pending) / n_workers)
+        out.print(f"  {n_workers} workers: hydra.sweeper.pack_size={size_for_all} would give each of them a pack")
     riders = plan.riders()
     if riders:
         told = "rides along, so that its pack is" if len(riders) == 1 else "ride along, so that their packs are"

@@ -8,6 +8,7 @@ An override on the command line replaces the axis of its name in every grid.
 
 import copy
 import itertools
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +87,8 @@ class LoraBenchSweeper(Sweeper):
             command=_arguments(),
         )
         out = sweep.console()
-        sweep.describe(plan, records, out, every_cell=self.switches["dry_run"])
+        n_workers = self._n_workers(candidates[0].config.device)
+        sweep.describe(plan, records, out, every_cell=self.switches["dry_run"], n_workers=n_workers)
         if self.switches["dry_run"]:
             return
         has_work = bool(plan.pending())
@@ -121,6 +123,15 @@ class LoraBenchSweeper(Sweeper):
         return candidates
 
     # Jobs
+
+    def _n_workers(self, device: str) -> int:
+        """Packs that joblib's launcher can train at once here, where a GPU holds one; 1 for the other launchers."""
+        from lora_bench.jobs import visible_gpus
+
+        asked = self._config.hydra.launcher.get("n_jobs", 1)
+        n_gpus = len(visible_gpus()) if asked != 1 and device != "cpu" else 0
+        n_workers = (os.cpu_count() or 1) if asked < 0 else asked
+        return min(n_workers, n_gpus) if n_gpus else n_workers
 
     def _launcher(self, records: Any) -> Any:
         """A function that starts jobs through the chosen launcher; None for Hydra's basic one."""
