@@ -694,12 +694,12 @@ def coverages(table: pd.DataFrame, *, nominal: float = 0.95) -> Figure:
     axis.set_xlabel("95 % intervals that hold\nthe mean of all seeds (%)")
     handles = [
         matplotlib.lines.Line2D([], [], color=BLUE, marker="o", ms=4.2, ls="", label="measured"),
-        matplotlib.lines.Line2D([], [], color=LIGHT, lw=5, label="normal scores, 95 %"),
+        matplotlib.lines.Line2D([], [], color=LIGHT, lw=5, solid_capstyle="butt", label="normal scores, 95 %"),
     ]
     if (table["coverage"] < table["band_low"]).any():
         handles.insert(1, matplotlib.lines.Line2D([], [], color=RED, marker="s", ms=4.2, ls="", label="too low"))
     figure.legend(
-        handles=handles, loc="outside upper right", ncols=3, frameon=False, columnspacing=1, handletextpad=0.4
+        handles=handles, loc="outside upper right", ncols=3, frameon=False, columnspacing=1, handletextpad=0.5
     )
     _tidy(axis)
     return figure
