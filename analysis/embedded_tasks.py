@@ -35,7 +35,7 @@ BATCH_SIZE = 32
 RATES = {"acceptability": 3e-3, "sentiment": 3e-3, "entailment": 1e-3, "similarity": 1e-3}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Measure the embedded tasks: bag of words, head only, LoRA on qv.")
     parser.add_argument("--task", choices=[*GRAMMARS, "all"], default="all")
     parser.add_argument("--rows", type=int, default=8000, help="train rows (default 8000)")
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--head-lr", type=float, default=1e-3, help="peak rate of its head (default 1e-3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-lora", action="store_true", help="leave out the slow column")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     logging.set_verbosity_error()  # a new head is meant to be new
     names = list(GRAMMARS) if options.task == "all" else [options.task]
     print(f"{'task':14} {'unigrams':>9} {'+bigrams':>9} {'head only':>10} {'LoRA qv':>8} {'gain':>6} {'seconds':>8}")
@@ -67,6 +67,7 @@ def main() -> None:
         )
         if by_phenomenon:
             print(by_phenomenon, flush=True)
+    return 0
 
 
 def bag_of_words(train: pd.DataFrame, report: pd.DataFrame, longest: int) -> float:
@@ -120,7 +121,7 @@ def trained_lora(name: str, train: pd.DataFrame, options: argparse.Namespace):
     batches = [batch for _ in range(options.epochs) for batch in batches_by_length(train, rng)]
     warmup = max(1, len(batches) // 16)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (len(batches) - step) / (len(batches) - warmup))
+        optimizer, lambda step: min((step + 1) / warmup, (len(batches) - step) / max(1, len(batches) - warmup))
     )
     targets = labels_of(train)
     model.train()
@@ -224,4 +225,4 @@ def score(frame: pd.DataFrame, predicted: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())
