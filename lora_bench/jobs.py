@@ -35,6 +35,7 @@ STORE_LOST = 74
 """Exit status of a child whose store could not be written: its runs are missing, not failed."""
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOG_BYTES = 4_000
+PROGRESS_SECONDS = 2.0
 GPU_POLL_SECONDS = 1.0
 
 messages = logging.getLogger(__name__)
@@ -107,6 +108,28 @@ def _under_way(path: Path, number: int) -> Iterator[None]:
 
 def _mark(path: Path, number: int) -> Path:
     return path.with_suffix("") / f"pack-{number}.under_way"
+
+
+def _tell_progress(path: Path, number: int) -> Callable[[dict], None]:
+    """A listener that writes the share of a pack's steps that are done into its mark, for whoever watches the sweep."""
+    told_at = 0.0
+
+    def listen(event: dict) -> None:
+        nonlocal told_at
+        if event.get("event") == "step" and time.monotonic() - told_at >= PROGRESS_SECONDS:
+            told_at = time.monotonic()
+            with contextlib.suppress(OSError):  # the mark says nothing that training needs
+                _mark(path, number).write_text(f"{event['step'] / event['steps']:.4f}", encoding="utf-8")
+
+    return listen
+
+
+def share_trained(path: Path, number: int) -> float | None:
+    """The share of its steps that a pack under way has done; None where its job has not told, or is telling now."""
+    try:
+        return float(_mark(path, number).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def forget_marks(path: Path, numbers: Sequence[int]) -> None:
@@ -309,7 +332,15 @@ def main(arguments: Sequence[str]) -> int:
             )
         tracking = _open_tracking(runs[0].config.tracking, path, store)
         invocation = {"overrides": document["command"], "sweep": document["sweep"]}
-        run_here(runs, store, only=pending, tracking=tracking, invocation=invocation, own_process=True)
+        run_here(
+            runs,
+            store,
+            only=pending,
+            tracking=tracking,
+            invocation=invocation,
+            on_progress=_tell_progress(path, number),
+            own_process=True,
+        )
         tracking.close()
         if tracking.mode == "offline":
             offline_file(path).touch()

@@ -267,22 +267,26 @@ def _through_launcher(
     *,
     fail_fast: bool,
 ) -> tuple[str | None, list[int]]:
-    """Jobs report through the store alone, so a thread reads it while the launcher blocks."""
+    """Jobs report through the store alone, so a thread reads it and the marks of packs while the launcher blocks."""
     jobs.forget_marks(plan.path, numbers)
     pending = plan.pending()
+    unfinished = {number: set(plan.pending(plan.packs[number])) for number in numbers}
     before = {run_id: _stamp(store, run_id) for run_id in pending}
     is_over = threading.Event()
     has_failed = threading.Event()
 
     def watch() -> None:
         seen: dict[str, str] = {}
+        shares = dict.fromkeys(numbers, 0.0)
         while True:
             is_last = is_over.wait(POLL_SECONDS)
             for run_id in pending:
                 if run_id not in seen and _stamp(store, run_id) != before[run_id]:
                     seen[run_id] = store.status(run_id) or "failed"
             failed = sum(status == "failed" for status in seen.values())
-            progress.update(done=len(seen), failed=failed)
+            shares |= {number: share for number in numbers if (share := jobs.share_trained(plan.path, number))}
+            in_training = (shares[number] * len(unfinished[number] - seen.keys()) for number in numbers)
+            progress.update(done=len(seen), failed=failed, inside=SHARE_OF_TRAINING * sum(in_training))
             if failed and fail_fast and not has_failed.is_set():
                 has_failed.set()
                 jobs.stop_file(plan.path).touch()

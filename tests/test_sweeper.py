@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
 
 from hydra_plugins.lora_bench.sweeper import Composer, expand, quote
 from lora_bench.config import ConfigError, parse, resource_root
@@ -388,6 +389,19 @@ def test_workers_without_a_pack_are_told(command, training, n_jobs, size):
         assert "would give each" not in sweep(command, *options, f"hydra.sweeper.pack_size={size}").out
 
 
+@pytest.fixture
+def launch_with(monkeypatch):
+    """Give the sweeper a launcher; after Hydra's scan for plugins, which loads the module anew."""
+
+    def patch(launch):
+        Plugins.instance()
+        from hydra_plugins.lora_bench.sweeper import LoraBenchSweeper
+
+        monkeypatch.setattr(LoraBenchSweeper, "_launcher", lambda self, records: launch)
+
+    return patch
+
+
 def test_runs_that_a_sweep_with_other_packs_is_training_are_told(command, training, monkeypatch):
     sweep(command, "store=other")
     held = sorted(Store("other").statuses())[:3]
@@ -399,6 +413,38 @@ def test_runs_that_a_sweep_with_other_packs_is_training_are_told(command, traini
     assert ended.status == 1
     assert "another process trains 3 of the 8 missing runs" in ended.out
     assert "another process" not in sweep(command).out
+
+
+def test_packs_of_a_launcher_tell_how_far_they_are(command, training, monkeypatch, launch_with):
+    """By their marks; the runs of a pack end together, so that records alone would say nothing until then."""
+    from lora_bench import jobs
+    from lora_bench import plan as plans
+
+    seen = []
+
+    def launch(references):
+        for reference in references:
+            path, number = plans.parse_reference(reference)
+            tell = jobs._tell_progress(path, number)
+            path.with_suffix("").mkdir(parents=True, exist_ok=True)
+            assert jobs.share_trained(path, number) is None
+            tell({"event": "step", "step": 30, "steps": 40, "runs": 4})
+            tell({"event": "step", "step": 31, "steps": 40, "runs": 4})  # too soon to be told
+            assert jobs.share_trained(path, number) == 0.75
+        deadline = time.monotonic() + 20
+        while not seen and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return []
+
+    def update(self, *, done, failed, inside=0.0):
+        if inside:
+            seen.append((done, inside))
+
+    monkeypatch.setattr("lora_bench.sweep.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("lora_bench.progress.SweepProgress.update", update)
+    launch_with(launch)
+    sweep(command)
+    assert seen[0] == (0, pytest.approx(0.8 * 0.75 * 8))
 
 
 # Real processes
@@ -427,9 +473,8 @@ LONG = (
 )
 
 
-def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, monkeypatch):
+def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, monkeypatch, launch_with):
     """Three packs were under way when the pool broke: each gets a launch of its own, and one breaks it again."""
-    from hydra_plugins.lora_bench.sweeper import LoraBenchSweeper
     from lora_bench import jobs
     from lora_bench import plan as plans
     from lora_bench.resolve import resolve
@@ -452,7 +497,7 @@ def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, m
             training(runs, Store(jobs.store_of(path)), tracking=None, invocation={})
         return []
 
-    monkeypatch.setattr(LoraBenchSweeper, "_launcher", lambda self, records: launch)
+    launch_with(launch)
     ended = sweep(command, "hydra.sweeper.pack_size=1")
     assert launches == [[*range(8)], [0], [1], [2], [3, 4, 5, 6, 7]]
     assert ended.status == 1
@@ -464,9 +509,10 @@ def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, m
 
 
 @pytest.mark.parametrize("gets_on", [True, False])
-def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(command, training, monkeypatch, gets_on):
+def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(
+    command, training, monkeypatch, gets_on, launch_with
+):
     """joblib and Ray drop every pack behind a lost worker; a machine that loses them all must not be tried for ever."""
-    from hydra_plugins.lora_bench.sweeper import LoraBenchSweeper
     from lora_bench import jobs
     from lora_bench import plan as plans
     from lora_bench.resolve import resolve
@@ -484,7 +530,7 @@ def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(command,
             training(runs, Store(jobs.store_of(path)), tracking=None, invocation={})
         return []
 
-    monkeypatch.setattr(LoraBenchSweeper, "_launcher", lambda self, records: launch)
+    launch_with(launch)
     ended = sweep(command, "hydra.sweeper.pack_size=1")
     assert launches == [8, 7]
     assert "a worker was lost); launching the 7 packs that are left" in ended.err
