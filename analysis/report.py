@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -237,11 +237,14 @@ def verdict_table(sections: list[Section]) -> pd.DataFrame:
 
 def across(sections: list[tuple[str, Section]]) -> list[Section]:
     """Placements over all tasks of one backbone and adapter policy, where two or more hold the same placements and
-    seeds. A task with several settings among them is left out, and named."""
+    seeds. A task with several settings of two seeds or more among them is left out, and named."""
     groups: dict[tuple, list[Section]] = {}
     for kind, section in sections:
         facts = section.facts
-        if kind == "Weight types":
+        if kind != "Weight types":
+            continue
+        estimates = [facts["estimates"]]
+        if len(_common_seeds(estimates, _placements(estimates))) > 1:
             alike = tuple((key, str(value)) for key, value in facts["setting"].facts.items() if key not in OF_TASK)
             groups.setdefault((facts["budget"], alike), []).append(section)
     found: list[Section] = []
@@ -256,12 +259,8 @@ def across(sections: list[tuple[str, Section]]) -> list[Section]:
         left_out = sorted({task for task in tasks if task not in by_task})
         if len(by_task) < 2:
             continue
-        arms = [arm for arm in cells.PLACEMENTS if all(arm in one.index for one in by_task.values())]
-        seeds = (
-            sorted(set.intersection(*(set(one.at[arm, "scores"]) for one in by_task.values() for arm in arms)))
-            if arms
-            else []
-        )
+        arms = _placements(by_task.values())
+        seeds = _common_seeds(by_task.values(), arms)
         if len(arms) < 2 or len(seeds) < 2:
             continue
         scores = np.array(
@@ -275,6 +274,17 @@ def across(sections: list[tuple[str, Section]]) -> list[Section]:
         if names.count(names[place]) > 1:
             one.tables[0] = replace(one.tables[0], name=f"{names[place]}_{names[:place].count(names[place]) + 1}")
     return found
+
+
+def _placements(estimates: Collection[pd.DataFrame]) -> list[str]:
+    """Those of all these tables."""
+    return [arm for arm in cells.PLACEMENTS if all(arm in one.index for one in estimates)]
+
+
+def _common_seeds(estimates: Collection[pd.DataFrame], arms: Sequence[str]) -> list[int]:
+    """The seeds that these cells of all these tables have."""
+    held = [set(one.at[arm, "scores"]) for one in estimates for arm in arms]
+    return sorted(set.intersection(*held)) if held else []
 
 
 def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], scores: np.ndarray) -> Section:

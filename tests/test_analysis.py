@@ -281,6 +281,8 @@ def test_a_task_with_two_trainings_is_not_pooled():
     assert pooled(one + other) == ["Over cola and rte"]
     assert pooled(one + again) == ["Over cola and rte"]  # a preset may train each task for its own epochs
     assert pooled(one + other + again) == []  # which of the two is rte's score?
+    first_stage = [record for record in again if record["config"]["seed"] == 0]
+    assert pooled(one + other + first_stage) == ["Over cola and rte"]  # one seed is a search, and no score
 
 
 def test_a_head_that_follows_the_adapters_rate_is_one_setting():
