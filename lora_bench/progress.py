@@ -9,6 +9,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 QUIET_SECONDS = 15.0
 """The shortest time between two plain lines."""
+QUIET_SHARE = 0.05
+"""Of the time passed, what lies between two plain lines at least: a log of hours has a hundred lines, not thousands."""
 
 
 class SweepProgress:
@@ -57,8 +59,10 @@ class SweepProgress:
         told = self._tell(done + inside)
         if self._bar:
             self._bar.update(self._task, completed=done + inside, told=told)
-        elif time.monotonic() - self._said_at >= QUIET_SECONDS:
-            self._say(inside)
+        else:
+            now = time.monotonic()
+            if now - self._said_at >= max(QUIET_SECONDS, QUIET_SHARE * (now - self._started)):
+                self._say(inside)
 
     def _say(self, inside: float = 0.0) -> None:
         if self._said == (self.done, round(100 * inside)):

@@ -1,6 +1,7 @@
 """The sweeper: what a grid becomes, what is trained, what is skipped, and how a sweep ends."""
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -13,9 +14,11 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
+from rich.console import Console
 
 from hydra_plugins.lora_bench.sweeper import Composer, expand, quote
 from lora_bench.config import ConfigError, parse, resource_root
+from lora_bench.progress import SweepProgress
 from lora_bench.store import Store
 
 SMALL = (
@@ -445,6 +448,21 @@ def test_packs_of_a_launcher_tell_how_far_they_are(command, training, monkeypatc
     launch_with(launch)
     sweep(command)
     assert seen[0] == (0, pytest.approx(0.8 * 0.75 * 8))
+
+
+def test_a_log_gets_lines_at_growing_intervals_with_the_time_left(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("lora_bench.progress.time.monotonic", lambda: clock[0])
+    out = Console(file=io.StringIO(), width=140)
+    with SweepProgress(20, console=out) as progress:
+        for second in range(3 * 3600):
+            clock[0] = float(second)
+            progress.update(done=0, failed=0, inside=20 * second / (3 * 3600))
+        progress.update(done=20, failed=1)
+    lines = out.file.getvalue().splitlines()
+    assert lines[0] == "0/20 runs  15 s passed  about 2 h 59 min left"
+    assert lines[-1] == "20/20 runs  1 failed  2 h 59 min passed"
+    assert 20 + 60 < len(lines) < 120
 
 
 # Real processes
