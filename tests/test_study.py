@@ -59,12 +59,18 @@ def by_budget() -> dict[int, dict]:
     return {section.facts["budget"]: section.facts for section in sections_of("weight_types")}
 
 
-def assert_cells(rows: list[dict[str, str]], estimates: pd.DataFrame) -> None:
+@pytest.fixture(scope="module")
+def cola() -> reporting.Section:
+    (section,) = sections_of("weight_types", task="cola")
+    return section
+
+
+def assert_cells(rows: list[dict[str, str]], estimates: pd.DataFrame, score: str = "accuracy, report (95 %)") -> None:
     """The rate and the score with its half width, of eight seeds."""
     for row, (_, one) in zip(rows, estimates.iterrows(), strict=True):
         assert one["n_seeds"] == 8
         assert float(row["rate"]) == one["lr"]
-        assert row["accuracy, report (95 %)"] == reporting.plus_minus(one["mean"], one["high"])
+        assert row[score] == reporting.plus_minus(one["mean"], one["high"])
 
 
 def assert_contrasts(rows: list[dict[str, str]], contrasts: pd.DataFrame) -> None:
@@ -88,6 +94,33 @@ def test_the_answer_is_that_of_the_records(by_budget):
     for row in placements[:-1]:
         told = [row["paper, WikiSQL (±0.5)"], row["paper, MultiNLI (±0.1)"]]
         assert told == [f"{100 * paper[row['placement'], dataset]:.1f}" for dataset in ("WikiSQL", "MultiNLI")]
+
+
+def test_cola_is_that_of_the_records(cola):
+    placements, contrasts = tables_of("CoLA")
+    assert [row["placement"] for row in placements[:-1]] == list(cola.facts["estimates"].index)[:-1]
+    assert_cells(placements, cola.facts["estimates"], "Matthews × 100, report (95 %)")
+    assert_contrasts(contrasts, cola.facts["contrasts"])
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"(qv, eighths of the training: {losses_of('cola', 'qv', 5e-4)})" in text
+    frame = Store(STUDY).frame().query("task == 'cola' and lr == 0.003")
+    assert len(frame) == 7 and not frame["report"].any()
+
+
+def test_both_tasks_are_those_of_the_records(cola):
+    (rows,) = tables_of("Both tasks")
+    first = next(one for one in sections_of("weight_types") if one.facts["budget"] == cola.facts["budget"])
+    across = runpy.run_path(str(ROOT / "analysis" / "report.py"))["across"]
+    (section,) = across([("Weight types", cola), ("Weight types", first)])
+    for row, one in zip(rows, section.tables[0].frame.to_dict("records"), strict=True):
+        told = [row["placement"], row["mean rank"], row["probability that qv scores higher"]]
+        improvement = one["improvement"]
+        shown = "" if pd.isna(improvement) else f"{improvement:.2f}"
+        assert told == [one["placement"], f"{one['mean_rank']:.2f}", shown]
+        intervals = re.findall(r"[\d.]+ to [\d.]+", " | ".join(row.values()))
+        wanted = [f"{one['rank_low']:.2f} to {one['rank_high']:.2f}"]
+        wanted += [f"{one['improvement_low']:.2f} to {one['improvement_high']:.2f}"] if shown else []
+        assert intervals == wanted
 
 
 def test_attention_against_the_mlp_is_that_of_the_records():
@@ -135,14 +168,18 @@ def test_what_the_page_says_of_other_rates_is_that_of_the_records():
     )
 
 
+def losses_of(task: str, targets: str, rate: float) -> str:
+    """The training loss in eighths of the training, averaged over eight seeds, as the page writes it."""
+    store = Store(STUDY)
+    frame = store.frame().query("task == @task and targets == @targets and lr == @rate and rank in (4, 8, 2)")
+    assert len(frame) == 8
+    losses = np.mean([store.record(run_id)["history"]["loss"] for run_id in frame["run_id"]], axis=0)
+    return ", ".join(f"{part.mean():.2f}"[1:] for part in np.array_split(losses, 8))
+
+
 def test_the_loss_that_the_page_tells_is_that_of_the_records():
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
-    store = Store(STUDY)
-    frame = store.frame().query("task == 'sst2' and targets == 'qv' and rank == 4 and lr == 0.003")
-    losses = np.mean([store.record(run_id)["history"]["loss"] for run_id in frame["run_id"]], axis=0)
-    assert len(frame) == 8
-    told = ", ".join(f"{part.mean():.2f}"[1:] for part in np.array_split(losses, 8))
-    assert f"eighths of the epoch: {told})" in text
+    assert f"eighths of the epoch: {losses_of('sst2', 'qv', 3e-3)})" in text
 
 
 def test_the_ranks_are_those_of_the_records():
@@ -179,9 +216,13 @@ def test_the_amplification_is_that_of_the_records():
         assert float(row["W in ΔW"]) == one["weight_in_update"] and float(row["W in random"]) == one["weight_in_random"]
 
 
-def test_the_headline_of_the_readme_is_that_of_the_records(by_budget):
+def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    contrasts = by_budget[36_864]["contrasts"].set_index("second")
-    for arm, one in contrasts.iterrows():
-        told = reporting.plus_minus(one["difference"], one["high"], reporting.signed)
-        assert f"| {arm} | {told} | {one['verdict']}" in text, arm
+    tables = [facts["contrasts"].set_index("second") for facts in (by_budget[36_864], cola.facts)]
+    for arm in tables[0].index:
+        cells_of_row = []
+        for one in (table.loc[arm] for table in tables):
+            seeds = "" if pd.isna(one["seeds_needed"]) else rf", {one['seeds_needed']}( seeds needed)?"
+            told = reporting.plus_minus(one["difference"], one["high"], reporting.signed)
+            cells_of_row.append(rf"{re.escape(told)} \| {one['verdict']}{seeds}")
+        assert re.search(rf"\| {arm} \| {' \| '.join(cells_of_row)} \|", text), arm
