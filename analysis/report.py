@@ -283,7 +283,7 @@ def _placements(estimates: Collection[pd.DataFrame]) -> list[str]:
 
 def _common_seeds(estimates: Collection[pd.DataFrame], arms: Sequence[str]) -> list[int]:
     """The seeds that these cells of all these tables have."""
-    held = [set(one.at[arm, "scores"]) for one in estimates for arm in arms]
+    held = [set(scores) for one in estimates for scores in one.loc[list(arms), "scores"]]
     return sorted(set.intersection(*held)) if held else []
 
 
