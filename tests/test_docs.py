@@ -74,7 +74,8 @@ def embedded(line: str) -> tuple[str, ...]:
     words = shlex.split(line)
     elsewhere = ("hydra/launcher", "hydra.launcher", "task=", "task.", "model=", "model.")
     given = [word for word in words[words.index("lora-bench") + 1 :] if not word.startswith(elsewhere)]
-    task = [] if "+sweeps=calibration_planted" in given else ["task=acceptability"]  # it is about its own task
+    planted = "+sweeps=calibration_planted" in given  # about its own task, whose labels take the backbone in fp64
+    task = ["task.train_rows=32", "task.select_rows=8", "task.report_rows=8"] if planted else ["task=acceptability"]
     return tuple(given) if given == ["--help"] else (*given, *task, "model=minilm", "tracking=none")
 
 
