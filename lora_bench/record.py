@@ -83,7 +83,9 @@ PACKAGES = (
     "wandb",
 )
 SOURCES = ("lora_bench", "hydra_plugins", "conf", "sweeps", "analysis", "pyproject.toml")
-ENVIRONMENT_KEYS = ("device", "cpu", "threads", "python", "torch", "transformers", "peft", "numpy")
+MACHINE_KEYS = ("device", "cpu", "threads")
+SOFTWARE_KEYS = ("python", "torch", "transformers", "peft", "numpy")
+ENVIRONMENT_KEYS = (*MACHINE_KEYS, *SOFTWARE_KEYS)
 
 
 class RecordError(ValueError):

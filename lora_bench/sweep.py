@@ -21,7 +21,7 @@ from lora_bench import plan as plans
 from lora_bench.config import LORA_METHODS, ConfigError, resource_root
 from lora_bench.plan import Plan
 from lora_bench.progress import SweepProgress, duration, size
-from lora_bench.record import without_folders
+from lora_bench.record import ENVIRONMENT_KEYS, SOFTWARE_KEYS, without_folders
 from lora_bench.store import Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -49,11 +49,14 @@ def console() -> Console:
 # Before
 
 
-def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool, n_workers: int = 1) -> None:
+def describe(
+    plan: Plan, store: Store, out: Console, *, every_cell: bool, n_workers: int = 1, is_launched: bool = False
+) -> None:
     """Print what the plan will do; with `every_cell`, each cell's parameters and scales too.
 
     Args:
         n_workers: packs that the launcher trains at once on this machine.
+        is_launched: packs train in processes of a launcher, with threads and on devices of their own.
     """
     statuses = list(plan.status.values())
     n_seeds = len({one.run.config.seed for one in plan.runs.values()})
@@ -78,6 +81,8 @@ def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool, n_work
     if riders:
         told = "rides along, so that its pack is" if len(riders) == 1 else "ride along, so that their packs are"
         out.print(f"  {_count(len(riders), 'run')} of the same packs {told} the same as before")
+    for line in _environments_apart(plan, store, is_launched=is_launched) if pending else ():
+        out.print(f"  {line}")
     if n_failed and not plan.retry:
         out.print("  failed runs are left alone; hydra.sweeper.retry_failed=true trains them again")
     if estimate is not None and pending:
@@ -88,6 +93,27 @@ def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool, n_work
         seconds = f"{duration(estimate.seconds)} ({estimate.basis})" if estimate.seconds is not None else estimate.basis
         out.print(f"  about {seconds} on one worker; about {size(estimate.bytes)} in {store.root}")
         out.print(f"  {_resolution(plan, store, n_seeds)}")
+
+
+def _environments_apart(plan: Plan, store: Store, *, is_launched: bool) -> Iterator[str]:
+    """Finished runs of the same backbone and task that no contrast will join with those to come, and what differs."""
+    from lora_bench.run import environment_here
+
+    here = environment_here(next(iter(plan.runs.values())).run.config.device)
+    keys = SOFTWARE_KEYS if is_launched else ENVIRONMENT_KEYS
+    kinds = {tuple(one.run.science[part]["fingerprint"] for part in ("model", "task")) for one in plan.runs.values()}
+    frame: Any = store.frame()
+    if frame.empty:
+        return
+    finished = frame[frame["status"] == "finished"].set_index(["model_fingerprint", "task_fingerprint"])
+    for _, group in finished[finished.index.isin(kinds)].groupby("environment"):
+        there = store.record(str(group["run_id"].iloc[0]))["environment"]
+        differing = [
+            f"{key} {there.get(key)} (here {here.get(key)})" for key in keys if there.get(key) != here.get(key)
+        ]
+        if differing:
+            told = f"{_count(len(group), 'finished run')} of this backbone and task, of another environment"
+            yield f"{told}, will not be compared with new ones: {', '.join(differing)}"
 
 
 def _cell_table(plan: Plan) -> Table:

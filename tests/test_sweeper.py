@@ -1,6 +1,7 @@
 """The sweeper: what a grid becomes, what is trained, what is skipped, and how a sweep ends."""
 
 import contextlib
+import importlib.metadata
 import io
 import os
 import re
@@ -11,12 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from rich.console import Console
 
 from hydra_plugins.lora_bench.sweeper import Composer, expand, quote
+from lora_bench import record
 from lora_bench.config import ConfigError, parse, resource_root
 from lora_bench.progress import SweepProgress
 from lora_bench.store import Store
@@ -390,6 +393,27 @@ def test_workers_without_a_pack_are_told(command, training, n_jobs, size):
     assert ("would give each" in ended.out) == (size is not None)
     if size is not None:
         assert "would give each" not in sweep(command, *options, f"hydra.sweeper.pack_size={size}").out
+
+
+def test_runs_of_another_environment_are_told_before_others_train_beside_them(command, training, monkeypatch):
+    """A study that goes on after an upgrade, or with other threads, has contrasts that no script would join."""
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    here = record.environment
+    old = {"id": "0123456789ab", "transformers": "5.0.0", "threads": 77}
+    monkeypatch.setattr(record, "environment", lambda **given: here(**given) | old)
+    assert sweep(command).status == 0
+    monkeypatch.setattr(record, "environment", here)
+    ended = sweep(command, "seed=range(3)", "hydra.sweeper.dry_run=true")
+    told = "  8 finished runs of this backbone and task, of another environment, will not be compared with new ones: "
+    (line,) = [line for line in ended.out.splitlines() if line.startswith(told)]
+    version = importlib.metadata.version("transformers")
+    threads = f"threads 77 (here {torch.get_num_threads()})"
+    assert line == told + f"{threads}, transformers 5.0.0 (here {version})"
+    # Threads of a launcher's workers are their own, another task's runs another matter, and so is a sweep that is done.
+    ended = sweep(command, "seed=range(3)", "hydra.sweeper.dry_run=true", "hydra/launcher=joblib")
+    assert told + f"transformers 5.0.0 (here {version})" in ended.out.splitlines()
+    assert "another environment" not in sweep(command, "task=sentiment", "hydra.sweeper.dry_run=true").out
+    assert "another environment" not in sweep(command, "hydra.sweeper.dry_run=true").out
 
 
 @pytest.fixture

@@ -88,7 +88,14 @@ class LoraBenchSweeper(Sweeper):
         )
         out = sweep.console()
         n_workers = self._n_workers(candidates[0].config.device)
-        sweep.describe(plan, records, out, every_cell=self.switches["dry_run"], n_workers=n_workers)
+        sweep.describe(
+            plan,
+            records,
+            out,
+            every_cell=self.switches["dry_run"],
+            n_workers=n_workers,
+            is_launched=self._is_launched(),
+        )
         if self.switches["dry_run"]:
             return
         has_work = bool(plan.pending())
@@ -133,9 +140,12 @@ class LoraBenchSweeper(Sweeper):
         n_workers = (os.cpu_count() or 1) if asked < 0 else asked
         return min(n_workers, n_gpus) if n_gpus else n_workers
 
+    def _is_launched(self) -> bool:
+        return self._config.hydra.launcher["_target_"] != BASIC_LAUNCHER
+
     def _launcher(self, records: Any) -> Any:
         """A function that starts jobs through the chosen launcher; None for Hydra's basic one."""
-        if self._config.hydra.launcher["_target_"] == BASIC_LAUNCHER:
+        if not self._is_launched():
             return None
         folder = (records.root / ".plans" / "jobs").absolute()
         with open_dict(self._config):
