@@ -5,9 +5,10 @@
     PACK/adapters/<run_id>/adapter/    the adapters that were asked for, in PEFT format
     PACK/manifest.json                 format version, counts, and the size and SHA-256 of every file above
 
-Records are kept whole, but for the folders of the machine in the command that started a run. `Store(PACK)` reads the
-pack as it reads a folder of runs, and refuses to write. Every file is checked against the manifest when the pack is
-opened. The same runs and command give the same bytes, with the same pyarrow.
+Records are kept whole, but for the folders of the machine in the command that started a run, and for the digits of the
+training curves beyond float32, in which they were computed: these are half of a record. `Store(PACK)` reads the pack as
+it reads a folder of runs, and refuses to write. Every file is checked against the manifest when the pack is opened. The
+same runs and command give the same bytes, with the same pyarrow.
 
 Logits are rounded to float16 row by row: a row keeps its float32 where rounding would move the largest one, and so does
 every row of a regression task, whose correlations any rounding moves. So each stored score can be computed again to the
@@ -36,7 +37,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lora_bench import __version__, cells, tuning
-from lora_bench.record import RUN_ID, RecordError, loads, without_folders
+from lora_bench.record import CURVES, RUN_ID, RecordError, loads, without_folders
 from lora_bench.store import (
     ADAPTER,
     MANIFEST,
@@ -162,6 +163,20 @@ def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "error": error, "invocation": {**invocation, "overrides": told}}
 
 
+def _with_short_curves(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record, the numbers of its curves with as few digits as tell a float32 from its neighbours."""
+    history = record["history"]
+    return {**record, "history": {**history, **{name: [_shortest(one) for one in history[name]] for name in CURVES}}}
+
+
+def _shortest(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    with np.errstate(over="ignore"):  # beyond float32's range: infinite, so not kept
+        single = np.float32(value)
+    return float(str(single)) if np.isfinite(single) else value
+
+
 def _gather(stores: Sequence[Store], task: str | None) -> tuple[dict[str, bytes], dict[str, Store], pd.DataFrame]:
     """By run id: its record as a line, and the store that it lies in; and the frame of the runs that are wanted."""
     lines: dict[str, bytes] = {}
@@ -170,9 +185,8 @@ def _gather(stores: Sequence[Store], task: str | None) -> tuple[dict[str, bytes]
     for store in stores:
         for record in store.records():
             run_id, status = record["run_id"], record["status"]
-            line = json.dumps(
-                _without_folders(record), allow_nan=False, ensure_ascii=False, separators=(",", ":")
-            ).encode()
+            kept = _with_short_curves(_without_folders(record))
+            line = json.dumps(kept, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
             if run_id in lines and lines[run_id] != line:
                 if status == rows[run_id]["status"] == "finished":
                     raise StoreError(

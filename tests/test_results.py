@@ -477,6 +477,25 @@ def test_the_table_is_one_file_of_plain_columns(scored_pack):
     assert schema.metadata is None
 
 
+def test_curves_keep_what_float32_holds_and_no_digit_more(tmp_path):
+    """The shortest decimals read as the same float32, and a pack of a pack is the same."""
+    rng = np.random.default_rng(0)
+    drawn = (rng.standard_normal(2000) * 10.0 ** rng.integers(-40, 38, 2000)).astype(np.float32)
+    beyond = [None, 1e300, -5e-324, 0.0]
+    curve = [*map(float, drawn), *beyond]
+    history = {"step": list(range(len(curve))), "loss": curve, "lr": curve, "grad_norm": curve, "epochs": []}
+    store = write_store(tmp_path / "runs", [fake_record(history=history)])
+    pack = packed(store, tmp_path / "pack")
+    (record,) = Store(pack).records()
+    told = record["history"]
+    assert told["step"] == history["step"]
+    for name in ("loss", "lr", "grad_norm"):
+        assert np.array_equal(np.array(told[name][: len(drawn)], dtype=np.float32), drawn)
+        assert told[name][len(drawn) :] == [None, 1e300, 0.0, 0.0]
+    assert all(float(f"{one:.9g}") == one for one in told["loss"][: len(drawn)])
+    assert bytes_of(packed(pack, tmp_path / "again")) == bytes_of(pack)
+
+
 def test_the_folders_of_the_machine_are_not_published(tmp_path):
     given = ["task=cola", f"task.data_dir={tmp_path}/cola", f"model.name='{tmp_path}/model'", "model.name=a/b"]
     store = write_store(tmp_path / "runs", [fake_record(invocation={"overrides": given, "sweep": None})])
