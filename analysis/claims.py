@@ -202,7 +202,7 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) ->
     if row["note"]:
         told += f"; {row['note']}"
     if status == "unresolved" and not pd.isna(row["seeds_needed"]):
-        told += f"; about {int(row['seeds_needed'])} seeds would settle it"
+        told += f"; about {int(row['seeds_needed'])} seeds would show a difference of {100 * margin:g}, or none"
     if uncertified:
         told += f"; the rate of {reporting.listed(uncertified)} is not certified"
     return status, told

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python analysis/pack.py",
         description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python analysis/pack.py --store runs --out results/study --adapters 'qv r=4'",
+        epilog="example: python analysis/pack.py --store runs --out results/my_study --adapters 'qv r=4'",
     )
     parser.add_argument(
         "--store",
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         help="folders of records, or packs, joined into one (default: runs)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("results/study"), metavar="DIR", help="the pack (default: results/study)"
+        "--out", type=Path, required=True, metavar="DIR", help="the pack: a folder that is new, empty or a pack"
     )
     parser.add_argument("--task", metavar="NAME", help="only this task (default: every one)")
     parser.add_argument(

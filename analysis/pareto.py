@@ -52,7 +52,7 @@ def section(setting: cells.Setting, *, name: str) -> Section:
         figures={name: figures.pareto(points, measured, metric=setting.metric)} if len(points) and measured else {},
         captions={
             name: "Report score (mean and 95 % t interval over seeds) against cost; "
-            "the line is the Pareto front of the means."
+            "the line is the Pareto front of the means. Cells of equal cost are drawn side by side."
         },
         notes=notes,
         facts={"setting": setting, "frame": frame},

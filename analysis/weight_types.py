@@ -73,7 +73,7 @@ def section(
     reference = named or reference
     judged = cells.judge(runs, cells.against_reference(arms, reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
-    as_paper = len(_paper(estimates)) > 0
+    paper = _paper(estimates)
     return Section(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
         sentence=sentence(setting, budget, estimates, table, margin, reference),
@@ -85,11 +85,15 @@ def section(
         captions={
             name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning "
             "rate chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. "
-            + ("Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. " if as_paper else "")
+            + ("Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. " if len(paper) else "")
             + "† failed seeds; * best at the edge of the rates tried.",
             f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with 95 % intervals; the "
             "verdict is Holm-corrected."
-            + (" Small triangles: the same differences in the paper's Table 5." if as_paper else ""),
+            + (
+                " Small triangles: the same differences in the paper's Table 5."
+                if _has_paper_differences(setting, paper)
+                else ""
+            ),
         },
         notes=notes(setting, runs, rates, estimates, [reference, *table["second"]]),
         facts={
@@ -134,7 +138,7 @@ def sentence(
 
 
 def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str:
-    """`qv is better than q and k, tied with v within 1 point, unresolved against o (about 12 more seeds)`."""
+    """`qv is better than q, unresolved against o (about 12 more seeds would show a difference of 1, or none)`."""
     tested = table[table["n_pairs"] > 0]
     if tested.empty:
         return f"nothing can be said of {reference}: it shares no seed with another placement"
@@ -147,8 +151,9 @@ def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str
             more = more[more > 0]
             told = ""
             if len(more):
-                n_more, them = int(more.max()), "these" if len(rows) > 1 else "it"
-                told = f" (about {n_more} more seed{'s' if n_more > 1 else ''} would settle {them})"
+                n_more = int(more.max())
+                seeds = f"{n_more} more seed{'s' if n_more > 1 else ''}"
+                told = f" (about {seeds} would show a difference of {100 * margin:g}, or none)"
             arms = [f"{arm} (by less than the margin)" if arm in small else arm for arm in rows["second"]]
             parts.append(phrase.format(reporting.listed(arms)) + told)
     return f"{reference} is " + ", ".join(parts)
@@ -173,6 +178,11 @@ def _paper(estimates: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 5; empty where the placements are not its own, and its ranks would be others."""
     table = published.weight_types()
     return table if 2 * len(set(estimates.index) & set(cells.PLACEMENTS)) > len(cells.PLACEMENTS) else table.iloc[:0]
+
+
+def _has_paper_differences(setting: cells.Setting, paper: pd.DataFrame) -> bool:
+    """The paper's are points of accuracy, and have no place on the axis of another metric."""
+    return len(paper) > 0 and setting.metric == "accuracy"
 
 
 def _differences(paper: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -227,7 +237,7 @@ def _figures(
     made = {name: figures.placements(drawn, metric=setting.metric, published=paper)}
     shown = table[table["n_pairs"] > 0]
     if len(shown):
-        theirs = None if paper.empty else _differences(paper, str(shown["first"].iloc[0]))
+        theirs = _differences(paper, str(shown["first"].iloc[0])) if _has_paper_differences(setting, paper) else None
         made[f"{name}_contrasts"] = figures.contrasts(reporting.labelled(shown), margin=margin, published=theirs)
     return made
 

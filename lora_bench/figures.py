@@ -7,6 +7,7 @@ Colours are the Okabe-Ito set as seaborn ships it, and no meaning rests on colou
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -301,6 +302,7 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
     bottom = max(lowest, chosen - max(top - chosen, 3.0))  # a rate that learned nothing would flatten all others
     for axis, targets in zip(axes.flat, panels, strict=False):
         mine = curves[curves["targets"] == targets]
+        n_sunk: Counter[float] = Counter()
         for rank, of_rank in mine.groupby("rank", sort=False):
             place = ranks.index(rank)
             colour, marker = (shades[place], markers[place % len(markers)]) if several else (BLUE, "o")
@@ -315,7 +317,9 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
                 axis.plot([rate] * len(scores), 100 * np.array(scores), "_", color=colour, ms=3, mew=0.7)
             sunk = of_rank[100 * of_rank["mean"] < bottom]
             for rate, mean in zip(sunk["lr"], sunk["mean"], strict=True):
-                axis.annotate(f"{100 * mean:.0f}", (rate, bottom), (0, 1), textcoords="offset points", ha="center",
+                above = 1 + 5.5 * n_sunk[rate]  # numbers of one rate are stacked
+                n_sunk[rate] += 1
+                axis.annotate(f"{100 * mean:.0f}", (rate, bottom), (0, above), textcoords="offset points", ha="center",
                               fontsize=5, color=colour)  # fmt: skip
             best = of_rank[of_rank["is_chosen"]]
             ring = _darker(colour) if several else INK
