@@ -84,7 +84,8 @@ class Backbone:
 
     Attributes:
         new_modules: modules that the checkpoint lacks (heads, a missing pooler) together with the task's head; trained
-        and saved. frozen_hash: sha256 of every parameter outside `new_modules`.
+            and saved.
+        frozen_hash: sha256 of every parameter outside `new_modules`.
     """
 
     blueprint: Blueprint
@@ -236,6 +237,8 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
     tokenizer_fingerprint = _tokenizer_fingerprint(tokenizer)
     facts = {key: value for key, value in architecture.to_dict().items() if key not in _VOLATILE_KEYS}
     parts = [weights, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
+    if config.roles:  # the same targets are other matrices
+        parts.append(json.dumps(config.roles, sort_keys=True))
     with torch.device("meta"), quiet():
         skeleton = AutoModelForSequenceClassification.from_config(
             architecture, trust_remote_code=config.trust_remote_code

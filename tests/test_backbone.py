@@ -7,7 +7,9 @@ from transformers import AutoModel
 
 from lora_bench import backbone
 from lora_bench.config import ConfigError, parse
+from lora_bench.resolve import resolve
 from test_config import composed
+from tiny import tiny_config
 
 
 def model(*overrides: str):
@@ -35,6 +37,20 @@ def test_an_own_folder_is_loaded_whatever_package_the_default_has(folder):
     plan = backbone.blueprint(model(f"model.name={folder}"), 2)
     assert (plan.name, plan.folder, plan.architecture.hidden_size) == ("my-model", folder, 32)
     assert plan.fingerprint != backbone.blueprint(model(), 2).fingerprint
+
+
+def test_roles_of_ones_own_make_other_runs():
+    """`q` mapped to other matrices is another adapter: its scores must not be taken for those of the first."""
+    plain, key, query = (
+        resolve(tiny_config(adapter__targets="q", **given))
+        for given in (
+            {},
+            {"model__roles": {"q": r".*attention\.self\.key"}},
+            {"model__roles": {"q": r".*attention\.self\.query"}},
+        )
+    )
+    assert {matrix.module.rpartition(".")[2] for matrix in key.matrices} == {"key"}
+    assert len({plain.run_id, key.run_id, query.run_id}) == 3
 
 
 @pytest.mark.parametrize("overrides", [["model.name=nobody/such-model"], ["model.revision=main"]])
