@@ -254,6 +254,8 @@ def upload_all(run_ids: Iterable[str], store: Store, config: TrackingConfig) -> 
     """Upload these runs; returns how many went where `config` asked, before the server was lost."""
     tracking = open_tracking(config, directory=_directory(store))
     mode, n_done = tracking.mode, 0
+    if mode == "disabled":  # W&B is left out, and that was said
+        return 0
     for place, run_id in enumerate(run_ids, start=1):
         upload(store.record(run_id), tracking)
         if place % BATCH == 0:

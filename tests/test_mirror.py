@@ -13,7 +13,7 @@ from lora_bench import mirror
 from lora_bench.mirror import Copy, compare, copies_offline, read_offline
 from lora_bench.record import failure, new_record
 from lora_bench.store import Store
-from lora_bench.tracking import open_tracking, summary_of
+from lora_bench.tracking import Silence, open_tracking, summary_of
 from test_record import parts
 from test_tracking import KEY, _no_account, _root, read_back, settings, stub_server  # noqa: F401
 
@@ -115,6 +115,13 @@ def test_offline_folders_are_filled_up_from_the_records(store, tmp_path, capsys)
     for record in store.records():
         assert written[record["run_id"]].status == record["status"]
         assert mirror.differences(record, written[record["run_id"]]) == []
+
+
+def test_where_wandb_is_left_out_nothing_counts_as_written(store, monkeypatch, capsys):
+    monkeypatch.setattr(mirror, "open_tracking", lambda *_, **__: Silence())
+    assert sync("--offline", store=store) == 1
+    assert "written offline: 0\n" in capsys.readouterr().out
+    assert sync("--offline", "--dry-run", store=store) == 1
 
 
 def test_an_upload_has_the_curves_of_the_record_in_order(store, tmp_path):
