@@ -69,7 +69,7 @@ class Plan:
             whole, so that a restart gives the bits that no interruption would have given; only what is missing is
             written.
         status: what the store says of each run: finished, failed or None.
-        retry: failed runs that are to be trained again.
+        retry: failed runs that are to be trained again, and when those records were written.
         n_candidates: points of the grid before duplicates were dropped.
     """
 
@@ -79,7 +79,7 @@ class Plan:
     runs: dict[str, Planned]
     packs: list[list[str]]
     status: dict[str, str | None]
-    retry: frozenset[str] = frozenset()
+    retry: dict[str, int | None] = field(default_factory=dict)
     n_candidates: int = 0
     axes: tuple[str, ...] = field(default=())
     pack_size: int | str = "auto"
@@ -122,7 +122,8 @@ def make(
     path = store.root / FOLDER / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
     known = store.statuses()
     status = {run_id: known.get(run_id) for run_id in runs}
-    retry = frozenset(run_id for run_id in runs if status[run_id] == "failed") if retry_failed else frozenset()
+    failed = [run_id for run_id in runs if status[run_id] == "failed"] if retry_failed else []
+    retry = {run_id: store.written(run_id) for run_id in failed}
     plan = Plan(path, sweep, list(command), runs, [], status, retry, len(candidates), axes, pack_size)
     plan.packs = _all_packs(plan, _kept_packs(path, runs) or [])
     return plan

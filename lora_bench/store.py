@@ -173,6 +173,13 @@ class Store:
         """The status of every run."""
         return {run_id: row["status"] for run_id, row in self._rows().items()}
 
+    def written(self, run_id: str) -> int | None:
+        """When the run's record was written, in nanoseconds; None without one."""
+        try:
+            return (self.path(run_id) / RECORD).stat().st_mtime_ns
+        except OSError:
+            return None
+
     def path(self, run_id: str) -> Path:
         """The folder of a run, whether or not it exists."""
         return self.root / _checked(run_id)

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lora_bench import cells, jobs, tuning
+from lora_bench import cells, jobs, results, tuning
 from lora_bench import plan as plans
 from lora_bench.config import LORA_METHODS, ConfigError, resource_root
 from lora_bench.plan import Plan
@@ -206,7 +206,6 @@ def carry_out(
                     stopped, held = _in_process(plan, store, numbers, progress, fail_fast=fail_fast)
                 else:
                     stopped, held = _through_launcher(plan, store, numbers, progress, launch, fail_fast=fail_fast)
-                plan.retry = frozenset()
                 numbers = [] if stopped else _left_by_others(plan, store, held, out)
                 if numbers:
                     plans.save(plan)
@@ -297,7 +296,7 @@ def _through_launcher(
     jobs.forget_marks(plan.path, numbers)
     pending = plan.pending()
     unfinished = {number: set(plan.pending(plan.packs[number])) for number in numbers}
-    before = {run_id: _stamp(store, run_id) for run_id in pending}
+    before = {run_id: store.written(run_id) for run_id in pending}
     is_over = threading.Event()
     has_failed = threading.Event()
 
@@ -307,7 +306,7 @@ def _through_launcher(
         while True:
             is_last = is_over.wait(POLL_SECONDS)
             for run_id in pending:
-                if run_id not in seen and _stamp(store, run_id) != before[run_id]:
+                if run_id not in seen and store.written(run_id) != before[run_id]:
                     seen[run_id] = store.status(run_id) or "failed"
             failed = sum(status == "failed" for status in seen.values())
             shares |= {number: share for number in numbers if (share := jobs.share_trained(plan.path, number))}
@@ -361,6 +360,8 @@ def _after_a_loss(
     suspects = jobs.abandoned(plan.path, numbers)
     if len(suspects) == 1:
         jobs.fail_abandoned(plan.path, suspects[0], reason)
+    refresh(plan, store)
+    plans.save(plan)  # jobs read there what is to be tried again
     for number in suspects if len(suspects) > 1 else []:
         log.warning("%s; launching pack %d, which was under way, by itself", reason, number)
         stopped, _ = _through_launcher(plan, store, [number], progress, launch, fail_fast=fail_fast)
@@ -377,17 +378,10 @@ def _after_a_loss(
     return None, left
 
 
-def _stamp(store: Store, run_id: str) -> float | None:
-    """When a run's record was written; None without one."""
-    try:
-        return (store.path(run_id) / "record.json").stat().st_mtime_ns
-    except OSError:
-        return None
-
-
 def refresh(plan: Plan, store: Store) -> None:
-    """Read the runs' statuses anew."""
+    """Read the runs' statuses anew. What was to be tried again, and was, is not tried once more."""
     plan.status = {run_id: store.status(run_id) for run_id in plan.runs}
+    plan.retry = {run_id: before for run_id, before in plan.retry.items() if store.written(run_id) == before}
 
 
 # After
@@ -436,31 +430,18 @@ def _n_trained_elsewhere(plan: Plan, store: Store) -> int:
 def drop_adapters(plan: Plan, store: Store, out: Console) -> None:
     """Delete the adapters that `store.keep_adapters` does not keep, of this sweep's finished runs.
 
-    With `best`, each arm keeps its runs at the learning rate that `select` chose: those that tables and section 7 read.
+    With `best`, each cell keeps its runs at the rate that `select` chose, those that tables and section 7 read.
     """
     wanted = next(iter(plan.runs.values())).run.config.keep_adapters
     if wanted == "all":
         return
     finished = {run_id for run_id, status in plan.status.items() if status == "finished"}
-    kept = _at_chosen_rates(plan, store) if wanted == "best" else set()
+    kept = set(results.chosen_runs(store.frame())["run_id"]) if wanted == "best" else set()
     freed = [store.drop_adapter(run_id, f"store.keep_adapters={wanted}") for run_id in sorted(finished - kept)]
     n_dropped = sum(n_bytes > 0 for n_bytes in freed)
     if n_dropped:
         dropped = f"dropped {_count(n_dropped, 'adapter')}, {size(sum(freed))}"
         out.print(f"store.keep_adapters={wanted}: kept {_count(len(finished & kept), 'adapter')}, {dropped}")
-
-
-def _at_chosen_rates(plan: Plan, store: Store) -> set[str]:
-    try:
-        runs: Any = cells.prepare(_frame(plan, store))
-    except cells.NothingToShow:
-        return set()
-    runs = runs.assign(arm=runs["run_id"].map(lambda run_id: plan.runs[run_id].arm))
-    chosen: set[str] = set()
-    for _, group in runs.groupby(["model", "task"]):
-        rates = tuning.choose_rates(group)["lr"]
-        chosen |= set(group.loc[group["lr"] == group["arm"].map(rates), "run_id"])
-    return chosen
 
 
 def log_findings(plan: Plan, store: Store) -> None:
@@ -514,20 +495,22 @@ def _png(figure: Any) -> bytes:
 
 
 def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
-    """One table per backbone and task: each arm at the rate that `select` chose for it, best report score first."""
+    """One table per backbone, task and environment: each arm at the rate that `select` chose for it, the best first."""
     try:
         runs: Any = cells.prepare(frame)
     except cells.NothingToShow:
         return
     runs = runs.assign(arm=runs["run_id"].map(lambda run_id: plan.runs[run_id].arm))
-    for pair, group in runs.groupby(["model", "task"], sort=False):
+    environments = runs.loc[runs["scored"], "environment"]
+    for (model, task, environment), group in runs.groupby(["model", "task", "environment"], sort=False, dropna=False):
         group: Any = group[group.groupby("arm")["scored"].transform("any")]
         if group.empty:
             continue
         rates: Any = tuning.choose_rates(group)
         estimates: Any = cells.estimate(group, rates["lr"].to_dict()).sort_values("mean", ascending=False)
         metric = group["metric"].dropna().iloc[0]
-        table = Table(title=" · ".join([*map(str, pair), metric]), title_justify="left", box=None, pad_edge=False)
+        title = [str(model), str(task), metric, *([f"environment {environment}"] if environments.nunique() > 1 else [])]
+        table = Table(title=" · ".join(title), title_justify="left", box=None, pad_edge=False)
         for name in ("cell", "parameters", "lr", "on select", "on report", "95 % interval", "seeds", "failed"):
             table.add_column(name, justify="left" if name == "cell" else "right")
         for arm, row in estimates.iterrows():
@@ -568,10 +551,12 @@ def analysis_command(plan: Plan, store: Store) -> str:
     option = ""
     if any(key.endswith(".rank") for key in plan.axes):
         script = "rank"
-    elif varied and "adapter.targets" not in plan.axes:
+    elif "adapter.targets" in plan.axes:
+        script = "weight_types"
+    elif varied:
         script, option = "factor", f" --by {varied[0]}"
     else:
-        script = "weight_types"
+        script = "rank" if "adapter.budget" in plan.axes else "learning_rate"
     root = resource_root()
     is_checkout = root.name != "lora_bench" or not (root / "analysis").is_dir()
     start = (

@@ -185,7 +185,9 @@ def test_the_page_tells_each_factor_that_the_store_varies():
         (("adapter.layers", "train.lr", "seed"), "factor", " --by layers"),
         (("adapter", "train.lr", "seed"), "factor", " --by method"),
         (("adapter.targets", "adapter.replicate", "seed"), "weight_types", ""),
-        (("seed",), "weight_types", ""),
+        (("adapter.budget", "train.lr", "seed"), "rank", ""),
+        (("train.lr", "seed"), "learning_rate", ""),
+        (("seed",), "learning_rate", ""),
     ],
 )
 def test_a_sweep_ends_by_naming_the_script_for_its_axes(axes, script, option, tmp_path):
@@ -282,11 +284,25 @@ def test_the_line_to_paste_holds_what_its_sweep_varies(records, at, tmp_path, ca
 def test_the_paper_s_values_stand_beside_its_own_placements_only(tmp_path, quick):
     few = [fake_record(targets=targets, rank=rank, seed=seed) for targets, rank in (("qv", 4), ("qkvo", 2), ("vo", 4))
            for seed in range(2)]  # fmt: skip
-    for records, has_paper in ((few, False), (weight_types_records(n_seeds=2, rates=(1e-3,)), True)):
+    of_paper = weight_types_records(n_seeds=2, rates=(1e-3,))
+    by_accuracy = weight_types_records(n_seeds=2, rates=(1e-3,), task="sst2", metric="accuracy")
+    for records, has_paper, has_differences in ((few, 0, 0), (of_paper, 1, 0), (by_accuracy, 1, 1)):
         (section,) = script("weight_types")["sections"](
             frame_of(records), options(method="lora", budget=None, reference="qv")
         )
-        assert any(name.startswith("paper_") for name in section.tables[0].frame) is has_paper
-        assert all(("paper" in caption) is has_paper for caption in section.captions.values())
+        assert any(name.startswith("paper_") for name in section.tables[0].frame) == has_paper
+        assert ["paper" in caption for caption in section.captions.values()] == [has_paper, has_differences]
         (drawn, _) = section.figures.values()
-        assert (len(drawn.axes) > 1) is has_paper
+        assert (len(drawn.axes) > 1) == has_paper
+
+
+def test_the_page_of_a_method_without_claims_is_made(tmp_path, unrendered, capsys):
+    """The depth of DoRA: its factors are told, and LoRA's claims judged by nothing."""
+    records = depth_records(n_seeds=3)
+    for record in records:
+        record["config"]["adapter"]["method"] = "dora"
+    store = write_store(tmp_path / "store", records)
+    assert run("report", store, tmp_path / "out") == 0
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "No run here is of the method that the claims are about." in page
+    assert "first:3" in page

@@ -304,7 +304,7 @@ def test_failed_runs_are_tried_again_only_when_the_plan_says_so(two_seeds, monke
     time.sleep(0.01)
     jobs.run_isolated(f"{plan.path}#0")
     assert {run_id: store.record(run_id)["finished"] for run_id in plan.packs[0]} == first
-    plan.retry = frozenset(plan.packs[0][:1])
+    plan.retry = dict.fromkeys(plan.packs[0][:1])
     plans.save(plan)
     jobs.run_isolated(f"{plan.path}#0")
     changed = [run_id for run_id in plan.packs[0] if store.record(run_id)["finished"] != first[run_id]]

@@ -409,8 +409,12 @@ def test_runs_of_another_environment_are_told_before_others_train_beside_them(co
     version = importlib.metadata.version("transformers")
     threads = f"threads 77 (here {torch.get_num_threads()})"
     assert line == told + f"{threads}, transformers 5.0.0 (here {version})"
+    ended = sweep(command, "seed=range(3)")
+    titles = [line.rpartition(" · ")[2] for line in ended.out.splitlines() if line.startswith("tiny · ")]
+    assert set(titles) == {"environment 0123456789ab", f"environment {here(device='cpu', threads=1)['id']}"}
+    assert len(titles) == 2
     # Threads of a launcher's workers are their own, another task's runs another matter, and so is a sweep that is done.
-    ended = sweep(command, "seed=range(3)", "hydra.sweeper.dry_run=true", "hydra/launcher=joblib")
+    ended = sweep(command, "seed=range(4)", "hydra.sweeper.dry_run=true", "hydra/launcher=joblib")
     assert told + f"transformers 5.0.0 (here {version})" in ended.out.splitlines()
     assert "another environment" not in sweep(command, "task=sentiment", "hydra.sweeper.dry_run=true").out
     assert "another environment" not in sweep(command, "hydra.sweeper.dry_run=true").out
@@ -550,9 +554,10 @@ def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, m
     assert "the pool is broken" in failed[0]["error"]["message"]
 
 
+@pytest.mark.parametrize("failed_before", [False, True])
 @pytest.mark.parametrize("gets_on", [True, False])
 def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(
-    command, training, monkeypatch, gets_on, launch_with
+    command, training, monkeypatch, gets_on, failed_before, launch_with
 ):
     """joblib and Ray drop every pack behind a lost worker; a machine that loses them all must not be tried for ever."""
     from lora_bench import jobs
@@ -572,13 +577,18 @@ def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(
             training(runs, Store(jobs.store_of(path)), tracking=None, invocation={})
         return []
 
+    more = []
+    if failed_before:
+        training.fate = lambda run: "failed"
+        assert sweep(command).status == 1
+        training.fate, more = lambda run: None, ["hydra.sweeper.retry_failed=true"]
     launch_with(launch)
-    ended = sweep(command, "hydra.sweeper.pack_size=1")
+    ended = sweep(command, "hydra.sweeper.pack_size=1", *more)
     assert launches == [8, 7]
     assert "a worker was lost); launching the 7 packs that are left" in ended.err
     assert ended.status == (0 if gets_on else 1), ended.text
     assert ("stopped early: the launcher gave up (RuntimeError: a worker was lost)" in ended.out) != gets_on
-    assert len(Store("runs").statuses()) == (8 if gets_on else 1)
+    assert list(Store("runs").statuses().values()).count("finished") == (8 if gets_on else 1)
 
 
 @pytest.mark.slow
