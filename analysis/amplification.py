@@ -37,7 +37,7 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
     Raises:
         NothingToShow: when no run at a chosen rate keeps its norms.
     """
-    store, wanted = Store(options.store), getattr(options, "targets", "")
+    store, wanted = Store(options.store), options.targets
     return reporting.each_setting(
         runs, options, lambda one: [section(one, store, targets=wanted, name=f"amplification_{one.slug}")]
     )
@@ -51,7 +51,7 @@ def section(setting: cells.Setting, store: Store, *, targets: str, name: str) ->
     """
     runs = cells.name_arms(setting.runs[setting.runs["targets"] != ""])
     if targets:
-        runs = runs[runs["targets"] == targets]
+        runs = runs[[cells.same_targets(targets, one) for one in runs["targets"]]]
         if runs.empty:
             held = ", ".join(sorted(set(setting.runs["targets"]) - {""}))
             raise cells.NothingToShow(f"{setting.title}: no run of targets {targets!r}; the store holds {held}")

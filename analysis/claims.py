@@ -24,6 +24,7 @@ KINDS = {
     "rate_tenfold": (),
 }
 SAYS = ("better", "tied", "at_least")
+CARD = ("setting", "claim", "text", "source", "status", "evidence", "n_runs")  # a row: a claim in a setting
 STATUSES = ("supported", "refuted", "unresolved", "missing")
 
 
@@ -122,6 +123,8 @@ def judge(setting: cells.Setting, claims: list[dict], *, margin: float) -> list[
 
 def sentence(card: pd.DataFrame) -> str:
     """How the claims fared, over all settings."""
+    if card.empty:
+        return "No run here is of the method that the claims are about."
     counts = card["status"].value_counts()
     told = [f"{counts[status]} {status}" for status in STATUSES if counts.get(status)]
     n_settings = card["setting"].nunique()

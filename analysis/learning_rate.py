@@ -180,10 +180,11 @@ def _notes(
     failed = cells.failures(runs)
     if failed:
         told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
-    if runs.loc[runs["arm"] == tuning.FULL, "lr"].nunique() < 3:
+    n_full = runs.loc[runs["arm"] == tuning.FULL, "lr"].nunique()
+    if n_full < 3:
         told.append(
             "the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; "
-            "the store has none"
+            f"the store has {n_full or 'none'}"
         )
     return told
 

@@ -128,7 +128,8 @@ def build(runs: pd.DataFrame, options: Namespace) -> dict:
         absent += group.absent
     if not sections:
         raise cells.NothingToShow("\n".join(absent))
-    table = pd.concat([card for card in cards if len(card)], ignore_index=True)
+    judged = [card for card in cards if len(card)]
+    table = pd.concat(judged, ignore_index=True) if judged else pd.DataFrame(columns=list(claims.CARD))
     card = claims.card_section(table, claims.read_claims(claims.SHIPPED), several=len(parts) > 1)
     for title, mine in table.groupby("setting", sort=False):
         part = parts.setdefault(str(title), Part(str(title), f"setting-{len(parts)}"))

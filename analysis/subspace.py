@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -69,7 +69,7 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
         )
     rng = np.random.default_rng(0)
     table, grids = _measure(adapters, comparisons, rng)
-    if getattr(options, "step_zero", False):
+    if options.step_zero:
         starts = {key: one.at_start() for key, one in adapters.items()}
         before, _ = _measure(starts, comparisons, rng, vectors=("A",))
         table = table.merge(
@@ -78,9 +78,10 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
             how="left",
         )
     layers = sorted(set(table["layer"]))
-    layer = options.layer if getattr(options, "layer", None) is not None else layers[len(layers) // 2]
+    layer = options.layer if options.layer is not None else layers[len(layers) // 2]
     if layer not in layers:
         raise cells.NothingToShow(f"--layer: no layer {layer}; adapted layers are {', '.join(map(str, layers))}")
+    made = _figures(name, table, grids, layer)
     return Section(
         title=f"Subspaces: {setting.title}, {targets}",
         sentence=sentence(setting, targets, table),
@@ -88,8 +89,8 @@ def section(setting: cells.Setting, store: Store, options, *, name: str) -> Sect
             _table(name, setting, table),
             Table(f"{name}_matrices", "every matrix and number of directions", table),
         ],
-        figures=_figures(name, table, grids, layer),
-        captions=_captions(name, targets, layer),
+        figures=made,
+        captions=_captions(made, name, targets, layer),
         notes=_notes(setting, targets, low, high, lacking, adapters),
         facts={"setting": setting, "table": table},
     )
@@ -154,19 +155,19 @@ def _choose(setting: cells.Setting, chosen: pd.DataFrame, store: Store, options)
     """The placement and the two ranks that were asked for, else those of which the store holds adapters."""
     has_adapter = chosen["run_id"].map(lambda run_id: (store.path(str(run_id)) / ADAPTER).is_dir()).astype(bool)
     with_adapter = chosen[has_adapter]
-    asked_targets, asked_ranks = getattr(options, "targets", ""), getattr(options, "ranks", "")
-    if not asked_ranks and (asked_targets in set(with_adapter["targets"]) or (not asked_targets and len(with_adapter))):
+    asked = next((one for one in set(chosen["targets"]) if cells.same_targets(options.targets, one)), options.targets)
+    if not options.ranks and (asked in set(with_adapter["targets"]) or (not asked and len(with_adapter))):
         chosen = with_adapter
     held = chosen.groupby("targets", sort=False)["rank"].nunique()
     if held.empty:
         raise cells.NothingToShow(f"{setting.title}: no finished run of one rank at its chosen rate")
-    targets = getattr(options, "targets", "") or max(held.index, key=lambda t: (held[t], t == cells.REFERENCE_TARGETS))
+    targets = asked or max(held.index, key=lambda t: (held[t], t == cells.REFERENCE_TARGETS))
     if targets not in held.index:
         raise cells.NothingToShow(
             f"{setting.title}: no run of targets {targets!r}; the store holds {', '.join(held.index)}"
         )
     ranks = sorted({int(rank) for rank in chosen.loc[chosen["targets"] == targets, "rank"]})
-    if getattr(options, "ranks", ""):
+    if options.ranks:
         try:
             low, high = sorted(int(part) for part in options.ranks.split(","))
         except ValueError:
@@ -297,7 +298,8 @@ def _table(name: str, setting: cells.Setting, table: pd.DataFrame) -> Table:
 def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int) -> dict:
     made = {}
     comparisons = list(dict.fromkeys(table["comparison"]))
-    for k, comparison in enumerate(comparisons[:2]):
+    shown = comparisons[:2]
+    for comparison in shown:
         panels = []
         for (held, kind, role, at), phi in grids.items():
             if held == comparison and at == layer and kind == "A" and len(panels) < 4:
@@ -310,31 +312,32 @@ def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int) -> dict:
                 )
                 null = np.minimum(subspace.chance_overlap(d, *phi.shape), 1.0)
                 panels.append({"label": role, "phi": phi, "null": null, "first": sides[0], "second": sides[1]})
-        made[f"{name}_{'ranks' if comparison.startswith('rank') else 'seeds'}"] = figures.overlaps(
+        kind = "ranks" if comparison.startswith("rank") else "seeds"
+        alike = [one for one in shown if one.startswith("rank") == comparison.startswith("rank")]
+        rank = f"_{comparison.rsplit(' ', 1)[-1]}" if len(alike) > 1 else ""  # of seeds, where no seed has both ranks
+        made[f"{name}_{kind}{rank}"] = figures.overlaps(
             panels, title=f"{comparison}, layer {layer}, right-singular vectors of A"
         )
-        assert k < 2
     profiles = (
         table.groupby(["comparison", "vectors", "role", "j"], sort=False)[["phi", "null_mean", "null_low", "null_high"]]
         .mean()
         .reset_index()
     )
-    kept = profiles[profiles["comparison"].isin(comparisons[:2])]
+    kept = profiles[profiles["comparison"].isin(shown)]
     kept = kept.assign(panel=kept["comparison"] + ", " + kept["vectors"].map(VECTORS))
     made[f"{name}_profile"] = figures.overlap_profiles(kept)
     return made
 
 
-def _captions(name: str, targets: str, layer: int) -> dict[str, str]:
+def _captions(made: Iterable[str], name: str, targets: str, layer: int) -> dict[str, str]:
     same = "Measured above, the mean of random Gaussian matrices of the same shape below, on one scale."
-    return {
-        f"{name}_ranks": f"Overlap φ(i, j) of two ranks of one seed ({targets}, layer {layer}), "
-        f"averaged over seeds. {same}",
-        f"{name}_seeds": f"Overlap φ(i, j) of two seeds of one rank ({targets}, layer {layer}), "
-        f"averaged over pairs. {same}",
-        f"{name}_profile": "Overlap of the first directions, averaged over layers and pairs, against the number of "
+    of_kind = {
+        "ranks": f"Overlap φ(i, j) of two ranks of one seed ({targets}, layer {layer}), averaged over seeds. {same}",
+        "seeds": f"Overlap φ(i, j) of two seeds of one rank ({targets}, layer {layer}), averaged over pairs. {same}",
+        "profile": "Overlap of the first directions, averaged over layers and pairs, against the number of "
         "directions j (i = min(j, lower rank)). Grey: the 95 % band and the mean of random Gaussian matrices.",
     }
+    return {figure: of_kind[figure.removeprefix(f"{name}_").partition("_")[0]] for figure in made}
 
 
 def _notes(setting: cells.Setting, targets: str, low: int, high: int, lacking: int, adapters: dict) -> list[str]:
@@ -345,7 +348,7 @@ def _notes(setting: cells.Setting, targets: str, low: int, high: int, lacking: i
             f"init={init} starts A from the weight, so subspaces agree before any training: "
             "chance is not the right null"
         )
-    elif str(setting.facts.get("protocol")) and init in ("gaussian", "kaiming", "peft_gaussian"):
+    elif init in ("gaussian", "kaiming", "peft_gaussian"):
         told.append("A starts from a stream of its own for every rank and seed, so what agrees was learned")
     if low == high:
         told.append(f"{targets} was run at rank {high} only: Figure 3 needs a second rank")

@@ -419,13 +419,11 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
-    from lora_bench.record import environment
+    from lora_bench.run import environment_here
 
-    facts = environment(
-        device=options.device,
-        threads=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-    )
-    told = f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}, {platform.system()}"
+    facts = environment_here(options.device)
+    name = facts["cpu"] if facts["device"] == "cpu" else facts["device"]
+    told = f"{name}, {facts['threads']} threads, torch {facts['torch']}, {platform.system()}"
     return {**facts, "told": told}
 
 

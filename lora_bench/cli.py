@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lora_bench.config import ConfigError, did_you_mean, parse, to_dict, unknown_key
-from lora_bench.store import StoreError
+from lora_bench.store import StoreError, is_pack
 
 SWEEPER_KEYS = ("params", "grids", "pack_size", "dry_run", "fail_fast", "retry_failed")
 SHOWS = ("targets", "store", "config")
@@ -197,7 +197,8 @@ def show_store(config: Any) -> None:
         out.print(f"  {size(sum(n_bytes for _, n_bytes in parts.values()))}: {told}")
         lacking = len(frame) - len(failed) - parts["adapter"][0]
         if lacking:
-            out.print(f"  {lacking} finished run{'s' if lacking > 1 else ''} without an adapter (store.keep_adapters)")
+            why = "the pack's --adapters" if is_pack(store.root) else "store.keep_adapters"
+            out.print(f"  {lacking} finished run{'s' if lacking > 1 else ''} without an adapter ({why})")
         out.print(_store_table(frame))
     for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):
         told = message if isinstance(message, str) else "no message"

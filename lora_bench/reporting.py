@@ -6,6 +6,7 @@ A section is one question answered for one setting: a sentence, tables, figures,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import math
 import sys
@@ -149,10 +150,10 @@ def gather(found: Sequence[T], make: Callable[[T], list]) -> tuple[list, list[st
 
 
 def _above_zero(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r}; give points above 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r}; give points above 0")
 
 
 def run_script(sections: Callable[[pd.DataFrame], list[Section]], options: argparse.Namespace) -> int:
@@ -413,7 +414,10 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
     return [
         one
         for one, name in names.items()
-        if name not in axes and name != "sweeps" and not name.startswith("hydra") and one != "adapter.budget=null"
+        if name not in axes
+        and name != "sweeps"
+        and not name.startswith(("hydra", "-"))  # of the command, such as -m
+        and one != "adapter.budget=null"
     ]
 
 

@@ -6,9 +6,9 @@
     PACK/manifest.json                 format version, counts, and the size and SHA-256 of every file above
 
 Records are kept whole, but for the folders of the machine in the command that started a run, and for the digits of the
-training curves beyond float32, in which they were computed: these are half of a record. `Store(PACK)` reads the pack as
-it reads a folder of runs, and refuses to write. Every file is checked against the manifest when the pack is opened. The
-same runs and command give the same bytes, with the same pyarrow.
+training curves that float32 does not hold, which are half of a record. `Store(PACK)` reads the pack as it reads a
+folder of runs, and refuses to write. Every file is checked against the manifest when the pack is opened. The same runs
+and command give the same bytes, with the same pyarrow.
 
 Logits are rounded to float16 row by row: a row keeps its float32 where rounding would move the largest one, and so does
 every row of a regression task, whose correlations any rounding moves. So each stored score can be computed again to the
@@ -165,8 +165,9 @@ def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_short_curves(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record, the numbers of its curves with as few digits as tell a float32 from its neighbours."""
-    history = record["history"]
-    return {**record, "history": {**history, **{name: [_shortest(one) for one in history[name]] for name in CURVES}}}
+    history = record.get("history") or {}
+    short = {name: [_shortest(one) for one in history[name]] for name in CURVES if name in history}
+    return {**record, "history": {**history, **short}}
 
 
 def _shortest(value: Any) -> Any:
