@@ -24,6 +24,7 @@ import pandas as pd
 
 from lora_bench import cells, figures, reporting, stats
 from lora_bench.progress import duration, size
+from lora_bench.record import ENVIRONMENT_KEYS
 from lora_bench.reporting import Column, Section, Table
 from lora_bench.store import Store, StoreError
 
@@ -374,22 +375,7 @@ def environments(runs: pd.DataFrame, store: Store) -> list[dict]:
             about = store.record(str(mine["run_id"].iloc[0]))["environment"]
         except StoreError:
             about = {}
-        kept = {
-            key: about[key]
-            for key in (
-                "device",
-                "cpu",
-                "threads",
-                "platform",
-                "python",
-                "torch",
-                "transformers",
-                "peft",
-                "numpy",
-                "lora_bench",
-            )
-            if about.get(key)
-        }
+        kept = {key: about[key] for key in (*ENVIRONMENT_KEYS, "platform", "lora_bench") if about.get(key)}
         commits = sorted(set(mine["commit"].dropna().astype(str))) if "commit" in mine else []
         rows.append(
             {"id": str(identity), "runs": len(mine), "about": kept, "commits": [commit[:12] for commit in commits]}

@@ -79,7 +79,7 @@ def measure_arm(options: argparse.Namespace) -> dict[str, Any]:
     for spent, rows in arms[options.child](options):
         seconds, cell_examples = seconds + spent, cell_examples + rows
     runs = _runs(options)
-    tokens = _tokens(runs[0])["train"].lengths.mean()
+    tokens = runs[0].tokens()["train"].lengths.mean()
     linear = sum(matrix.d_in * matrix.d_out for matrix in runs[0].blueprint.matrices)
     rate = _gemm_rate(options, _precision(options))
     per_second = cell_examples / seconds
@@ -170,7 +170,7 @@ def _packed(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
         loaded = backbone.load(
             first.blueprint, precision=first.precision, device=backbone.resolve_device(options.device)
         )
-        tokens = _tokens(first)["train"]
+        tokens = first.tokens()["train"]
         head = backbone.head_state(loaded, 0)
         states = [adapters.make(loaded, run.config.adapter, run.matrices, head, 0) for run in group]
         clock = _Clock(loaded.device, first.steps)
@@ -203,7 +203,7 @@ def _trainer(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
     is_fast = options.child == "trainer_auto"
     for run in _runs(options):
         loaded = backbone.load(run.blueprint, precision="fp32", device=backbone.resolve_device(options.device))
-        tokens = _tokens(run)["train"]
+        tokens = run.tokens()["train"]
         model = get_peft_model(
             loaded.untouched(),
             adapters.lora_config(run.config.adapter, run.matrices, loaded.new_modules),
@@ -326,18 +326,6 @@ def _runs(options: argparse.Namespace) -> list[Any]:
         )
 
     return [resolve(config(number)) for number in range(count)]
-
-
-def _tokens(run: Any) -> dict[str, Any]:
-    from lora_bench.tasks.tokens import tokenise
-
-    plan = run.blueprint
-    return tokenise(
-        run.task,
-        plan.tokenizer,
-        max_length=run.config.train.max_length,
-        tokenizer_fingerprint=plan.tokenizer_fingerprint,
-    )
 
 
 def _precision(options: argparse.Namespace) -> str:

@@ -123,22 +123,6 @@ def make(
     return AdapterState(low_rank=low_rank, head={name: tensor.clone() for name, tensor in head.items()})
 
 
-def lift(model: PeftModel) -> AdapterState:
-    """The trained tensors of a stock peft model, by the module paths of its base model."""
-    low_rank, head = {}, {}
-    for path, module in _modules_of(model):
-        if hasattr(module, "lora_A") and "default" in module.lora_A:
-            low_rank[path] = LowRank(
-                module.lora_A["default"].weight.detach().clone(),
-                module.lora_B["default"].weight.detach().clone(),
-                float(module.scaling["default"]),
-            )
-        elif hasattr(module, "modules_to_save") and "default" in module.modules_to_save:
-            saved = module.modules_to_save["default"].named_parameters()
-            head |= {f"{path}.{name}": parameter.detach().clone() for name, parameter in saved}
-    return AdapterState(low_rank, head)
-
-
 def _modules_of(model: Any) -> Iterable[tuple[str, Any]]:
     return model.get_base_model().named_modules()
 

@@ -21,6 +21,7 @@ from lora_bench.config import GROUPS, LORA_METHODS, ConfigError, parse_targets, 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
 FLOOR = "head_only"
+SAME_BUDGET = 0.02  # parameter counts this near each other, as a share, are one budget
 
 SHARED = (  # of the backbone, the data and the training
     "model",
@@ -226,9 +227,7 @@ def filter_runs(runs: pd.DataFrame, name: str, wanted: str | None) -> pd.DataFra
     return kept
 
 
-def at_budgets(
-    setting: Setting, *, budget: int | None = None, tolerance: float = 0.02
-) -> list[tuple[int, pd.DataFrame]]:
+def at_budgets(setting: Setting, *, budget: int | None = None) -> list[tuple[int, pd.DataFrame]]:
     """The runs of a setting that spend the same number of adapter parameters, with the runs that spend none.
 
     Without `budget`, the ones at which the most placements meet, and then those at which a placement that they lack
@@ -238,11 +237,11 @@ def at_budgets(
         NothingToShow: when no two placements meet at a budget.
     """
     adapted = setting.runs[setting.runs["targets"] != ""]
-    budgets = budget_of(adapted, tolerance=tolerance).dropna()
+    budgets = budget_of(adapted).dropna()
     meeting = {int(count): adapted.loc[mine.index] for count, mine in budgets.groupby(budgets)}
     told = ", ".join(f"{count:,}: {' '.join(sorted(set(here['targets'])))}" for count, here in meeting.items())
     if budget is not None:
-        near = [count for count in meeting if abs(count - budget) <= tolerance * budget]
+        near = [count for count in meeting if abs(count - budget) <= SAME_BUDGET * budget]
         if not near:
             raise NothingToShow(f"{setting.title}: no run has {budget:,} adapter parameters; the store holds {told}")
         chosen = near
@@ -263,17 +262,17 @@ def at_budgets(
     return [(count, pd.concat([meeting[count], floor]) if len(floor) else meeting[count]) for count in chosen]
 
 
-def budget_of(runs: pd.DataFrame, *, column: str = "adapter_parameters", tolerance: float = 0.02) -> pd.Series:
+def budget_of(runs: pd.DataFrame, *, column: str = "adapter_parameters") -> pd.Series:
     """The parameters that each run counts as having, nan where they are not known.
 
-    Counts within `tolerance` of each other are one budget, named by the commonest, since MLP and grouped-query matrices
+    Counts within SAME_BUDGET of each other are one budget, named by the commonest, since MLP and grouped-query matrices
     divide unevenly.
     """
     n_runs = runs[column].dropna().value_counts().sort_index()
     named: dict[float, float] = {}
     cluster: list[float] = []
     for count in [*n_runs.index, math.inf]:
-        if cluster and count > cluster[0] * (1 + tolerance):
+        if cluster and count > cluster[0] * (1 + SAME_BUDGET):
             named |= dict.fromkeys(cluster, max(cluster, key=n_runs.__getitem__))
             cluster = []
         cluster.append(count)
@@ -300,8 +299,8 @@ def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
     return sort_arms(named, [arm for arm, _, _ in order])
 
 
-def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, level: float = 0.95) -> pd.DataFrame:
-    """Mean and t interval over seeds of each arm's report score at its rate, with what failed or is missing.
+def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series) -> pd.DataFrame:
+    """Mean and 95 % t interval over seeds of each arm's report score at its rate, with what failed or is missing.
 
     Returns:
         indexed by arm: method, targets, ranks, adapter_parameters, lr, n_seeds, n_failed, n_missing, mean, low, high,
@@ -322,10 +321,10 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
         is_scored = at["scored"].to_numpy(bool)
         scored, failed = (at, nothing) if is_scored.all() else (at[is_scored], at[~is_scored])
         scores = scored["report"].to_numpy(float)
-        low, high = stats.mean_interval(scores, level=level)
+        low, high = stats.mean_interval(scores)
         gaps = scored["train"].to_numpy(float) - scores
         has_train = gaps.size > 0 and bool(np.isfinite(gaps).all())
-        gap_low, gap_high = stats.mean_interval(gaps, level=level) if has_train else (math.nan, math.nan)
+        gap_low, gap_high = stats.mean_interval(gaps) if has_train else (math.nan, math.nan)
         rows[arm] = {
             "method": first["method"],
             "targets": first["targets"],
@@ -351,29 +350,22 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series, *, leve
     return tuning.by_arm(rows)
 
 
-def compare(
-    estimates: pd.DataFrame,
-    pairs: Sequence[tuple[str, str]],
-    *,
-    margin: float,
-    level: float = 0.95,
-    rng: np.random.Generator | None = None,
-) -> pd.DataFrame:
+def compare(estimates: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float) -> pd.DataFrame:
     """Contrast arms paired by seed; `pairs` is the declared family, and an arm that is absent still counts in it.
 
     Returns:
         one row per pair: first, second, and the fields of `stats.Contrast` (differences are first minus second); the
         verdict is `missing` where no seed is shared.
     """
-    rng = rng or np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     scores_of = estimates["scores"].to_dict() if len(estimates) else {}
     family = []
     for first, second in pairs:
         scores = [scores_of.get(arm, {}) for arm in (first, second)]
         seeds = sorted(set(scores[0]) & set(scores[1]))
         ours, theirs = (np.array([one[seed] for seed in seeds]) for one in scores)
-        family.append(stats.contrast(ours, theirs, margin=margin, level=level, rng=rng))
-    judged = stats.judge(family, level=level)
+        family.append(stats.contrast(ours, theirs, margin=margin, rng=rng))
+    judged = stats.judge(family)
     rows = []
     for (first, second), one in zip(pairs, judged, strict=True):
         absent = [arm for arm in (first, second) if arm not in scores_of]

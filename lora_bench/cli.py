@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -140,38 +141,19 @@ def show_targets(config: Any) -> None:
 
     from lora_bench.resolve import resolve
     from lora_bench.sweep import console
+    from lora_bench.targets import manifest_table
 
     one = resolve(config)
     ranks = {matrix.module: matrix.rank for matrix in one.matrices}
     out = console()
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (
-        "role",
-        "layers",
-        "shape",
-        "fused in",
-        "parameters per rank",
-        "rank here",
-        "module of the first layer",
-    ):
+    for name in ("role", "layers", "shape", "fused in", "parameters per rank", "rank here", "module"):
         table.add_column(name, justify="right" if "rank" in name else "left")
-    by_kind: dict[tuple, list[Any]] = {}
-    for matrix in one.blueprint.matrices:
-        fused = matrix.fused.rpartition(".")[2] if matrix.fused else ""
-        by_kind.setdefault((matrix.role, matrix.d_out, matrix.d_in, fused), []).append(matrix)
-    for (role, d_out, d_in, fused), matrices in by_kind.items():
-        layers = [matrix.layer for matrix in matrices]
-        given = sorted({ranks.get(matrix.module, 0) for matrix in matrices})
-        is_run = layers == list(range(layers[0], layers[-1] + 1))
-        table.add_row(
-            role,
-            f"{layers[0]}-{layers[-1]}" if is_run and len(layers) > 1 else ",".join(map(str, layers)),
-            f"{d_out} x {d_in}",
-            fused,
-            f"{len(matrices) * (d_in + d_out):,}",
-            "-" if given == [0] else ",".join(map(str, given)),
-            matrices[0].module,
-        )
+    matrices = [replace(matrix, rank=ranks.get(matrix.module, 0)) for matrix in one.blueprint.matrices]
+    for row in manifest_table(matrices):
+        fused, per_rank = row["fused"].rpartition(".")[2], f"{row['parameters_per_rank']:,}"
+        rank = "-" if row["rank"] == "0" else row["rank"]
+        table.add_row(row["role"], row["layers"], row["shape"], fused, per_rank, rank, row["module"])
     out.print(f"{one.blueprint.name}: {config.adapter.method}, {one.adapter_parameters:,} adapter parameters")
     out.print(table)
 

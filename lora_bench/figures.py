@@ -628,7 +628,7 @@ def error_rates(table: pd.DataFrame, *, nominal: float) -> Figure:
     """
     figure = Figure(figsize=(COLUMN, 0.85 + 0.2 * len(table)), layout="constrained")
     axis = figure.subplots()
-    axis.axvline(100 * nominal, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
+    axis.axvline(95, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
     for row, (_, one) in enumerate(table.iterrows()):
         _interval(axis, one["share"], one["low"], one["high"], row, BLUE, "o")
         _interval(axis, one["other"], one["other_low"], one["other_high"], row, RED, "s", hollow=True)
@@ -679,7 +679,7 @@ def power_curves(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def coverages(table: pd.DataFrame, *, nominal: float = 0.95) -> Figure:
+def coverages(table: pd.DataFrame) -> Figure:
     """How often intervals of few seeds hold the mean of many: marks; grey: where normal scores would put them.
 
     Args:
@@ -687,7 +687,7 @@ def coverages(table: pd.DataFrame, *, nominal: float = 0.95) -> Figure:
     """
     figure = Figure(figsize=(COLUMN, 0.85 + 0.2 * len(table)), layout="constrained")
     axis = figure.subplots()
-    axis.axvline(100 * nominal, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
+    axis.axvline(95, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
     for row, (_, one) in enumerate(table.iterrows()):
         axis.hlines(row, 100 * one["band_low"], 100 * one["band_high"], color=LIGHT, lw=5, zorder=2)
         is_inside = one["coverage"] >= one["band_low"]

@@ -13,20 +13,21 @@ from lora_bench.record import GuardError
 from lora_bench.solo import SoloPack
 from lora_bench.tasks.tokens import Tokens, batch
 
+START_ROWS = 16
 RELOADED_ROWS = 64
 RELOAD_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 2e-2}
 """Largest gap between a run's logits and those of its saved adapter in stock peft, relative to the largest logit (at
 least 1)."""
 
 
-def require_unchanged_start(pack: Pack | SoloPack, tokens: Tokens, n_rows: int = 16) -> float:
+def require_unchanged_start(pack: Pack | SoloPack, tokens: Tokens) -> float:
     """Before the first step every adapter must compute what the backbone computes. Returns the largest relative gap
     seen.
 
     Raises:
         GuardError: when an output differs by more than the method's tolerance; LoRA's is 0, since B starts at zero.
     """
-    rows = np.arange(min(n_rows, len(tokens)))
+    rows = np.arange(min(START_ROWS, len(tokens)))
     tensors = to_tensors(batch(tokens, rows, pack.pad_id), pack.backbone.device)
     with pack.evaluate():
         adapted = pack.logits(tensors)

@@ -1,7 +1,7 @@
 """AdamW, clipping and schedules for a pack: one step moves every run, each with its own rate, decay and gradient norm.
 
-    m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2      w = (1 - lr wd) w - lr m / (1 - b1^t) / (sqrt(v / (1 -
-    b2^t)) + eps)
+    m = b1 m + (1 - b1) g      v = b2 v + (1 - b2) g^2
+    w = (1 - lr wd) w - lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)
 
 Source: Loshchilov and Hutter 2019, arXiv:1711.05101; constants are torch.optim.AdamW's defaults.
 """

@@ -138,11 +138,11 @@ def _all_packs(plan: Plan, kept: list[list[str]]) -> list[list[str]]:
 
 def form_packs(runs: Sequence[Any], pack_size: int | str) -> list[list[str]]:
     """Group runs that may share a pack; a group is cut into the fewest packs that fit, of nearly equal size."""
-    from lora_bench.resolve import pack_key, packable
+    from lora_bench.resolve import pack_key
 
     groups: dict[Any, list[Any]] = {}
     for run in runs:
-        groups.setdefault(pack_key(run) if packable(run) else run.run_id, []).append(run)
+        groups.setdefault(pack_key(run), []).append(run)
     packs = []
     for group in groups.values():
         most = largest_pack(group[0]) if pack_size == "auto" else int(pack_size)
@@ -338,7 +338,7 @@ def _arm(candidate: Candidate, axes: Sequence[str]) -> str:
 class Cost:
     """An estimate: seconds of training left, the bytes that it will leave, and what the seconds rest on."""
 
-    seconds: float | None
+    seconds: float
     bytes: int
     basis: str
 
@@ -410,14 +410,7 @@ def _lengths(run: Any) -> tuple[int, dict[str, int]]:
     """Tokens of the longest row of any split, and the tokens of each split; remembered by what they depend on."""
     key = (run.science["task"]["fingerprint"], run.science["model"]["fingerprint"], run.config.train.max_length)
     if key not in _known_lengths:
-        from lora_bench.tasks.tokens import tokenise
-
-        splits = tokenise(
-            run.task,
-            run.blueprint.tokenizer,
-            max_length=run.config.train.max_length,
-            tokenizer_fingerprint=run.blueprint.tokenizer_fingerprint,
-        )
+        splits = run.tokens()
         longest = max(int(split.lengths.max()) for split in splits.values())
         _known_lengths[key] = longest, {name: int(split.lengths.sum()) for name, split in splits.items()}
     return _known_lengths[key]

@@ -293,8 +293,8 @@ def cell_frame(setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFr
     ]
     frame["score_shown"] = [plus_minus(mean, high) for mean, high in zip(frame["mean"], frame["high"], strict=True)]
     frame["cell_shown"] = [
-        cell if pd.isna(rank) or " r=" in cell or not ranks else f"{cell} r={ranks}"
-        for cell, rank, ranks in zip(frame["cell"], frame["adapter_parameters"], frame["ranks"], strict=True)
+        cell if " r=" in cell or not ranks else f"{cell} r={ranks}"
+        for cell, ranks in zip(frame["cell"], frame["ranks"], strict=True)
     ]
     mark = dict.fromkeys(tuning.UNCERTIFIED, "*") | {"none": " (no score)"}
     frame["rate_shown"] = [

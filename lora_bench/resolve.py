@@ -11,6 +11,7 @@ from lora_bench.backbone import Blueprint
 from lora_bench.config import LORA_METHODS, ConfigError, RunConfig, cell_id, run_id, science
 from lora_bench.targets import Matrix
 from lora_bench.tasks import Task, load_task
+from lora_bench.tasks.tokens import Tokens, tokenise
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,16 @@ class Run:
     @property
     def blueprint(self) -> Blueprint:
         return backbone.blueprint(self.config.model, self.task.n_labels)
+
+    def tokens(self) -> dict[str, Tokens]:
+        """The token ids of every split, from the cache where they are known."""
+        plan = self.blueprint
+        return tokenise(
+            self.task,
+            plan.tokenizer,
+            max_length=self.config.train.max_length,
+            tokenizer_fingerprint=plan.tokenizer_fingerprint,
+        )
 
     @property
     def precision(self) -> str:

@@ -31,7 +31,7 @@ from lora_bench.solo import SoloPack
 from lora_bench.store import ADAPTER, AlreadyFinished, Store, StoreError, adapter_dropped, explained
 from lora_bench.tasks import Task
 from lora_bench.tasks.metrics import score
-from lora_bench.tasks.tokens import Tokens, tokenise
+from lora_bench.tasks.tokens import Tokens
 from lora_bench.tracking import CURVES, Silence, TrackedRun, Tracking, head_of, summary_of
 from lora_bench.train import Position, batches, train_pack
 
@@ -184,7 +184,7 @@ class _Desk:
         loaded = backbone.load(
             first.blueprint, precision=first.precision, device=backbone.resolve_device(first.config.device)
         )
-        task, tokens = first.task, _tokens(first, loaded)
+        task, tokens = first.task, first.tokens()
         n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])
         ids = [each.run.run_id for each in progress]
@@ -492,16 +492,6 @@ def _tokens_trained(run: Run, lengths: np.ndarray) -> int:
     """Tokens of the rows of every step; the last batch of an epoch may be short."""
     steps = batches(lengths, run.config.train.batch_size, run.config.seed, run.steps)
     return sum(int(lengths[rows].sum()) for _, _, rows in steps)
-
-
-def _tokens(run: Run, loaded: Backbone) -> dict[str, Tokens]:
-    plan = loaded.blueprint
-    return tokenise(
-        run.task,
-        plan.tokenizer,
-        max_length=run.config.train.max_length,
-        tokenizer_fingerprint=plan.tokenizer_fingerprint,
-    )
 
 
 def _predictions(task: Task, tokens: dict[str, Tokens], logits: dict[str, np.ndarray]) -> pd.DataFrame:

@@ -346,7 +346,7 @@ def seeds_to_tie(margin: float, sd: float, *, error: float = 0.05, power: float 
     return _first(lambda n: tie_power(margin, sd, n, error=error) >= power)
 
 
-def cannot_resolve(n_seeds: int, n_contrasts: int, *, level: float = 0.95) -> str | None:
+def cannot_resolve(n_seeds: int, n_contrasts: int) -> str | None:
     """Why no outcome of a design could be significant, or None if one could.
 
     The paired t test can always be significant from three seeds on; the sign-flip test beside it only if
@@ -354,7 +354,7 @@ def cannot_resolve(n_seeds: int, n_contrasts: int, *, level: float = 0.95) -> st
     """
     if n_seeds < MIN_PAIRS:
         return f"{n_seeds} seed{'s' if n_seeds != 1 else ''}: no verdict is possible below {MIN_PAIRS}"
-    if 2.0 ** (1 - n_seeds) > (1 - level) / max(n_contrasts, 1):
+    if 2.0 ** (1 - n_seeds) > 0.05 / max(n_contrasts, 1):
         return (
             f"{n_seeds} seeds, {n_contrasts} contrast{'s' if n_contrasts > 1 else ''}: the sign-flip test printed "
             f"beside the verdict cannot be significant (its smallest p is {2.0 ** (1 - n_seeds):.3g}); the paired t "

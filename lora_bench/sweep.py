@@ -90,7 +90,7 @@ def describe(
         out.print(
             f"  packs of {min(sizes)} to {max(sizes)} runs" if min(sizes) < max(sizes) else f"  packs of {sizes[0]}"
         )
-        seconds = f"{duration(estimate.seconds)} ({estimate.basis})" if estimate.seconds is not None else estimate.basis
+        seconds = f"{duration(estimate.seconds)} ({estimate.basis})"
         out.print(f"  about {seconds} on one worker; about {size(estimate.bytes)} in {store.root}")
         out.print(f"  {_resolution(plan, store, n_seeds)}")
 

@@ -146,7 +146,6 @@ def head_of(
     metrics: Iterable[str],
     environment: Mapping[str, Any] | None = None,
     sweep: str | None = None,
-    tags: Iterable[str] = (),
 ) -> dict[str, Any]:
     """What `Tracking.start` takes, from the parts of a record: names in words, and a flat config in the store's terms.
 
@@ -165,7 +164,7 @@ def head_of(
     rank = f"r{row['ranks']}".replace(" ", ",") if row.get("ranks") else ""
     rate = f"lr{row['lr']:g}" if "lr" in row else ""
     cell = " ".join(word for word in (row.get("model"), row.get("task"), place, rank, rate) if word)
-    marks = [row.get("model"), row.get("task"), row.get("method"), row.get("targets"), rank, sweep, *tags]
+    marks = [row.get("model"), row.get("task"), row.get("method"), row.get("targets"), rank, sweep]
     return {
         "run_id": run_id,
         "name": f"{cell} s{row.get('seed')}",

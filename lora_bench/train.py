@@ -26,8 +26,8 @@ POOLED_BATCHES = 32
 
 
 class OnStep(Protocol):
-    """Called after every optimizer step. losses, grad_norms, alive: (P,), on the pack's device; lr: the schedule's
-    factor (P,)."""
+    """Called after every optimizer step. losses, grad_norms, alive: (P,), on the pack's device; factors: the
+    schedule's (P,)."""
 
     def __call__(
         self, step: int, *, losses: torch.Tensor, grad_norms: torch.Tensor, alive: torch.Tensor, factors: torch.Tensor

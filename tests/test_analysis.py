@@ -90,10 +90,12 @@ def test_a_store_without_runs_is_a_clear_error(script, make, tmp_path, capsys):
 
 
 def test_equal_stores_give_equal_files(weight_types_store, tmp_path):
-    for name in ("a", "b"):
-        run("weight_types", weight_types_store, tmp_path / name)
-    for path in (tmp_path / "a").rglob("*.*"):
-        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
+    files = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        assert run("weight_types", weight_types_store, out) == 0
+        files.append({str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.*")})
+    assert files[0] == files[1]
+    assert {Path(name).suffix for name in files[0]} == {".csv", ".tex", ".pdf", ".svg", ".png"}
 
 
 # ---------------------------------------------------------------- choosing rates

@@ -149,7 +149,7 @@ SHORTENABLE = [line for line in LONG if re.search(rf"/({'|'.join(SHORTENED)}) ?"
 @pytest.mark.parametrize("words", sorted({shortened(line) for line in SHORTENABLE}), ids=" ".join)
 def test_long_scripts_of_the_documentation_run_shortened(words, tmp_path, monkeypatch, unrendered, neighbours):
     monkeypatch.chdir(tmp_path)
-    for name in ("runs", "calibration"):
+    for name in ("runs", "calibration", "here", "there"):
         write_store(tmp_path / name, weight_types_records(n_seeds=3))
     Path("study").symlink_to(ROOT / "results" / "study")
     assert runpy.run_path(str(ROOT / words[0]))["main"](list(words[1:])) == 0

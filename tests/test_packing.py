@@ -10,13 +10,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
 from architectures import ARCHITECTURES
 from lora_bench import adapters, backbone, guards
-from lora_bench.adapters import AdapterState
+from lora_bench.adapters import AdapterState, LowRank
 from lora_bench.backbone import Backbone
 from lora_bench.budget import solve_ranks
 from lora_bench.config import ModelConfig, RunConfig, parse
@@ -175,8 +175,24 @@ def train_stock(
         everything = to_tensors(batch(tokens, np.arange(len(tokens)), 0), loaded.device)
         logits = model(**{key: value for key, value in everything.items() if key in loaded.inputs}).logits.numpy()
     head = {name: parameter.detach() for (name, kind), parameter in named.items() if kind == "head"}
-    final = adapters.lift(model) if start.low_rank else AdapterState({}, head)
+    final = lift(model) if start.low_rank else AdapterState({}, head)
     return final, torch.stack(losses), logits
+
+
+def lift(model: PeftModel) -> AdapterState:
+    """The trained tensors of a stock peft model, by the module paths of its base model."""
+    low_rank, head = {}, {}
+    for path, module in model.get_base_model().named_modules():
+        if hasattr(module, "lora_A") and "default" in module.lora_A:
+            low_rank[path] = LowRank(
+                module.lora_A["default"].weight.detach().clone(),
+                module.lora_B["default"].weight.detach().clone(),
+                float(module.scaling["default"]),
+            )
+        elif hasattr(module, "modules_to_save") and "default" in module.modules_to_save:
+            saved = module.modules_to_save["default"].named_parameters()
+            head |= {f"{path}.{name}": parameter.detach().clone() for name, parameter in saved}
+    return AdapterState(low_rank, head)
 
 
 def put_in_stock(

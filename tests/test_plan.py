@@ -55,7 +55,6 @@ def test_a_group_is_cut_into_the_fewest_packs_of_nearly_equal_size(monkeypatch, 
             self.run_id = f"{number:08x}"
 
     monkeypatch.setattr("lora_bench.resolve.pack_key", lambda run: ())
-    monkeypatch.setattr("lora_bench.resolve.packable", lambda run: True)
     packs = plans.form_packs([Run(number) for number in range(n_runs)], most)
     assert sorted(map(len, packs)) == sorted(sizes)
     assert [one for pack in packs for one in pack] == [f"{number:08x}" for number in range(n_runs)]

@@ -82,7 +82,7 @@ def test_live_runs_stay_apart_and_end_with_their_own_status(tmp_path, capfd):
     """The failures of peers: jobs that fold into one W&B run, and failed ones that show as finished."""
     tracking = open_tracking(settings(tags=["mine"]), directory=tmp_path / "mirror")
     # The first two are the same run, trained twice.
-    runs = [tracking.start(head(number, tags=["quick"])) for number in (1, 1, 2)]
+    runs = [tracking.start(head(number, sweep="quick")) for number in (1, 1, 2)]
     for step in range(3):
         for place, run in enumerate(runs):
             run.log({"loss": place + step / 10, "lr": 1e-3, "grad_norm": math.nan}, step=step)

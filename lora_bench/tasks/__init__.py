@@ -58,11 +58,6 @@ class Task:
         """Number of outputs of the head."""
         return len(self.label_names) or 1
 
-    @property
-    def is_pair(self) -> bool:
-        """Whether each row holds two texts."""
-        return "text_b" in self.splits["train"]
-
 
 @dataclass(frozen=True, eq=False)  # tables do not compare to one truth value
 class Rows:
