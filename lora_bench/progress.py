@@ -11,6 +11,8 @@ QUIET_SECONDS = 15.0
 """The shortest time between two plain lines."""
 QUIET_SHARE = 0.05
 """Of the time passed, what lies between two plain lines at least: a log of hours has a hundred lines, not thousands."""
+FIRST_SHARE, FIRST_SECONDS = 0.03, 120.0
+"""The time left is told from this share of the work on, or after this time: before, it is that of starting workers."""
 
 
 class SweepProgress:
@@ -74,7 +76,8 @@ class SweepProgress:
         parts = [f"  {self.failed} failed"] if self.failed else []
         passed = time.monotonic() - self._started
         parts.append(f"  {duration(passed)} passed")
-        if 0 < progress < self.n_runs:
+        is_known = progress >= FIRST_SHARE * self.n_runs or passed >= FIRST_SECONDS
+        if is_known and 0 < progress < self.n_runs:
             parts.append(f"  about {duration(passed / progress * (self.n_runs - progress))} left")
         return "".join(parts)
 
