@@ -11,7 +11,6 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from lora_bench import cells, figures, reporting
@@ -140,7 +139,7 @@ def section(setting: cells.Setting, by: str, placements: list[Compared], *, marg
             _table(name, setting, by, at, judged),
             reporting.contrast_table(f"{name}_contrasts", judged.contrasts, margin),
         ],
-        figures=_figures(name, setting, judged, margin),
+        figures=reporting.arm_figures(name, judged, metric=setting.metric, margin=margin),
         captions={
             name: f"Score on the report split by {_words(by)}, each at its own learning rate chosen on select. Large "
             "marks: means over seeds with 95 % t intervals; small marks: seeds. † failed seeds; * best at the edge of "
@@ -286,22 +285,6 @@ def _table(name: str, setting: cells.Setting, by: str, at: str, judged: cells.Ju
         Column("bytes", "bytes", reporting.count, on_screen=False),
     ]
     return Table(name, f"{setting.title}, {at}: report score ± 95 % by {_words(by)}", frame, columns)
-
-
-def _figures(name: str, setting: cells.Setting, judged: cells.Judgement, margin: float) -> dict:
-    if not np.isfinite(judged.estimates["mean"]).any():
-        return {}
-    drawn = judged.estimates.assign(is_floor=judged.estimates["method"] == cells.FLOOR)
-    marks = reporting.marks(drawn, judged.rates)
-    drawn["label"] = [
-        ("head only" if is_floor else str(level)) + mark
-        for level, is_floor, mark in zip(drawn.index, drawn["is_floor"], marks, strict=True)
-    ]
-    made = {name: figures.placements(drawn, metric=setting.metric)}
-    shown = judged.contrasts[judged.contrasts["n_pairs"] > 0]
-    if len(shown):
-        made[f"{name}_contrasts"] = figures.contrasts(reporting.labelled(shown), margin=margin)
-    return made
 
 
 if __name__ == "__main__":

@@ -74,6 +74,7 @@ def section(
     judged = cells.judge(runs, cells.against_reference(arms, reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     paper = _paper(estimates)
+    differences = _differences(paper, reference) if _has_paper_differences(setting, paper) else None
     return Section(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
         sentence=sentence(setting, budget, estimates, table, margin, reference),
@@ -81,7 +82,9 @@ def section(
             _placements(name, setting, rates, estimates, table, reference),
             reporting.contrast_table(f"{name}_contrasts", table, margin),
         ],
-        figures=_figures(name, setting, estimates, rates, table, margin),
+        figures=reporting.arm_figures(
+            name, judged, metric=setting.metric, margin=margin, with_ranks=True, paper=paper, differences=differences
+        ),
         captions={
             name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning "
             "rate chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. "
@@ -89,11 +92,7 @@ def section(
             + "† failed seeds; * best at the edge of the rates tried.",
             f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with 95 % intervals; the "
             "verdict is Holm-corrected."
-            + (
-                " Small triangles: the same differences in the paper's Table 5."
-                if _has_paper_differences(setting, paper)
-                else ""
-            ),
+            + (" Small triangles: the same differences in the paper's Table 5." if differences is not None else ""),
         },
         notes=notes(setting, runs, rates, estimates, [reference, *table["second"]]),
         facts={
@@ -220,26 +219,6 @@ def _placements(
         ),
     ]
     return Table(name, f"{setting.title}: placements at one budget, report score ± 95 %", frame, columns)
-
-
-def _figures(
-    name: str, setting: cells.Setting, estimates: pd.DataFrame, rates: pd.DataFrame, table: pd.DataFrame, margin: float
-) -> dict:
-    paper = _paper(estimates)
-    if not np.isfinite(estimates["mean"]).any():
-        return {}
-    drawn = estimates.assign(is_floor=estimates["method"] == cells.FLOOR)
-    marks = reporting.marks(drawn, rates)
-    drawn["label"] = [
-        ("head only" if is_floor else f"{arm}  r={ranks}") + mark
-        for arm, ranks, is_floor, mark in zip(drawn.index, drawn["ranks"], drawn["is_floor"], marks, strict=True)
-    ]
-    made = {name: figures.placements(drawn, metric=setting.metric, published=paper)}
-    shown = table[table["n_pairs"] > 0]
-    if len(shown):
-        theirs = _differences(paper, str(shown["first"].iloc[0])) if _has_paper_differences(setting, paper) else None
-        made[f"{name}_contrasts"] = figures.contrasts(reporting.labelled(shown), margin=margin, published=theirs)
-    return made
 
 
 if __name__ == "__main__":

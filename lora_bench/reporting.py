@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -329,7 +330,7 @@ def with_contrasts(frame: pd.DataFrame, contrasts: pd.DataFrame, *, side: str, p
     return frame.assign(**{f"{prefix}_{column}": frame["cell"].map(mine[column]) for column in columns})
 
 
-def marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
+def _marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     """What a figure puts behind a cell's name: † failed seeds, * a rate that is not certified."""
     certificates = rates.loc[estimates.index, "certificate"]
     return [
@@ -338,13 +339,46 @@ def marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     ]
 
 
-def labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
+def _labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
     """Contrasts as `figures.contrasts` draws them: a label, and the seeds that an unresolved one needs."""
     pairs = zip(contrasts["seeds_needed"], contrasts["verdict"], strict=True)
     return contrasts.assign(
         label=contrasts["first"] + " − " + contrasts["second"],
         extra=[f", needs {int(n)} seeds" if verdict == "unresolved" and not pd.isna(n) else "" for n, verdict in pairs],
     )
+
+
+def arm_figures(
+    name: str,
+    judged: cells.Judgement,
+    *,
+    metric: str,
+    margin: float,
+    with_ranks: bool = False,
+    paper: pd.DataFrame | None = None,
+    differences: pd.DataFrame | None = None,
+) -> dict[str, Figure]:
+    """The score of every arm, and the contrasts where seeds are shared; none without a score.
+
+    Args:
+        with_ranks: the arms' names have their ranks behind them.
+        paper: what another study scored, as `figures.placements` takes it.
+        differences: the same for `figures.contrasts`.
+    """
+    if not np.isfinite(judged.estimates["mean"]).any():
+        return {}
+    drawn = judged.estimates.assign(is_floor=judged.estimates["method"] == cells.FLOOR)
+    drawn["label"] = [
+        ("head only" if is_floor else f"{arm}  r={ranks}" if with_ranks else str(arm)) + mark
+        for arm, ranks, is_floor, mark in zip(
+            drawn.index, drawn["ranks"], drawn["is_floor"], _marks(drawn, judged.rates), strict=True
+        )
+    ]
+    made = {name: figures.placements(drawn, metric=metric, published=paper)}
+    shown = judged.contrasts[judged.contrasts["n_pairs"] > 0]
+    if len(shown):
+        made[f"{name}_contrasts"] = figures.contrasts(_labelled(shown), margin=margin, published=differences)
+    return made
 
 
 def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
