@@ -171,7 +171,9 @@ def test_what_the_page_says_of_other_rates_is_that_of_the_records():
 def losses_of(task: str, targets: str, rate: float) -> str:
     """The training loss in eighths of the training, averaged over eight seeds, as the page writes it."""
     store = Store(STUDY)
-    frame = store.frame().query("task == @task and targets == @targets and lr == @rate and rank in (4, 8, 2)")
+    frame = store.frame().query(
+        "task == @task and targets == @targets and lr == @rate and adapter_parameters == 36_864"
+    )
     assert len(frame) == 8
     losses = np.mean([store.record(run_id)["history"]["loss"] for run_id in frame["run_id"]], axis=0)
     return ", ".join(f"{part.mean():.2f}"[1:] for part in np.array_split(losses, 8))
@@ -183,7 +185,7 @@ def test_the_loss_that_the_page_tells_is_that_of_the_records():
 
 
 def test_the_ranks_are_those_of_the_records():
-    (rows,) = tables_of("Rank")
+    rows, _ = tables_of("Rank")
     (section,) = sections_of("rank")
     assert [row["cell"] for row in rows] == list(section.facts["estimates"].index)
     assert_cells(rows, section.facts["estimates"])
@@ -196,6 +198,24 @@ def test_the_ranks_are_those_of_the_records():
         assert row["minus rank 1 (95 %)"] == reporting.plus_minus(one["difference"], one["high"], reporting.signed)
         needs = "" if pd.isna(one["seeds_needed"]) else f", needs {one['seeds_needed']}"
         assert row["verdict"] == f"{one['verdict']}{needs}"
+
+
+def test_the_other_budgets_are_those_of_the_records():
+    _, rows = tables_of("Rank")
+    assert len(rows) == 5
+    for row in rows:
+        budget = int(row["budget"].replace(",", ""))
+        (section,) = sections_of("weight_types", budget=budget)
+        contrasts = section.facts["contrasts"].set_index("second")
+        told = list(row.values())[1:]
+        for arm, (difference, verdict) in {"q": told[:2], "qkvo": told[2:]}.items():
+            if arm not in contrasts.index or not contrasts.loc[arm, "n_pairs"]:
+                assert difference == verdict == ""
+                continue
+            one = contrasts.loc[arm]
+            needs = "" if pd.isna(one["seeds_needed"]) else f", needs {one['seeds_needed']}"
+            assert difference == reporting.plus_minus(one["difference"], one["high"], reporting.signed)
+            assert verdict == f"{one['verdict']}{needs}"
 
 
 def test_the_amplification_is_that_of_the_records():
