@@ -97,7 +97,7 @@ def test_the_answer_is_that_of_the_records(by_budget):
 
 
 def test_cola_is_that_of_the_records(cola):
-    placements, contrasts = tables_of("CoLA")
+    placements, contrasts, _ = tables_of("CoLA")
     assert [row["placement"] for row in placements[:-1]] == list(cola.facts["estimates"].index)[:-1]
     assert_cells(placements, cola.facts["estimates"], "Matthews × 100, report (95 %)")
     assert_contrasts(contrasts, cola.facts["contrasts"])
@@ -105,6 +105,19 @@ def test_cola_is_that_of_the_records(cola):
     assert f"(qv, eighths of the training: {losses_of('cola', 'qv', 5e-4)})" in text
     frame = Store(STUDY).frame().query("task == 'cola' and lr == 0.003")
     assert len(frame) == 7 and not frame["report"].any()
+
+
+def test_eight_seeds_chose_the_rates_that_the_page_says():
+    """The mean on `select` of the first rate of each placement, and both means of the second, over all seeds."""
+    frame = Store(STUDY).frame().query("task == 'cola' and method == 'lora'")
+    means = frame.groupby(["targets", "lr"])[["select", "report"]].agg(["mean", "size"])
+    for row in tables_of("CoLA")[2]:
+        first, second = (means.loc[(row["placement"], float(row[rate]))] for rate in ("rate", "second-best rate"))
+        assert first["select", "size"] == second["select", "size"] == 8
+        assert row["on select, eight seeds"] == reporting.points(first["select", "mean"])
+        assert row["on select"] == reporting.points(second["select", "mean"])
+        assert row["on report"] == reporting.points(second["report", "mean"])
+        assert first["select", "mean"] > second["select", "mean"]
 
 
 def test_both_tasks_are_those_of_the_records(cola, monkeypatch):
