@@ -628,7 +628,7 @@ def error_rates(table: pd.DataFrame, *, nominal: float) -> Figure:
     """
     figure = Figure(figsize=(COLUMN, 0.85 + 0.2 * len(table)), layout="constrained")
     axis = figure.subplots()
-    axis.axvline(95, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
+    axis.axvline(100 * nominal, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
     for row, (_, one) in enumerate(table.iterrows()):
         _interval(axis, one["share"], one["low"], one["high"], row, BLUE, "o")
         _interval(axis, one["other"], one["other_low"], one["other_high"], row, RED, "s", hollow=True)

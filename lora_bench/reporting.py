@@ -450,7 +450,8 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
         for one, name in names.items()
         if name not in axes
         and name != "sweeps"
-        and not name.startswith(("hydra", "-"))  # of the command, such as -m
+        and not name.startswith("hydra")
+        and one not in ("-m", "--multirun")
         and one != "adapter.budget=null"
     ]
 

@@ -9,7 +9,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,10 @@ def _environments_apart(plan: Plan, store: Store, *, is_launched: bool) -> Itera
         return
     finished = frame[frame["status"] == "finished"].set_index(["model_fingerprint", "task_fingerprint"])
     for _, group in finished[finished.index.isin(kinds)].groupby("environment"):
-        there = store.record(str(group["run_id"].iloc[0]))["environment"]
+        try:
+            there = store.record(str(group["run_id"].iloc[0]))["environment"]
+        except StoreError:  # gone since: it has nothing to say
+            continue
         differing = [
             f"{key} {there.get(key)} (here {here.get(key)})" for key in keys if there.get(key) != here.get(key)
         ]
@@ -250,7 +253,7 @@ def _in_process(
                 if not is_ours:
                     held.append(number)
                     continue
-                plan.status |= {run_id: store.status(run_id) for run_id in plan.packs[number]}
+                refresh(plan, store, plan.packs[number])
                 wanted = plan.pending(plan.packs[number])
                 runs = [plan.runs[run_id].run for run_id in plan.packs[number]] if wanted else []
                 listener = _inside(progress, done, failed)
@@ -378,10 +381,12 @@ def _after_a_loss(
     return None, left
 
 
-def refresh(plan: Plan, store: Store) -> None:
-    """Read the runs' statuses anew. What was to be tried again, and was, is not tried once more."""
-    plan.status = {run_id: store.status(run_id) for run_id in plan.runs}
-    plan.retry = {run_id: before for run_id, before in plan.retry.items() if store.written(run_id) == before}
+def refresh(plan: Plan, store: Store, run_ids: Collection[str] | None = None) -> None:
+    """Read statuses anew, of some runs or of all. What was to be tried again, and was, is not tried once more."""
+    looked_at = plan.runs if run_ids is None else run_ids
+    plan.status |= {run_id: store.status(run_id) for run_id in looked_at}
+    tried = {run_id for run_id in looked_at if run_id in plan.retry and store.written(run_id) != plan.retry[run_id]}
+    plan.retry = {run_id: before for run_id, before in plan.retry.items() if run_id not in tried}
 
 
 # After
@@ -436,6 +441,8 @@ def drop_adapters(plan: Plan, store: Store, out: Console) -> None:
     if wanted == "all":
         return
     finished = {run_id for run_id, status in plan.status.items() if status == "finished"}
+    if not finished:
+        return
     kept = set(results.chosen_runs(store.frame())["run_id"]) if wanted == "best" else set()
     freed = [store.drop_adapter(run_id, f"store.keep_adapters={wanted}") for run_id in sorted(finished - kept)]
     n_dropped = sum(n_bytes > 0 for n_bytes in freed)

@@ -159,6 +159,8 @@ def test_targets_are_shown_by_role_with_what_they_cost(command):
     assert rows["q"][6] == "4"
     assert rows["k"][6] == "-"
     assert "1,024 adapter parameters" in ended.out  # q and v, two layers, rank 4
+    ended = command("show=targets", "model=tiny", "adapter.targets=qv", "adapter.rank=4", "adapter.layers=last:1")
+    assert next(line.split() for line in ended.out.splitlines() if line.startswith("q "))[6] == "0,4"
 
 
 def test_the_store_is_shown_in_figures(command, training):

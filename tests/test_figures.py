@@ -256,3 +256,9 @@ def test_published_values_agree_with_the_paper():
     ranks = published.rank().set_index(["dataset", "targets", "rank"])["score"]
     assert len(ranks) == 30
     assert ranks["WikiSQL", "qkvo", 1] == 0.741
+
+
+@pytest.mark.parametrize(("make", "at"), [("error_rates", 5.0), ("coverages", 95.0)])
+def test_the_dashed_line_is_what_is_promised(make, at):
+    (line, *_) = ALL[make]().axes[0].get_lines()
+    assert list(line.get_xdata()) == [at, at]

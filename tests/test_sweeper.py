@@ -22,6 +22,7 @@ from hydra_plugins.lora_bench.sweeper import Composer, expand, quote
 from lora_bench import record
 from lora_bench.config import ConfigError, parse, resource_root
 from lora_bench.progress import SweepProgress
+from lora_bench.reporting import settled_overrides
 from lora_bench.store import Store
 
 SMALL = (
@@ -309,6 +310,19 @@ def test_only_the_adapters_asked_for_are_kept(command, training, keep, rates):
     again = sweep(command, "store.keep_adapters=all")
     assert again.status == 0
     assert len(training.packs) == n_packs  # the same runs: what is kept is no part of their identity
+
+
+def test_keeping_the_best_adapters_of_nothing_is_no_error(command, training, monkeypatch):
+    """Another sweep with other packs may hold every run, so that none has a record yet."""
+    monkeypatch.setattr("lora_bench.jobs.run_here", lambda *_, **__: [])
+    ended = sweep(command, "store.keep_adapters=best")
+    assert ended.status == 1
+    assert "0 of 8 runs finished, 8 missing" in ended.out
+
+
+def test_switches_of_the_command_are_no_overrides_of_the_next_stage():
+    given = ["-m", "task=cola", "--config-dir=mine", "hydra/launcher=workers", "+sweeps=x", "seed=0"]
+    assert settled_overrides(given) == ["task=cola", "--config-dir=mine"]
 
 
 def test_a_bad_choice_of_adapters_is_refused_by_the_name_that_was_given(command, training):
