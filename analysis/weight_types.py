@@ -74,7 +74,8 @@ def section(
     judged = cells.judge(runs, cells.against_reference(arms, reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     paper = _paper(estimates)
-    differences = _differences(paper, reference) if _has_paper_differences(setting, paper) else None
+    # The paper's are points of accuracy, and have no place on the axis of another metric.
+    differences = _differences(paper, reference) if len(paper) and setting.metric == "accuracy" else None
     return Section(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
         sentence=sentence(setting, budget, estimates, table, margin, reference),
@@ -177,11 +178,6 @@ def _paper(estimates: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 5; empty where the placements are not its own, and its ranks would be others."""
     table = published.weight_types()
     return table if 2 * len(set(estimates.index) & set(cells.PLACEMENTS)) > len(cells.PLACEMENTS) else table.iloc[:0]
-
-
-def _has_paper_differences(setting: cells.Setting, paper: pd.DataFrame) -> bool:
-    """The paper's are points of accuracy, and have no place on the axis of another metric."""
-    return len(paper) > 0 and setting.metric == "accuracy"
 
 
 def _differences(paper: pd.DataFrame, reference: str) -> pd.DataFrame:

@@ -152,8 +152,7 @@ def show_targets(config: Any) -> None:
     matrices = [replace(matrix, rank=ranks.get(matrix.module, 0)) for matrix in one.blueprint.matrices]
     for row in manifest_table(matrices):
         fused, per_rank = row["fused"].rpartition(".")[2], f"{row['parameters_per_rank']:,}"
-        given = sorted({matrix.rank for matrix in matrices if matrix.role == row["role"]})  # some layers may have none
-        rank = "-" if given == [0] else ",".join(map(str, given))
+        rank = "-" if row["rank"] == "0" else row["rank"]
         table.add_row(row["role"], row["layers"], row["shape"], fused, per_rank, rank, row["module"])
     out.print(f"{one.blueprint.name}: {config.adapter.method}, {one.adapter_parameters:,} adapter parameters")
     out.print(table)

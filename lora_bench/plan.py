@@ -123,7 +123,7 @@ def make(
     known = store.statuses()
     status = {run_id: known.get(run_id) for run_id in runs}
     failed = [run_id for run_id in runs if status[run_id] == "failed"] if retry_failed else []
-    retry = {run_id: store.written(run_id) for run_id in failed}
+    retry = {run_id: store.written_at(run_id) for run_id in failed}
     plan = Plan(path, sweep, list(command), runs, [], status, retry, len(candidates), axes, pack_size)
     plan.packs = _all_packs(plan, _kept_packs(path, runs) or [])
     return plan

@@ -83,9 +83,8 @@ PACKAGES = (
     "wandb",
 )
 SOURCES = ("lora_bench", "hydra_plugins", "conf", "sweeps", "analysis", "pyproject.toml")
-MACHINE_KEYS = ("device", "cpu", "threads")
 SOFTWARE_KEYS = ("python", "torch", "transformers", "peft", "numpy")
-ENVIRONMENT_KEYS = (*MACHINE_KEYS, *SOFTWARE_KEYS)
+ENVIRONMENT_KEYS = ("device", "cpu", "threads", *SOFTWARE_KEYS)
 
 
 class RecordError(ValueError):

@@ -173,7 +173,7 @@ class Store:
         """The status of every run."""
         return {run_id: row["status"] for run_id, row in self._rows().items()}
 
-    def written(self, run_id: str) -> int | None:
+    def written_at(self, run_id: str) -> int | None:
         """When the run's record was written, in nanoseconds; None without one."""
         try:
             return (self.path(run_id) / RECORD).stat().st_mtime_ns

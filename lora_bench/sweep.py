@@ -299,7 +299,7 @@ def _through_launcher(
     jobs.forget_marks(plan.path, numbers)
     pending = plan.pending()
     unfinished = {number: set(plan.pending(plan.packs[number])) for number in numbers}
-    before = {run_id: store.written(run_id) for run_id in pending}
+    before = {run_id: store.written_at(run_id) for run_id in pending}
     is_over = threading.Event()
     has_failed = threading.Event()
 
@@ -309,7 +309,7 @@ def _through_launcher(
         while True:
             is_last = is_over.wait(POLL_SECONDS)
             for run_id in pending:
-                if run_id not in seen and store.written(run_id) != before[run_id]:
+                if run_id not in seen and store.written_at(run_id) != before[run_id]:
                     seen[run_id] = store.status(run_id) or "failed"
             failed = sum(status == "failed" for status in seen.values())
             shares |= {number: share for number in numbers if (share := jobs.share_trained(plan.path, number))}
@@ -385,7 +385,7 @@ def refresh(plan: Plan, store: Store, run_ids: Collection[str] | None = None) ->
     """Read statuses anew, of some runs or of all. What was to be tried again, and was, is not tried once more."""
     looked_at = plan.runs if run_ids is None else run_ids
     plan.status |= {run_id: store.status(run_id) for run_id in looked_at}
-    tried = {run_id for run_id in looked_at if run_id in plan.retry and store.written(run_id) != plan.retry[run_id]}
+    tried = {run_id for run_id in looked_at if run_id in plan.retry and store.written_at(run_id) != plan.retry[run_id]}
     plan.retry = {run_id: before for run_id, before in plan.retry.items() if run_id not in tried}
 
 

@@ -133,7 +133,8 @@ def manifest_table(matrices: Iterable[Matrix]) -> list[dict[str, Any]]:
     """Rows for printing: matrices that differ only in their layer share a row, with `*` for the layer's number.
 
     Columns: role, module, fused, shape (d_out x d_in, as the weight is stored), layers, matrices,
-    parameters_per_rank (of all its matrices) and, once solved, rank (one number or `1-2`) and parameters.
+    parameters_per_rank (of all its matrices) and, once solved, parameters and rank: `4`, or `1,2` where layers differ
+    (0 is a layer without).
     """
     rows: dict[tuple[Any, ...], list[Matrix]] = defaultdict(list)
     for matrix in matrices:
@@ -150,7 +151,7 @@ def manifest_table(matrices: Iterable[Matrix]) -> list[dict[str, Any]]:
                 "layers": _ranged([member.layer for member in members]),
                 "matrices": len(members),
                 "parameters_per_rank": sum(member.parameters_per_rank for member in members),
-                "rank": str(ranks[0]) if len(ranks) == 1 else f"{ranks[0]}-{ranks[-1]}",
+                "rank": ",".join(map(str, ranks)),
                 "parameters": sum(member.rank * member.parameters_per_rank for member in members),
             }
         )

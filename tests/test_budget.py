@@ -209,5 +209,5 @@ def test_impossible_ranks_and_budgets_are_refused(targets, choice, message):
 def test_a_solved_table_shows_ranks_and_their_cost():
     solved, _ = solve("minilm", "mlp", "q@8")
     table = manifest_table(solved)
-    assert [(row["role"], row["rank"]) for row in table] == [("up", "1-2"), ("down", "1-2")]
+    assert [(row["role"], row["rank"]) for row in table] == [("up", "1,2"), ("down", "1,2")]
     assert sum(row["parameters"] for row in table) == adapter_parameters(solved)

@@ -182,6 +182,18 @@ def test_scripts_of_the_documentation_read_a_store(line, tmp_path, monkeypatch, 
     assert list(tmp_path.glob("report/figures/*.svg") if "report" in words else tmp_path.glob("sweeps/*.yaml"))
 
 
+def test_the_python_of_the_pages_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("results").mkdir()
+    Path("results/study").symlink_to(ROOT / "results" / "study")
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    found: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", pages, flags=re.DOTALL):
+        exec(block, found)
+    assert len(found["rows"]) == 1_000  # of docs/embedded_tasks.md
+    assert len(found["logits"]) == 1_000 + 872  # select and report, of docs/gallery.md
+
+
 def test_the_key_reference_has_every_key_with_its_default():
     text = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
     told = dict(re.findall(r"^\| `([^`]+)` \| `([^`]*)` \| \S", text, flags=re.MULTILINE))

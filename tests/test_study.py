@@ -157,7 +157,7 @@ def at_rates(rates: dict[str, float], *pairs: tuple[str, str]) -> tuple[pd.DataF
     return estimates, cells.compare(estimates, list(pairs), margin=0.01).to_dict("records")
 
 
-def signed(one: dict) -> str:
+def signed(one: dict | pd.Series) -> str:
     return reporting.plus_minus(one["difference"], one["high"], reporting.signed)
 
 
@@ -197,6 +197,10 @@ def test_the_loss_that_the_page_tells_is_that_of_the_records():
     assert f"eighths of the epoch: {losses_of('sst2', 'qv', 3e-3)})" in text
 
 
+def verdict_of(one: pd.Series) -> str:
+    return one["verdict"] if pd.isna(one["seeds_needed"]) else f"{one['verdict']}, needs {one['seeds_needed']}"
+
+
 def test_the_ranks_are_those_of_the_records():
     rows, _ = tables_of("Rank")
     (section,) = sections_of("rank")
@@ -209,8 +213,7 @@ def test_the_ranks_are_those_of_the_records():
             continue
         one = contrasts.loc[row["cell"]]
         assert row["minus rank 1 (95 %)"] == reporting.plus_minus(one["difference"], one["high"], reporting.signed)
-        needs = "" if pd.isna(one["seeds_needed"]) else f", needs {one['seeds_needed']}"
-        assert row["verdict"] == f"{one['verdict']}{needs}"
+        assert row["verdict"] == verdict_of(one)
 
 
 def test_the_other_budgets_are_those_of_the_records():
@@ -226,9 +229,7 @@ def test_the_other_budgets_are_those_of_the_records():
                 assert difference == verdict == ""
                 continue
             one = contrasts.loc[arm]
-            needs = "" if pd.isna(one["seeds_needed"]) else f", needs {one['seeds_needed']}"
-            assert difference == reporting.plus_minus(one["difference"], one["high"], reporting.signed)
-            assert verdict == f"{one['verdict']}{needs}"
+            assert (difference, verdict) == (signed(one), verdict_of(one))
 
 
 def test_the_amplification_is_that_of_the_records():

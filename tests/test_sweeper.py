@@ -413,6 +413,7 @@ def test_runs_of_another_environment_are_told_before_others_train_beside_them(co
     """A study that goes on after an upgrade, or with other threads, has contrasts that no script would join."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     here = record.environment
+    monkeypatch.setattr("lora_bench.run.environment", here)  # what this process is stays true
     old = {"id": "0123456789ab", "transformers": "5.0.0", "threads": 77}
     monkeypatch.setattr(record, "environment", lambda **given: here(**given) | old)
     assert sweep(command).status == 0
