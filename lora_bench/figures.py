@@ -477,7 +477,9 @@ def amplifications(table: pd.DataFrame) -> Figure:
     _hide_spare(axes, len(roles))
     handles, labels = axes.flat[0].get_legend_handles_labels() if len(ranks) > 1 else ([], [])
     handles.append(matplotlib.lines.Line2D([], [], color=FAINT, lw=0.8, ls=(0, (3, 2))))
-    figure.legend(handles, [*labels, "random U, V"], loc="outside upper right", ncols=len(handles), frameon=False,
+    widest = 5 if n_columns <= 2 else 11  # names in one line of the legend
+    figure.set_figheight(figure.get_figheight() + 0.15 * ((len(handles) - 1) // widest))
+    figure.legend(handles, [*labels, "random U, V"], loc="outside upper right", ncols=widest, frameon=False,
                   columnspacing=0.9, handlelength=1.5, handletextpad=0.4)  # fmt: skip
     figure.supxlabel("layer", fontsize=7)
     figure.supylabel("‖ΔW‖ / ‖UᵀWV‖", fontsize=7)

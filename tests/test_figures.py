@@ -262,3 +262,13 @@ def test_published_values_agree_with_the_paper():
 def test_the_dashed_line_is_what_is_promised(make, at):
     (line, *_) = ALL[make]().axes[0].get_lines()
     assert list(line.get_xdata()) == [at, at]
+
+
+@pytest.mark.parametrize("n_ranks", [2, 7])
+def test_the_legend_of_many_ranks_stays_on_the_page(n_ranks):
+    rows = pd.concat(amplification_rows().assign(rank=2**power) for power in range(n_ranks))
+    figure = figures.amplifications(rows)
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1 and legend.y1 <= figure.bbox.y1
+    assert len(figure.legends[0].get_texts()) == n_ranks + 1
