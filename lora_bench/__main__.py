@@ -36,7 +36,8 @@ key=value
   store.keep_adapters   all, best (each placement's runs at the rate that select chose) or none; scores always stay
   tracking=        {tracking}; tracking.project, .entity, .mode (auto, online, offline)
   show=            targets | store | config: print it and stop
-  hydra.sweeper.   pack_size (auto or a number), dry_run, fail_fast, retry_failed, grids
+  hydra.sweeper.   pack_size, workers (packs at once on a CPU; both auto or a number), dry_run, fail_fast,
+                   retry_failed, grids
   hydra/launcher=  basic, joblib, submitit_local, submitit_slurm, ray: where the packs of a sweep train;
                    presets {launchers}
 

@@ -13,15 +13,17 @@ import hashlib
 import importlib.util
 import json
 import logging
-import os
+import math
 import sys
+import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -31,7 +33,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from lora_bench import seeds, targets
+from lora_bench import machine, seeds, targets
 from lora_bench.config import ConfigError, ModelConfig, display_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
@@ -45,6 +47,8 @@ _VOLATILE_KEYS = {
     "label2id",
     "num_labels",
 }
+BF16_GAIN = 1.5
+"""Times fp32's rate from which a CPU computes in bf16: what lies beside the products gains nothing."""
 _WEIGHTS_NAMES = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -146,22 +150,57 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`auto` is bf16 where the hardware multiplies it fast: CUDA with bf16, or a CPU with AVX512_BF16 or AMX; else
-    fp32."""
+    """`auto` is bf16 where it pays: on CUDA that multiplies it in hardware, and on a CPU that was seen to multiply it
+    `BF16_GAIN` times as fast as fp32; else fp32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if fast else "fp32"
+    return faster_precision(cpu_rates())
+
+
+def faster_precision(rates: Mapping[str, float]) -> str:
+    """bf16 where its rate is `BF16_GAIN` times that of fp32, else fp32."""
+    return "bf16" if rates["bf16"] >= BF16_GAIN * rates["fp32"] else "fp32"
+
+
+@functools.cache
+def cpu_rates() -> dict[str, float]:
+    """FLOP per second of a frozen matrix's product in fp32 and bf16, on one thread of this CPU.
+
+    What a CPU says of itself does not tell: of two with the same instructions, one multiplies bf16 at half the rate of
+    fp32, the other at four times. One thread, since others may be busy, and the best of a few turns each. A tenth of a
+    second; a bf16 that is emulated is found out by a small product.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rates = _product_rates(n_rows=32, turns=2)
+        return _product_rates(n_rows=512, turns=4) if rates["bf16"] > rates["fp32"] / 4 else rates
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _product_rates(*, n_rows: int, turns: int, width: int = 768) -> dict[str, float]:
+    best: dict[str, float] = {}
+    for turn in range(turns + 1):
+        for precision in ("fp32", "bf16"):
+            x, weight = (torch.ones(n, width, dtype=DTYPES[precision]) for n in (n_rows, width))
+            start = time.perf_counter()
+            F.linear(x, weight)
+            seconds = time.perf_counter() - start
+            if turn:  # the first one compiles
+                best[precision] = min(seconds, best.get(precision, math.inf))
+    return {precision: 2 * n_rows * width**2 / seconds for precision, seconds in best.items()}
 
 
 def set_threads() -> int:
     """Use every core that this process may run on, unless OMP_NUM_THREADS says otherwise. Returns the number of
     threads. Memory that tensors free stays with the process."""
     _keep_freed_memory()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    if machine.threads_asked() is None:
+        torch.set_num_threads(machine.cores())
     return torch.get_num_threads()
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lora_bench.config import ConfigError, did_you_mean, parse, to_dict, unknown_key
 from lora_bench.store import StoreError, is_pack
 
-SWEEPER_KEYS = ("params", "grids", "pack_size", "dry_run", "fail_fast", "retry_failed")
+SWEEPER_KEYS = ("params", "grids", "pack_size", "workers", "dry_run", "fail_fast", "retry_failed")
 SHOWS = ("targets", "store", "config")
 LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
@@ -69,9 +69,9 @@ def _one_run(composed: DictConfig) -> int:
     """Train one run, a pack of one, and print its scores."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lora_bench import jobs
+    from lora_bench import jobs, machine
+    from lora_bench.plan import keep_precision, settle
     from lora_bench.progress import duration
-    from lora_bench.resolve import resolve
     from lora_bench.store import Store
     from lora_bench.tracking import open_tracking
 
@@ -79,6 +79,10 @@ def _one_run(composed: DictConfig) -> int:
         raise ConfigError("hydra.sweeper.dry_run: it plans a sweep; add -m or +sweeps=NAME, or look with show=config")
     config = parse(composed)
     store = Store(config.store)
+    machine.be_considerate()
+    from lora_bench.resolve import resolve  # torch, which reads how its threads shall wait
+
+    config = settle(config, store)
     one = resolve(config)
     folder = store.path(one.run_id)
     if store.has(one.run_id):
@@ -86,6 +90,7 @@ def _one_run(composed: DictConfig) -> int:
         _tell_scores(store.record(one.run_id), folder)
         return 0
     store.require_writable()
+    keep_precision(store)
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     tracking = open_tracking(config.tracking, directory=store.root / ".tracking")
     invocation = {"overrides": overrides}
@@ -131,8 +136,21 @@ def show(what: str, composed: DictConfig) -> None:
 
 
 def show_config(config: Any) -> None:
-    """The configuration as the run would read it."""
+    """The configuration as the run would read it, and what `auto` comes to here."""
     print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
+    if config.train.precision != "auto":
+        return
+    from lora_bench import backbone
+    from lora_bench.plan import settle
+    from lora_bench.store import Store
+
+    device = backbone.resolve_device(config.device)
+    settled = settle(config, Store(config.store)).train.precision
+    told = f"# train.precision=auto: {backbone.resolve_precision(settled, device)} on this {device.type}"
+    if device.type == "cpu":
+        rates = "; ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in backbone.cpu_rates().items())
+        told += f" ({rates} on one thread; bf16 where it is {backbone.BF16_GAIN:g} times as fast)"
+    print(told)
 
 
 def show_targets(config: Any) -> None:

@@ -3,7 +3,7 @@
 A job is given a plan file and a number. It trains the runs of that pack which the store lacks, and nothing that goes
 wrong leaves it as an exception: a launcher would take that for the end of the whole sweep.
 
-    python -m lora_bench.jobs PLAN NUMBER       the child
+    python -m lora_bench.jobs PLAN FD       the child: reads numbers of packs, and answers each with a status on FD
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import queue
 import re
 import shutil
 import signal
@@ -20,8 +21,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -45,11 +47,111 @@ class Interrupted(KeyboardInterrupt):
     """The process was asked to stop, by Ctrl-C or by a signal."""
 
 
-def run_isolated(reference: str) -> dict[str, Any]:
+class Worker(contextlib.AbstractContextManager):
+    """A child process that trains packs of one plan, one after another; started with the first, anew after a death.
+
+    It ends when this process does.
+    """
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._answers: IO[str] | None = None
+        self._is_stopped = False
+
+    def train(self, path: Path, number: int, *, folder: str | None, environment: Mapping[str, str]) -> int:
+        """Train a pack and wait. Returns the status that the child gave, or with which it ended.
+
+        Args:
+            folder: where the sweep was started, and the child shall be.
+            environment: variables that a child has beside those of this process.
+        """
+        if self._is_stopped:
+            return INTERRUPTED
+        child = self._child or self._start(path, number, folder, environment)
+        assert child.stdin is not None
+        assert self._answers is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(f"{number}\n".encode())
+            child.stdin.flush()
+        if answer := self._answers.readline().strip():
+            return int(answer)
+        self._child = None
+        with self._answers, contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+        return child.wait()
+
+    def stop(self) -> None:
+        """Ask the child to stop at once, and start none; whoever waits in `train` is told how it ended."""
+        self._is_stopped = True
+        if self._child is not None:
+            self._child.terminate()
+
+    def __exit__(self, *exception: object) -> None:
+        child, self._child = self._child, None
+        if child is None or self._answers is None:
+            return
+        if exception[0] is not None:
+            child.terminate()
+        with child, self._answers:  # the end of its input ends it
+            pass
+
+    def _start(
+        self, path: Path, number: int, folder: str | None, environment: Mapping[str, str]
+    ) -> "subprocess.Popen[bytes]":
+        log = _log_file(path, number)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        reader, writer = os.pipe()
+        self._answers = open(reader, encoding="ascii")  # noqa: SIM115    closed with the child
+        try:
+            with open(log, "ab") as file:
+                self._child = subprocess.Popen(
+                    child_command(path, writer),
+                    stdin=subprocess.PIPE,
+                    stdout=file,
+                    stderr=file,
+                    cwd=folder if folder and os.path.isdir(folder) else None,
+                    env=os.environ | dict(environment),
+                    pass_fds=[writer],
+                )
+        finally:
+            os.close(writer)
+        return self._child
+
+
+def side_by_side(references: Sequence[str], *, n_workers: int) -> list[dict[str, Any]]:
+    """Train packs in `n_workers` processes of this machine at once; what became of each, as `run_isolated` tells it."""
+    workers = [Worker() for _ in range(min(n_workers, len(references)))]
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def train(reference: str) -> dict[str, Any]:
+        worker = idle.get()
+        try:
+            return run_isolated(reference, worker)
+        finally:
+            idle.put(worker)
+
+    with contextlib.ExitStack() as stack:
+        for worker in workers:
+            stack.enter_context(worker)
+        pool = stack.enter_context(ThreadPoolExecutor(len(workers), thread_name_prefix="lora_bench-pack"))
+        futures = [pool.submit(train, reference) for reference in references]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.stop()
+            raise
+
+
+def run_isolated(reference: str, worker: Worker | None = None) -> dict[str, Any]:
     """Run one pack in a child process. Never raises.
 
     Args:
         reference: `PLAN#i`.
+        worker: who trains it; None starts one for this pack alone.
 
     Returns:
         {"pack", "finished", "failed", "missing", "message", "is_held"}; held means that another process trains it.
@@ -67,8 +169,9 @@ def run_isolated(reference: str) -> dict[str, Any]:
             return outcome
         with claim_pack(path, number) as is_ours:
             if is_ours:
-                with _under_way(path, number):
-                    outcome["message"] = _run_pack_in_child(path, number, document, store)
+                with _under_way(path, number), contextlib.ExitStack() as own:
+                    worker = worker or own.enter_context(Worker())
+                    outcome["message"] = _run_pack_in_child(path, number, document, store, worker)
             else:
                 outcome |= {"message": "another process trains this pack", "is_held": True}
         statuses = [store.status(run_id) for run_id in pack]
@@ -78,16 +181,19 @@ def run_isolated(reference: str) -> dict[str, Any]:
     return outcome
 
 
-def _run_pack_in_child(path: Path, number: int, document: Mapping[str, Any], store: Store) -> str | None:
+def _run_pack_in_child(
+    path: Path, number: int, document: Mapping[str, Any], store: Store, worker: Worker
+) -> str | None:
     """Train what is missing of a pack; returns why the store could not take it, if so."""
     pending = _pending(document, document["packs"][number], store)
     if not pending:
         return None
     before = {run_id: _finished_at(store, run_id) for run_id in pending}
     started = utc_now()
-    log = path.with_suffix("") / f"pack-{number}.log"
-    with claim_gpu(document["runs"][pending[0]]["config"]["device"]) as environment_of_gpu:
-        status = _run_child(path, number, log, folder=document.get("folder"), environment=environment_of_gpu)
+    log = _log_file(path, number)
+    threads = {"OMP_NUM_THREADS": str(document["threads"])} if document.get("threads") else {}
+    with claim_gpu(document["runs"][pending[0]]["config"]["device"]) as gpu:
+        status = worker.train(path, number, folder=document.get("folder"), environment=threads | gpu)
     _scrub_file(log)
     lost = [run_id for run_id in pending if _finished_at(store, run_id) == before[run_id]]
     if lost and status not in (0, INTERRUPTED, STORE_LOST, *(-one for one in STOPPING_SIGNALS)):
@@ -306,10 +412,53 @@ def stop_on_signals() -> Callable[[], None]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The child: resolve and train one pack; exit status 0 unless it could not even begin or was stopped."""
-    path, number = Path(arguments[0]), int(arguments[1])
+    """The child: train the packs whose numbers come in, and answer each with a status: 0 unless it could not even
+    begin, or was stopped."""
+    path = Path(arguments[0])
     stop_on_signals()
-    _end_with_parent()
+    with os.fdopen(int(arguments[1]), "w", encoding="ascii") as answers:
+        try:
+            for count, number in enumerate(_numbers()):
+                with open(_log_file(path, number), "ab", buffering=0) as log:
+                    for stream in (sys.stdout, sys.stderr):
+                        stream.flush()
+                        os.dup2(log.fileno(), stream.fileno())
+                status = train(path, number, own_process=count == 0)
+                _is_training.clear()
+                print(status, file=answers, flush=True)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+    return 0
+
+
+_is_training = threading.Event()
+
+
+def _numbers() -> Iterator[int]:
+    """Numbers as they come in. While one is worked on, the end of the input says that the parent is gone."""
+    arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        # Not through sys.stdin, whose lock the interpreter needs to end.
+        with os.fdopen(0, "rb", buffering=0, closefd=False) as lines:
+            for line in lines:
+                _is_training.set()
+                arrived.put(line)
+        arrived.put(b"")
+        if _is_training.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen, daemon=True, name="lora_bench-parent").start()
+    while line := arrived.get():
+        yield int(line)
+
+
+def train(path: Path, number: int, *, own_process: bool) -> int:
+    """Resolve and train one pack in this process; failures become records. Returns the status that the parent is told.
+
+    Args:
+        own_process: whether this process has trained nothing else, so that its peak memory is the pack's.
+    """
     document = plans.load(path)
     store = Store(store_of(path))
     pending = _pending(document, document["packs"][number], store)
@@ -339,7 +488,7 @@ def main(arguments: Sequence[str]) -> int:
             tracking=tracking,
             invocation=invocation,
             on_progress=_tell_progress(path, number),
-            own_process=True,
+            own_process=own_process,
         )
         tracking.close()
         if tracking.mode == "offline":
@@ -365,44 +514,13 @@ def _finished_at(store: Store, run_id: str) -> str | None:
     return store.record(run_id)["finished"] if store.status(run_id) else None
 
 
-def child_command(path: Path, number: int) -> list[str]:
-    """The process that trains a pack."""
-    return [sys.executable, "-m", "lora_bench.jobs", str(path), str(number)]
+def child_command(path: Path, answers: int) -> list[str]:
+    """The process that trains packs of a plan, and the file descriptor that it answers on."""
+    return [sys.executable, "-m", "lora_bench.jobs", str(path), str(answers)]
 
 
-def _run_child(
-    path: Path, number: int, log: Path, *, folder: str | None, environment: Mapping[str, str] | None = None
-) -> int:
-    """Start the child where the sweep was started and wait; it ends when this process does, and the other way round."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    where = folder if folder and os.path.isdir(folder) else None
-    with (
-        open(log, "ab") as file,
-        subprocess.Popen(
-            child_command(path, number),
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
-            cwd=where,
-            env=os.environ | dict(environment or {}),
-        ) as child,
-    ):
-        try:
-            return child.wait()
-        except BaseException:
-            child.terminate()
-            raise
-
-
-def _end_with_parent() -> None:
-    """Stop when the parent is gone: its end of our standard input closes with it."""
-
-    def watch() -> None:
-        os.read(0, 1)  # not through sys.stdin, whose lock the interpreter needs to end
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    if sys.stdin is not None and not sys.stdin.isatty():
-        threading.Thread(target=watch, daemon=True, name="lora_bench-parent").start()
+def _log_file(path: Path, number: int) -> Path:
+    return path.with_suffix("") / f"pack-{number}.log"
 
 
 def _obituary(status: int, log: Path) -> str:

@@ -7,6 +7,7 @@ runs, so the same sweep finds the same file again and forms the same packs after
 resolved configurations, and a job needs nothing but `pack=PLAN#i`.
 """
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -16,7 +17,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,8 +25,9 @@ from uuid import uuid4
 import numpy as np
 from filelock import FileLock
 
+from lora_bench import machine
 from lora_bench.config import LORA_METHODS, PROTOCOL, ConfigError, RunConfig, parse, to_dict
-from lora_bench.record import scrub
+from lora_bench.record import environment, scrub
 from lora_bench.store import Store, explained
 
 FORMAT = 1
@@ -33,6 +35,10 @@ FOLDER = ".plans"
 LARGEST_PACK = {"cpu": 32, "cuda": 128}
 ACTIVATION_BYTES = {"cpu": 2 * 2**30, "cuda": 32 * 2**30}
 """Activations that one pack may hold: a fixed rule, so the same sweep forms the same packs everywhere."""
+PROCESS_BYTES = 2**30
+"""Of a process that trains, before weights and activations."""
+MEMORY_SHARE = 0.9
+"""Of the memory that is free when a sweep begins, what packs side by side may take."""
 
 SHARE_OF_MATMUL = 0.5
 """Of the machine's matrix products' rate, what a pack was seen to reach, scoring and checks included."""
@@ -71,6 +77,8 @@ class Plan:
         status: what the store says of each run: finished, failed or None.
         retry: failed runs that are to be trained again, and when those records were written.
         n_candidates: points of the grid before duplicates were dropped.
+        n_workers: packs that train at once, in processes of their own where there are several.
+        threads: those of each of these processes; None where one process has all that it may use.
     """
 
     path: Path
@@ -83,6 +91,8 @@ class Plan:
     n_candidates: int = 0
     axes: tuple[str, ...] = field(default=())
     pack_size: int | str = "auto"
+    n_workers: int = 1
+    threads: int | None = None
 
     def pending(self, pack: Sequence[str] | None = None) -> list[str]:
         """Runs that are still to be trained, of one pack or of all."""
@@ -99,6 +109,19 @@ class Plan:
         return len({one.run.cell_id for one in self.runs.values()})
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where packs can train at once.
+
+    Attributes:
+        n_workers: at most so many.
+        on_these_cores: whether they share this machine's cores, so that each gets its part of the threads.
+    """
+
+    n_workers: int = 1
+    on_these_cores: bool = False
+
+
 def make(
     candidates: Sequence[Candidate],
     store: Store,
@@ -107,12 +130,17 @@ def make(
     retry_failed: bool = False,
     sweep: str | None = None,
     command: Sequence[str] = (),
+    places: Places | None = None,
 ) -> Plan:
     """Resolve and check every candidate, drop duplicates, ask the store, form packs (or take those of the kept plan).
+
+    Args:
+        places: where packs can train at once; None is one place.
 
     Raises:
         PlanError: with every problem of every candidate.
     """
+    candidates = [replace(each, config=settle(each.config, store)) for each in candidates]
     axes = _varied(candidates)
     runs: dict[str, Planned] = {}
     for candidate, run in zip(candidates, _resolve_all(candidates), strict=True):
@@ -125,31 +153,133 @@ def make(
     failed = [run_id for run_id in runs if status[run_id] == "failed"] if retry_failed else []
     retry = {run_id: store.written_at(run_id) for run_id in failed}
     plan = Plan(path, sweep, list(command), runs, [], status, retry, len(candidates), axes, pack_size)
-    plan.packs = _all_packs(plan, _kept_packs(path, runs) or [])
+    _arrange(plan, places or Places())
     return plan
+
+
+def _arrange(plan: Plan, places: Places) -> None:
+    """Give a plan its packs, those of the kept plan first, and the workers and threads that they train with.
+
+    As many packs train at once as there are places and memory for. A thread to a pack, where there are packs enough: it
+    wastes nothing on waiting, and scores do not depend on the number of cores. The threads of a kept plan stay.
+    """
+    kept = _kept(plan.path, plan.runs)
+    plan.threads = kept.threads
+    for plan.n_workers in range(places.n_workers, 0, -1):
+        plan.packs = _all_packs(plan, kept.packs)
+        sizes = sorted((_pack_bytes(plan, pack) for pack in plan.packs if plan.pending(pack)), reverse=True)
+        if plan.n_workers == 1 or sum(sizes[: plan.n_workers]) <= MEMORY_SHARE * machine.available_memory():
+            break
+    plan.n_workers = max(1, min(plan.n_workers, len(sizes)))
+    if places.on_these_cores and plan.threads is None and not kept.packs and plan.n_workers > 1:
+        plan.threads = machine.threads_asked() or max(1, machine.cores() // plan.n_workers)
 
 
 def _all_packs(plan: Plan, kept: list[list[str]]) -> list[list[str]]:
     """The packs of a kept plan, and new ones of what is missing and in none of them."""
     held = {run_id for pack in kept for run_id in pack}
     rest = [plan.runs[run_id].run for run_id in plan.pending() if run_id not in held]
-    return [*kept, *(form_packs(rest, plan.pack_size) if rest else ())]
+    return [*kept, *(form_packs(rest, plan.pack_size, n_workers=plan.n_workers) if rest else ())]
 
 
-def form_packs(runs: Sequence[Any], pack_size: int | str) -> list[list[str]]:
-    """Group runs that may share a pack; a group is cut into the fewest packs that fit, of nearly equal size."""
+def form_packs(runs: Sequence[Any], pack_size: int | str, *, n_workers: int = 1) -> list[list[str]]:
+    """Group runs that may share a pack, and cut each group into packs of nearly equal size: the fewest that fit, or as
+    many more as let `n_workers` end soonest. Those with most work come first, so that the last round is full."""
     from lora_bench.resolve import pack_key
 
-    groups: dict[Any, list[Any]] = {}
+    by_key: dict[Any, list[Any]] = {}
     for run in runs:
-        groups.setdefault(pack_key(run), []).append(run)
-    packs = []
-    for group in groups.values():
-        most = largest_pack(group[0]) if pack_size == "auto" else int(pack_size)
-        n_packs = math.ceil(len(group) / most)
-        bounds = [round(i * len(group) / n_packs) for i in range(n_packs + 1)]
-        packs += [[run.run_id for run in group[a:b]] for a, b in itertools.pairwise(bounds)]
-    return packs
+        by_key.setdefault(pack_key(run), []).append(run)
+    groups = list(by_key.values())
+    most = [largest_pack(group[0]) if pack_size == "auto" else int(pack_size) for group in groups]
+    cuts = [math.ceil(len(group) / limit) for group, limit in zip(groups, most, strict=True)]
+    if n_workers > 1 and pack_size == "auto":
+        cuts = _evened(groups, cuts, n_workers)
+    packs = [pack for group, n_packs in zip(groups, cuts, strict=True) for pack in _cut(group, n_packs)]
+    if n_workers > 1:
+        packs.sort(key=_work_of, reverse=True)
+    return [[run.run_id for run in pack] for pack in packs]
+
+
+def _evened(groups: Sequence[Sequence[Any]], cuts: Sequence[int], n_workers: int) -> list[int]:
+    """Packs of each group with which `n_workers` end soonest, of those with up to four more rounds than the fewest."""
+    cuts, tried = list(cuts), []
+    for _ in range(4 * n_workers + 1):
+        packs = [pack for group, n_packs in zip(groups, cuts, strict=True) for pack in _cut(group, n_packs)]
+        ends = [0.0] * n_workers
+        for work in sorted(map(_work_of, packs), reverse=True):
+            ends[ends.index(min(ends))] += work
+        tried.append((max(ends), list(cuts)))
+        largest = max(range(len(groups)), key=lambda g: _work_of(groups[g]) / cuts[g] * (len(groups[g]) > cuts[g]))
+        if len(groups[largest]) == cuts[largest]:
+            break
+        cuts[largest] += 1
+    return min(tried, key=lambda one: (round(one[0], 9), sum(one[1])))[1]
+
+
+def _cut(group: Sequence[Any], n_packs: int) -> list[Sequence[Any]]:
+    bounds = [round(i * len(group) / n_packs) for i in range(n_packs + 1)]
+    return [group[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+def _work_of(pack: Sequence[Any]) -> float:
+    """Relative time of a pack: a run more for what all share (measured: a pack of 4 takes 2.7 times a run alone)."""
+    return (len(pack) + 1) * pack[0].steps * pack[0].config.train.batch_size
+
+
+def _pack_bytes(plan: Plan, pack: Sequence[str]) -> int:
+    """What a process takes that trains a pack: libraries, weights (read once, split once more) and activations."""
+    run = plan.runs[pack[0]].run
+    weights = sum(parameter.numel() for parameter in run.blueprint.skeleton.parameters())
+    return PROCESS_BYTES + 8 * weights + len(pack) * _activation_bytes(run)
+
+
+def settle(config: RunConfig, store: Store) -> RunConfig:
+    """The configuration with `train.precision=auto` decided for a CPU: measured once for a store on such a machine, so
+    that no two of its runs differ for a measurement that came out otherwise. `keep_precision` writes it down.
+
+    Raises:
+        ConfigError: when the device is absent.
+    """
+    from lora_bench import backbone
+
+    device = backbone.resolve_device(config.device)
+    if config.train.precision != "auto" or device.type != "cpu":
+        return config
+    try:
+        precision = json.loads(_precision_file(store).read_text(encoding="utf-8"))["precision"]
+    except (OSError, ValueError, KeyError):
+        precision = backbone.resolve_precision("auto", device)
+    return replace(config, train=replace(config.train, precision=precision))
+
+
+def keep_precision(store: Store) -> None:
+    """Write down what `settle` has measured in this process, unless the store knows it already.
+
+    Raises:
+        StoreError: when the store cannot be written.
+    """
+    from lora_bench import backbone
+
+    if not backbone.cpu_rates.cache_info().currsize:
+        return
+    path, rates = _precision_file(store), backbone.cpu_rates()
+    document = {"precision": backbone.faster_precision(rates), **_this_cpu()}
+    document |= {f"{name}_gflops": round(rate / 1e9, 1) for name, rate in rates.items()}
+    with explained("keep the precision of this CPU", store.root):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
+            json.dump(document, file, indent=1)
+
+
+def _precision_file(store: Store) -> Path:
+    identity = hashlib.sha256(json.dumps(_this_cpu()).encode()).hexdigest()[:12]
+    return store.root / FOLDER / "precision" / f"{identity}.json"
+
+
+def _this_cpu() -> dict[str, str]:
+    here = environment(device="cpu", threads=1)
+    return {"cpu": here["cpu"], "torch": here["torch"]}
 
 
 def largest_pack(run: Any) -> int:
@@ -161,14 +291,19 @@ def largest_pack(run: Any) -> int:
     from lora_bench import backbone
 
     device = backbone.resolve_device(run.config.device)
+    most = ACTIVATION_BYTES[device.type] // max(1, _activation_bytes(run))
+    return max(1, min(LARGEST_PACK[device.type], int(most)))
+
+
+def _activation_bytes(run: Any) -> int:
+    """Of one run of a pack, at the longest batch of any split."""
     width = {"bf16": 2, "fp32": 4, "fp64": 8}[run.precision]
     architecture = run.blueprint.architecture.get_text_config()
     n_heads = getattr(architecture, "num_attention_heads", 12)
     longest, _ = _lengths(run)
     n_rows = math.ceil(run.config.train.batch_size / run.config.train.grad_accumulation)
     per_token = architecture.num_hidden_layers * width * (13 * architecture.hidden_size + 3 * n_heads * longest)
-    most = ACTIVATION_BYTES[device.type] // max(1, per_token * longest * n_rows)
-    return max(1, min(LARGEST_PACK[device.type], int(most)))
+    return per_token * longest * n_rows
 
 
 # The plan file
@@ -184,7 +319,8 @@ def save(plan: Plan) -> None:
     with explained("keep the plan of a sweep", plan.path.parent.parent):
         plan.path.with_suffix("").mkdir(parents=True, exist_ok=True)
         with FileLock(plan.path.with_suffix("") / "plan.lock"):
-            plan.packs = _all_packs(plan, _kept_packs(plan.path, plan.runs) or plan.packs)
+            kept = _kept(plan.path, plan.runs)
+            plan.packs, plan.threads = _all_packs(plan, kept.packs or plan.packs), kept.threads or plan.threads
             _write(plan)
 
 
@@ -196,6 +332,7 @@ def _write(plan: Plan) -> None:
         "command": [scrub(one) for one in plan.command],
         "folder": os.getcwd(),
         "retry": sorted(plan.retry),
+        "threads": plan.threads,
         "packs": plan.packs,
         "runs": {run_id: _entry(one) for run_id, one in plan.runs.items()},
     }
@@ -253,16 +390,27 @@ def _entry(planned: Planned) -> dict[str, Any]:
     }
 
 
-def _kept_packs(path: Path, runs: Mapping[str, Planned]) -> list[list[str]] | None:
-    """The packs of the plan file, when it is there and they are made of these runs, each in one pack at most."""
+@dataclass(frozen=True)
+class _Kept:
+    """What a launch before this one decided."""
+
+    packs: list[list[str]] = field(default_factory=list)
+    threads: int | None = None
+
+
+def _kept(path: Path, runs: Mapping[str, Planned]) -> _Kept:
+    """The packs and threads of the plan file; empty unless it is there and made of these runs, each in one pack at
+    most."""
     if not path.is_file():
-        return None
+        return _Kept()
     try:
-        packs = load(path)["packs"]
+        document = load(path)
+        packs = document["packs"]
     except (ConfigError, KeyError):
-        return None
+        return _Kept()
     held = [one for pack in packs for one in pack]
-    return packs if len(set(held)) == len(held) and set(held) <= set(runs) else None
+    fits = len(set(held)) == len(held) and set(held) <= set(runs)
+    return _Kept(packs, document.get("threads")) if fits else _Kept()
 
 
 # Checking
@@ -361,7 +509,8 @@ def cost(plan: Plan, store: Store) -> Cost:
             work = [_work(run.science["task"]["train_rows"], run.config.train.epochs, run) for run in pending]
             seconds = float(sum(per_row[kind] * n for kind, n in zip(kinds, work, strict=True)))
             n_known = sum(len(by_kind[kind]) for kind in set(kinds))
-            return Cost(seconds, n_bytes, f"from {n_known} finished run{'s' if n_known > 1 else ''}")
+            told = f"from {n_known} finished run{'s' if n_known > 1 else ''}"
+            return Cost(seconds / plan.n_workers, n_bytes, told)
     precision = pending[0].precision
     rate = SHARE_OF_MATMUL * _matmul_rate(precision)
     seconds = sum(flops(run) for run in pending) / rate

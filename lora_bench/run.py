@@ -110,14 +110,15 @@ def run_pack(
         return desk.work([run for run in runs if only is not None or run.run_id in mine], mine)
 
 
-def environment_here(device: str) -> dict[str, Any]:
-    """What the records that this process writes say of it (`record.environment`), for a configured device."""
+def environment_here(device: str, threads: int | None = None) -> dict[str, Any]:
+    """What the records that this process writes say of it (`record.environment`), for a configured device; with
+    `threads`, those of a process beside it that has so many."""
     try:
         where = backbone.resolve_device(device)
         name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
     except (ConfigError, RuntimeError):  # absent or out of order: its runs fail, and that is what they failed on
         name = device
-    return environment(device=name, threads=backbone.set_threads())
+    return environment(device=name, threads=threads or backbone.set_threads())
 
 
 @dataclass(frozen=True)

@@ -49,13 +49,10 @@ def console() -> Console:
 # Before
 
 
-def describe(
-    plan: Plan, store: Store, out: Console, *, every_cell: bool, n_workers: int = 1, is_launched: bool = False
-) -> None:
+def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool, is_launched: bool = False) -> None:
     """Print what the plan will do; with `every_cell`, each cell's parameters and scales too.
 
     Args:
-        n_workers: packs that the launcher trains at once on this machine.
         is_launched: packs train in processes of a launcher, with threads and on devices of their own.
     """
     statuses = list(plan.status.values())
@@ -73,10 +70,7 @@ def describe(
     out.print(told)
     n_failed = statuses.count("failed")
     line = f"  {statuses.count('finished')} finished, {n_failed} failed before, {_count(len(pending), 'run')} to train"
-    out.print(f"{line} in {_count(n_packs, 'pack')}" if pending else line)
-    if n_packs < min(n_workers, len(pending)):
-        size_for_all = math.ceil(len(pending) / n_workers)
-        out.print(f"  {n_workers} workers: hydra.sweeper.pack_size={size_for_all} would give each of them a pack")
+    out.print(f"{line} in {_count(n_packs, 'pack')}{_how(plan)}" if pending else line)
     riders = plan.riders()
     if riders:
         told = "rides along, so that its pack is" if len(riders) == 1 else "ride along, so that their packs are"
@@ -91,15 +85,22 @@ def describe(
             f"  packs of {min(sizes)} to {max(sizes)} runs" if min(sizes) < max(sizes) else f"  packs of {sizes[0]}"
         )
         seconds = f"{duration(estimate.seconds)} ({estimate.basis})"
-        out.print(f"  about {seconds} on one worker; about {size(estimate.bytes)} in {store.root}")
+        where = "on one worker" if plan.n_workers == 1 else f"with {plan.n_workers} packs at once"
+        out.print(f"  about {seconds} {where}; about {size(estimate.bytes)} in {store.root}")
         out.print(f"  {_resolution(plan, store, n_seeds)}")
+
+
+def _how(plan: Plan) -> str:
+    if plan.threads is None or plan.n_workers == 1:
+        return ""
+    return f", {plan.n_workers} side by side with {_count(plan.threads, 'thread')} each"
 
 
 def _environments_apart(plan: Plan, store: Store, *, is_launched: bool) -> Iterator[str]:
     """Finished runs of the same backbone and task that no contrast will join with those to come, and what differs."""
     from lora_bench.run import environment_here
 
-    here = environment_here(next(iter(plan.runs.values())).run.config.device)
+    here = environment_here(next(iter(plan.runs.values())).run.config.device, plan.threads)
     keys = SOFTWARE_KEYS if is_launched else ENVIRONMENT_KEYS
     kinds = {tuple(one.run.science[part]["fingerprint"] for part in ("model", "task")) for one in plan.runs.values()}
     frame: Any = store.frame()
@@ -198,6 +199,7 @@ def carry_out(
     if not plan.pending():
         return None, False
     store.require_writable()
+    plans.keep_precision(store)
     plans.save(plan)
     for file in (jobs.stop_file(plan.path), jobs.offline_file(plan.path)):
         file.unlink(missing_ok=True)
@@ -606,8 +608,8 @@ def remove_job_folder(store: Store) -> None:
             shutil.rmtree(folder)
 
 
-def check_options(pack_size: Any, switches: dict[str, Any]) -> int | str:
-    """The sweeper's own options.
+def check_options(switches: dict[str, Any], **numbers: Any) -> None:
+    """The sweeper's own options: switches, and numbers that may be `auto`.
 
     Raises:
         ConfigError: naming the option, the value and what would work.
@@ -615,6 +617,7 @@ def check_options(pack_size: Any, switches: dict[str, Any]) -> int | str:
     for name, value in switches.items():
         if not isinstance(value, bool):
             raise ConfigError(f"hydra.sweeper.{name}: {value!r} is no switch; give true or false")
-    if pack_size == "auto" or (isinstance(pack_size, int) and not isinstance(pack_size, bool) and pack_size >= 1):
-        return pack_size
-    raise ConfigError(f"hydra.sweeper.pack_size: no {pack_size!r}; give auto or a number of runs, at least 1")
+    of = {"pack_size": "runs", "workers": "packs that train at once"}
+    for name, value in numbers.items():
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f"hydra.sweeper.{name}: no {value!r}; give auto or a number of {of[name]}, at least 1")

@@ -17,6 +17,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ.setdefault("LORA_BENCH_CACHE", os.path.join(tempfile.gettempdir(), f"lora_bench-tests-{os.getuid()}"))
 
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy machine must not make the suite twenty times slower
+
+
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch):
+    """Sweeps train in the process of the test, where training can be watched and faked."""
+    monkeypatch.setattr("lora_bench.machine.cores", lambda: 1)
+
+
 SPLITS = ("train", "select", "report")
 
 

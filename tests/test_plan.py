@@ -318,12 +318,7 @@ def test_a_child_that_finds_other_data_says_so(two_seeds, monkeypatch):
     for entry in document["runs"].values():
         entry["config"]["task"]["train_rows"] = 39
     plan.path.write_text(json.dumps(document))
-    restore = jobs.stop_on_signals()
-    monkeypatch.setattr(jobs, "_end_with_parent", lambda: None)
-    try:
-        assert jobs.main([str(plan.path), "0"]) == 0
-    finally:
-        restore()
+    assert jobs.train(plan.path, 0, own_process=False) == 0
     assert {store.record(run_id)["error"]["type"] for run_id in plan.packs[0]} == {"RuntimeError"}
     assert "differ from the planner's" in store.record(plan.packs[0][0])["error"]["message"]
 

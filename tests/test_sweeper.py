@@ -395,20 +395,6 @@ def test_a_launch_waits_for_a_pack_of_another_and_trains_what_that_one_leaves(co
     assert [len(pack) for pack in training.packs] == [4, 4]
 
 
-@pytest.mark.parametrize(("n_jobs", "size"), [(1, None), (2, None), (3, 3), (8, 1)])
-def test_workers_without_a_pack_are_told(command, training, n_jobs, size):
-    """Eight runs of two seeds, so two packs."""
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    options = ("hydra/launcher=workers", f"hydra.launcher.n_jobs={n_jobs}", "device=cpu", "hydra.sweeper.dry_run=true")
-    ended = sweep(command, *options)
-    assert ended.status == 0, ended.text
-    hint = f"  {n_jobs} workers: hydra.sweeper.pack_size={size} would give each of them a pack"
-    assert (hint in ended.out.splitlines()) == (size is not None)
-    assert ("would give each" in ended.out) == (size is not None)
-    if size is not None:
-        assert "would give each" not in sweep(command, *options, f"hydra.sweeper.pack_size={size}").out
-
-
 def test_runs_of_another_environment_are_told_before_others_train_beside_them(command, training, monkeypatch):
     """A study that goes on after an upgrade, or with other threads, has contrasts that no script would join."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
@@ -443,7 +429,7 @@ def launch_with(monkeypatch):
         Plugins.instance()
         from hydra_plugins.lora_bench.sweeper import LoraBenchSweeper
 
-        monkeypatch.setattr(LoraBenchSweeper, "_launcher", lambda self, records: launch)
+        monkeypatch.setattr(LoraBenchSweeper, "_launcher", lambda self, plan, records: launch)
 
     return patch
 

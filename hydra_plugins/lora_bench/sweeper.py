@@ -7,8 +7,8 @@ An override on the command line replaces the axis of its name in every grid.
 """
 
 import copy
+import functools
 import itertools
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +36,7 @@ class SweeperConf:
     params: dict[str, Any] = field(default_factory=dict)
     grids: list[Any] = field(default_factory=list)
     pack_size: Any = "auto"
+    workers: Any = "auto"
     dry_run: Any = False
     fail_fast: Any = False
     retry_failed: Any = False
@@ -51,11 +52,11 @@ class LoraBenchSweeper(Sweeper):
     """Plans a sweep with `lora_bench.plan` and carries it out with `lora_bench.sweep`."""
 
     def __init__(
-        self, params: Any, grids: Any, pack_size: Any, dry_run: Any, fail_fast: Any, retry_failed: Any
+        self, params: Any, grids: Any, pack_size: Any, workers: Any, dry_run: Any, fail_fast: Any, retry_failed: Any
     ) -> None:
         self.params = _plain(params) or {}
         self.grids = _plain(grids) or [{}]
-        self.pack_size = pack_size
+        self.pack_size, self.workers = pack_size, workers
         self.switches = {"dry_run": dry_run, "fail_fast": fail_fast, "retry_failed": retry_failed}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -65,42 +66,36 @@ class LoraBenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan, train, conclude. Ends the process with status 1 if a run failed or is missing."""
+        from lora_bench import machine, sweep
         from lora_bench import plan as plans
-        from lora_bench import sweep
         from lora_bench.cli import set_up_logging
         from lora_bench.store import Store
 
         set_up_logging()
-        pack_size = sweep.check_options(self.pack_size, self.switches)
+        sweep.check_options(self.switches, pack_size=self.pack_size, workers=self.workers)
         if self._config.get("show"):
             raise ConfigError(f"show: {self._config.show!r} is about one run; leave out +sweeps and -m")
         if self._config.get("pack"):
             raise ConfigError("pack: one pack is one job; leave out +sweeps and -m")
         candidates = self._candidates(arguments)
         records = Store(candidates[0].config.store)
+        machine.be_considerate()  # before a plan imports torch
         plan = plans.make(
             candidates,
             records,
-            pack_size=pack_size,
+            pack_size=self.pack_size,
             retry_failed=self.switches["retry_failed"],
             sweep=_sweep_name(arguments),
             command=_arguments(),
+            places=self._places(candidates[0].config.device),
         )
         out = sweep.console()
-        n_workers = self._n_workers(candidates[0].config.device)
-        sweep.describe(
-            plan,
-            records,
-            out,
-            every_cell=self.switches["dry_run"],
-            n_workers=n_workers,
-            is_launched=self._is_launched(),
-        )
+        sweep.describe(plan, records, out, every_cell=self.switches["dry_run"], is_launched=self._is_launched())
         if self.switches["dry_run"]:
             return
         has_work = bool(plan.pending())
         stopped, is_asked = sweep.carry_out(
-            plan, records, out, launch=self._launcher(records), fail_fast=self.switches["fail_fast"]
+            plan, records, out, launch=self._launcher(plan, records), fail_fast=self.switches["fail_fast"]
         )
         if not stopped:
             sweep.drop_adapters(plan, records, out)
@@ -131,22 +126,38 @@ class LoraBenchSweeper(Sweeper):
 
     # Jobs
 
-    def _n_workers(self, device: str) -> int:
-        """Packs that joblib's launcher can train at once here, where a GPU holds one; 1 for the other launchers."""
+    def _places(self, device: str) -> Any:
+        """Where packs can train at once: on every core of a CPU, a GPU each, or as many as joblib is told; a launcher
+        that leaves this machine has its own ways."""
+        from lora_bench import machine
         from lora_bench.jobs import visible_gpus
+        from lora_bench.plan import Places
 
+        n_gpus = len(visible_gpus()) if device != "cpu" else 0
+        if not self._is_launched():
+            if n_gpus:
+                if self.workers not in ("auto", 1):
+                    works = "hydra/launcher=workers trains a pack on each GPU"
+                    raise ConfigError(f"hydra.sweeper.workers: {self.workers} is for CPUs; {works}")
+                return Places()
+            if self.workers != "auto":
+                return Places(self.workers, on_these_cores=True)
+            return Places(max(1, machine.cores() // (machine.threads_asked() or 1)), on_these_cores=True)
+        if self.workers != "auto":
+            raise ConfigError("hydra.sweeper.workers: the launcher has its own number of workers; leave it out")
         asked = self._config.hydra.launcher.get("n_jobs", 1)
-        n_gpus = len(visible_gpus()) if asked != 1 and device != "cpu" else 0
-        n_workers = (os.cpu_count() or 1) if asked < 0 else asked
-        return min(n_workers, n_gpus) if n_gpus else n_workers
+        n_workers = machine.cores() if asked < 0 else asked
+        return Places(min(n_workers, n_gpus)) if n_gpus else Places(n_workers, on_these_cores=n_workers > 1)
 
     def _is_launched(self) -> bool:
         return self._config.hydra.launcher["_target_"] != BASIC_LAUNCHER
 
-    def _launcher(self, records: Any) -> Any:
-        """A function that starts jobs through the chosen launcher; None for Hydra's basic one."""
+    def _launcher(self, plan: Any, records: Any) -> Any:
+        """A function that trains packs through the chosen launcher, or side by side here; None for this process."""
         if not self._is_launched():
-            return None
+            from lora_bench.jobs import side_by_side
+
+            return None if plan.threads is None else functools.partial(side_by_side, n_workers=plan.n_workers)
         folder = (records.root / ".plans" / "jobs").absolute()
         with open_dict(self._config):
             if self._config.hydra.launcher["_target_"].endswith("RayLauncher"):

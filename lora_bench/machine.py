@@ -1,0 +1,77 @@
+"""What this machine can give now: cores, memory, and how busy others keep it. Nothing here needs torch.
+
+OpenMP's threads spin while they wait for each other, which is the fastest way on idle cores and the slowest on busy
+ones: a thread that has to wait for a core keeps all others spinning. Threads that sleep cost a third on idle cores.
+How they wait changes no result, how many they are does.
+"""
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+LOOK_SECONDS = 0.2
+BUSY_CORES = 0.5
+"""Cores in use by others from which threads sleep while they wait."""
+CGROUP = Path("/sys/fs/cgroup")
+
+log = logging.getLogger(__name__)
+
+
+def cores() -> int:
+    """Cores that this process may use: those of its affinity, no more than its container is given."""
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, (CGROUP / "cpu.max").read_text(encoding="ascii").split())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return n_cores
+    return max(1, min(n_cores, quota // period))
+
+
+def threads_asked() -> int | None:
+    """The threads that the user asks for with OMP_NUM_THREADS; None where there is no such wish."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isdigit() and int(first) else None
+
+
+def available_memory() -> int:
+    """Bytes that new processes can take, no more than the container is given."""
+    import psutil
+
+    free = psutil.virtual_memory().available
+    try:
+        limit, used = (int((CGROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+        kept = dict(line.split() for line in (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        return free
+    return min(free, limit - used + int(kept.get("inactive_file", 0)))
+
+
+def busy_cores(seconds: float = LOOK_SECONDS) -> float:
+    """Cores that other processes keep busy, from a look of some seconds."""
+    import psutil
+
+    def look() -> tuple[float, float, float]:
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # Linux counts the time of guests as the user's, too.
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        return total - idle, time.process_time(), time.monotonic()
+
+    busy, own, at = look()
+    time.sleep(seconds)
+    busy_then, own_then, at_then = look()
+    return max(0.0, (busy_then - busy - (own_then - own)) / (at_then - at))
+
+
+def be_considerate() -> None:
+    """Let the threads to come sleep while they wait, where others keep this machine busy. To be called before torch is
+    imported, which reads the wish once; what the user has set stays."""
+    if "torch" in sys.modules or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
+        return
+    n_cores, n_threads = cores(), threads_asked() or cores()
+    if n_threads == 1 or (busy := busy_cores()) < BUSY_CORES or busy + n_threads <= n_cores:
+        return
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    log.info("others keep %.1f of %d cores busy: threads sleep while they wait for each other", busy, n_cores)
