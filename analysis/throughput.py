@@ -7,7 +7,11 @@
     trainer_auto  the same in the hardware's fast precision, with group_by_length
     solo          lora_bench, one run after another
     packed        lora_bench, K runs at once
+    passive       packed, with threads that sleep while they wait for each other
+    side_by_side  a process with one thread for each core, and K runs in each: how a sweep on a CPU trains
     processes     K solo processes on one GPU (--device cuda only)
+
+With --neighbours N, N processes keep the machine busy beside every arm.
 
 Every arm trains in a process of its own, so that its peak memory is its own. The clock runs over the training loop,
 from its third step; loading, tokenising and the first steps are outside it in every arm. Rounds are interleaved and the
@@ -17,6 +21,7 @@ rate, with P the encoder's linear weights.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -29,6 +34,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from lora_bench import machine
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")
 SKIPPED_STEPS = 2
@@ -73,6 +80,8 @@ def measure_arm(options: argparse.Namespace) -> dict[str, Any]:
         "trainer_auto": _trainer,
         "solo": _packed,
         "packed": _packed,
+        "passive": _packed,
+        "side_by_side": _packed,
         "processes": _packed,
     }
     seconds, cell_examples = 0.0, 0
@@ -274,7 +283,7 @@ def _runs(options: argparse.Namespace) -> list[Any]:
     from lora_bench.config import RunConfig, parse, resource_root
     from lora_bench.resolve import resolve
 
-    count = options.pack if options.child in ("packed", "processes") else len(PLACEMENTS)
+    count = len(PLACEMENTS) if options.child in ("trainer", "trainer_auto", "solo") else options.pack
     model: dict[str, Any] = yaml.safe_load((resource_root() / "conf" / "model" / "minilm.yaml").read_text("utf-8"))
     if options.backbone == "roberta_base":
         model = {"name": "roberta-base-sized", "weights": "random", "architecture": ROBERTA_BASE}
@@ -370,14 +379,14 @@ def _peak_bytes(options: argparse.Namespace) -> int:
 
 def _arms(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
     for arm in options.arms.split(","):
-        if arm in ("packed", "processes"):
-            yield from ((arm, int(pack)) for pack in options.packs.split(","))
-        else:
+        if arm in ("trainer", "trainer_auto", "solo"):
             yield arm, 1
+        else:
+            yield from ((arm, int(pack)) for pack in options.packs.split(","))
 
 
 def _in_own_process(options: argparse.Namespace, arm: str, pack: int) -> dict[str, Any]:
-    """Run one arm in a child; for `processes`, K children at once, whose rates add up."""
+    """Run one arm in a child; for `processes` and `side_by_side` in several at once, whose rates add up."""
     command = [
         sys.executable,
         os.path.abspath(__file__),
@@ -387,18 +396,37 @@ def _in_own_process(options: argparse.Namespace, arm: str, pack: int) -> dict[st
         str(1 if arm == "processes" else pack),
     ]
     for name, value in _public(options).items():
-        if name not in ("arms", "packs", "rounds", "out") and value not in (None, False):
+        if name not in ("arms", "packs", "rounds", "out", "neighbours") and value not in (None, False):
             command += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    count = pack if arm == "processes" else 1
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
-    outputs = [child.communicate()[0] for child in children]
+    count = {"processes": pack, "side_by_side": machine.cores()}.get(arm, 1)
+    settings = {"passive": {"OMP_WAIT_POLICY": "PASSIVE"}, "side_by_side": {"OMP_NUM_THREADS": "1"}}.get(arm, {})
+    with _neighbours(options.neighbours):
+        children = [
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | settings)
+            for _ in range(count)
+        ]
+        outputs = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
         raise SystemExit(f"throughput: the arm {arm} with K={pack} failed; its messages are above")
     rows = [json.loads(output.strip().splitlines()[-1]) for output in outputs]
     merged = rows[0] | {"pack": pack}
     for key in ("examples_per_second", "peak_bytes", "fraction"):
         merged[key] = sum(row[key] for row in rows)
+    if arm == "side_by_side":  # of the rate of one core each
+        merged["fraction"] /= count
     return merged
+
+
+@contextlib.contextmanager
+def _neighbours(count: int) -> Iterator[None]:
+    """Processes that want a core each, for as long as the block takes."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
 
 
 def _told(row: dict[str, Any]) -> str:
@@ -446,6 +474,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--arms", default="trainer,trainer_auto,solo,packed", help="(default: %(default)s)")
     parser.add_argument("--packs", default="1,2,4,8,16,28", help="K of packed and processes (default: %(default)s)")
+    parser.add_argument(
+        "--neighbours", type=int, default=0, metavar="N", help="busy processes beside every arm (default: 0)"
+    )
     parser.add_argument(
         "--rounds", type=int, default=2, help="how often each arm is measured; the best counts (default: 2)"
     )

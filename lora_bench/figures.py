@@ -609,8 +609,9 @@ def throughput(arms: pd.DataFrame) -> Figure:
         axis.barh(place, rate, height=0.66, color=LIGHT if arm in ("trainer", "trainer_auto") else BLUE)
         told = f" {rate:,.0f}  ({one['fraction']:.0%})"
         axis.text(rate, place, told, va="center", fontsize=6.5, color=INK)
-        pack = f" {one['pack']}" if arm in ("packed", "processes") else ""
-        labels.append(f"{names.get(arm, f'lora_bench, {arm}')}{pack}, {one['precision']}")
+        pack = "" if arm in names else f" {one['pack']}"
+        name = names.get(arm) or f"lora_bench, {arm.replace('_', ' ')}"
+        labels.append(f"{name}{pack}, {one['precision']}")
     axis.set_yticks(range(len(arms)), labels)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.28 * float(arms["examples_per_second"].max()))
