@@ -1,5 +1,6 @@
 """No network, no shared caches: what the suite needs is in the repository and in the packages that it installs."""
 
+import importlib.util
 import logging
 import os
 import sys
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -16,6 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: a worker a core
 os.environ.setdefault("LORA_BENCH_CACHE", os.path.join(tempfile.gettempdir(), f"lora_bench-tests-{os.getuid()}"))
 
+# The same examples everywhere, and however slow the machine is; --hypothesis-profile=default draws new ones.
+settings.register_profile("lora_bench", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("lora_bench")
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy machine must not make the suite twenty times slower
 
@@ -26,7 +31,19 @@ def one_core(monkeypatch):
     monkeypatch.setattr("lora_bench.machine.cores", lambda: 1)
 
 
+EXTRAS = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "slurm": "hydra_plugins.hydra_submitit_launcher",
+    "ray": "hydra_plugins.hydra_ray_launcher",
+}
 SPLITS = ("train", "select", "report")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("extra"):
+        (name,) = mark.args
+        if importlib.util.find_spec(EXTRAS[name]) is None:
+            pytest.skip(f"needs the extra {name}")
 
 
 @dataclass
@@ -80,7 +97,7 @@ def unrendered(monkeypatch):
 
     def save(figure, folder: Path, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.svg").write_text("<svg/>")
+        (folder / f"{name}.svg").write_text("<svg/>", encoding="utf-8")
         return folder / f"{name}.svg"
 
     monkeypatch.setattr(figures, "save", save)

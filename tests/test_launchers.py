@@ -14,16 +14,11 @@ import pytest
 from lora_bench import jobs
 from lora_bench.config import parse, resource_root
 from lora_bench.store import Store
+from patience import PATIENCE_SECONDS
 from test_config import composed
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = {
-    "workers": "hydra_joblib_launcher",
-    "slurm_gpu": "hydra_submitit_launcher",
-    "slurm_cpu": "hydra_submitit_launcher",
-    "ray_local": "hydra_ray_launcher",
-    "ray_gpu": "hydra_ray_launcher",
-}
+EXTRAS = {"workers": "joblib", "slurm_gpu": "slurm", "slurm_cpu": "slurm", "ray_local": "ray", "ray_gpu": "ray"}
 SMALL = (
     *("model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=20", "train.epochs=1"),
     *("train.max_length=32", "adapter.targets=q,v", "train.lr=1e-3", "seed=0,1"),
@@ -34,12 +29,13 @@ SMALL = (
 
 
 def test_every_preset_is_known_here():
-    assert {path.stem for path in (resource_root() / "conf" / "hydra" / "launcher").glob("*.yaml")} == set(PLUGINS)
+    assert {path.stem for path in (resource_root() / "conf" / "hydra" / "launcher").glob("*.yaml")} == set(EXTRAS)
 
 
-@pytest.mark.parametrize(("preset", "plugin"), PLUGINS.items())
-def test_a_preset_changes_nothing_but_the_launcher(preset, plugin):
-    pytest.importorskip(f"hydra_plugins.{plugin}")
+@pytest.mark.parametrize(
+    "preset", [pytest.param(preset, marks=pytest.mark.extra(name)) for preset, name in EXTRAS.items()]
+)
+def test_a_preset_changes_nothing_but_the_launcher(preset):
     assert parse(composed("model=tiny", f"hydra/launcher={preset}")) == parse(composed("model=tiny"))
 
 
@@ -56,9 +52,9 @@ def test_a_launcher_that_is_not_installed_says_what_brings_it(command, training,
         pytest.skip("it is installed")
 
 
+@pytest.mark.extra("slurm")
 def test_slurm_is_sent_one_array_with_a_gpu_to_each_pack(command, training, monkeypatch, tmp_path):
     """As submitit itself writes the batch file; a stand-in for sbatch keeps it."""
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     from submitit.core.utils import DelayedSubmission
     from submitit.slurm.slurm import SlurmJob
 
@@ -66,7 +62,7 @@ def test_slurm_is_sent_one_array_with_a_gpu_to_each_pack(command, training, monk
     bin_folder.mkdir()
     for name, text in (("sbatch", f'cp "$1" {tmp_path}/sent.sh\necho Submitted batch job 4242'), ("srun", "exit 1")):
         path = bin_folder / name
-        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(bin_folder), prepend=os.pathsep)
 
@@ -79,7 +75,7 @@ def test_slurm_is_sent_one_array_with_a_gpu_to_each_pack(command, training, monk
     ended = command("-m", *SMALL, *options, "hydra.sweeper.pack_size=1")
     assert ended.status == 1
     assert "stopped early: the launcher gave up (RuntimeError: no cluster here)" in ended.out
-    sent = (tmp_path / "sent.sh").read_text()
+    sent = (tmp_path / "sent.sh").read_text(encoding="utf-8")
     asked = dict(re.findall(r"^#SBATCH --([a-z-]+)=(.*)$", sent, flags=re.MULTILINE))
     expected = {"partition": "short", "time": "30", "gpus-per-node": "1", "cpus-per-task": "8", "mem": "32GB"}
     assert expected.items() <= asked.items()
@@ -118,7 +114,7 @@ def test_packs_side_by_side_take_a_gpu_each_and_the_next_one_waits(two_gpus):
         assert not got
         with jobs.claim_gpu("cpu") as nothing:
             assert nothing == {}
-    waiting.join(30)
+    waiting.join(PATIENCE_SECONDS)
     assert got in ([{"CUDA_VISIBLE_DEVICES": "0"}], [{"CUDA_VISIBLE_DEVICES": "1"}])
 
 
@@ -142,7 +138,9 @@ def test_a_process_that_may_have_touched_the_first_gpu_takes_no_other(two_gpus):
 def test_gpus_are_known_by_names_that_are_theirs_alone(monkeypatch, tmp_path, listed, expected):
     """A scheduler may call the same card 0 in one job and by its UUID in another."""
     path = tmp_path / "nvidia-smi"
-    path.write_text("#!/bin/sh\necho 'GPU 0: Card (UUID: GPU-aa)'\necho 'GPU 1: Card (UUID: GPU-bb)'\n")
+    path.write_text(
+        "#!/bin/sh\necho 'GPU 0: Card (UUID: GPU-aa)'\necho 'GPU 1: Card (UUID: GPU-bb)'\n", encoding="utf-8"
+    )
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -188,20 +186,26 @@ sys.meta_path.insert(0, Patch())
 @pytest.mark.slow
 @pytest.mark.parametrize("who", ["child", "worker"])
 @pytest.mark.parametrize(
-    ("plugin", "options"),
+    "options",
     [
-        ("hydra_joblib_launcher", ["hydra/launcher=workers"]),
-        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"]),
-        ("hydra_ray_launcher", ["hydra/launcher=ray_local", "hydra.launcher.ray.remote.num_cpus=2"]),
+        pytest.param(["hydra/launcher=workers"], marks=pytest.mark.extra("joblib"), id="joblib"),
+        pytest.param(
+            ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60"],
+            marks=pytest.mark.extra("slurm"),
+            id="submitit_local",
+        ),
+        pytest.param(
+            ["hydra/launcher=ray_local", "hydra.launcher.ray.remote.num_cpus=2"],
+            marks=pytest.mark.extra("ray"),
+            id="ray",
+        ),
     ],
-    ids=["joblib", "submitit_local", "ray"],
 )
-def test_a_hard_exit_costs_its_packs_runs_and_nothing_else(tmp_path, plugin, options, who):
+def test_a_hard_exit_costs_its_packs_runs_and_nothing_else(tmp_path, options, who):
     """A crash in native code takes the whole process along, with no exception for a launcher to see; a machine that
     runs out of memory may take the launcher's own worker."""
-    pytest.importorskip(f"hydra_plugins.{plugin}")
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(DYING)
+    (tmp_path / "site" / "sitecustomize.py").write_text(DYING, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'site'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
     environment["WHO_DIES"] = who
     done = subprocess.run(
@@ -209,8 +213,8 @@ def test_a_hard_exit_costs_its_packs_runs_and_nothing_else(tmp_path, plugin, opt
         cwd=tmp_path,
         env=environment,
         capture_output=True,
-        text=True,
-        timeout=600,
+        encoding="utf-8",
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 1, done.stdout + done.stderr
     store = Store(tmp_path / "runs")

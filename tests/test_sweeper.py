@@ -24,6 +24,7 @@ from lora_bench.config import ConfigError, parse, resource_root
 from lora_bench.progress import SweepProgress
 from lora_bench.reporting import settled_overrides
 from lora_bench.store import Store
+from patience import PATIENCE_SECONDS
 
 SMALL = (
     "model=tiny",
@@ -337,9 +338,9 @@ def test_a_bad_choice_of_adapters_is_refused_by_the_name_that_was_given(command,
 
 def test_a_sweep_of_the_current_folder_is_found_and_wins(command, training, tmp_path):
     (tmp_path / "sweeps").mkdir()
-    text = (resource_root() / "sweeps" / "quick.yaml").read_text()
-    (tmp_path / "sweeps" / "mine.yaml").write_text(text.replace("range(3)", "range(1)"))
-    (tmp_path / "sweeps" / "rank.yaml").write_text(text.replace("range(3)", "range(1)"))
+    text = (resource_root() / "sweeps" / "quick.yaml").read_text(encoding="utf-8")
+    (tmp_path / "sweeps" / "mine.yaml").write_text(text.replace("range(3)", "range(1)"), encoding="utf-8")
+    (tmp_path / "sweeps" / "rank.yaml").write_text(text.replace("range(3)", "range(1)"), encoding="utf-8")
     for name in ("mine", "rank"):
         ended = command(f"+sweeps={name}", *SMALL, "hydra.sweeper.dry_run=true")
         assert f"{name}: 21 cells, 1 seed, 21 runs" in ended.out
@@ -362,7 +363,7 @@ def test_shipped_sweeps_have_the_size_that_they_state(command, training, name, n
     ended = command(f"+sweeps={name}", *extra, "hydra.sweeper.dry_run=true")
     assert f"{n_cells} cells" in ended.out, ended.text
     assert f"{n_runs} runs to train" in ended.out
-    assert f"= {n_runs} runs" in (resource_root() / "sweeps" / f"{name}.yaml").read_text()
+    assert f"= {n_runs} runs" in (resource_root() / "sweeps" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def test_a_launch_waits_for_a_pack_of_another_and_trains_what_that_one_leaves(command, training, monkeypatch):
@@ -378,13 +379,13 @@ def test_a_launch_waits_for_a_pack_of_another_and_trains_what_that_one_leaves(co
     def hold(path):
         with jobs.claim_pack(path, 0):
             held.set()
-            release.wait(20)
+            release.wait(PATIENCE_SECONDS)
 
     def save(plan: Plan):
         if not held.is_set():
             plan.path.parent.mkdir(parents=True, exist_ok=True)
             threading.Thread(target=hold, args=(plan.path,)).start()
-            held.wait(20)
+            held.wait(PATIENCE_SECONDS)
 
     monkeypatch.setattr("lora_bench.plan.save", save)
     monkeypatch.setattr("lora_bench.sweep.POLL_SECONDS", 0.05)
@@ -395,8 +396,12 @@ def test_a_launch_waits_for_a_pack_of_another_and_trains_what_that_one_leaves(co
     assert [len(pack) for pack in training.packs] == [4, 4]
 
 
-def test_runs_of_another_environment_are_told_before_others_train_beside_them(command, training, monkeypatch):
-    """A study that goes on after an upgrade, or with other threads, has contrasts that no script would join."""
+ELSEWHERE = "  8 finished runs of this backbone and task, of another environment, will not be compared with new ones: "
+
+
+@pytest.fixture
+def ran_elsewhere(command, training, monkeypatch):
+    """The store of a sweep that another environment ran; gives the function that tells the one of this process."""
     monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
     here = record.environment
     monkeypatch.setattr("lora_bench.run.environment", here)  # what this process is stays true
@@ -404,21 +409,31 @@ def test_runs_of_another_environment_are_told_before_others_train_beside_them(co
     monkeypatch.setattr(record, "environment", lambda **given: here(**given) | old)
     assert sweep(command).status == 0
     monkeypatch.setattr(record, "environment", here)
+    return here
+
+
+def test_runs_of_another_environment_are_told_before_others_train_beside_them(command, ran_elsewhere):
+    """A study that goes on after an upgrade, or with other threads, has contrasts that no script would join."""
     ended = sweep(command, "seed=range(3)", "hydra.sweeper.dry_run=true")
-    told = "  8 finished runs of this backbone and task, of another environment, will not be compared with new ones: "
-    (line,) = [line for line in ended.out.splitlines() if line.startswith(told)]
+    (line,) = [line for line in ended.out.splitlines() if line.startswith(ELSEWHERE)]
     version = importlib.metadata.version("transformers")
     threads = f"threads 77 (here {torch.get_num_threads()})"
-    assert line == told + f"{threads}, transformers 5.0.0 (here {version})"
+    assert line == ELSEWHERE + f"{threads}, transformers 5.0.0 (here {version})"
     ended = sweep(command, "seed=range(3)")
     titles = [line.rpartition(" · ")[2] for line in ended.out.splitlines() if line.startswith("tiny · ")]
-    assert set(titles) == {"environment 0123456789ab", f"environment {here(device='cpu', threads=1)['id']}"}
+    assert set(titles) == {"environment 0123456789ab", f"environment {ran_elsewhere(device='cpu', threads=1)['id']}"}
     assert len(titles) == 2
-    # Threads of a launcher's workers are their own, another task's runs another matter, and so is a sweep that is done.
-    ended = sweep(command, "seed=range(4)", "hydra.sweeper.dry_run=true", "hydra/launcher=joblib")
-    assert told + f"transformers 5.0.0 (here {version})" in ended.out.splitlines()
+    # Another task's runs are another matter, and so is a sweep that is done.
     assert "another environment" not in sweep(command, "task=sentiment", "hydra.sweeper.dry_run=true").out
     assert "another environment" not in sweep(command, "hydra.sweeper.dry_run=true").out
+
+
+@pytest.mark.extra("joblib")
+def test_threads_of_a_launchers_workers_are_their_own(command, ran_elsewhere):
+    """This process's number of threads says nothing about them."""
+    ended = sweep(command, "seed=range(3)", "hydra.sweeper.dry_run=true", "hydra/launcher=joblib")
+    version = importlib.metadata.version("transformers")
+    assert ELSEWHERE + f"transformers 5.0.0 (here {version})" in ended.out.splitlines()
 
 
 @pytest.fixture
@@ -463,7 +478,7 @@ def test_packs_of_a_launcher_tell_how_far_they_are(command, training, monkeypatc
             tell({"event": "step", "step": 30, "steps": 40, "runs": 4})
             tell({"event": "step", "step": 31, "steps": 40, "runs": 4})  # too soon to be told
             assert jobs.share_trained(path, number) == 0.75
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not seen and time.monotonic() < deadline:
             time.sleep(0.01)
         return []
@@ -506,7 +521,7 @@ def start(*arguments, cwd):
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
@@ -598,17 +613,17 @@ def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(
 def test_a_signal_keeps_what_is_finished_and_the_same_command_ends_the_sweep(tmp_path, number):
     first = start(*LONG, cwd=tmp_path)
     store = Store(tmp_path / "runs")
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not store.statuses() and time.monotonic() < deadline and first.poll() is None:
         time.sleep(0.2)
     first.send_signal(number)
-    said, _ = first.communicate(timeout=120)
+    said, _ = first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 130, said
     assert "Go on with:" in said
     kept = {run_id: (store.path(run_id) / "record.json").read_bytes() for run_id in store.statuses()}
     assert kept
     second = start(*LONG, cwd=tmp_path)
-    said, _ = second.communicate(timeout=300)
+    said, _ = second.communicate(timeout=PATIENCE_SECONDS)
     assert second.returncode == 0, said
     assert len(Store(tmp_path / "runs").statuses()) == 18
     for run_id, content in kept.items():
@@ -617,20 +632,26 @@ def test_a_signal_keeps_what_is_finished_and_the_same_command_ends_the_sweep(tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("plugin", "options"),
+    "options",
     [
-        ("hydra_joblib_launcher", ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]),
-        ("hydra_submitit_launcher", ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=10"]),
-        ("hydra_ray_launcher", ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"]),
+        pytest.param(
+            ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], marks=pytest.mark.extra("joblib"), id="joblib"
+        ),
+        pytest.param(
+            ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=60"],
+            marks=pytest.mark.extra("slurm"),
+            id="submitit_local",
+        ),
+        pytest.param(
+            ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"], marks=pytest.mark.extra("ray"), id="ray"
+        ),
     ],
-    ids=["joblib", "submitit_local", "ray"],
 )
-def test_process_launchers_give_the_records_of_the_basic_one(tmp_path, plugin, options):
-    pytest.importorskip(f"hydra_plugins.{plugin}")
+def test_process_launchers_give_the_records_of_the_basic_one(tmp_path, options):
     arguments = ("+sweeps=quick", *SMALL, "adapter.targets=q,v", "train.lr=1e-3,1e-2", "seed=0,1")
     for store, more in (("here", []), ("there", options)):
         process = start(*arguments, f"store={store}", *more, cwd=tmp_path)
-        said, _ = process.communicate(timeout=400)
+        said, _ = process.communicate(timeout=PATIENCE_SECONDS)
         assert process.returncode == 0, said
     here, there = Store(tmp_path / "here"), Store(tmp_path / "there")
     assert here.statuses() == there.statuses()
