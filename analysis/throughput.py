@@ -402,7 +402,7 @@ def _in_own_process(options: argparse.Namespace, arm: str, pack: int) -> dict[st
     settings = {"passive": {"OMP_WAIT_POLICY": "PASSIVE"}, "side_by_side": {"OMP_NUM_THREADS": "1"}}.get(arm, {})
     with _neighbours(options.neighbours):
         children = [
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | settings)
+            subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8", env=os.environ | settings)
             for _ in range(count)
         ]
         outputs = [child.communicate()[0] for child in children]

@@ -358,7 +358,7 @@ def visible_gpus() -> dict[str, str]:
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if not command or listed == "":
         return {}
-    said = subprocess.run([command, "-L"], capture_output=True, text=True, timeout=60, check=False).stdout
+    said = subprocess.run([command, "-L"], capture_output=True, encoding="utf-8", timeout=60, check=False).stdout
     unique = dict(re.findall(r"^GPU (\d+): .*\(UUID: (\S+)\)", said, flags=re.MULTILINE))
     names = list(unique) if listed is None else [name.strip() for name in listed.split(",")]
     return {name: unique.get(name, name) for name in names if name not in ("", "-1")}

@@ -28,6 +28,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from patience import PATIENCE_SECONDS
+
 SWEEP = (
     *("-m", "model=tiny", "task=acceptability", "tracking=none", "task.train_rows=96", "task.report_rows=40"),
     *("train.epochs=2", "train.max_length=48", "train.batch_size=16", "adapter.targets=q,v,qv"),
@@ -41,7 +43,6 @@ N_LONG = 3
 WRITING_SECONDS = 0.3
 """After a new record, about what a pack of these sweeps takes to write its runs."""
 COMPARED = ("status", "config", "metrics", "manifest", "parameters", "scores", "history", "norms", "guards", "data")
-PATIENCE_SECONDS = 300.0
 
 
 @dataclass
@@ -190,7 +191,8 @@ def kill_and_compare(
     duration = time.monotonic() - clock
     expected = contents(undisturbed / "runs")
     if status != 0 or len(expected) != n_runs:
-        raise RuntimeError(f"the undisturbed sweep ended with status {status} and {len(expected)} runs")
+        log = (undisturbed / "log").read_text(encoding="utf-8", errors="replace")
+        raise RuntimeError(f"the undisturbed sweep ended with status {status} and {len(expected)} runs:\n{log[-2000:]}")
     clock, number = time.monotonic(), 0
     while figures.kills < n_kills:
         folder = place / f"round-{number}"
@@ -218,7 +220,7 @@ def kill_and_compare(
                     raise TimeoutError(f"a restart did not end; its log is {folder / 'log'}")
             elif status != 0:
                 raise RuntimeError(f"a restart ended with status {status}; its log is {folder / 'log'}")
-        figures.taken_up += (folder / "log").read_text(errors="replace").count(": goes on at step ")
+        figures.taken_up += (folder / "log").read_text(errors="replace", encoding="utf-8").count(": goes on at step ")
         told = differences(expected, contents(folder / "runs"))
         left = [path.name for path in (folder / "runs").glob(".tmp-*")]
         figures.differences += [f"round {number}: {one}" for one in [*told, *(f"{name} is left" for name in left)]]
@@ -235,7 +237,7 @@ def n_records(folder: Path) -> int:
 def is_half_written(folder: Path) -> bool:
     """Whether a pack of the kept plan has some of its records and not all."""
     for path in (folder / "runs" / ".plans").glob("*.json"):
-        for pack in json.loads(path.read_text())["packs"]:
+        for pack in json.loads(path.read_text(encoding="utf-8"))["packs"]:
             n_held = sum((folder / "runs" / run_id / "record.json").exists() for run_id in pack)
             if 0 < n_held < len(pack):
                 return True
@@ -335,7 +337,9 @@ def _two_launches(folder: Path) -> list[str]:
     time.sleep(1.0)
     children.append(start(folder, SMALL))
     statuses = [wait(child, PATIENCE_SECONDS) for child in children]
-    return [] if statuses == [0, 0, 0] else [f"statuses {statuses}: {(folder / 'log').read_text()[-600:]}"]
+    return (
+        [] if statuses == [0, 0, 0] else [f"statuses {statuses}: {(folder / 'log').read_text(encoding='utf-8')[-600:]}"]
+    )
 
 
 def _stopped(folder: Path) -> list[str]:
@@ -386,7 +390,7 @@ def play(place: Path, names: Sequence[str]) -> dict[str, list[str]]:
 
 def _ends_with(status: int | None, expected: int, folder: Path, said: str) -> list[str]:
     """Nothing when a sweep ended as it should and said so in its log; the log starts anew for the next one."""
-    log = (folder / "log").read_text(errors="replace")
+    log = (folder / "log").read_text(errors="replace", encoding="utf-8")
     (folder / "log").unlink()
     told = [] if status == expected else [f"status {status}, not {expected}: {log[-600:]}"]
     return told if said in log else [*told, f"it did not say {said!r}: {log[-600:]}"]

@@ -21,6 +21,7 @@ from fake_store import fake_record, rank_records, weight_types_records, write_st
 from lora_bench import cells, figures, tuning
 from lora_bench.store import COLUMNS, Store, row_of
 from lora_bench.tasks.metrics import score
+from patience import PATIENCE_SECONDS
 
 ANALYSIS = Path(__file__).resolve().parent.parent / "analysis"
 
@@ -66,7 +67,7 @@ def test_weight_types_writes_tables_figures_and_a_sentence(weight_types_store, t
     assert table.set_index("cell").loc["q", "paper_wikisql"] == 0.704
     for suffix in ("pdf", "png", "svg"):
         assert (tmp_path / "figures" / f"weight_types_minilm_cola.{suffix}").stat().st_size > 5000
-    assert r"\toprule" in (tmp_path / "tables" / "weight_types_minilm_cola.tex").read_text()
+    assert r"\toprule" in (tmp_path / "tables" / "weight_types_minilm_cola.tex").read_text(encoding="utf-8")
 
 
 def test_rank_writes_tables_figures_and_a_sentence(tmp_path, capsys):
@@ -543,7 +544,7 @@ def test_claims_are_judged_by_the_store(card, claim, status, evidence):
     ],
 )
 def test_a_claims_file_that_cannot_be_read_is_refused(text, message, tmp_path, capsys):
-    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(SystemExit):
         run("claims", tmp_path, tmp_path, "--claims", str(tmp_path / "mine.yaml"))
     assert message in capsys.readouterr().err
@@ -692,7 +693,9 @@ def test_scripts_work_from_any_folder_and_without_torch(tmp_path, weight_types_s
         f"status = claims.main(['--store', {str(weight_types_store)!r}, '--out', 'here'])\n"
         "assert status == 0 and 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here" / "tables" / "claims.csv").exists()
 
@@ -733,8 +736,8 @@ def test_the_page_works_in_a_browser(page, tmp_path, width):
     done = subprocess.run(
         [*command, "--virtual-time-budget=5000", "--dump-dom", probed.as_uri()],
         capture_output=True,
-        text=True,
-        timeout=120,
+        encoding="utf-8",
+        timeout=PATIENCE_SECONDS,
     )
     assert "CONSOLE" not in done.stderr
     found = re.search(r'data-probe="([^"]+)"', done.stdout)

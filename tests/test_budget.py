@@ -101,7 +101,7 @@ def test_a_small_mlp_budget_is_met_as_nearly_as_whole_ranks_allow():
     widths=st.lists(st.sampled_from([16, 24, 32, 48, 96]), min_size=1, max_size=4),
     share=st.floats(0, 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_ranks_one_apart_come_nearer(n_layers, widths, share):
     """Against every way to give one more: with equal costs per role, the counts per role are all that matter."""
     roles = ["q", "k", "v", "o"][: len(widths)]

@@ -110,7 +110,7 @@ def test_a_pack_is_taken_up_by_itself_alone(tmp_path):
 def test_a_disk_that_refuses_costs_the_checkpoint_and_nothing_else(tmp_path, always, caplog):
     store = Store(tmp_path / "runs")
     store.root.mkdir()
-    (store.root / FOLDER).write_text("in the way")
+    (store.root / FOLDER).write_text("in the way", encoding="utf-8")
     (record,) = run_pack([resolve(tiny_config())], store)
     assert record["status"] == "finished"
     assert caplog.text.count("cannot be written") == 1

@@ -11,6 +11,7 @@ import pytest
 
 from lora_bench import __version__, config
 from lora_bench.store import Store
+from patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=20", "train.epochs=1")
@@ -18,7 +19,12 @@ SMALL = ("model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=
 
 def run_command(*arguments, cwd, **environment):
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=PATIENCE_SECONDS,
     )
 
 
@@ -86,7 +92,7 @@ def test_the_version_is_the_packages(command):
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_an_error_is_one_line_with_status_2(command, training, tmp_path, arguments, said):
-    (tmp_path / "taken").write_text("")
+    (tmp_path / "taken").write_text("", encoding="utf-8")
     ended = command(*arguments)
     assert ended.status == 2
     assert said in ended.err

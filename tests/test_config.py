@@ -82,7 +82,7 @@ def test_every_shipped_training_preset_parses(name):
 
 @pytest.mark.parametrize("name", names("sweeps"))
 def test_every_shipped_sweep_composes_states_its_question_and_needs_no_switch(name):
-    text = (ROOT / "sweeps" / f"{name}.yaml").read_text()
+    text = (ROOT / "sweeps" / f"{name}.yaml").read_text(encoding="utf-8")
     assert text.startswith("# @package _global_\n# Question: ")
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         whole = compose("config", overrides=[f"+sweeps={name}"], return_hydra_config=True)

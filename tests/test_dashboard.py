@@ -14,6 +14,7 @@ from lora_bench import findings
 from lora_bench.mirror import read_offline
 from lora_bench.store import Store
 from lora_bench.tracking import head_of, summary_of
+from patience import PATIENCE_SECONDS
 from test_mirror import finished
 from test_record import parts
 from test_tracking import KEY, _no_account, _root, read_back, stub_server  # noqa: F401
@@ -186,9 +187,9 @@ def test_the_same_command_updates_and_never_doubles(root, tmp_path):
             done = subprocess.run(
                 [*command, "--project", "tests", "--store", str(store)],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 env=environment,
-                timeout=120,
+                timeout=PATIENCE_SECONDS,
             )
             assert done.returncode == 0, done.stderr
             said.append(done.stdout)
@@ -216,7 +217,7 @@ def test_a_sweeps_end_logs_one_run_with_tables_and_figures(command, training, da
     assert "tracking:" not in ended.err
     store = Store("runs")
     (folder,) = (store.root / ".tracking" / "wandb").glob("offline-run-*-analysis-*")
-    deadline = time.monotonic() + 60  # wandb's service may write the end of a run later
+    deadline = time.monotonic() + PATIENCE_SECONDS  # wandb's service may write the end of a run later
     while "status" not in read_offline(next(folder.glob("*.wandb")))[2] and time.monotonic() < deadline:
         time.sleep(0.1)
     records = read_back(folder)
@@ -235,7 +236,7 @@ def test_a_sweeps_end_logs_one_run_with_tables_and_figures(command, training, da
     held = {path.name for path in (folder / "files" / "media").rglob("*") if path.is_file()}
     assert sum(name.endswith(".png") for name in held) >= 3
     (runs,) = [path for path in (folder / "files" / "media").rglob("*.table.json") if path.name.startswith("runs")]
-    table = json.loads(runs.read_text())
+    table = json.loads(runs.read_text(encoding="utf-8"))
     assert len(table["data"]) == 8
     again = command("+sweeps=quick", *arguments, "adapter.targets=q,qv", "train.lr=1e-3,1e-2", "seed=0,1")
     assert again.status == 0

@@ -17,6 +17,7 @@ from fake_store import depth_records, weight_types_records, write_store
 from hydra_plugins.lora_bench.sweeper import SweeperConf
 from lora_bench.config import RunConfig
 from lora_bench.store import Store
+from patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,7 +98,7 @@ def test_single_runs_of_the_documentation_train(line, command, tmp_path):
     given = [word for word in shlex.split(line)[1:] if word.partition("=")[0] not in SHORT]
     for name in ("train.csv", "test.csv"):
         rows = "".join(f"{word} {place},{place % 2}\n" for place in range(20) for word in ("so", "well"))
-        (tmp_path / name).write_text("text,label\n" + rows)
+        (tmp_path / name).write_text("text,label\n" + rows, encoding="utf-8")
     given = ["task=acceptability" if word == "task=cola" else word for word in given]
     ended = command(*given, "tracking=none", *(f"{key}={value}" for key, value in SHORT.items()))
     assert ended.status == 0, ended.text
@@ -108,7 +109,7 @@ def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
     text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     (sweep,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "sweeps").mkdir()
-    (tmp_path / "sweeps" / "halves.yaml").write_text(sweep)
+    (tmp_path / "sweeps" / "halves.yaml").write_text(sweep, encoding="utf-8")
     ended = command("+sweeps=halves", "tracking=none", "hydra.sweeper.dry_run=true")
     assert ended.status == 0, ended.text
     assert "6 cells, 8 seeds, 48 runs" in ended.out
@@ -120,7 +121,9 @@ def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, n
     block = next(one for one in shell_blocks(ROOT / "docs" / "tutorial.md") if "my_coarse" in one)
     (tmp_path / "sweeps").mkdir()
     coarse = (ROOT / "sweeps" / "study_sst2_coarse.yaml").read_text(encoding="utf-8")
-    (tmp_path / "sweeps" / "my_coarse.yaml").write_text(coarse.replace("/task: sst2", "/task: acceptability"))
+    (tmp_path / "sweeps" / "my_coarse.yaml").write_text(
+        coarse.replace("/task: sst2", "/task: acceptability"), encoding="utf-8"
+    )
     for words in map(shlex.split, block.strip().splitlines()):
         if words[0] == "lora-bench":
             ended = command(*words[1:], "tracking=none")
@@ -160,7 +163,9 @@ def test_programs_of_the_documentation_know_their_options(line):
     """The synchronisation, which needs an account, and the harness that kills sweeps for an hour."""
     words = shlex.split(line)
     program = ["-m", "lora_bench.mirror"] if words[0] == "lora-bench-sync" else [str(ROOT / words[1])]
-    asked = subprocess.run([sys.executable, *program, "--help"], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    asked = subprocess.run(
+        [sys.executable, *program, "--help"], capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS, cwd=ROOT
+    )
     assert asked.returncode == 0, asked.stderr
     for option in (word for word in words if word.startswith("--")):
         assert option in asked.stdout, option

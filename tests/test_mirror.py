@@ -14,6 +14,7 @@ from lora_bench.mirror import Copy, compare, copies_offline, read_offline
 from lora_bench.record import failure, new_record
 from lora_bench.store import Store
 from lora_bench.tracking import Silence, open_tracking, summary_of
+from patience import PATIENCE_SECONDS
 from test_record import parts
 from test_tracking import KEY, _no_account, _root, read_back, settings, stub_server  # noqa: F401
 
@@ -43,7 +44,7 @@ def copy_of(record: dict, **changed) -> Copy:
 
 def wait_for_ends(directory: Path, n_runs: int) -> list[Copy]:
     """wandb's service may write the end of a run after it has said that the run is finished."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         copies = copies_offline(directory)
         if sum(copy.status is not None for copy in copies) >= n_runs or time.monotonic() > deadline:
@@ -206,7 +207,7 @@ def listing(records: list[dict]):
 def sync_process(url: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "lora_bench.mirror", "--project", "tests", *arguments]
     environment = os.environ | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY, "PYTHONPATH": str(_root())}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", env=environment, timeout=PATIENCE_SECONDS)
 
 
 def test_what_the_server_lacks_is_uploaded_and_what_differs_is_said(store, tmp_path):

@@ -35,8 +35,8 @@ def coarse(root: Path, *, failed: str = "", **given) -> Path:
 @pytest.fixture
 def write(tmp_path):
     """The script, on a sweep of two placements; gives its exit status."""
-    text = (ROOT / "sweeps" / "weight_types.yaml").read_text().replace("q,k,v,o,qk,qv,qkvo", "q,qv")
-    (tmp_path / "pair.yaml").write_text(text)
+    text = (ROOT / "sweeps" / "weight_types.yaml").read_text(encoding="utf-8").replace("q,k,v,o,qk,qv,qkvo", "q,qv")
+    (tmp_path / "pair.yaml").write_text(text, encoding="utf-8")
     main = runpy.run_path(str(ROOT / "analysis" / "next_stage.py"))["main"]
 
     def run(store: Path, out: Path, *more: str) -> int:
@@ -47,8 +47,8 @@ def write(tmp_path):
 
 def test_each_placement_gets_rates_around_its_own_best_on_select(tmp_path, capsys, write):
     assert write(coarse(tmp_path / "runs"), tmp_path / "fine.yaml") == 0
-    made = yaml.safe_load((tmp_path / "fine.yaml").read_text())
-    base = yaml.safe_load((ROOT / "sweeps" / "weight_types.yaml").read_text())
+    made = yaml.safe_load((tmp_path / "fine.yaml").read_text(encoding="utf-8"))
+    base = yaml.safe_load((ROOT / "sweeps" / "weight_types.yaml").read_text(encoding="utf-8"))
     assert {key: made[key] for key in made if key != "hydra"} == {key: base[key] for key in base if key != "hydra"}
     sweeper = made["hydra"]["sweeper"]
     assert sweeper["params"] == {"seed": "range(2)"}
@@ -92,10 +92,10 @@ def test_a_placement_without_a_score_stops_the_search(tmp_path, capsys, write):
 
 def test_a_file_is_not_replaced_unasked(tmp_path, write):
     store, out = coarse(tmp_path / "runs"), tmp_path / "fine.yaml"
-    out.write_text("mine\n")
+    out.write_text("mine\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="2"):
         write(store, out)
-    assert out.read_text() == "mine\n"
+    assert out.read_text(encoding="utf-8") == "mine\n"
     assert write(store, out, "--overwrite") == 0
 
 
@@ -104,11 +104,11 @@ def test_runs_beside_the_sweep_do_not_stop_it_and_an_unfinished_one_does(tmp_pat
     beside = [fake_record(adapter={"alpha": 32.0}), fake_record(method="dora"), fake_record(targets="k")]
     write_store(store, [*beside, fake_record(targets="q", rank=64, lr=1e-2, select=0.9)])
     assert write(store, tmp_path / "fine.yaml") == 0
-    made = yaml.safe_load((tmp_path / "fine.yaml").read_text())["hydra"]["sweeper"]["grids"]
+    made = yaml.safe_load((tmp_path / "fine.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]["grids"]
     assert [grid["adapter.targets"] for grid in made] == ["q", "qv"]
     assert made[0]["train.lr"] == "0.002,0.003,0.005"
-    text = (tmp_path / "pair.yaml").read_text()
-    (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "q,qv,o"))
+    text = (tmp_path / "pair.yaml").read_text(encoding="utf-8")
+    (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "q,qv,o"), encoding="utf-8")
     assert write(store, tmp_path / "more.yaml") == 2
     assert "no run of o; finish +sweeps=pair first" in capsys.readouterr().err
 
@@ -116,25 +116,25 @@ def test_runs_beside_the_sweep_do_not_stop_it_and_an_unfinished_one_does(tmp_pat
 def test_a_placement_that_another_sweep_ran_first_is_staged_all_the_same(tmp_path, write):
     """Its runs were skipped as finished, and their records keep the name of the sweep that trained them."""
     store = coarse(tmp_path / "runs")
-    text = (tmp_path / "pair.yaml").read_text()
-    (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "q,qv,k"))
+    text = (tmp_path / "pair.yaml").read_text(encoding="utf-8")
+    (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "q,qv,k"), encoding="utf-8")
     others = [fake_record(targets="k", rank=8, lr=rate, select=rate) for rate in (3e-4, 1e-3, 3e-3)]
     write_store(store, [{**one, "invocation": {"overrides": [], "sweep": "earlier"}} for one in others])
     assert write(store, tmp_path / "fine.yaml") == 0
-    made = yaml.safe_load((tmp_path / "fine.yaml").read_text())["hydra"]["sweeper"]["grids"]
+    made = yaml.safe_load((tmp_path / "fine.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]["grids"]
     assert {grid["adapter.targets"]: grid["train.lr"] for grid in made}["k"] == "0.002,0.003,0.005"
 
 
 def test_words_for_several_matrices_stay_as_the_sweep_writes_them(tmp_path, write):
-    text = (tmp_path / "pair.yaml").read_text()
-    (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "vq,attention"))
+    text = (tmp_path / "pair.yaml").read_text(encoding="utf-8")
+    (tmp_path / "pair.yaml").write_text(text.replace("q,qv", "vq,attention"), encoding="utf-8")
     records = [
         fake_record(targets=targets, rank=RANKS[targets], lr=rate, select=rate, invocation={"sweep": "pair"})
         for targets in ("qv", "qkvo")
         for rate in (3e-4, 1e-3, 3e-3)
     ]
     assert write(write_store(tmp_path / "runs", records), tmp_path / "fine.yaml") == 0
-    made = yaml.safe_load((tmp_path / "fine.yaml").read_text())["hydra"]["sweeper"]["grids"]
+    made = yaml.safe_load((tmp_path / "fine.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]["grids"]
     assert [grid["adapter.targets"] for grid in made] == ["vq", "attention"]
 
 

@@ -15,7 +15,11 @@ def run_harness(*arguments: str, timeout: float) -> str:
     """What the harness said, from a process of its own, since it forks."""
     environment = os.environ | {"PYTHONPATH": str(HARNESS.parents[1]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(HARNESS), *arguments], capture_output=True, text=True, env=environment, timeout=timeout
+        [sys.executable, str(HARNESS), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env=environment,
+        timeout=timeout,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

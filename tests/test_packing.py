@@ -441,7 +441,10 @@ def test_adapter_streams_are_apart(tokens):
     assert float(spread) == pytest.approx((3 * 32) ** -0.5, rel=0.1)
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    suppress_health_check=[*settings.default.suppress_health_check, HealthCheck.function_scoped_fixture],
+)
 @given(
     mixture=st.lists(
         st.fixed_dictionaries(

@@ -14,6 +14,7 @@ from lora_bench import plan as plans
 from lora_bench.config import ConfigError, TrackingConfig, parse
 from lora_bench.plan import Candidate
 from lora_bench.store import Store
+from patience import PATIENCE_SECONDS
 from test_config import composed
 
 SMALL = (
@@ -107,7 +108,7 @@ def test_two_launches_speak_of_the_same_packs(two_seeds, training):
 def test_a_damaged_plan_is_made_anew(two_seeds, content):
     plan, store = two_seeds
     plan.path.parent.mkdir(parents=True)
-    plan.path.write_text(content)
+    plan.path.write_text(content, encoding="utf-8")
     points = [one.overrides for one in plan.runs.values()]
     assert plans.make(candidates(*points, store=store.root), store).packs == plan.packs
 
@@ -234,10 +235,10 @@ def test_a_dead_childs_finished_runs_stay_finished(two_seeds, monkeypatch, train
     plans.save(plan)
     done, lost = plan.packs[0]
     started = threading.Event()
-    child(monkeypatch, "import time; time.sleep(60)")
+    child(monkeypatch, f"import time; time.sleep({PATIENCE_SECONDS})")
 
     def finish_one_then_kill():
-        started.wait(30)
+        started.wait(PATIENCE_SECONDS)
         training([plan.runs[done].run], store, tracking=None, invocation={})
         process.send_signal(signal.SIGKILL)
 
@@ -314,10 +315,10 @@ def test_a_child_that_finds_other_data_says_so(two_seeds, monkeypatch):
     """A worker whose files differ must not train runs under the planner's names."""
     plan, store = two_seeds
     plans.save(plan)
-    document = json.loads(plan.path.read_text())
+    document = json.loads(plan.path.read_text(encoding="utf-8"))
     for entry in document["runs"].values():
         entry["config"]["task"]["train_rows"] = 39
-    plan.path.write_text(json.dumps(document))
+    plan.path.write_text(json.dumps(document), encoding="utf-8")
     assert jobs.train(plan.path, 0, own_process=False) == 0
     assert {store.record(run_id)["error"]["type"] for run_id in plan.packs[0]} == {"RuntimeError"}
     assert "differ from the planner's" in store.record(plan.packs[0][0])["error"]["message"]
@@ -328,5 +329,5 @@ def test_a_real_child_trains_its_pack(two_seeds):
     plan, store = two_seeds
     plans.save(plan)
     outcome = jobs.run_isolated(f"{plan.path}#1")
-    assert outcome["finished"] == 2, plan.path.with_suffix("").joinpath("pack-1.log").read_text()
+    assert outcome["finished"] == 2, plan.path.with_suffix("").joinpath("pack-1.log").read_text(encoding="utf-8")
     assert store.record(plan.packs[1][0])["cost"]["peak_bytes"]

@@ -157,7 +157,7 @@ def test_rescoring_a_pack_gives_the_records_numbers(scored, scored_pack, tmp_pat
 
 
 def test_rows_keep_float32_where_rounding_could_move_a_score(scored_pack):
-    manifest = json.loads((scored_pack / MANIFEST).read_text())
+    manifest = json.loads((scored_pack / MANIFEST).read_text(encoding="utf-8"))
     regression, close = 2 * 80, 4 * 2 * (4 + 1)  # runs x rows; runs x splits x rows that float16 cannot hold
     assert manifest["float32_rows"] == regression + close
     assert manifest["float16_rows"] == 6 * 80 - regression - close
@@ -209,15 +209,15 @@ def test_section_7_reads_the_adapters_of_a_pack(adapted, tmp_path, unrendered):
 def spoil(pack: Path, name: str, content: bytes) -> None:
     """Change a file and let the manifest say that all is well."""
     (pack / name).write_bytes(content)
-    manifest = json.loads((pack / MANIFEST).read_text())
+    manifest = json.loads((pack / MANIFEST).read_text(encoding="utf-8"))
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (pack / MANIFEST).write_text(json.dumps(manifest))
+    (pack / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def change_manifest(pack: Path, change: Callable[[dict], object]) -> None:
-    manifest = json.loads((pack / MANIFEST).read_text())
+    manifest = json.loads((pack / MANIFEST).read_text(encoding="utf-8"))
     change(manifest)
-    (pack / MANIFEST).write_text(json.dumps(manifest))
+    (pack / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [RECORDS, PREDICTIONS])
@@ -379,7 +379,7 @@ def test_the_same_runs_give_the_same_bytes(scored, scored_pack, tmp_path):
 
 def test_another_pack_is_replaced_only_when_asked(scored, scored_pack, pack, capsys):
     arguments = ["--store", str(scored), "--out", str(pack)]
-    (pack / "README.md").write_text("what this is")
+    (pack / "README.md").write_text("what this is", encoding="utf-8")
     before = bytes_of(pack)
     assert pack_script.main(arguments) == 0
     assert "unchanged" in capsys.readouterr().out
@@ -424,7 +424,7 @@ def test_adapters_are_kept_as_asked(adapted, tmp_path, capsys):
     assert "adapters: 2 runs" in capsys.readouterr().out
     for name, kept in (("cola/q r=4:1", 1), ("q r=4:9", 2), ("q r=2:1,q r=2", 2)):
         again = packed(adapted, tmp_path / name.replace("/", " "), adapters=name.split(","))
-        assert json.loads((again / "manifest.json").read_text())["runs_with_adapter"] == kept
+        assert json.loads((again / "manifest.json").read_text(encoding="utf-8"))["runs_with_adapter"] == kept
     with pytest.raises(NothingToShow, match="no cell rte/q r=4"):
         packed(adapted, tmp_path / "other", adapters=["rte/q r=4"])
     with pytest.raises(NothingToShow, match="--adapters: no cell q r=8 at its chosen rate; there are q r=2, q r=4"):

@@ -39,7 +39,7 @@ def test_a_run_ends_in_one_complete_folder(store):
     assert record["cost"]["pack_size"] == 1 and record["cost"]["peak_bytes"] is None
     folder = store.path(one.run_id)
     assert sorted(path.name for path in folder.iterdir()) == ["adapter", "predictions.parquet", "record.json"]
-    targets = json.loads((folder / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    targets = json.loads((folder / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))["target_modules"]
     assert targets == sorted(targets) and len(targets) == 4  # peft's own order differs from process to process
 
 

@@ -18,6 +18,7 @@ import pytest
 from fake_store import fake_record, rank_records, weight_types_records, write_store, write_with_adapters
 from lora_bench import figures, subspace
 from lora_bench.store import Store
+from patience import PATIENCE_SECONDS
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "analysis"))
 
@@ -219,7 +220,9 @@ def test_section_7_reads_adapters_and_norms_without_torch(tmp_path):
         "assert subspace.main(arguments) == 0 and amplification.main(arguments) == 0\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "here" / "tables" / "subspace_minilm_cola.csv").exists()
 
@@ -259,7 +262,7 @@ def page(tmp_path_factory) -> Path:
 
 def browse(*options: str) -> subprocess.CompletedProcess:
     command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
-    return subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    return subprocess.run([*command, *options], capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS)
 
 
 @pytest.mark.browser

@@ -17,6 +17,7 @@ from lora_bench.config import ConfigError
 from lora_bench.resolve import resolve
 from lora_bench.run import run_pack
 from lora_bench.store import Store
+from patience import PATIENCE_SECONDS
 from tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -126,11 +127,11 @@ def test_a_pickle_that_calls_itself_safetensors_fails_its_run(tmp_path):
 
 def test_code_that_comes_with_a_backbone_is_not_run(tmp_path):
     folder = model_folder(tmp_path / "model")
-    document = json.loads((folder / "config.json").read_text())
+    document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     document |= {"model_type": "unheard_of", "auto_map": {"AutoConfig": "trap.TrapConfig"}}
-    (folder / "config.json").write_text(json.dumps(document))
+    (folder / "config.json").write_text(json.dumps(document), encoding="utf-8")
     sprung = tmp_path / "sprung"
-    (folder / "trap.py").write_text(f"open({str(sprung)!r}, 'w').close()\n")
+    (folder / "trap.py").write_text(f"open({str(sprung)!r}, 'w').close()\n", encoding="utf-8")
     (folder / "model.safetensors").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"model\.name"):
         resolve(tiny_config(model__name=str(folder), model__weights="pretrained", model__architecture={}))
@@ -224,8 +225,8 @@ def test_a_planted_key_is_in_no_output(tmp_path):
             cwd=tmp_path / "work",
             env=environment,
             capture_output=True,
-            text=True,
-            timeout=300,
+            encoding="utf-8",
+            timeout=PATIENCE_SECONDS,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         said += done.stdout + done.stderr
@@ -238,7 +239,7 @@ def test_a_planted_key_is_in_no_output(tmp_path):
     # Nor where this machine keeps its files.
     store = Store(tmp_path / "work" / "runs")
     for run_id in store.statuses():
-        content = (store.path(run_id) / "record.json").read_text()
+        content = (store.path(run_id) / "record.json").read_text(encoding="utf-8")
         assert str(tmp_path) not in content
         assert str(ROOT) not in content
 

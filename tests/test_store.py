@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from lora_bench import store as stores
 from lora_bench.record import RecordError, dumps, failure, loads, new_record
 from lora_bench.store import COLUMNS, AlreadyFinished, Store, StoreError
+from patience import PATIENCE_SECONDS
 from test_record import parts
 
 
@@ -56,7 +57,7 @@ def test_a_run_is_written_whole(store):
 
     def save(folder: Path) -> None:
         (folder / "adapter").mkdir()
-        (folder / "adapter" / "adapter_config.json").write_text("{}")
+        (folder / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
 
     folder = store.write(record, predictions=predictions, adapter=save)
     assert folder == store.path(record["run_id"])
@@ -77,7 +78,7 @@ def test_an_absent_store_is_empty_and_stays_absent(store):
 
 
 def test_a_store_on_a_file_is_refused(tmp_path):
-    (tmp_path / "runs").write_text("")
+    (tmp_path / "runs").write_text("", encoding="utf-8")
     with pytest.raises(StoreError, match="is a file"):
         Store(tmp_path / "runs")
 
@@ -270,7 +271,7 @@ def small_store(tmp_path_factory):
     return root, (root / "index.jsonl").read_bytes(), Store(root).frame()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_garbled_index_changes_no_number(small_store, data):
     """The index is a shortcut: the records decide."""
@@ -353,7 +354,7 @@ def test_damaged_records_are_set_aside_and_not_counted(store, caplog, damage, re
     (folder,) = store.quarantined
     assert folder.name == f"{1:016x}-1"
     assert (folder / "record.json").read_bytes() == damaged
-    assert reason in (folder / "WHY.txt").read_text()
+    assert reason in (folder / "WHY.txt").read_text(encoding="utf-8")
     store.write(finished(1))
     assert store.has(f"{1:016x}")
     assert len(store.frame()) == 2
@@ -391,7 +392,7 @@ def test_a_record_of_a_newer_version_stops_the_reader_and_stays(store):
 def test_other_folders_in_the_store_are_left_alone(store):
     store.write(finished(1))
     (store.root / "report").mkdir()
-    (store.root / "notes.txt").write_text("mine")
+    (store.root / "notes.txt").write_text("mine", encoding="utf-8")
     assert len(Store(store.root).frame()) == 1
     assert names_in(store.root) == {f"{1:016x}", "report", "notes.txt"}
 
@@ -440,7 +441,7 @@ def test_a_size_limit_of_the_system_is_explained(store):
     )
     here = Path(__file__).parent
     command = [sys.executable, "-c", code, str(store.root), str(here), str(here.parent)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     assert "File too large" in done.stdout
     assert "free some space" in done.stdout
     assert names_in(store.root) == set()
@@ -479,9 +480,9 @@ def test_a_claim_is_exclusive_and_free_again_when_its_owner_is_killed(store):
     """Two launches of one sweep must not train the same run, and a dead launch must not block it for ever."""
     context = multiprocessing.get_context("spawn")
     ready = context.Queue()
-    owner = context.Process(target=_hold, args=(store.root, f"{1:016x}", ready, 60))
+    owner = context.Process(target=_hold, args=(store.root, f"{1:016x}", ready, PATIENCE_SECONDS))
     owner.start()
-    assert ready.get(timeout=30)
+    assert ready.get(timeout=PATIENCE_SECONDS)
     with store.claim(f"{1:016x}") as is_held:
         assert not is_held
     with store.claim(f"{2:016x}") as is_held:
@@ -522,7 +523,7 @@ def test_eight_writers_share_a_store(store):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 8
-    assert sorted(trained.get(timeout=10) for _ in range(N_RUNS)) == list(range(N_RUNS))
+    assert sorted(trained.get(timeout=PATIENCE_SECONDS) for _ in range(N_RUNS)) == list(range(N_RUNS))
     assert trained.empty()
     frame = Store(store.root).frame()
     assert list(frame.status) == ["finished"] * N_RUNS
@@ -550,7 +551,7 @@ def test_without_claims_the_first_writer_wins_and_the_record_is_its(store):
     for worker in workers:
         worker.start()
     start.set()
-    winners = dict(won.get(timeout=30) for _ in range(10))
+    winners = dict(won.get(timeout=PATIENCE_SECONDS) for _ in range(10))
     for worker in workers:
         worker.join()
     assert won.empty()

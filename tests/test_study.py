@@ -26,7 +26,7 @@ def test_rescoring_reproduces_every_score_byte_for_byte(tmp_path, capsys):
     rescore = runpy.run_path(str(ROOT / "analysis" / "rescore.py"))["main"]
     assert rescore(["--store", str(STUDY), "--out", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "tables" / "rescored.csv")
-    manifest = json.loads((STUDY / "manifest.json").read_text())
+    manifest = json.loads((STUDY / "manifest.json").read_text(encoding="utf-8"))
     assert set(table["state"]) == {"equal", "unchecked"}
     n_equal = table.loc[table["state"] == "equal", "run_id"].nunique()
     assert n_equal == manifest["runs_with_predictions"] == manifest["chosen"] > 100

@@ -49,7 +49,7 @@ def test_manifest_matches_its_golden_file(name):
 
     `python tests/test_targets.py` rewrites the file.
     """
-    assert manifest_lines(name) == json.loads(GOLDEN.read_text())[name]
+    assert manifest_lines(name) == json.loads(GOLDEN.read_text(encoding="utf-8"))[name]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -365,15 +365,17 @@ def test_table_sums_what_it_lists(manifests):
 
 
 def test_a_plan_of_many_cells_can_afford_roles():
-    """24 layers take milliseconds, so 2,000 cells take seconds."""
+    """24 layers take milliseconds, so 2,000 cells take seconds, whoever else uses the machine."""
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(
             AutoConfig.for_model("bert", hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)
         )
-    roles_of(model)
-    started = time.perf_counter()
-    matrices = roles_of(model)
-    assert time.perf_counter() - started < 0.1
+    spent = []
+    for _ in range(5):
+        began = time.process_time()
+        matrices = roles_of(model)
+        spent.append(time.process_time() - began)
+    assert min(spent) < 0.1
     assert len(matrices) == 24 * 6
 
 
@@ -384,4 +386,6 @@ def manifests() -> dict[str, list[Matrix]]:
 
 if __name__ == "__main__":
     GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps({name: manifest_lines(name) for name in ARCHITECTURES}, indent=1) + "\n")
+    GOLDEN.write_text(
+        json.dumps({name: manifest_lines(name) for name in ARCHITECTURES}, indent=1) + "\n", encoding="utf-8"
+    )

@@ -308,22 +308,22 @@ def break_one_row(folder):
 
 def break_csv_fields(folder):
     (folder / "train.parquet").unlink()
-    (folder / "train.csv").write_text("sentence,label\na,b,1\n")
+    (folder / "train.csv").write_text("sentence,label\na,b,1\n", encoding="utf-8")
 
 
 def break_csv_quote(folder):
     (folder / "train.parquet").unlink()
-    (folder / "train.csv").write_text('sentence,label\n"open,1\nb,0\n')
+    (folder / "train.csv").write_text('sentence,label\n"open,1\nb,0\n', encoding="utf-8")
 
 
 def break_csv_empty(folder):
     (folder / "train.parquet").unlink()
-    (folder / "train.csv").write_text("")
+    (folder / "train.csv").write_text("", encoding="utf-8")
 
 
 def break_csv_column_twice(folder):
     (folder / "train.parquet").unlink()
-    (folder / "train.csv").write_text("sentence,label,label\na,0,1\n")
+    (folder / "train.csv").write_text("sentence,label,label\na,0,1\n", encoding="utf-8")
 
 
 def break_encoding(folder):
@@ -333,17 +333,19 @@ def break_encoding(folder):
 
 def break_jsonl(folder):
     (folder / "train.parquet").unlink()
-    (folder / "train.jsonl").write_text('{"sentence": "a", "label": 1}\n{"sentence": \n')
+    (folder / "train.jsonl").write_text('{"sentence": "a", "label": 1}\n{"sentence": \n', encoding="utf-8")
 
 
 def break_jsonl_list(folder):
     (folder / "train.parquet").unlink()
-    (folder / "train.jsonl").write_text('["a", 1]\n')
+    (folder / "train.jsonl").write_text('["a", 1]\n', encoding="utf-8")
 
 
 def break_surrogate(folder):
     (folder / "train.parquet").unlink()
-    (folder / "train.jsonl").write_text('{"sentence": "a", "label": 1}\n{"sentence": "\\ud800", "label": 1}\n')
+    (folder / "train.jsonl").write_text(
+        '{"sentence": "a", "label": 1}\n{"sentence": "\\ud800", "label": 1}\n', encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -389,7 +391,7 @@ def test_broken_glue_files_are_refused(damage, message, tmp_path):
 def test_wrong_similarity_labels_are_refused(label, tmp_path):
     write_glue(tmp_path, "stsb", suffix="jsonl", rows=3)
     rows = [{"sentence1": "a", "sentence2": "b", "label": 2.0}, {"sentence1": "a", "sentence2": "b", "label": label}]
-    (tmp_path / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "validation.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"task.data_dir: row 2 of .* has the label"):
         load_glue(tmp_path, "stsb")
 

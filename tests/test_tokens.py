@@ -200,7 +200,7 @@ def test_damaged_cache_is_rebuilt(damage, own_cache, caplog):
 
 
 def test_cache_folder_that_cannot_be_written_only_costs_time(own_cache, caplog):
-    own_cache.write_text("a file where the folder should be")
+    own_cache.write_text("a file where the folder should be", encoding="utf-8")
     with caplog.at_level(logging.WARNING):
         found = tokenise(make_task(), make_tokenizer("encoder"))
     assert len(found["train"]) == 30

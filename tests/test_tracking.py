@@ -19,6 +19,7 @@ import wandb
 from lora_bench import tracking as trackings
 from lora_bench.config import TrackingConfig
 from lora_bench.tracking import Silence, WandbTracking, choose_mode, head_of, open_tracking
+from patience import PATIENCE_SECONDS
 from test_record import parts
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
@@ -52,7 +53,7 @@ def settings(**changed) -> TrackingConfig:
 def read_back(folder: Path) -> list[dict]:
     """The records of an offline run, through `wandb leet inspect`."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, timeout=PATIENCE_SECONDS)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -212,9 +213,9 @@ def test_disabled_wandb_is_silence(monkeypatch, tmp_path):
 )
 def test_the_key_is_found_where_wandb_login_puts_it(monkeypatch, tmp_path, url, host, expected):
     assert not trackings._has_key(url)
-    (tmp_path / "home" / ".netrc").write_text(f"machine {host}\n  login user\n  password {KEY}\n")
+    (tmp_path / "home" / ".netrc").write_text(f"machine {host}\n  login user\n  password {KEY}\n", encoding="utf-8")
     assert trackings._has_key(url) == expected
-    (tmp_path / "home" / ".netrc").write_text("garbled {")
+    (tmp_path / "home" / ".netrc").write_text("garbled {", encoding="utf-8")
     assert not trackings._has_key(url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     assert trackings._has_key(url)
@@ -354,9 +355,11 @@ import logging, os, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
 logging.basicConfig(level=logging.INFO, format="LOG %(message)s")
+from patience import PATIENCE_SECONDS
 from test_tracking import head, settings
 from lora_bench import tracking as trackings
-trackings.SETTINGS["finish_timeout"] = trackings.SETTINGS["init_timeout"] = 2.0
+trackings.PROBE_SECONDS = trackings.SETTINGS["init_timeout"] = PATIENCE_SECONDS
+trackings.SETTINGS["finish_timeout"] = float(sys.argv[3])
 tracking = trackings.open_tracking(settings(mode="auto"), directory=Path("mirror"))
 print("MODE", tracking.mode, flush=True)
 runs = [tracking.start(head(number)) for number in (1, 2, 3)]
@@ -374,18 +377,18 @@ print("MODE", tracking.mode, flush=True)
 """
 
 
-def online_process(url: str) -> subprocess.Popen:
+def online_process(url: str, *, finish_seconds: float = PATIENCE_SECONDS) -> subprocess.Popen:
     """A process of its own: wandb keeps its server's address for as long as a process lives."""
-    command = [sys.executable, "-c", ONLINE, str(Path(__file__).parent), str(_root())]
+    command = [sys.executable, "-c", ONLINE, str(Path(__file__).parent), str(_root()), str(finish_seconds)]
     environment = os.environ | {"WANDB_BASE_URL": url, "WANDB_API_KEY": KEY}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment)
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8", env=environment)
 
 
 def test_online_runs_reach_the_server_with_their_status(tmp_path):
     with stub_server() as server:
         process = online_process(server.url)
-        output, errors = process.communicate("\n", timeout=60)
+        output, errors = process.communicate("\n", timeout=PATIENCE_SECONDS)
         received = list(server.received)
     assert process.returncode == 0, errors
     assert "LOG" not in errors, errors
@@ -412,9 +415,9 @@ def test_online_runs_reach_the_server_with_their_status(tmp_path):
 def test_a_server_lost_half_way_is_told_once_and_costs_no_run(tmp_path):
     """Three runs end against a dead server; later ones start offline."""
     with stub_server() as server:
-        process = online_process(server.url)
+        process = online_process(server.url, finish_seconds=2.0)
         assert [process.stdout.readline().split() for _ in range(2)] == [["MODE", "online"], ["STARTED"]]
-    output, errors = process.communicate("\n", timeout=60)
+    output, errors = process.communicate("\n", timeout=PATIENCE_SECONDS)
     assert process.returncode == 0, errors
     assert output.split() == ["FINISHED", "MODE", "offline"]
     assert errors.count("LOG tracking: W&B stopped answering") == 1
@@ -480,7 +483,7 @@ def test_a_mirror_that_cannot_start_goes_offline_then_silent(monkeypatch, tmp_pa
 
 
 def test_a_folder_that_cannot_be_made_leaves_the_mirror_out(tmp_path, caplog):
-    (tmp_path / "mirror").write_text("a file")
+    (tmp_path / "mirror").write_text("a file", encoding="utf-8")
     tracking = open_tracking(settings(), directory=tmp_path / "mirror")
     assert isinstance(tracking, Silence)
     assert "W&B is left out" in caplog.text
