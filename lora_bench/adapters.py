@@ -186,8 +186,6 @@ def load_stock(folder: Path, backbone: Backbone) -> nn.Module:
         RuntimeError: when `weights.safetensors` names parameters that the backbone lacks.
     """
     model = backbone.untouched()
-    for name in backbone.new_modules:
-        model.get_submodule(name).to(torch.float64 if backbone.precision == "fp64" else torch.float32)
     weights = folder / "weights.safetensors"
     if weights.is_file():
         from safetensors.torch import load_file

@@ -164,7 +164,7 @@ def fuse_magnitudes(model: nn.Module, magnitudes: Mapping[str, torch.Tensor]) ->
             for other in layout.roles:
                 part = projection.get_submodule(other)
                 weight = getattr(part, "base_layer", part).get_parameter("weight").detach()
-                fused[parent][torch.from_numpy(layout.rows(other))] = weight.norm(dim=1).to(magnitude)
+                fused[parent][torch.from_numpy(layout.rows(other))] = weight.to(magnitude).norm(dim=1)
         fused[parent][torch.from_numpy(layout.rows(role))] = magnitude
     return fused
 

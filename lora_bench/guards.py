@@ -16,8 +16,15 @@ from lora_bench.tasks.tokens import Tokens, batch
 START_ROWS = 16
 RELOADED_ROWS = 64
 RELOAD_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 2e-2}
-"""Largest gap between a run's logits and those of its saved adapter in stock peft, relative to the largest logit (at
-least 1)."""
+"""Gap between a run's logits and those of its saved adapter in stock peft, relative to the largest logit (at least
+1)."""
+RELOAD_QUANTILE = {"fp64": 1.0, "fp32": 1.0, "bf16": 0.5}
+"""Which of the rows' gaps counts: the largest, or in bf16 the median. With 8 bits the order of rounding is seen, and a
+trained model is steep between its classes: there single rows move by .09, and stock peft in bf16 and in fp32 part as far
+(MiniLM on sentiment, 400 rows). Their median is .003; it is .04 with an update a fifth too large and .06 or more with one
+of its matrices lost."""
+RELOAD_OTHER_LABELS = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.1}
+"""Share of rows whose label may differ though it is no tie."""
 
 
 def require_unchanged_start(pack: Pack | SoloPack, tokens: Tokens) -> float:
@@ -52,10 +59,11 @@ def reload_gap(
         n_rows: how many rows; None for the whole split.
 
     Returns:
-        The largest difference, relative to the largest logit (at least 1).
+        The largest difference of a row, and of the rows' the precision's quantile, relative to the largest logit (at
+        least 1).
 
     Raises:
-        GuardError: when a label differs that is no tie.
+        GuardError: when more labels differ that are no tie than the precision explains.
     """
     count = min(n_rows or len(tokens), len(tokens))
     model = adapters.load_stock(folder, backbone)
@@ -68,13 +76,13 @@ def reload_gap(
             reloaded.append(model(**inputs).logits.double().cpu().numpy())
     theirs, ours = np.concatenate(reloaded), logits[:count].astype(np.float64)
     scale = max(1.0, float(np.abs(ours).max()))
-    gap = float(np.abs(theirs - ours).max()) / scale
+    gaps = np.abs(theirs - ours).max(axis=1) / scale
     if ours.shape[1] > 1:
         top_two = np.sort(ours, axis=1)[:, -2:]
         is_tie = top_two[:, 1] - top_two[:, 0] <= 2 * RELOAD_TOLERANCE[backbone.precision] * scale
         differs = (theirs.argmax(1) != ours.argmax(1)) & ~is_tie
-        if differs.any():
+        if differs.mean() > RELOAD_OTHER_LABELS[backbone.precision]:
             raise GuardError(
                 f"the saved adapter gives other labels in stock peft on {differs.sum()} of {count} report rows"
             )
-    return gap
+    return float(np.quantile(gaps, RELOAD_QUANTILE[backbone.precision]))

@@ -7,6 +7,7 @@ evaluation and the guards are the same. What peft has is used as it is.
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -48,13 +49,10 @@ class SoloPack(contextlib.AbstractContextManager):
     ) -> None:
         self.backbone, self.adapter, self.matrices, self._start_head = backbone, adapter, list(matrices), head
         self.rows, self.training = 0, False
-        whole = copy.deepcopy(backbone.model)
         self._has_peft = bool(matrices)
         # Weights that train need a float32 copy; bf16 is then autocast's business.
         self._autocast = not self._has_peft and backbone.precision == "bf16"
-        if self._autocast:
-            whole.float()
-        self._put_head(whole, head)
+        whole = self._untrained()
         self.model: Any = self._with_peft(whole, seed) if self._has_peft else self._thawed(whole)
         self.trained = list(self._list_trained())
         self.masks = DropoutMasks(self, dropout, seed)
@@ -73,8 +71,7 @@ class SoloPack(contextlib.AbstractContextManager):
 
     @property
     def start_tolerance(self) -> float:
-        exact = self.adapter.method in ("full", "bitfit") and not self._autocast
-        return 0.0 if exact else START_TOLERANCE[self.backbone.precision]
+        return 0.0 if self.adapter.method in ("full", "bitfit") else START_TOLERANCE[self.backbone.precision]
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits (1, B, n_labels); input as for `Pack.logits`."""
@@ -115,8 +112,7 @@ class SoloPack(contextlib.AbstractContextManager):
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:
         """The untouched backbone under the same initial head."""
-        self._bare = copy.deepcopy(self.backbone.model)
-        self._put_head(self._bare, self._start_head)
+        self._bare = self._untrained()
         try:
             yield
         finally:
@@ -173,6 +169,18 @@ class SoloPack(contextlib.AbstractContextManager):
                 pair = state.low_rank[path]
                 each.parameter.copy_(pair.A[:rank] if letter == "A" else pair.B[:, :rank])
 
+    def _untrained(self) -> nn.Module:
+        """A copy of the backbone as this run computes with it, under the initial head."""
+        model = copy.deepcopy(self.backbone.model)
+        if self._autocast:
+            model.float()
+        for name, tensor in self._start_head.items():
+            module_path, _, leaf = name.rpartition(".")
+            module = model.get_submodule(module_path)
+            setattr(module, leaf, nn.Parameter(tensor.to(self.backbone.device, copy=True)))
+            module.forward = MethodType(_in_own_precision, module)
+        return model
+
     def _with_peft(self, model: Any, seed: int) -> nn.Module:
         config = adapters.lora_config(self.adapter, self.matrices, self.backbone.new_modules)
         with quiet():
@@ -221,10 +229,8 @@ class SoloPack(contextlib.AbstractContextManager):
             if hasattr(layer, "lora_A") and "default" in layer.lora_A:
                 yield path.removeprefix("base_model.model."), layer
 
-    @staticmethod
-    @torch.no_grad()
-    def _put_head(model: nn.Module, head: dict[str, torch.Tensor]) -> None:
-        for name, tensor in head.items():
-            module_path, _, leaf = name.rpartition(".")
-            module = model.get_submodule(module_path)
-            setattr(module, leaf, nn.Parameter(tensor.to(next(model.parameters()).device, copy=True)))
+
+def _in_own_precision(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """A head's layer as a pack computes it (`packing.PackedDense`): in its weights' precision, whatever reaches it."""
+    with torch.autocast(x.device.type, enabled=False):
+        return type(module).forward(module, x.to(module.get_parameter("weight").dtype))
