@@ -49,7 +49,7 @@ version          {version}; hydra's own switches (-m, --cfg job, --info, ...) wo
 def main() -> None:
     """Entry point of `lora-bench` and `python -m lora_bench`."""
     arguments = sys.argv[1:]
-    if any(one in ("-h", "--help") for one in arguments):
+    if not arguments or any(one in ("-h", "--help") for one in arguments):
         print(help_text(), end="")
         return
     if "--version" in arguments:

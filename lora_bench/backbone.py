@@ -10,7 +10,6 @@ import copy
 import ctypes
 import functools
 import hashlib
-import importlib.util
 import json
 import logging
 import math
@@ -33,7 +32,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from lora_bench import machine, seeds, targets
+from lora_bench import machine, model_files, seeds, targets
 from lora_bench.config import ConfigError, ModelConfig, display_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
@@ -49,7 +48,6 @@ _VOLATILE_KEYS = {
 }
 BF16_GAIN = 1.5
 """Times fp32's rate from which a CPU computes in bf16: what lies beside the products gains nothing."""
-_WEIGHTS_NAMES = ("model.safetensors", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,10 +265,10 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
             )
         architecture.pad_token_id = tokenizer.pad_token_id
     else:
-        folder = _find_folder(config)
+        folder = model_files.find(config)
         architecture = _load_architecture(config, folder, n_labels)
         tokenizer = _load_tokenizer(config, folder)
-        weights = _weights_fingerprint(folder)
+        weights = model_files.weights_fingerprint(folder)
         if architecture.pad_token_id is None:
             architecture.pad_token_id = tokenizer.pad_token_id
     tokenizer_fingerprint = _tokenizer_fingerprint(tokenizer)
@@ -379,10 +377,8 @@ def _load_architecture(config: ModelConfig, folder: Path, n_labels: int) -> PreT
         )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"model.name: no readable config.json for {config.name!r} ({_first_line(error)})") from None
-    if architecture.is_encoder_decoder:
-        raise ConfigError(f"model.name: {config.name!r} is an encoder-decoder; give an encoder or a decoder")
-    if getattr(architecture, "quantization_config", None) is not None:
-        raise ConfigError(f"model.name: {config.name!r} is quantised; give the unquantised weights")
+    # Once more: a class may say what its config.json leaves out.
+    model_files.check_kind({"is_encoder_decoder": architecture.is_encoder_decoder}, config.name)
     if n_labels == 1:
         architecture.problem_type = "regression"
     return architecture
@@ -398,74 +394,6 @@ def _load_tokenizer(config: ModelConfig, folder: Path) -> Any:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-def _find_folder(config: ModelConfig) -> Path:
-    is_local = Path(config.name).expanduser().is_dir()
-    is_packaged = config.packaged.get("name") == config.name and config.revision is None and not is_local
-    folder = _package_folder(config.packaged["package"]) if is_packaged else None
-    if is_local:
-        folder = Path(config.name).expanduser()
-    elif folder is None:
-        folder = _download(config, config.packaged["package"] if is_packaged else None)
-    if not any((folder / name).is_file() for name in _WEIGHTS_NAMES):
-        raise ConfigError(
-            f"model.name: {config.name!r} has no safetensors weights; convert them once with "
-            f"`AutoModel.from_pretrained('{config.name}').save_pretrained('FOLDER')` of transformers "
-            "(the tokenizer likewise) and give model.name=FOLDER, or pin a model.revision that has them"
-        )
-    expected = config.sha256 or (config.packaged["sha256"] if is_packaged else None)
-    if expected and not (folder / _WEIGHTS_NAMES[0]).is_file():
-        raise ConfigError(f"model.sha256: the weights of {config.name!r} are in several files; give model.revision")
-    if expected and (found := _file_hash(folder / _WEIGHTS_NAMES[0])) != expected:
-        raise ConfigError(f"model.sha256: model.safetensors of {config.name!r} has {found}, expected {expected}")
-    return folder
-
-
-def _package_folder(package: str) -> Path | None:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return next(
-        (path.parent for root in spec.submodule_search_locations for path in Path(root).rglob(_WEIGHTS_NAMES[0])), None
-    )
-
-
-def _download(config: ModelConfig, package: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    missing_package = f" or install the package {package}" if package else ""
-    works = f"give a local folder{missing_package}, or check the name and the network"
-    if config.name.startswith((".", "/", "~")) or not config.name.strip():
-        raise ConfigError(f"model.name: no folder {config.name!r}; {works}")
-    try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.model", *(["*.py"] if config.trust_remote_code else [])]
-        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
-    except HFValidationError as error:
-        raise ConfigError(
-            f"model.name: {config.name!r} is neither a folder nor a Hub name ({_first_line(error)})"
-        ) from None
-    except (HfHubHTTPError, OSError, RuntimeError) as error:
-        raise ConfigError(
-            f"model.name: cannot get {config.name!r} from the Hub ({type(error).__name__}); {works}"
-        ) from None
-
-
-def _weights_fingerprint(folder: Path) -> str:
-    files = sorted(folder.glob("*.safetensors"))
-    return hashlib.sha256("".join(_file_hash(path) for path in files).encode()).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    stat = path.stat()
-    return _hash_bytes(path, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.cache
-def _hash_bytes(path: Path, size: int, modified_ns: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _tokenizer_fingerprint(tokenizer: Any) -> str:

@@ -69,7 +69,7 @@ def _one_run(composed: DictConfig) -> int:
     """Train one run, a pack of one, and print its scores."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lora_bench import jobs, machine
+    from lora_bench import inputs, jobs, machine
     from lora_bench.plan import keep_precision, settle
     from lora_bench.progress import duration
     from lora_bench.store import Store
@@ -79,11 +79,11 @@ def _one_run(composed: DictConfig) -> int:
         raise ConfigError("hydra.sweeper.dry_run: it plans a sweep; add -m or +sweeps=NAME, or look with show=config")
     config = parse(composed)
     store = Store(config.store)
+    inputs.check(config)
     machine.be_considerate()
-    from lora_bench.resolve import resolve  # torch, which reads how its threads shall wait
+    from lora_bench.resolve import resolve  # imports torch: what can be refused without it has been
 
-    config = settle(config, store)
-    one = resolve(config)
+    one = resolve(settle(config, store))
     folder = store.path(one.run_id)
     if store.has(one.run_id):
         print(f"{one.run_id} is in the store already; remove its folder to train it again")
@@ -155,6 +155,9 @@ def show_config(config: Any) -> None:
 
 def show_targets(config: Any) -> None:
     """Every matrix of every role of the backbone, and what each role costs per rank."""
+    from lora_bench import inputs
+
+    inputs.check(config)
     from rich.table import Table
 
     from lora_bench.resolve import resolve

@@ -25,7 +25,7 @@ from uuid import uuid4
 import numpy as np
 from filelock import FileLock
 
-from lora_bench import machine
+from lora_bench import inputs, machine
 from lora_bench.config import LORA_METHODS, PROTOCOL, ConfigError, RunConfig, parse, to_dict
 from lora_bench.record import environment, scrub
 from lora_bench.store import Store, explained
@@ -140,10 +140,9 @@ def make(
     Raises:
         PlanError: with every problem of every candidate.
     """
-    candidates = [replace(each, config=settle(each.config, store)) for each in candidates]
     axes = _varied(candidates)
     runs: dict[str, Planned] = {}
-    for candidate, run in zip(candidates, _resolve_all(candidates), strict=True):
+    for candidate, run in zip(candidates, _resolve_all(candidates, store), strict=True):
         if run.run_id not in runs:
             runs[run.run_id] = Planned(run, candidate.overrides, _arm(candidate, axes))
     identity = json.dumps([sorted(runs), str(pack_size)])
@@ -416,21 +415,43 @@ def _kept(path: Path, runs: Mapping[str, Planned]) -> _Kept:
 # Checking
 
 
-def _resolve_all(candidates: Sequence[Candidate]) -> list[Any]:
-    from lora_bench.resolve import resolve
-
-    runs, problems = [], []
+def _resolve_all(candidates: Sequence[Candidate], store: Store) -> list[Any]:
     stores = {candidate.config.store for candidate in candidates}
     if len(stores) > 1:
         raise PlanError(f"store: {len(stores)} folders in one sweep; give one ({', '.join(sorted(stores))})")
-    for candidate in candidates:
-        try:
-            runs.append(resolve(candidate.config))
-        except ConfigError as error:
-            problems.append((str(error), candidate.overrides))
-    if problems:
+    refused = _refused_inputs(candidates)
+    runs = []
+    if len(refused) < len(candidates):  # else nothing is left that needs torch, which `resolve` imports
+        machine.be_considerate()
+        from lora_bench.resolve import resolve
+
+        for number, candidate in enumerate(candidates):
+            try:
+                if number not in refused:
+                    runs.append(resolve(settle(candidate.config, store)))
+            except ConfigError as error:
+                refused[number] = str(error)
+    if refused:
+        problems = [(refused[number], candidates[number].overrides) for number in sorted(refused)]
         raise PlanError(tell_problems(problems, len(candidates)))
     return runs
+
+
+def _refused_inputs(candidates: Sequence[Candidate]) -> dict[int, str]:
+    """Which candidates' rows or backbone cannot be used, by position, and why; each pair of them is looked at once."""
+    answers: dict[str, str | None] = {}
+    refused = {}
+    for number, candidate in enumerate(candidates):
+        key = json.dumps([vars(candidate.config.task), vars(candidate.config.model)], sort_keys=True)
+        if key not in answers:
+            answers[key] = None
+            try:
+                inputs.check(candidate.config)
+            except ConfigError as error:
+                answers[key] = str(error)
+        if (problem := answers[key]) is not None:
+            refused[number] = problem
+    return refused
 
 
 def tell_problems(problems: Iterable[tuple[str, Sequence[str]]], n_candidates: int) -> str:

@@ -21,10 +21,9 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from lora_bench.record import (
@@ -38,6 +37,9 @@ from lora_bench.record import (
     loads,
     utc_now,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd  # a fifth of a second: imported where a table is made or read, behind what is refused
 
 log = logging.getLogger(__name__)
 
@@ -216,6 +218,8 @@ class Store:
         if not path.exists():
             self.record(run_id)
             return None
+        import pandas as pd
+
         try:
             return pd.read_parquet(path)
         except (OSError, ValueError) as error:
@@ -639,6 +643,8 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def frame_of(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """The frame of rows from `row_of`, by run id; see `Store.frame`."""
+    import pandas as pd
+
     ordered = [rows[run_id] for run_id in sorted(rows)]
     scored = sorted({name for row in ordered for name in row["by_metric"]}, key=_split_order)
     data = {name: _column([row.get(name) for row in ordered], kind) for name, kind in COLUMNS.items()}
@@ -669,6 +675,8 @@ def _ranks(manifest: list[dict[str, Any]], configured: Any) -> dict[str, Any]:
 
 
 def _column(values: list[Any], kind: str) -> pd.Series:
+    import pandas as pd
+
     if kind == NUMBER:
         is_whole = bool(values) and all(isinstance(value, int) and abs(value) < 2**63 for value in values)
         return pd.Series(values, dtype="int64" if is_whole else "float64")

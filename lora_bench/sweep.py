@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lora_bench import cells, jobs, results, tuning
 from lora_bench import plan as plans
-from lora_bench.config import LORA_METHODS, ConfigError, resource_root
+from lora_bench.config import LORA_METHODS, resource_root
 from lora_bench.plan import Plan
 from lora_bench.progress import SweepProgress, duration, size
 from lora_bench.record import ENVIRONMENT_KEYS, SOFTWARE_KEYS, without_folders
@@ -606,18 +606,3 @@ def remove_job_folder(store: Store) -> None:
     with contextlib.suppress(OSError):
         if folder.is_dir() and not any(folder.iterdir()):
             shutil.rmtree(folder)
-
-
-def check_options(switches: dict[str, Any], **numbers: Any) -> None:
-    """The sweeper's own options: switches, and numbers that may be `auto`.
-
-    Raises:
-        ConfigError: naming the option, the value and what would work.
-    """
-    for name, value in switches.items():
-        if not isinstance(value, bool):
-            raise ConfigError(f"hydra.sweeper.{name}: {value!r} is no switch; give true or false")
-    of = {"pack_size": "runs", "workers": "packs that train at once"}
-    for name, value in numbers.items():
-        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ConfigError(f"hydra.sweeper.{name}: no {value!r}; give auto or a number of {of[name]}, at least 1")

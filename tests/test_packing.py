@@ -305,7 +305,9 @@ def test_packed_runs_in_bf16_are_the_runs_alone(name, tokens):
     logits, gradients = _first_batch(loaded, states, tokens)
     for index, state in enumerate(states):
         (their_logits,), (theirs,) = _first_batch(loaded, [state], tokens)
-        torch.testing.assert_close(logits[index], their_logits, rtol=0, atol=BF16_LOGITS * float(their_logits.abs().max()))
+        torch.testing.assert_close(
+            logits[index], their_logits, rtol=0, atol=BF16_LOGITS * float(their_logits.abs().max())
+        )
         largest = max(float(gradient.abs().max()) for gradient in theirs.values())
         assert largest > 0
         for key, gradient in theirs.items():

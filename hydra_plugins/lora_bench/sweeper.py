@@ -66,20 +66,18 @@ class LoraBenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan, train, conclude. Ends the process with status 1 if a run failed or is missing."""
-        from lora_bench import machine, sweep
         from lora_bench import plan as plans
         from lora_bench.cli import set_up_logging
         from lora_bench.store import Store
 
         set_up_logging()
-        sweep.check_options(self.switches, pack_size=self.pack_size, workers=self.workers)
+        _check_options(self.switches, pack_size=self.pack_size, workers=self.workers)
         if self._config.get("show"):
             raise ConfigError(f"show: {self._config.show!r} is about one run; leave out +sweeps and -m")
         if self._config.get("pack"):
             raise ConfigError("pack: one pack is one job; leave out +sweeps and -m")
         candidates = self._candidates(arguments)
         records = Store(candidates[0].config.store)
-        machine.be_considerate()  # before a plan imports torch
         plan = plans.make(
             candidates,
             records,
@@ -89,6 +87,8 @@ class LoraBenchSweeper(Sweeper):
             command=_arguments(),
             places=self._places(candidates[0].config.device),
         )
+        from lora_bench import sweep  # imports what judges and draws: only for a sweep that can run
+
         out = sweep.console()
         sweep.describe(plan, records, out, every_cell=self.switches["dry_run"], is_launched=self._is_launched())
         if self.switches["dry_run"]:
@@ -264,6 +264,21 @@ def expand(params: Mapping[str, Any], grids: Sequence[Any], arguments: Sequence[
             axes[override.key_or_group] = _values(override)
         points += itertools.product(*axes.values())
     return list(dict.fromkeys(points))
+
+
+def _check_options(switches: dict[str, Any], **numbers: Any) -> None:
+    """The sweeper's own options: switches, and numbers that may be `auto`.
+
+    Raises:
+        ConfigError: naming the option, the value and what would work.
+    """
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"hydra.sweeper.{name}: {value!r} is no switch; give true or false")
+    of = {"pack_size": "runs", "workers": "packs that train at once"}
+    for name, value in numbers.items():
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f"hydra.sweeper.{name}: no {value!r}; give auto or a number of {of[name]}, at least 1")
 
 
 def quote(text: str) -> str:

@@ -10,17 +10,21 @@ to all of them happens here: the cut into splits, and the fingerprint.
 `train_rows` is a prefix of a larger one. `report` is the official validation split, in its own order.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from lora_bench.config import ConfigError, TaskConfig
+
+if TYPE_CHECKING:
+    import pandas as pd  # a fifth of a second: imported where a table is made, behind what is refused
 
 DATA_SEED = 0
 SELECT_ONE_IN = 10
@@ -205,6 +209,8 @@ EMBEDDED = {
 
 
 def _cut(source: Source, config: TaskConfig) -> dict[str, pd.DataFrame]:
+    import pandas as pd
+
     train = source.splits["train"].table
     order = np.random.Generator(np.random.PCG64(DATA_SEED)).permutation(len(train))
     splits = {}

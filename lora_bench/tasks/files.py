@@ -5,6 +5,8 @@ quotes as plain text. In JSONL each line is an object. Label names are learnt fr
 is an error; number labels are sorted as numbers, text labels as text.
 """
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -13,12 +15,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lora_bench.config import ConfigError, TaskConfig
 from lora_bench.tasks import Rows, Source
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 MOST_LABELS = 1_000
@@ -64,6 +67,8 @@ def read(config: TaskConfig) -> Source:
             raise ConfigError(f"task.{split}_file: {str(paths[split])!r} has no rows; give at least one")
         require(columns, config.text_columns, where=paths[split], key="task.text_columns")
         require(columns, [config.label_column], where=paths[split], key="task.label_column")
+
+    import pandas as pd
 
     names: tuple[str, ...] = ()
     raw = {split: columns.values[config.label_column] for split, columns in read_in.items()}
@@ -135,6 +140,8 @@ def text_table(columns: Columns, names: Sequence[str], *, where: Path | str, key
     for row, cells in enumerate(zip(*texts, strict=True), start=1):
         if not any(cell.strip() for cell in cells):
             raise ConfigError(f"{key}: row {row} of {str(where)!r} has no text in {', '.join(names)}; drop the row")
+    import pandas as pd
+
     return pd.DataFrame({f"text_{letter}": values for letter, values in zip("ab", texts, strict=False)})
 
 

@@ -7,18 +7,21 @@ schema carries a `glue_subset` entry or label names, they must agree with the ta
 Source: Wang et al. 2019, arXiv:1804.07461 (tasks and metrics); https://huggingface.co/datasets/nyu-mll/glue (schema).
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lora_bench.config import ConfigError, TaskConfig
 from lora_bench.tasks import Rows, Source
 from lora_bench.tasks.files import SUFFIXES, Columns, read_columns, regression_labels, require, text_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HUB_NAME = "nyu-mll/glue"
 ROLE_OF = {
@@ -99,6 +102,8 @@ def read(config: TaskConfig) -> Source:
 def _from_files(name: str, given: Path) -> Source:
     task = TASKS[name]
     folder = _task_folder(name, given)
+    import pandas as pd
+
     splits = {}
     for split, paths in _split_files(folder, task).items():
         tables, claims = [], []
@@ -243,6 +248,8 @@ def _json(text: str | None) -> dict[str, Any]:
 
 
 def _table(task: GlueTask, columns: Columns, *, where: Path | str, key: str) -> pd.DataFrame:
+    import pandas as pd
+
     require(columns, [*task.columns, "label"], where=where, key=key)
     table = text_table(columns, task.columns, where=where, key=key)
     labels = columns.values["label"]
