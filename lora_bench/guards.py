@@ -20,9 +20,9 @@ RELOAD_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 2e-2}
 1)."""
 RELOAD_QUANTILE = {"fp64": 1.0, "fp32": 1.0, "bf16": 0.5}
 """Which of the rows' gaps counts: the largest, or in bf16 the median. With 8 bits the order of rounding is seen, and a
-trained model is steep between its classes: there single rows move by .09, and stock peft in bf16 and in fp32 part as far
-(MiniLM on sentiment, 400 rows). Their median is .003; it is .04 with an update a fifth too large and .06 or more with one
-of its matrices lost."""
+trained model is steep between its classes: there single rows move by .09, and stock peft in bf16 and in fp32 part as
+far (MiniLM on sentiment, 400 rows). Their median is .003; it is .04 with an update a fifth too large and .06 or more
+with one of its matrices lost."""
 RELOAD_OTHER_LABELS = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.1}
 """Share of rows whose label may differ though it is no tie."""
 

@@ -175,6 +175,16 @@ def test_dora_on_a_part_exports_with_magnitudes_for_the_whole(name, tmp_path):
     assert (logits(loaded) - logits(model)).abs().max() < 1e-10
 
 
+def test_magnitudes_of_a_bf16_backbone_are_no_bf16_norms():
+    """Stock peft divides by the norm in fp32: a rounded one would rescale rows that no adapter touches."""
+    split = backbone("gpt2").bfloat16()
+    split_fused(split)
+    path = "transformer.h.0.attn.c_attn"
+    fused = fuse_magnitudes(split, {f"{path}.q": torch.ones(32)})[path]
+    assert torch.equal(fused[:32], torch.ones(32))
+    assert torch.equal(fused[32:64], split.get_submodule(f"{path}.k").weight.float().norm(dim=1))
+
+
 def test_fused_export_stacks_parts_in_the_fused_order():
     """Against the closed form, for one projection: rank adds up, rows interleave, absent parts stay zero."""
     split = skeleton("gpt_neox")

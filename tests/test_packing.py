@@ -293,7 +293,8 @@ def test_losses_in_fp32_follow_stock_peft(tokens):
 BF16_LOGITS, BF16_GRADIENTS = 2e-2, 5e-2
 """Largest gap in bf16 between packed and alone, of the largest logit or gradient. Its 8 bits round by up to 2^-9, and a
 product summed in another order may round the other way, in every layer, forwards and backwards. Against fp64 the same
-runs stand off by 1e-2 and up to 7e-2; packed and alone are equal on a CPU that sums rows alike whatever their number."""
+runs stand off by 1e-2 and up to 7e-2; packed and alone are equal where a CPU sums a row alike whatever stands beside
+it."""
 
 
 @pytest.mark.parametrize("name", ["bert", "deberta-v2", "gpt2", "llama", "bloom"])

@@ -3,6 +3,7 @@
 The other tests force fp32 or fp64, where a tensor of the wrong precision goes unnoticed.
 """
 
+import functools
 import json
 import os
 import shutil
@@ -49,10 +50,15 @@ def auto_is(patch: pytest.MonkeyPatch, precision: str) -> None:
     patch.setattr(backbone, "resolve_precision", lambda asked, device: precision if asked == "auto" else asked)
 
 
-def shipped(*overrides: str, rows: int = 32, **model: object) -> RunConfig:
-    """The shipped values with few rows, two short epochs and few tokens."""
-    small = (f"task.train_rows={rows}", "task.select_rows=8", "task.report_rows=16", "train.epochs=2")
-    config = parse(composed("model=tiny", "tracking=none", *small, "train.batch_size=16", *overrides))
+@functools.cache
+def shipped(*overrides: str) -> RunConfig:
+    """The shipped values on the tiny backbone, with few rows and two short epochs."""
+    rows = ("task.train_rows=32", "task.select_rows=8", "task.report_rows=16", "train.batch_size=16", "train.epochs=2")
+    return parse(composed("model=tiny", "tracking=none", *rows, *overrides))
+
+
+def on(config: RunConfig, **model: object) -> RunConfig:
+    """The same values on another backbone."""
     return replace(config, model=replace(config.model, **model))
 
 
@@ -75,15 +81,13 @@ def ran(request, tmp_path_factory) -> Ran:
     root = tmp_path_factory.mktemp("precision")
     with pytest.MonkeyPatch.context() as patch:
         auto_is(patch, precision)
+        architecture = {"model_type": model_type, **settings}
         candidates = [
             Candidate(
-                shipped(
-                    f"adapter={method}",
-                    "train.max_length=32",
-                    "train.lr=1e-2",
-                    f"store={root / 'whole'}",
+                on(
+                    shipped(f"adapter={method}", "train.max_length=32", "train.lr=1e-2"),
                     name=name,
-                    architecture={"model_type": model_type, **settings},
+                    architecture=architecture,
                 ),
                 (f"adapter={method}",),
             )
@@ -195,7 +199,7 @@ def test_every_shipped_training_preset_trains(name, precision, tmp_path):
     folder = write_glue(tmp_path / "cola", "cola", rows=60)
     longest = shipped().model.architecture | {"max_position_embeddings": 512}
     given = ("task=cola", f"task.data_dir={folder}", f"train={name}")
-    assert_trains(shipped(*given, architecture=longest), precision, tmp_path)
+    assert_trains(on(shipped(*given), architecture=longest), precision, tmp_path)
 
 
 @pytest.mark.parametrize("name", names("conf/model"))
@@ -235,7 +239,7 @@ def test_every_shipped_tracking_takes_what_a_run_tells(name, precision, command,
 @pytest.fixture(scope="module")
 def reloadable(tmp_path_factory):
     """A finished run in bf16: its backbone, report rows, logits and saved adapter."""
-    one = resolve(shipped("train.precision=bf16", "train.max_length=32", "train.lr=1e-2", rows=64))
+    one = resolve(shipped("train.precision=bf16", "train.max_length=32", "train.lr=1e-2"))
     store = Store(tmp_path_factory.mktemp("reloadable"))
     run_pack([one], store)
     loaded = backbone.load(one.blueprint, precision="bf16", device=torch.device("cpu"))
