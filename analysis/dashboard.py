@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_bench import findings
+from lora_bench import findings, terminal
 from lora_bench.store import Store, StoreError
 
 WORKSPACE = "lora_bench: placements and ranks"
@@ -49,6 +49,7 @@ class Facts:
 
 
 def main(argv: list[str] | None = None) -> int:
+    terminal.spell_out()
     options = _parser().parse_args(argv)
     try:
         import wandb_workspaces  # noqa: F401

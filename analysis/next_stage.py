@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from lora_bench import cells, reporting, tuning
+from lora_bench import cells, reporting, terminal, tuning
 from lora_bench.config import resource_root
 from lora_bench.store import Store, StoreError
 
@@ -31,6 +31,7 @@ class StageError(ValueError):
 
 
 def main(argv: list[str] | None = None) -> int:
+    terminal.spell_out()
     parser = argparse.ArgumentParser(
         prog="python analysis/next_stage.py",
         description=(__doc__ or "").split("\n    python")[0],

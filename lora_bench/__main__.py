@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from lora_bench import __version__
+from lora_bench import __version__, terminal
 
 HELP = """\
 lora-bench: which weight matrices should LoRA adapt, at which rank, and how sure can we be?
@@ -48,6 +48,7 @@ version          {version}; hydra's own switches (-m, --cfg job, --info, ...) wo
 
 def main() -> None:
     """Entry point of `lora-bench` and `python -m lora_bench`."""
+    terminal.spell_out()
     arguments = sys.argv[1:]
     if not arguments or any(one in ("-h", "--help") for one in arguments):
         print(help_text(), end="")

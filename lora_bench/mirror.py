@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lora_bench import terminal
 from lora_bench.config import TrackingConfig
 from lora_bench.record import RUN_ID, scrub
 from lora_bench.store import Store, StoreError
@@ -286,6 +287,7 @@ def _directory(store: Store) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `lora-bench-sync`; 0: the mirror is whole, 1: something is missing or differs, 2: it cannot."""
+    terminal.spell_out()
     options = _parser().parse_args(argv)
     logging.basicConfig(format="%(message)s")
     try:

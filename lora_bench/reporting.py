@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from lora_bench import cells, figures, stats, tuning
+from lora_bench import cells, figures, stats, terminal, tuning
 from lora_bench.store import Store, StoreError
 
 T = TypeVar("T")
@@ -173,6 +173,7 @@ def run_script(sections: Callable[[pd.DataFrame], list[Section]], options: argpa
 
 def console() -> Console:
     """Standard output, at least 100 columns wide where it is no terminal; brackets in a text are text, not markup."""
+    terminal.spell_out()
     made = Console(highlight=False, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = max(made.width, 100)

@@ -223,3 +223,20 @@ def test_a_wheel_works_from_any_folder(tmp_path):
     where = run_command("-c", "import lora_bench; print(lora_bench.__file__)", cwd=folder, PYTHONPATH=str(site))
     assert str(site) in where.stdout
     assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [str(ROOT / "analysis" / "pareto.py"), "--store", str(ROOT / "results" / "study"), "--out", "report"],
+        ["-c", r"import sys, lora_bench.__main__ as it; sys.argv[1:] = ['-h']; it.HELP = '\xb1'; it.main()"],
+    ],
+    ids=["script", "command"],
+)
+def test_a_terminal_that_knows_ascii_alone_gets_escapes(tmp_path, arguments):
+    """A table must not end at its first ± where a cluster runs jobs under LC_ALL=C."""
+    ascii_alone = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    ended = run_command(*arguments, cwd=tmp_path, PYTHONPATH=str(ROOT), **ascii_alone)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.isascii()
+    assert re.search(r"\\xb1|\\u2212", ended.stdout)
