@@ -14,6 +14,7 @@ import pandas as pd
 import yaml
 
 from lora_bench import cells, reporting, stats, tuning
+from lora_bench.paths import argument
 from lora_bench.reporting import Column, Section, Table
 
 SHIPPED = Path(__file__).with_name("claims.yaml")
@@ -35,7 +36,7 @@ class ClaimError(ValueError):
 def main(argv: list[str] | None = None) -> int:
     parser = reporting.parser(__doc__, "claims")
     parser.add_argument(
-        "--claims", type=Path, default=SHIPPED, metavar="FILE", help="the claims (default: those shipped)"
+        "--claims", type=argument, default=SHIPPED, metavar="FILE", help="the claims (default: those shipped)"
     )
     options = parser.parse_args(argv)
     try:

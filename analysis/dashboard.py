@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench import findings, terminal
+from lora_bench.paths import argument
 from lora_bench.store import Store, StoreError
 
 WORKSPACE = "lora_bench: placements and ranks"
@@ -83,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--entity", required=True, metavar="NAME", help="W&B user or team")
     parser.add_argument("--project", required=True, metavar="NAME", help="W&B project that the runs are mirrored to")
-    parser.add_argument("--store", type=Path, default=Path("runs"), metavar="DIR", help="folder of records (runs)")
+    parser.add_argument("--store", type=argument, default=Path("runs"), metavar="DIR", help="folder of records (runs)")
     parser.add_argument("--dry-run", action="store_true", help="print what would be created, and stop")
     return parser
 

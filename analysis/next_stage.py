@@ -20,6 +20,7 @@ import yaml
 
 from lora_bench import cells, reporting, terminal, tuning
 from lora_bench.config import resource_root
+from lora_bench.paths import argument
 from lora_bench.store import Store, StoreError
 
 COLUMNS = {"adapter.targets": "targets", "adapter.rank": "rank"}  # the axes of a sweep that tell its placements apart
@@ -37,12 +38,14 @@ def main(argv: list[str] | None = None) -> int:
         description=(__doc__ or "").split("\n    python")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--store", type=Path, default=Path("runs"), metavar="DIR", help="its records (default: runs)")
+    parser.add_argument(
+        "--store", type=argument, default=Path("runs"), metavar="DIR", help="its records (default: runs)"
+    )
     parser.add_argument("--sweep", required=True, metavar="NAME", help="the stage before: a file of sweeps/, or a path")
     parser.add_argument("--rates", type=int, choices=(1, 3), default=3, help="1: the chosen rate; 3: and one each side")
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="seeds 0 to N - 1 (default: 2)")
     parser.add_argument("--head-only", action="store_true", help="the head alone too, at the same seeds")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the sweep file to write")
+    parser.add_argument("--out", type=argument, required=True, metavar="FILE", help="the sweep file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lora_bench import cells, reporting, results
+from lora_bench.paths import argument
 from lora_bench.progress import size
 from lora_bench.record import scrub
 from lora_bench.store import Store, StoreError
@@ -27,14 +28,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--store",
-        type=Path,
+        type=argument,
         nargs="+",
         default=[Path("runs")],
         metavar="DIR",
         help="folders of records, or packs, joined into one (default: runs)",
     )
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the pack: a folder that is new, empty or a pack"
+        "--out", type=argument, required=True, metavar="DIR", help="the pack: a folder that is new, empty or a pack"
     )
     parser.add_argument("--task", metavar="NAME", help="only this task (default: every one)")
     parser.add_argument(

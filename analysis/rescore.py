@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import cells, reporting
+from lora_bench.paths import argument
 from lora_bench.store import Store, StoreError, is_pack
 from lora_bench.tasks.metrics import CLASSIFICATION, REGRESSION, score
 
@@ -30,13 +31,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--store",
-        type=Path,
+        type=argument,
         default=Path("runs"),
         metavar="DIR",
         help="folder of records, or a results pack (default: runs)",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("report"), metavar="DIR", help="where tables/ goes (default: report)"
+        "--out", type=argument, default=Path("report"), metavar="DIR", help="where tables/ goes (default: report)"
     )
     parser.add_argument(
         "--add",

@@ -36,6 +36,7 @@ from typing import Any
 import yaml
 
 from lora_bench import machine
+from lora_bench.paths import argument
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")
 SKIPPED_STEPS = 2
@@ -480,7 +481,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=2, help="how often each arm is measured; the best counts (default: 2)"
     )
-    parser.add_argument("--out", default="report", metavar="FOLDER")
+    parser.add_argument("--out", type=argument, default="report", metavar="FOLDER")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--pack", type=int, default=1, help=argparse.SUPPRESS)
     return parser.parse_args(argv)

@@ -1,6 +1,7 @@
 """The command `lora-bench`: help at once, everything else through Hydra."""
 
 import contextlib
+import io
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -96,7 +97,7 @@ def run_hydra(arguments: Sequence[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lora_bench import cli, jobs
+    from lora_bench import cli, jobs, paths
     from lora_bench.config import ConfigError, resource_root, schema_override
     from lora_bench.store import StoreError
 
@@ -104,8 +105,10 @@ def run_hydra(arguments: Sequence[str]) -> int:
     restore = jobs.stop_on_signals()
     try:
         with _raising(), _arguments([schema_override(one) for one in arguments]):
+            _replace_unspeakable()
+            paths.settle_caches()
             entry()
-    except (ConfigError, StoreError, HydraException, OmegaConfBaseException) as error:
+    except (ConfigError, StoreError, paths.PathError, HydraException, OmegaConfBaseException) as error:
         return cli.tell(error)
     except KeyboardInterrupt as error:
         print(f"lora-bench: stopped ({error or 'Ctrl-C'}); what is finished is kept", file=sys.stderr)
@@ -113,6 +116,12 @@ def run_hydra(arguments: Sequence[str]) -> int:
     finally:
         restore()
     return 0
+
+
+def _replace_unspeakable() -> None:
+    """Standard output in a locale that lacks a character of ours says `?`: no sweep shall end over a middle dot."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from lora_bench import paths
+
 PROTOCOL = 1
 """Version of everything that turns a configuration into scores. Raised whenever old records stop being comparable."""
 
@@ -186,6 +188,7 @@ def parse(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
     """
     with _in_our_words():
         config: Any = OmegaConf.to_object(_typed(composed))
+    config = _with_whole_paths(config)
     check(config)
     return config
 
@@ -229,6 +232,7 @@ class Template:
             held = OmegaConf.to_object(held) if OmegaConf.is_config(held) else held
             part = {section: replace(getattr(config, section), **{name: held})} if section else {name: held}
             config = replace(config, **part)
+        config = _with_whole_paths(config)
         check(config)
         return config
 
@@ -250,6 +254,25 @@ def check(config: RunConfig) -> None:
     _text("store", config.store)
     _choice("store.keep_adapters", config.keep_adapters, KEEP_ADAPTERS)
     _choice("device", config.device, ("auto", "cpu", "cuda"))
+
+
+def _with_whole_paths(config: RunConfig) -> RunConfig:
+    """Every path with its `~` replaced: the one place that does so. Ids hold no paths, so none moves.
+
+    Raises:
+        ConfigError: when there is no such home, or the locale cannot spell the path.
+    """
+    parts: dict[str, Any] = {"": config, "model.": config.model, "task.": config.task}
+    keys = {"": ("store",), "model.": ("name",), "task.": ("data_dir", "train_file", "select_file", "report_file")}
+    for section, part in parts.items():
+        for name in keys[section]:
+            try:
+                text = getattr(part, name)
+                part = replace(part, **{name: paths.expanded(text)}) if text else part
+            except paths.PathError as error:
+                raise ConfigError(f"{section}{name}: {error}") from None
+        parts[section] = part
+    return replace(parts[""], model=parts["model."], task=parts["task."])
 
 
 def parse_targets(text: str, *, key: str = "adapter.targets") -> tuple[str, ...]:

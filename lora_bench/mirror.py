@@ -25,6 +25,7 @@ from typing import Any
 
 from lora_bench import terminal
 from lora_bench.config import TrackingConfig
+from lora_bench.paths import PathError, argument, settle_caches
 from lora_bench.record import RUN_ID, scrub
 from lora_bench.store import Store, StoreError
 from lora_bench.tracking import CURVES, Tracking, choose_mode, head_of, open_tracking, summary_of
@@ -291,8 +292,9 @@ def main(argv: list[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     logging.basicConfig(format="%(message)s")
     try:
+        settle_caches()
         return synchronise(options)
-    except StoreError as error:
+    except (PathError, StoreError) as error:
         print(f"lora-bench-sync: {error}", file=sys.stderr)
     except Exception as error:  # wandb's errors have no common class
         print(f"lora-bench-sync: W&B refused ({type(error).__name__}: {scrub(str(error))})", file=sys.stderr)
@@ -305,7 +307,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Compare the store with W&B, upload what W&B lacks from the records alone, and say what differs.",
         epilog="example: lora-bench-sync --store runs --entity me --project lora_bench",
     )
-    parser.add_argument("--store", type=Path, default=Path("runs"), metavar="DIR", help="folder of records (runs)")
+    parser.add_argument("--store", type=argument, default=Path("runs"), metavar="DIR", help="folder of records (runs)")
     parser.add_argument("--entity", metavar="NAME", help="W&B user or team (default: the key's own)")
     parser.add_argument("--project", default="lora_bench", metavar="NAME", help="W&B project (lora_bench)")
     parser.add_argument("--offline", action="store_true", help="compare with the offline folders only")

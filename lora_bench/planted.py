@@ -28,10 +28,11 @@ from lora_bench.backbone import Backbone, Blueprint
 from lora_bench.config import ConfigError, ModelConfig, TaskConfig
 from lora_bench.evaluate import predict
 from lora_bench.packing import Pack
+from lora_bench.paths import cache_folder
 from lora_bench.targets import Matrix
 from lora_bench.tasks import EMBEDDED, GENERATED_REPORT_ROWS, GENERATED_TRAIN_ROWS, Rows, Source, Task, assemble
 from lora_bench.tasks.generated import generate
-from lora_bench.tasks.tokens import DAMAGED, cache_folder, tokenise, write_arrays
+from lora_bench.tasks.tokens import DAMAGED, tokenise, write_arrays
 
 FORMAT = 1
 """Version of everything that turns a configuration into labels."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench import __version__
+from lora_bench.paths import home
 
 FORMAT = 1
 RUN_ID = re.compile(r"[0-9a-f]{8,64}")
@@ -458,7 +459,7 @@ def without_folders(text: str) -> str:
 
 def _scrubber() -> Any:
     secrets = {value for name, value in os.environ.items() if len(value) >= 8 and _SECRET_NAME.search(name)}
-    prefixes = _machine_prefixes(tuple(sys.path), os.getcwd(), str(Path.home()))
+    prefixes = _machine_prefixes(tuple(sys.path), os.getcwd(), str(home() or ""))
     # Longest first, so that a secret or folder that begins with another is replaced whole.
     known = dict.fromkeys(sorted(secrets, key=len, reverse=True), _HIDDEN) | prefixes
     pattern = re.compile("|".join(re.escape(text) for text in known)) if known else None

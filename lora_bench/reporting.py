@@ -24,6 +24,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lora_bench import cells, figures, stats, terminal, tuning
+from lora_bench.paths import argument
 from lora_bench.store import Store, StoreError
 
 T = TypeVar("T")
@@ -80,14 +81,14 @@ def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.Ar
     )
     made.add_argument(
         "--store",
-        type=Path,
+        type=argument,
         default=Path("runs"),
         metavar="DIR",
         help="folder of records, or a results pack (default: runs)",
     )
     made.add_argument(
         "--out",
-        type=Path,
+        type=argument,
         default=Path("report"),
         metavar="DIR",
         help="where tables/ and figures/ go (default: report)",

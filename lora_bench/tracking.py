@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+from lora_bench.paths import home
 from lora_bench.record import canonical, scrub
 from lora_bench.store import row_of
 
@@ -390,7 +391,8 @@ def _has_key(url: str) -> bool:
     # wandb's hosted service has had two names, and a key stored under the older one still holds.
     hosts = {urlsplit(url).netloc} | ({"api.wandb.ai"} if url.endswith(("coreweave.com", "wandb.ai")) else set())
     own = os.environ.get("NETRC")
-    for path in [Path(own)] if own else [Path.home() / ".netrc", Path.home() / "_netrc"]:
+    folder = home()
+    for path in [Path(own)] if own else [folder / ".netrc", folder / "_netrc"] if folder else []:
         try:
             entries = netrc.netrc(path)
         except (OSError, netrc.NetrcParseError):

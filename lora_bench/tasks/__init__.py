@@ -309,7 +309,7 @@ def _memory_key(config: TaskConfig) -> str:
     """Equal for equal configurations whose files have not changed since."""
     values = {each.name: getattr(config, each.name) for each in fields(config)}
     paths = [config.data_dir, config.train_file, config.select_file, config.report_file]
-    folder = Path(config.data_dir or ".").expanduser()
+    folder = Path(config.data_dir or ".")
     stamps = []
     for path in paths:
         for found in _files_under(folder / path if path is not config.data_dir else folder) if path else ():

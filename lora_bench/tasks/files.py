@@ -39,7 +39,7 @@ class Columns:
 
 def read(config: TaskConfig) -> Source:
     """Rows of `task.train_file`, `task.report_file` and, where given, `task.select_file`."""
-    folder = Path(config.data_dir or ".").expanduser()
+    folder = Path(config.data_dir or ".")
     given = {"train": config.train_file, "select": config.select_file, "report": config.report_file}
     paths: dict[str, Path] = {}
     for split, name in given.items():
@@ -47,7 +47,7 @@ def read(config: TaskConfig) -> Source:
             if split != "select":
                 raise ConfigError(f"task.{split}_file: no file given; task=files needs train_file and report_file")
             continue
-        path = folder / Path(name).expanduser()
+        path = folder / name
         for other, taken in paths.items():
             if path.resolve() == taken.resolve():
                 raise ConfigError(f"task.{split}_file: {name!r} is task.{other}_file too; give each split its own file")

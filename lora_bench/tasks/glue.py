@@ -96,7 +96,7 @@ def read(config: TaskConfig) -> Source:
         raise ConfigError(
             f"task.revision: {config.revision!r} names a version on the Hub, but task.data_dir is set; drop one of them"
         )
-    return _from_files(config.name, Path(config.data_dir).expanduser())
+    return _from_files(config.name, Path(config.data_dir))
 
 
 def _from_files(name: str, given: Path) -> Source:

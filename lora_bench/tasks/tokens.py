@@ -3,14 +3,13 @@
     row i of a split = input_ids[offsets[i] : offsets[i + 1]]
 
 Tokens depend on the rows, the tokenizer and the length limit, and on nothing else that a run chooses, so they are made
-once per such triple and kept in memory and in a cache folder: `LORA_BENCH_CACHE`, or else the platform's cache folder.
+once per such triple and kept in memory and in a cache folder: the one of `lora_bench.paths`.
 """
 
 import hashlib
 import json
 import logging
 import os
-import sys
 import tempfile
 import zipfile
 import zlib
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench.config import ConfigError
+from lora_bench.paths import cache_folder
 from lora_bench.tasks import Task
 
 CACHE_FORMAT = 1
@@ -118,19 +118,6 @@ def batch(
         result["token_type_ids"][is_token] = tokens.token_type_ids[where]
     result["labels"] = tokens.labels[rows]
     return result
-
-
-def cache_folder() -> Path:
-    """Where derived data may be kept between processes. Deleting it costs time only."""
-    if given := os.environ.get("LORA_BENCH_CACHE"):
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "lora_bench"
 
 
 def _key(task_fingerprint: str, tokenizer_fingerprint: str, max_length: int) -> str:

@@ -1,0 +1,121 @@
+"""Folders of the account that runs us: its home, which it may lack, `~` in front of a path, and a cache.
+
+An account in a container or on a cluster may have neither HOME nor an entry in the password file, and a locale may be
+unable to spell a folder's name. Both are found out here, before anything trains.
+"""
+
+import argparse
+import os
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+CACHE = "LORA_BENCH_CACHE"
+HOMES = {
+    "HF_HOME": "huggingface",
+    "MPLCONFIGDIR": "matplotlib",
+    "WANDB_CONFIG_DIR": "wandb",
+    "WANDB_DATA_DIR": "wandb",
+}
+"""Where libraries keep what they else keep below the home, by variable."""
+
+
+class PathError(ValueError):
+    """A path that cannot be used, with what would work; the caller names the key."""
+
+
+def home() -> Path | None:
+    """The home folder, or None for an account that has none."""
+    try:
+        return Path.home()
+    except (RuntimeError, KeyError):
+        return None
+
+
+def expanded(text: str) -> str:
+    """A path with a leading `~` replaced.
+
+    Raises:
+        PathError: when there is no such home, or the locale cannot spell the path.
+    """
+    if text.startswith("~"):
+        try:
+            text = str(Path(text).expanduser())
+        except (RuntimeError, KeyError):
+            account = Path(text).parts[0].removeprefix("~")
+            why = f"there is no account {account!r}" if account else "this account has no home folder"
+            raise PathError(f"cannot expand {text!r}, since {why}; give the whole path") from None
+    whole = os.path.abspath(text)
+    if not _is_one_name(whole):
+        encoding = sys.getfilesystemencoding()
+        raise PathError(f"{whole!r} cannot be spelled in this locale's {encoding}; set PYTHONUTF8=1, or LC_ALL=C.UTF-8")
+    return text
+
+
+def argument(text: str) -> Path:
+    """The type of a script's path argument."""
+    try:
+        return Path(expanded(text))
+    except PathError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def cache_folder() -> Path:
+    """Where derived data may be kept between processes. Deleting it costs time only.
+
+    Raises:
+        PathError: when LORA_BENCH_CACHE cannot be used, or there is neither that nor a home and the folder that stands
+            in for them is not ours alone.
+    """
+    if given := os.environ.get(CACHE):
+        try:
+            return Path(expanded(given))
+        except PathError as error:
+            raise PathError(f"{CACHE}: {error}") from None
+    variable, below = {"win32": ("LOCALAPPDATA", "AppData/Local"), "darwin": (None, "Library/Caches")}.get(
+        sys.platform, ("XDG_CACHE_HOME", ".cache")
+    )
+    if variable and (base := os.environ.get(variable)):
+        return Path(base) / "lora_bench"
+    own = home()
+    return own / below / "lora_bench" if own else _temporary_cache()
+
+
+def settle_caches() -> None:
+    """Find out at the start whether caches have a place; libraries that would write below a home that is not there get
+    one beside ours. They take an unexpanded `~` for the name of a folder, and make it in the current one.
+
+    Raises:
+        PathError: as `cache_folder` does.
+    """
+    folder = cache_folder().absolute()
+    if home() is None:
+        for variable, name in HOMES.items():
+            os.environ.setdefault(variable, str(folder / name))
+
+
+def _is_one_name(path: str) -> bool:
+    """Whether a path is the same file to Python, which spells it as the locale does, and to Arrow: always as UTF-8."""
+    try:
+        return os.fsencode(path) == path.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _temporary_cache() -> Path:
+    """A folder of this account in the temporary one, whose name others can foresee: what they put there is not read."""
+    owner = os.getuid() if hasattr(os, "getuid") else "home"
+    folder = Path(tempfile.gettempdir()) / f"lora_bench-{owner}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        about = folder.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != owner or about.st_mode & 0o022:
+            raise PathError(
+                f"{CACHE}: this account has no home folder, and others can write {str(folder)!r}; "
+                f"set {CACHE} to a folder of your own"
+            ) from None
+    except OSError:  # a cache that cannot be written costs time only
+        pass
+    return folder
