@@ -39,6 +39,15 @@ EXTRAS = {
 SPLITS = ("train", "select", "report")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """One process where workers cannot be told the folder: under LC_ALL=C a name with an umlaut is no UTF-8 to them."""
+    try:
+        str(config.rootpath).encode()
+    except UnicodeEncodeError:
+        return 0
+    return None
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("extra"):
         (name,) = mark.args
