@@ -19,7 +19,7 @@ from test_mirror import finished
 from test_record import parts
 from test_tracking import KEY, _no_account, _root, read_back, stub_server  # noqa: F401
 
-pytest.importorskip("wandb_workspaces")
+pytest.importorskip("wandb_workspaces", reason="needs the extra dashboard")
 
 
 @pytest.fixture(scope="module")
