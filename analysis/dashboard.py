@@ -5,6 +5,7 @@ the mirrored runs; the verdict, and the learning rate at which each placement is
 Needs the extra `dashboard` (wandb-workspaces); with --dry-run, no key and no network.
 """
 
+
 # wandb-workspaces documents `wr.Layout` and the like, and imports them without listing them as exported
 # pyright: reportPrivateImportUsage=false
 
@@ -18,9 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora_bench import findings, terminal
+from lora_bench import wording
 from lora_bench.paths import argument
-from lora_bench.store import Store, StoreError
+from lora_bench.questions import findings
+from lora_bench.store.errors import StoreError
+from lora_bench.store.folder import Store
 
 WORKSPACE = "lora_bench: placements and ranks"
 REPORT = "lora_bench: which matrices, at which rank, and how sure"
@@ -50,7 +53,7 @@ class Facts:
 
 
 def main(argv: list[str] | None = None) -> int:
-    terminal.spell_out()
+    wording.spell_out()
     options = _parser().parse_args(argv)
     try:
         import wandb_workspaces  # noqa: F401
@@ -69,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         for line in save(options.entity, options.project, facts):
             print(line)
     except Exception as error:  # wandb's errors have no common class
-        from lora_bench.record import scrub
+        from lora_bench.store.secrets import scrub
 
         print(f"dashboard: W&B refused ({type(error).__name__}: {scrub(str(error))})", file=sys.stderr)
         return 2

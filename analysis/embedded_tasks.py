@@ -25,8 +25,8 @@ from sklearn.metrics import balanced_accuracy_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from lora_bench.tasks.generated import GRAMMARS, LABEL_NAMES, generate
 from lora_bench.tasks.generated.draws import Draws
+from lora_bench.tasks.generated.grammars import GRAMMARS, LABEL_NAMES, generate
 from lora_bench.tasks.generated.lexicon import REPORT
 
 TEXTS = ("text_a", "text_b")

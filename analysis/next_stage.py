@@ -1,11 +1,4 @@
-"""Write the next stage of a staged learning-rate search: a sweep file with each placement near its own best rate.
-
-A wide grid of rates at 8 seeds is the price of a fair comparison. Staged, it costs a third: a coarse grid with a seed,
-rates around each placement's winner with two, then the chosen rate with all. Every choice is made on `select`.
-
-    python analysis/next_stage.py --store runs --sweep coarse --rates 3 --seeds 2 --out sweeps/fine.yaml
-    python analysis/next_stage.py --store runs --sweep fine --rates 1 --seeds 8 --head-only --out sweeps/final.yaml
-"""
+"""The command of `lora_bench.questions.next_stage`."""
 
 from __future__ import annotations
 
@@ -13,29 +6,21 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
-import yaml
-
-from lora_bench import cells, reporting, terminal, tuning
-from lora_bench.config import resource_root
+from lora_bench import wording
 from lora_bench.paths import argument
-from lora_bench.store import Store, StoreError
-
-COLUMNS = {"adapter.targets": "targets", "adapter.rank": "rank"}  # the axes of a sweep that tell its placements apart
-OTHER_AXES = ("train.lr", "seed")
-
-
-class StageError(ValueError):
-    """The stage before does not say what the next one needs."""
+from lora_bench.questions import next_stage
+from lora_bench.reports import tables
+from lora_bench.store.errors import StoreError
+from lora_bench.store.folder import Store
+from lora_bench.verdicts import settings
 
 
 def main(argv: list[str] | None = None) -> int:
-    terminal.spell_out()
+    wording.spell_out()
     parser = argparse.ArgumentParser(
         prog="python analysis/next_stage.py",
-        description=(__doc__ or "").split("\n    python")[0],
+        description=(next_stage.__doc__ or "").split("\n    python")[0],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
@@ -56,165 +41,24 @@ def main(argv: list[str] | None = None) -> int:
     command = shlex.join(["python", "analysis/next_stage.py", *argv])
     name = Path(options.sweep).stem if options.sweep.endswith((".yaml", ".yml")) else options.sweep
     try:
-        sweep = read_sweep(options.sweep)
+        sweep = next_stage.read_sweep(options.sweep)
         store = Store(options.store)
-        chosen, run_id = chosen_rates(store.frame(), sweep, name=name)
-        stage = next_stage(sweep, chosen, n_rates=options.rates, n_seeds=options.seeds, head_only=options.head_only)
+        chosen, run_id = next_stage.chosen_rates(store.frame(), sweep, name=name)
+        stage = next_stage.next_stage(
+            sweep, chosen, n_rates=options.rates, n_seeds=options.seeds, head_only=options.head_only
+        )
         started = store.record(run_id)["invocation"].get("overrides") or []
-    except (StageError, StoreError, cells.NothingToShow) as error:
+    except (next_stage.StageError, StoreError, settings.NothingToShow) as error:
         print(error, file=sys.stderr)
         return 2
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(told_as_file(stage, before=name, command=command), encoding="utf-8")
+    options.out.write_text(next_stage.told_as_file(stage, before=name, command=command), encoding="utf-8")
     for point, rate, certificate in chosen:
         told = " ".join(f"{value}" for value in point.values())
-        print(f"{told}: {rate:g} ({certificate}) -> {_text(around(rate, options.rates))}")
-    kept = reporting.settled_overrides(started)
+        print(f"{told}: {rate:g} ({certificate}) -> {next_stage.text_of(next_stage.around(rate, options.rates))}")
+    kept = tables.settled_overrides(started)
     print(shlex.join(["lora-bench", f"+sweeps={options.out.stem}", *kept, f"store={options.store}"]))
     return 0
-
-
-def read_sweep(name: str) -> dict[str, Any]:
-    """A sweep file by path, by name from ./sweeps, or by name from the shipped ones.
-
-    Raises:
-        StageError: when there is none, or its axes are not those of a staged search.
-    """
-    places = [Path(name), Path("sweeps") / f"{name}.yaml", resource_root() / "sweeps" / f"{name}.yaml"]
-    path = next((one for one in places if one.is_file()), None)
-    if path is None:
-        raise StageError(f"--sweep: no {name}; looked at {', '.join(map(str, places))}")
-    sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
-    grids = _grids(sweep)
-    axes = {key for grid in grids for key, value in grid.items() if (key, value) != ("adapter", cells.FLOOR)}
-    unknown = sorted(axes - {*COLUMNS, *OTHER_AXES})
-    if unknown:
-        raise StageError(f"{path}: cannot stage the axis {', '.join(unknown)}; known are {', '.join(COLUMNS)}")
-    return sweep
-
-
-def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[tuple[dict, float, str]], str]:
-    """Each placement of the sweep with its best rate on `select`, from all runs of the sweep's setting.
-
-    Args:
-        frame: the store's.
-        sweep: as `read_sweep` gives it.
-        name: of the sweep, as the records hold it.
-
-    Returns:
-        (axis values, rate, certificate) of every placement, and the id of a run of the sweep.
-
-    Raises:
-        StageError: when the store holds no run of the sweep or several settings of it, or when a placement of the sweep
-            was not run, has no score, or was run at several ranks.
-    """
-    runs = cells.prepare(frame)
-    before = runs[(runs["sweep"] == name) & runs["method"].isin(cells.LORA_METHODS)]
-    if before.empty:
-        raise StageError(f"the store holds no LoRA run of +sweeps={name}")
-    methods = sorted(set(before["method"]))
-    if len(methods) > 1:
-        raise StageError(f"+sweeps={name} holds runs of {reporting.listed(methods)}; one method is wanted")
-    found = [
-        one
-        for one in cells.settings(runs.merge(before[["task", "model"]].drop_duplicates()), method=methods[0])
-        if (one.runs["sweep"] == name).any()
-    ]
-    if len(found) > 1:
-        raise StageError(
-            f"the runs of +sweeps={name} are of {len(found)} settings ({'; '.join(s.title for s in found)})"
-        )
-    declared = {axis: _values(sweep, axis) for axis in COLUMNS}
-    named = cells.name_arms(found[0].runs[found[0].runs["targets"] != ""])
-    if not declared["adapter.rank"]:  # other sweeps may have a placement of this one at other ranks
-        own = set(zip(before["targets"], before["rank"].map(_plain), strict=True))
-        cells_of = list(zip(named["targets"], named["rank"].map(_plain), strict=True))
-        ours = {targets for targets, _ in own}
-        named = named[[cell in own or cell[0] not in ours for cell in cells_of]]
-    named = named.assign(
-        targets=[_word_of(targets, declared["adapter.targets"], set(before["targets"])) for targets in named["targets"]]
-    )
-    for axis, values in declared.items():
-        if values:
-            named = named[named[COLUMNS[axis]].map(_plain).isin(values)]
-    absent = [value for value in declared["adapter.targets"] if value not in set(named["targets"])]
-    if absent:
-        raise StageError(f"the store holds no run of {reporting.listed(absent)}; finish +sweeps={name} first")
-    cells.refuse_duplicates(found[0], named)
-    axes = [axis for axis, values in declared.items() if values]
-    points = named.drop_duplicates("arm").set_index("arm").to_dict("index")
-    chosen = []
-    for arm, row in tuning.choose_rates(named).to_dict("index").items():
-        if row["certificate"] == "none":
-            raise StageError(f"{arm}: no run has a score, so no rate can be chosen; see lora-bench show=store")
-        chosen.append(({axis: _plain(points[arm][COLUMNS[axis]]) for axis in axes}, row["lr"], row["certificate"]))
-    if len({tuple(point.values()) for point, _, _ in chosen}) < len(chosen):
-        raise StageError(
-            f"{', '.join(map(str, points))}: one placement at several ranks; keep them in stores of their own"
-        )
-    return chosen, str(before["run_id"].iloc[0])
-
-
-def _word_of(targets: str, declared: list[str], held: set[str]) -> str:
-    """How the sweep writes the targets: `attention` for `qkvo`; as they are where it has no word for them.
-
-    A word such as `mlp` stands for the targets that the sweep's own runs have (`held`), not for what others call so.
-    """
-    for word in (one for one in declared if targets not in declared):
-        if cells.same_targets(word, targets) and not any(cells.same_targets(word, own) for own in held - {targets}):
-            return word
-    return targets
-
-
-def next_stage(sweep: dict, chosen: list, *, n_rates: int, n_seeds: int, head_only: bool) -> dict[str, Any]:
-    """The sweep with each placement at its own rates.
-
-    Args:
-        sweep: of the stage before, as `read_sweep` gives it.
-        chosen: as `chosen_rates` gives it.
-    """
-    grids = [{**point, "train.lr": _text(around(rate, n_rates))} for point, rate, _ in chosen]
-    if head_only:
-        grids.append({"adapter": cells.FLOOR})
-    settled = {key: value for key, value in sweep.items() if key != "hydra"}
-    sweeper = {"params": {"seed": f"range({n_seeds})"}, "grids": grids}
-    return settled | {"hydra": {"mode": "MULTIRUN", "sweeper": sweeper}}
-
-
-def around(rate: float, n_rates: int) -> list[float]:
-    """The rate alone, or between its neighbours a quarter of a decade away, each 1, 2, 3 or 5 times a power of ten."""
-    return [rate] if n_rates == 1 else [tuning.beyond(rate, 10**-0.25), rate, tuning.beyond(rate, 10**0.25)]
-
-
-def told_as_file(stage: dict, *, before: str, command: str) -> str:
-    """The sweep as YAML, with what it asks and how it was made."""
-    sweeper = stage["hydra"]["sweeper"]
-    n_points = sum(len(str(grid.get("train.lr", "")).split(",")) for grid in sweeper["grids"])
-    return (
-        "# @package _global_\n"
-        f"# Question: that of {before}, each placement at rates chosen there on select; {n_points} cells.\n"
-        f"# Written by: {command}\n"
-    ) + yaml.safe_dump(stage, sort_keys=False, width=120)
-
-
-def _grids(sweep: dict) -> list[dict]:
-    sweeper = sweep.get("hydra", {}).get("sweeper", {})
-    return [sweeper.get("params") or {}, *(sweeper.get("grids") or [])]
-
-
-def _values(sweep: dict, axis: str) -> list[str]:
-    """What an axis of the sweep goes over, in the order of the file; empty if it is none."""
-    written = [str(grid[axis]) for grid in _grids(sweep) if axis in grid]
-    return list(dict.fromkeys(value.strip().strip("'\"") for text in written for value in text.split(",")))
-
-
-def _plain(value: Any) -> str:
-    """A column's value as a sweep file writes it: a rank without its decimal point."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _text(rates: list[float]) -> str:
-    return ",".join(f"{rate:g}" for rate in rates)
 
 
 if __name__ == "__main__":

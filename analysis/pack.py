@@ -13,11 +13,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lora_bench import cells, reporting, results
 from lora_bench.paths import argument
-from lora_bench.progress import size
-from lora_bench.record import scrub
-from lora_bench.store import Store, StoreError
+from lora_bench.reports import publish, script
+from lora_bench.store.errors import StoreError
+from lora_bench.store.folder import Store
+from lora_bench.store.secrets import scrub
+from lora_bench.verdicts import settings
+from lora_bench.wording import size
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     if absent:
         parser.error(f"--store: no folder {', '.join(absent)}; give the folder that the sweep wrote (store=...)")
     try:
-        pack = results.write_pack(
+        pack = publish.write_pack(
             [Store(root) for root in options.store],
             options.out,
             task=options.task,
@@ -61,14 +63,14 @@ def main(argv: list[str] | None = None) -> int:
             command=scrub(f"python analysis/pack.py {shlex.join(argv)}"),
             overwrite=options.overwrite,
         )
-    except (cells.NothingToShow, StoreError) as error:
+    except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    tell(pack, reporting.console(), has_adapters=bool(wanted))
+    tell(pack, script.console(), has_adapters=bool(wanted))
     return 0
 
 
-def tell(pack: results.ResultsPack, console: Console, *, has_adapters: bool) -> None:
+def tell(pack: publish.ResultsPack, console: Console, *, has_adapters: bool) -> None:
     """What was kept, and how large it is."""
     held, by_part = pack.manifest, Store(pack.root).bytes_by_part()
     state = "written" if pack.is_new else "unchanged, as it was there already"
@@ -83,10 +85,10 @@ def tell(pack: results.ResultsPack, console: Console, *, has_adapters: bool) -> 
     ]
     for line in told:
         console.print(f"- {line}", soft_wrap=True)
-    if pack.n_bytes > results.LARGEST_BYTES:
+    if pack.n_bytes > publish.LARGEST_BYTES:
         largest = max(by_part, key=lambda part: by_part[part][1])
         console.print(
-            f"warning: larger than {size(results.LARGEST_BYTES)}, mostly for its {largest}s; "
+            f"warning: larger than {size(publish.LARGEST_BYTES)}, mostly for its {largest}s; "
             "narrow it with --task and --adapters",
             soft_wrap=True,
         )

@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from lora_bench import cells, reporting
 from lora_bench.paths import argument
-from lora_bench.store import Store, StoreError, is_pack
+from lora_bench.reports import output, script
+from lora_bench.reports.section import Table
+from lora_bench.store.errors import StoreError
+from lora_bench.store.folder import Store, is_pack
 from lora_bench.tasks.metrics import CLASSIFICATION, REGRESSION, score
+from lora_bench.verdicts import settings
 
 SPLITS = ("select", "report", "report_mismatched")
 
@@ -51,12 +54,12 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"--add: no metric {unknown[0]!r}; metrics are {', '.join((*CLASSIFICATION, *REGRESSION))}")
     try:
-        frame = reporting.read_frame(options.store)
-    except (cells.NothingToShow, StoreError) as error:
+        frame = script.read_frame(options.store)
+    except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
     result = rescore(Store(options.store), frame, added)
-    console = reporting.console()
+    console = script.console()
     console.print(sentence(result), style="bold", soft_wrap=True)
     for row in result[result["state"] == "differs"].head(20).itertuples():
         console.print(
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         )
     for why, rows in result[~result["state"].isin(["equal", "differs"])].groupby("why", sort=False):
         console.print(f"- {len(rows)} not checked: {why}", soft_wrap=True)
-    path = reporting.write_table(reporting.Table("rescored", "re-scored", result), options.out / "tables")
+    path = output.write_table(Table("rescored", "re-scored", result), options.out / "tables")
     console.print(f"written: {path}", style="dim", soft_wrap=True)
     return 1 if (result["state"] == "differs").any() else 0
 

@@ -35,7 +35,7 @@ from typing import Any
 
 import yaml
 
-from lora_bench import machine
+from lora_bench.models import machine
 from lora_bench.paths import argument
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")
@@ -73,9 +73,9 @@ def main(argv: list[str] | None = None) -> int:
 def measure_arm(options: argparse.Namespace) -> dict[str, Any]:
     """Train one arm in this process: {"examples_per_second", "peak_bytes", "precision", "gemm_flops", "fraction",
     ...}."""
-    from lora_bench import backbone
+    from lora_bench.models.device import set_threads
 
-    backbone.set_threads()
+    set_threads()
     arms: dict[str, Callable[[argparse.Namespace], Iterator[tuple[float, int]]]] = {
         "trainer": _trainer,
         "trainer_auto": _trainer,
@@ -129,13 +129,13 @@ def write(document: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lora_bench import figures
+    from lora_bench.reports.figures import instrument, style
 
     (out / "tables").mkdir(parents=True, exist_ok=True)
     (out / "throughput.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     frame = pd.DataFrame(document["best"])
     frame.to_csv(out / "tables" / "throughput.csv", index=False)
-    figures.save(figures.throughput(frame), out / "figures", "throughput")
+    style.save(instrument.throughput(frame), out / "figures", "throughput")
     table = Table(title=document["machine"]["told"], title_justify="left", box=None, pad_edge=False)
     headings = (
         "arm",
@@ -169,17 +169,16 @@ def _packed(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
     """Our own loop over a pack; solo is a pack of one, placement after placement."""
     import torch
 
-    from lora_bench import adapters, backbone
-    from lora_bench.packing import Pack
-    from lora_bench.train import train_pack
+    from lora_bench.models import adapters, backbone
+    from lora_bench.models.device import resolve_device
+    from lora_bench.packing.pack import Pack
+    from lora_bench.training.loop import train_pack
 
     runs = _runs(options)
     groups = [[run] for run in runs] if options.child == "solo" else [runs]
     for group in groups:
         first = group[0]
-        loaded = backbone.load(
-            first.blueprint, precision=first.precision, device=backbone.resolve_device(options.device)
-        )
+        loaded = backbone.load(first.blueprint, precision=first.precision, device=resolve_device(options.device))
         tokens = first.tokens()["train"]
         head = backbone.head_state(loaded, 0)
         states = [adapters.make(loaded, run.config.adapter, run.matrices, head, 0) for run in group]
@@ -208,11 +207,12 @@ def _trainer(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
     from peft import get_peft_model
     from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
-    from lora_bench import adapters, backbone
+    from lora_bench.models import adapters, backbone
+    from lora_bench.models.device import resolve_device
 
     is_fast = options.child == "trainer_auto"
     for run in _runs(options):
-        loaded = backbone.load(run.blueprint, precision="fp32", device=backbone.resolve_device(options.device))
+        loaded = backbone.load(run.blueprint, precision="fp32", device=resolve_device(options.device))
         tokens = run.tokens()["train"]
         model = get_peft_model(
             loaded.untouched(),
@@ -281,8 +281,10 @@ class _Clock:
 
 def _runs(options: argparse.Namespace) -> list[Any]:
     """Resolved runs of this arm: the seven placements, again at other learning rates where a pack is larger."""
-    from lora_bench.config import RunConfig, parse, resource_root
-    from lora_bench.resolve import resolve
+    from lora_bench.config.compose import parse
+    from lora_bench.config.schema import RunConfig
+    from lora_bench.paths import resource_root
+    from lora_bench.training.resolve import resolve
 
     count = len(PLACEMENTS) if options.child in ("trainer", "trainer_auto", "solo") else options.pack
     model: dict[str, Any] = yaml.safe_load((resource_root() / "conf" / "model" / "minilm.yaml").read_text("utf-8"))
@@ -339,18 +341,18 @@ def _runs(options: argparse.Namespace) -> list[Any]:
 
 
 def _precision(options: argparse.Namespace) -> str:
-    from lora_bench import backbone
+    from lora_bench.models.device import resolve_device, resolve_precision
 
     if options.child == "trainer":
         return "fp32"
-    return backbone.resolve_precision(options.precision, backbone.resolve_device(options.device))
+    return resolve_precision(options.precision, resolve_device(options.device))
 
 
 def _gemm_rate(options: argparse.Namespace, precision: str) -> float:
     """FLOP per second of a large product at this precision, the best of several: the machine's own limit."""
     import torch
 
-    from lora_bench.backbone import DTYPES, resolve_device
+    from lora_bench.models.device import DTYPES, resolve_device
 
     device = resolve_device(options.device)
     sizes = (2048, 384, 1536) if device.type == "cpu" else (8192, 8192, 8192)
@@ -436,7 +438,7 @@ def _told(row: dict[str, Any]) -> str:
 
 
 def _machine(options: argparse.Namespace) -> dict[str, Any]:
-    from lora_bench.run import environment_here
+    from lora_bench.training.run import environment_here
 
     facts = environment_here(options.device)
     name = facts["cpu"] if facts["device"] == "cpu" else facts["device"]

@@ -5,7 +5,7 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 
-from lora_bench import __version__, terminal
+from lora_bench import __version__, wording
 
 HELP = """\
 lora-bench: which weight matrices should LoRA adapt, at which rank, and how sure can we be?
@@ -49,7 +49,7 @@ version          {version}; hydra's own switches (-m, --cfg job, --info, ...) wo
 
 def main() -> None:
     """Entry point of `lora-bench` and `python -m lora_bench`."""
-    terminal.spell_out()
+    wording.spell_out()
     arguments = sys.argv[1:]
     if not arguments or any(one in ("-h", "--help") for one in arguments):
         print(help_text(), end="")
@@ -65,10 +65,9 @@ def main() -> None:
 
 def help_text() -> str:
     """The help, with the groups' names as the files say."""
-    from pathlib import Path
+    from lora_bench.paths import resource_root
 
-    root = Path(__file__).resolve().parent
-    root = root if (root / "conf").is_dir() else root.parent
+    root = resource_root()
     groups = {}
     for group in ("model", "task", "adapter", "train", "tracking"):
         groups[group] = _folded(sorted(path.stem for path in (root / "conf" / group).glob("*.yaml")), indent=19)
@@ -97,9 +96,12 @@ def run_hydra(arguments: Sequence[str]) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lora_bench import cli, jobs, paths
-    from lora_bench.config import ConfigError, resource_root, schema_override
-    from lora_bench.store import StoreError
+    from lora_bench import cli, paths
+    from lora_bench.config.compose import schema_override
+    from lora_bench.config.errors import ConfigError
+    from lora_bench.launch import jobs, worker
+    from lora_bench.paths import resource_root
+    from lora_bench.store.errors import StoreError
 
     entry = hydra.main(config_path=str(resource_root() / "conf"), config_name="config", version_base="1.3")(cli.run)
     restore = jobs.stop_on_signals()
@@ -112,7 +114,7 @@ def run_hydra(arguments: Sequence[str]) -> int:
         return cli.tell(error)
     except KeyboardInterrupt as error:
         print(f"lora-bench: stopped ({error or 'Ctrl-C'}); what is finished is kept", file=sys.stderr)
-        return jobs.INTERRUPTED
+        return worker.INTERRUPTED
     finally:
         restore()
     return 0

@@ -11,8 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from lora_bench.config import ConfigError, did_you_mean, parse, to_dict, unknown_key
-from lora_bench.store import StoreError, is_pack
+from lora_bench.config.compose import parse, to_dict, unknown_key
+from lora_bench.config.errors import ConfigError, did_you_mean
+from lora_bench.store.errors import StoreError
+from lora_bench.store.folder import is_pack
 
 SWEEPER_KEYS = ("params", "grids", "pack_size", "workers", "dry_run", "fail_fast", "retry_failed")
 SHOWS = ("targets", "store", "config")
@@ -50,8 +52,8 @@ def _one_pack(reference: str) -> dict[str, Any]:
     """Train one pack. For a launcher nothing is raised, since it would drop the packs behind this one."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lora_bench.jobs import run_isolated
-    from lora_bench.plan import parse_reference
+    from lora_bench.launch.jobs import run_isolated
+    from lora_bench.launch.plan import parse_reference
 
     is_job = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
     if not is_job:
@@ -69,11 +71,14 @@ def _one_run(composed: DictConfig) -> int:
     """Train one run, a pack of one, and print its scores."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lora_bench import inputs, jobs, machine
-    from lora_bench.plan import keep_precision, settle
-    from lora_bench.progress import duration
-    from lora_bench.store import Store
-    from lora_bench.tracking import open_tracking
+    from lora_bench.launch import jobs
+    from lora_bench.launch.gpus import claim_gpu
+    from lora_bench.launch.precision import keep_precision, settle
+    from lora_bench.models import machine
+    from lora_bench.store.folder import Store
+    from lora_bench.tracking.live import open_tracking
+    from lora_bench.training import inputs
+    from lora_bench.wording import duration
 
     if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "dry_run", False):
         raise ConfigError("hydra.sweeper.dry_run: it plans a sweep; add -m or +sweeps=NAME, or look with show=config")
@@ -81,7 +86,7 @@ def _one_run(composed: DictConfig) -> int:
     store = Store(config.store)
     inputs.check(config)
     machine.be_considerate()
-    from lora_bench.resolve import resolve  # imports torch: what can be refused without it has been
+    from lora_bench.training.resolve import resolve  # imports torch: what can be refused without it has been
 
     one = resolve(settle(config, store))
     folder = store.path(one.run_id)
@@ -95,7 +100,7 @@ def _one_run(composed: DictConfig) -> int:
     tracking = open_tracking(config.tracking, directory=store.root / ".tracking")
     invocation = {"overrides": overrides}
     try:
-        with jobs.claim_gpu(config.device, any_of_them=False):
+        with claim_gpu(config.device, any_of_them=False):
             records = jobs.run_here([one], store, tracking=tracking, invocation=invocation, own_process=True)
     finally:
         tracking.close()
@@ -140,29 +145,29 @@ def show_config(config: Any) -> None:
     print(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))), end="")
     if config.train.precision != "auto":
         return
-    from lora_bench import backbone
-    from lora_bench.plan import settle
-    from lora_bench.store import Store
+    from lora_bench.launch.precision import settle
+    from lora_bench.models.device import BF16_GAIN, cpu_rates, resolve_device, resolve_precision
+    from lora_bench.store.folder import Store
 
-    device = backbone.resolve_device(config.device)
+    device = resolve_device(config.device)
     settled = settle(config, Store(config.store)).train.precision
-    told = f"# train.precision=auto: {backbone.resolve_precision(settled, device)} on this {device.type}"
+    told = f"# train.precision=auto: {resolve_precision(settled, device)} on this {device.type}"
     if device.type == "cpu":
-        rates = "; ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in backbone.cpu_rates().items())
-        told += f" ({rates} on one thread; bf16 where it is {backbone.BF16_GAIN:g} times as fast)"
+        rates = "; ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in cpu_rates().items())
+        told += f" ({rates} on one thread; bf16 where it is {BF16_GAIN:g} times as fast)"
     print(told)
 
 
 def show_targets(config: Any) -> None:
     """Every matrix of every role of the backbone, and what each role costs per rank."""
-    from lora_bench import inputs
+    from lora_bench.training import inputs
 
     inputs.check(config)
     from rich.table import Table
 
-    from lora_bench.resolve import resolve
-    from lora_bench.sweep import console
-    from lora_bench.targets import manifest_table
+    from lora_bench.launch.tell import console
+    from lora_bench.models.roles import manifest_table
+    from lora_bench.training.resolve import resolve
 
     one = resolve(config)
     ranks = {matrix.module: matrix.rank for matrix in one.matrices}
@@ -181,9 +186,9 @@ def show_targets(config: Any) -> None:
 
 def show_store(config: Any) -> None:
     """How many runs of what, how they ended and why, what they take on the disk, and what could not be read."""
-    from lora_bench.progress import size
-    from lora_bench.store import Store
-    from lora_bench.sweep import console
+    from lora_bench.launch.tell import console
+    from lora_bench.store.folder import Store
+    from lora_bench.wording import size
 
     if not Path(config.store).is_dir():
         raise ConfigError(f"store: no folder {config.store!r}; give the one that a sweep wrote (store=...)")
@@ -214,7 +219,7 @@ def show_store(config: Any) -> None:
 def _store_table(frame: Any) -> Any:
     from rich.table import Table
 
-    from lora_bench.progress import duration
+    from lora_bench.wording import duration
 
     keys = ("sweep", "task", "model", "method")
     table = Table(box=None, pad_edge=False, header_style="bold")

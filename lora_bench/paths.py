@@ -119,3 +119,9 @@ def _temporary_cache() -> Path:
     except OSError:  # a cache that cannot be written costs time only
         pass
     return folder
+
+
+def resource_root() -> Path:
+    """The folder that holds conf/ and sweeps/: this package in a wheel, the checkout in an editable install."""
+    package = Path(__file__).resolve().parent
+    return package if (package / "conf").is_dir() else package.parent

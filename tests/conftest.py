@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a busy machine must not m
 @pytest.fixture(autouse=True)
 def one_core(monkeypatch):
     """Sweeps train in the process of the test, where training can be watched and faked."""
-    monkeypatch.setattr("lora_bench.machine.cores", lambda: 1)
+    monkeypatch.setattr("lora_bench.models.machine.cores", lambda: 1)
 
 
 EXTRAS = {
@@ -94,22 +94,22 @@ def command(monkeypatch, tmp_path, capsys):
 @pytest.fixture
 def quick(monkeypatch):
     """Figures are drawn but not rendered: saving one in three formats takes a second."""
-    from lora_bench import figures
+    from lora_bench.reports.figures import style
 
-    monkeypatch.setattr(figures, "save", lambda figure, folder, name: folder / name)
+    monkeypatch.setattr(style, "save", lambda figure, folder, name: folder / name)
 
 
 @pytest.fixture
 def unrendered(monkeypatch):
     """Figures are drawn but not rendered, except as what the page holds."""
-    from lora_bench import figures
+    from lora_bench.reports.figures import style
 
     def save(figure, folder: Path, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.svg").write_text("<svg/>", encoding="utf-8")
         return folder / f"{name}.svg"
 
-    monkeypatch.setattr(figures, "save", save)
+    monkeypatch.setattr(style, "save", save)
 
 
 @dataclass
@@ -128,7 +128,9 @@ class FakeTraining:
         return None
 
     def __call__(self, runs, store, *, tracking, invocation, only=None, on_progress=None, own_process=False):
-        from lora_bench.record import NonFiniteError, environment, failure, new_record, utc_now
+        from lora_bench.store.environment import environment
+        from lora_bench.store.errors import NonFiniteError
+        from lora_bench.store.record import failure, new_record, utc_now
 
         if not runs:
             return []
@@ -168,5 +170,5 @@ class FakeTraining:
 def training(monkeypatch):
     """Training that takes no time; `training.packs` tells what was trained."""
     fake = FakeTraining()
-    monkeypatch.setattr("lora_bench.jobs.run_here", fake)
+    monkeypatch.setattr("lora_bench.launch.jobs.run_here", fake)
     return fake

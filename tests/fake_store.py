@@ -8,9 +8,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from lora_bench.config import LORA_METHODS
-from lora_bench.store import Store
+from lora_bench.config.schema import LORA_METHODS
+from lora_bench.store.folder import Store
+from lora_bench.store.frame import COLUMNS, row_of
+from lora_bench.verdicts import settings
 
 D_MODEL, N_LAYERS = 384, 6
 RANKS = {"q": 8, "k": 8, "v": 8, "o": 8, "qk": 4, "qv": 4, "qkvo": 2}
@@ -239,3 +242,10 @@ def write_with_adapters(root: Path, records: list[dict], *, shared: float = 0.6,
 
         store.write(record, adapter=write if record["status"] == "finished" and manifest else None)
     return root
+
+
+def frame_of(records: list[dict]) -> pd.DataFrame:
+    """What Store.frame gives for these records, without a disk."""
+    rows = [row_of(record) for record in records]
+    frame = pd.DataFrame([{**row, **row.pop("by_metric")} for row in rows])
+    return settings.prepare(frame.reindex(columns=[*COLUMNS, *frame.columns.difference(list(COLUMNS))]))

@@ -68,7 +68,7 @@ class Figures:
 
 def contents(store_root: Path) -> dict[str, dict]:
     """Everything of a store that must not depend on how often it was interrupted, by run."""
-    from lora_bench.store import Store
+    from lora_bench.store.folder import Store
 
     found = {}
     for record in Store(store_root).records():
@@ -310,7 +310,7 @@ def _clock(folder: Path) -> list[str]:
     """A clock that jumps by years, forwards and back, whenever it is read; killed once in between."""
 
     def mislead() -> None:
-        import lora_bench.record
+        from lora_bench.store import record as records
 
         rng, honest = random.Random(os.getpid()), time.time
 
@@ -319,7 +319,7 @@ def _clock(folder: Path) -> list[str]:
             def now(cls, tz=None):
                 return datetime.fromtimestamp(honest() + rng.uniform(-6e8, 6e8), tz)
 
-        lora_bench.record.datetime = Clock
+        records.datetime = Clock
         time.time = lambda: honest() + rng.uniform(-6e8, 6e8)
 
     child = start(folder, SMALL, first=mislead)
@@ -436,9 +436,9 @@ def main() -> int:
 
 
 def _always() -> None:
-    import lora_bench.checkpoint
+    from lora_bench.training import checkpoint
 
-    lora_bench.checkpoint.EVERY_SECONDS = 0.0
+    checkpoint.EVERY_SECONDS = 0.0
 
 
 def prepare() -> None:
@@ -449,8 +449,7 @@ def prepare() -> None:
     import hydra  # noqa: F401
     import torch
 
-    import lora_bench.run
-    import lora_bench.sweep  # noqa: F401
+    from lora_bench.training import run  # noqa: F401
 
     torch.set_num_threads(1)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench import __version__, config
-from lora_bench.store import Store
+from lora_bench import __version__
+from lora_bench.config import compose
+from lora_bench.config.schema import AdapterConfig, TrainConfig
+from lora_bench.store.folder import Store
 from patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +55,7 @@ def test_help_names_every_option_that_a_run_has():
     from lora_bench.__main__ import help_text
 
     said = help_text()
-    for section in (config.AdapterConfig, config.TrainConfig):
+    for section in (AdapterConfig, TrainConfig):
         for name in section.__dataclass_fields__:
             if name not in ("method", "b_lr_ratio"):
                 assert re.search(rf"\b{name}\b", said), name
@@ -192,7 +194,7 @@ def test_the_configuration_is_shown_as_it_is_read(command):
 
     shown = OmegaConf.create(command("show=config", "model=tiny", "adapter.rank=3").out)
     assert shown.adapter.rank == 3
-    assert config.to_dict(config.parse(shown)) == OmegaConf.to_container(shown)
+    assert compose.to_dict(compose.parse(shown)) == OmegaConf.to_container(shown)
 
 
 # The package

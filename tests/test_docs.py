@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from fake_store import depth_records, weight_types_records, write_store
 from hydra_plugins.lora_bench.sweeper import SweeperConf
-from lora_bench.config import RunConfig
-from lora_bench.store import Store
+from lora_bench.config.schema import RunConfig
+from lora_bench.store.folder import Store
 from patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def test_the_pages_hold_commands():
 
 
 def embedded(line: str) -> tuple[str, ...]:
-    """The arguments of a command, on the embedded backbone and task; where packs train is tests/test_launchers.py's."""
+    """The arguments of a command, on the embedded backbone and task; where packs train is test_launchers.py's."""
     words = shlex.split(line)
     elsewhere = ("hydra/launcher", "hydra.launcher", "task=", "task.", "model=", "model.")
     given = [word for word in words[words.index("lora-bench") + 1 :] if not word.startswith(elsewhere)]
@@ -162,7 +162,7 @@ def test_long_scripts_of_the_documentation_run_shortened(words, tmp_path, monkey
 def test_programs_of_the_documentation_know_their_options(line):
     """The synchronisation, which needs an account, and the harness that kills sweeps for an hour."""
     words = shlex.split(line)
-    program = ["-m", "lora_bench.mirror"] if words[0] == "lora-bench-sync" else [str(ROOT / words[1])]
+    program = ["-m", "lora_bench.tracking.sync"] if words[0] == "lora-bench-sync" else [str(ROOT / words[1])]
     asked = subprocess.run(
         [sys.executable, *program, "--help"], capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS, cwd=ROOT
     )

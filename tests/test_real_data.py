@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_bench.store import Store
+from lora_bench.store.folder import Store
 
 REAL_GLUE = Path(os.environ.get("LORA_BENCH_GLUE", Path(__file__).resolve().parents[2] / "shared" / "glue"))
 SUBSETS = ["".join(roles) for size in (1, 2, 3, 4) for roles in itertools.combinations("qkvo", size)]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench import config as configs
-from lora_bench import jobs
-from lora_bench import plan as plans
-from lora_bench.config import ConfigError
-from lora_bench.resolve import resolve
-from lora_bench.run import run_pack
-from lora_bench.store import Store
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.schema import ModelConfig
+from lora_bench.launch import jobs, worker
+from lora_bench.launch.plan import make, save
+from lora_bench.store.folder import Store
+from lora_bench.training.resolve import resolve
+from lora_bench.training.run import run_pack
 from patience import PATIENCE_SECONDS
 from tiny import tiny_config
 
@@ -136,7 +136,7 @@ def test_code_that_comes_with_a_backbone_is_not_run(tmp_path):
     with pytest.raises(ConfigError, match=r"model\.name"):
         resolve(tiny_config(model__name=str(folder), model__weights="pretrained", model__architecture={}))
     assert not sprung.exists()
-    assert configs.ModelConfig().trust_remote_code is False
+    assert ModelConfig().trust_remote_code is False
 
 
 def test_a_cache_that_was_swapped_for_a_pickle_is_made_anew(tmp_path, monkeypatch):
@@ -218,7 +218,7 @@ def test_a_planted_key_is_in_no_output(tmp_path):
         ["-m", "lora_bench", *arguments],
         ["-m", "lora_bench", "show=store"],
         [str(ROOT / "analysis" / "report.py"), "--store", "runs", "--out", "report"],
-        ["-m", "lora_bench.mirror", "--store", "runs", "--offline"],
+        ["-m", "lora_bench.tracking.sync", "--store", "runs", "--offline"],
     ):
         done = subprocess.run(
             [sys.executable, *command],
@@ -245,14 +245,14 @@ def test_a_planted_key_is_in_no_output(tmp_path):
 
 
 def test_a_child_that_prints_a_key_as_it_dies_leaves_none(tmp_path, monkeypatch):
-    from test_plan import candidates
+    from configs import candidates
 
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     store = Store(tmp_path / "runs")
-    plan = plans.make(candidates(("seed=0",), store=store.root), store)
-    plans.save(plan)
+    plan = make(candidates(("seed=0",), store=store.root), store)
+    save(plan)
     code = f"import os, sys; print('key {KEY}', flush=True); os._exit(3)"
-    monkeypatch.setattr(jobs, "child_command", lambda path, number: [sys.executable, "-c", code])
+    monkeypatch.setattr(worker, "child_command", lambda path, number: [sys.executable, "-c", code])
     assert jobs.run_isolated(f"{plan.path}#0")["failed"] == 1
     assert files_with(tmp_path, KEY) == []
     (record,) = store.records()

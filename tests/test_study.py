@@ -2,16 +2,22 @@
 
 import json
 import re
-import runpy
 from argparse import Namespace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from lora_bench import cells, published, reporting, tuning
-from lora_bench.store import Store
+from analysis import rescore
+from lora_bench import wording
+from lora_bench.questions import amplification, rank, weight_types
+from lora_bench.questions.across import across
+from lora_bench.reports.section import Section
+from lora_bench.store.folder import Store
+from lora_bench.verdicts import arms, settings, tuning
+from lora_bench.verdicts import paper as published
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results" / "study"
@@ -23,8 +29,7 @@ OPTIONS = {
 
 
 def test_rescoring_reproduces_every_score_byte_for_byte(tmp_path, capsys):
-    rescore = runpy.run_path(str(ROOT / "analysis" / "rescore.py"))["main"]
-    assert rescore(["--store", str(STUDY), "--out", str(tmp_path)]) == 0
+    assert rescore.main(["--store", str(STUDY), "--out", str(tmp_path)]) == 0
     table = pd.read_csv(tmp_path / "tables" / "rescored.csv")
     manifest = json.loads((STUDY / "manifest.json").read_text(encoding="utf-8"))
     assert set(table["state"]) == {"equal", "unchecked"}
@@ -49,19 +54,18 @@ def tables_of(heading: str) -> list[list[dict[str, str]]]:
     return found
 
 
-def sections_of(script: str, **options) -> list[reporting.Section]:
-    made = runpy.run_path(str(ROOT / "analysis" / f"{script}.py"))["sections"]
-    return made(cells.prepare(Store(STUDY).frame()), Namespace(**(OPTIONS | options)))
+def sections_of(question: ModuleType, **options) -> list[Section]:
+    return question.sections(settings.prepare(Store(STUDY).frame()), Namespace(**(OPTIONS | options)))
 
 
 @pytest.fixture(scope="module")
 def by_budget() -> dict[int, dict]:
-    return {section.facts["budget"]: section.facts for section in sections_of("weight_types")}
+    return {section.facts["budget"]: section.facts for section in sections_of(weight_types)}
 
 
 @pytest.fixture(scope="module")
-def cola() -> reporting.Section:
-    (section,) = sections_of("weight_types", task="cola")
+def cola() -> Section:
+    (section,) = sections_of(weight_types, task="cola")
     return section
 
 
@@ -70,15 +74,15 @@ def assert_cells(rows: list[dict[str, str]], estimates: pd.DataFrame, score: str
     for row, (_, one) in zip(rows, estimates.iterrows(), strict=True):
         assert one["n_seeds"] == 8
         assert float(row["rate"]) == one["lr"]
-        assert row[score] == reporting.plus_minus(one["mean"], one["high"])
+        assert row[score] == wording.plus_minus(one["mean"], one["high"])
 
 
 def assert_contrasts(rows: list[dict[str, str]], contrasts: pd.DataFrame) -> None:
     """Difference, corrected p, verdict and the seeds needed."""
     for row, (_, one) in zip(rows, contrasts.iterrows(), strict=True):
         assert row["contrast"] == f"{one['first']} − {one['second']}"
-        assert row["difference (95 %)"] == reporting.plus_minus(one["difference"], one["high"], reporting.signed)
-        assert row["p, Holm"] == reporting.p_value(one["p_holm"])
+        assert row["difference (95 %)"] == wording.plus_minus(one["difference"], one["high"], wording.signed)
+        assert row["p, Holm"] == wording.p_value(one["p_holm"])
         assert row["verdict"] == one["verdict"]
         assert row["seeds needed"] == ("" if pd.isna(one["seeds_needed"]) else f"{one['seeds_needed']}")
 
@@ -86,7 +90,7 @@ def assert_contrasts(rows: list[dict[str, str]], contrasts: pd.DataFrame) -> Non
 def test_the_answer_is_that_of_the_records(by_budget):
     placements, contrasts = tables_of("The answer")
     facts = by_budget[36_864]
-    names = ["head only" if arm == cells.FLOOR else arm for arm in facts["estimates"].index]
+    names = ["head only" if arm == settings.FLOOR else arm for arm in facts["estimates"].index]
     assert [row["placement"] for row in placements] == names
     assert_cells(placements, facts["estimates"])
     assert_contrasts(contrasts, facts["contrasts"])
@@ -114,17 +118,15 @@ def test_eight_seeds_chose_the_rates_that_the_page_says():
     for row in tables_of("CoLA")[2]:
         first, second = (means.loc[(row["placement"], float(row[rate]))] for rate in ("rate", "second-best rate"))
         assert first["select", "size"] == second["select", "size"] == 8
-        assert row["on select, eight seeds"] == reporting.points(first["select", "mean"])
-        assert row["on select"] == reporting.points(second["select", "mean"])
-        assert row["on report"] == reporting.points(second["report", "mean"])
+        assert row["on select, eight seeds"] == wording.points(first["select", "mean"])
+        assert row["on select"] == wording.points(second["select", "mean"])
+        assert row["on report"] == wording.points(second["report", "mean"])
         assert first["select", "mean"] > second["select", "mean"]
 
 
-def test_both_tasks_are_those_of_the_records(cola, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "analysis"))
+def test_both_tasks_are_those_of_the_records(cola):
     (rows,) = tables_of("Both tasks")
-    first = next(one for one in sections_of("weight_types") if one.facts["budget"] == cola.facts["budget"])
-    across = runpy.run_path(str(ROOT / "analysis" / "report.py"))["across"]
+    first = next(one for one in sections_of(weight_types) if one.facts["budget"] == cola.facts["budget"])
     (section,) = across([("Weight types", cola), ("Weight types", first)])
     for row, one in zip(rows, section.tables[0].frame.to_dict("records"), strict=True):
         assert row["placement"] == one["placement"]
@@ -138,9 +140,7 @@ def test_both_tasks_are_those_of_the_records(cola, monkeypatch):
 
 def test_attention_against_the_mlp_is_that_of_the_records():
     placements, contrasts = tables_of("Attention or the MLP")
-    facts = {
-        one.facts["budget"]: one.facts for one in sections_of("weight_types", budget=92_160, reference="attention")
-    }
+    facts = {one.facts["budget"]: one.facts for one in sections_of(weight_types, budget=92_160, reference="attention")}
     estimates = facts[92_160]["estimates"]
     names = {"attention": "qkvo", "MLP": "up+down", "all": "qkvo+up+down", "qv": "qv"}
     assert_cells(placements, estimates.loc[[names[row["placement"]] for row in placements]])
@@ -151,14 +151,14 @@ def test_attention_against_the_mlp_is_that_of_the_records():
 
 def at_rates(rates: dict[str, float], *pairs: tuple[str, str]) -> tuple[pd.DataFrame, list[dict]]:
     """Estimates, and contrasts as rows, at rates that the page names, whatever `select` chose."""
-    (setting,) = cells.settings(cells.prepare(Store(STUDY).frame()), task="sst2")
-    runs = cells.name_arms(setting.runs)
-    estimates = cells.estimate(runs, tuning.choose_rates(runs)["lr"].to_dict() | rates)
-    return estimates, cells.compare(estimates, list(pairs), margin=0.01).to_dict("records")
+    (setting,) = settings.settings(settings.prepare(Store(STUDY).frame()), task="sst2")
+    runs = arms.name_arms(setting.runs)
+    estimates = arms.estimate(runs, tuning.choose_rates(runs)["lr"].to_dict() | rates)
+    return estimates, arms.compare(estimates, list(pairs), margin=0.01).to_dict("records")
 
 
 def signed(one: dict | pd.Series) -> str:
-    return reporting.plus_minus(one["difference"], one["high"], reporting.signed)
+    return wording.plus_minus(one["difference"], one["high"], wording.signed)
 
 
 def test_what_the_page_says_of_other_rates_is_that_of_the_records():
@@ -172,9 +172,9 @@ def test_what_the_page_says_of_other_rates_is_that_of_the_records():
     by_two = {"up+down r=4": 2e-3, both: 3e-4}
     pairs = [("qkvo r=5", other) for other in ("qv r=10", *by_two)]
     estimates, rows = at_rates(by_two, *pairs)
-    told = [reporting.plus_minus(*estimates.loc[arm, ["mean", "high"]]) for arm in by_two]
+    told = [wording.plus_minus(*estimates.loc[arm, ["mean", "high"]]) for arm in by_two]
     assert told == ["82.2 ± 2.4", "83.0 ± 0.6"] and all(one in text for one in told)
-    assert (signed(rows[2]), rows[2]["verdict"], reporting.p_value(rows[2]["p_holm"])) == (
+    assert (signed(rows[2]), rows[2]["verdict"], wording.p_value(rows[2]["p_holm"])) == (
         "+1.3 ± 0.8",
         "better",
         ".027",
@@ -203,7 +203,7 @@ def verdict_of(one: pd.Series) -> str:
 
 def test_the_ranks_are_those_of_the_records():
     rows, _ = tables_of("Rank")
-    (section,) = sections_of("rank")
+    (section,) = sections_of(rank)
     assert [row["cell"] for row in rows] == list(section.facts["estimates"].index)
     assert_cells(rows, section.facts["estimates"])
     contrasts = section.facts["contrasts"].set_index("first")
@@ -212,7 +212,7 @@ def test_the_ranks_are_those_of_the_records():
             assert (row["minus rank 1 (95 %)"], row["verdict"]) == ("", "")
             continue
         one = contrasts.loc[row["cell"]]
-        assert row["minus rank 1 (95 %)"] == reporting.plus_minus(one["difference"], one["high"], reporting.signed)
+        assert row["minus rank 1 (95 %)"] == wording.plus_minus(one["difference"], one["high"], wording.signed)
         assert row["verdict"] == verdict_of(one)
 
 
@@ -221,7 +221,7 @@ def test_the_other_budgets_are_those_of_the_records():
     assert len(rows) == 5
     for row in rows:
         budget = int(row["budget"].replace(",", ""))
-        (section,) = sections_of("weight_types", budget=budget)
+        (section,) = sections_of(weight_types, budget=budget)
         contrasts = section.facts["contrasts"].set_index("second")
         told = list(row.values())[1:]
         for arm, (difference, verdict) in {"q": told[:2], "qkvo": told[2:]}.items():
@@ -234,7 +234,7 @@ def test_the_other_budgets_are_those_of_the_records():
 
 def test_the_amplification_is_that_of_the_records():
     (rows,) = tables_of("Subspaces and amplification")
-    (section,) = sections_of("amplification", targets="qv")
+    (section,) = sections_of(amplification, targets="qv")
     found = section.facts["summary"].set_index(["rank", "role"])
     for row in rows:
         matched = re.fullmatch(r"(\w) of qv, r=(\d+)", row["matrix"])
@@ -257,6 +257,6 @@ def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
         row = [arm]
         for one in (table.loc[arm] for table in tables):
             seeds = "" if pd.isna(one["seeds_needed"]) else rf", {one['seeds_needed']}( seeds needed)?"
-            told = reporting.plus_minus(one["difference"], one["high"], reporting.signed)
+            told = wording.plus_minus(one["difference"], one["high"], wording.signed)
             row += [re.escape(told), f"{one['verdict']}{seeds}"]
         assert re.search(r" \| ".join(["", *row, ""]), text), arm

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench import config, paths, record, reporting
-from lora_bench.config import ConfigError, run_id
-from lora_bench.resolve import resolve
+from lora_bench import paths
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.identity import display_name, run_id
+from lora_bench.reports import script
+from lora_bench.store import secrets
+from lora_bench.training.resolve import resolve
 from tiny import tiny_config
 
 ROOT = Path(__file__).parents[1]
@@ -76,7 +79,7 @@ def test_libraries_get_a_place_of_their_own_only_without_a_home(no_home, monkeyp
 
 def test_records_are_scrubbed_without_a_home(no_home, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert record.scrub(f"{tmp_path}/x and /elsewhere/x") == "x and /elsewhere/x"
+    assert secrets.scrub(f"{tmp_path}/x and /elsewhere/x") == "x and /elsewhere/x"
 
 
 def test_a_run_trains_without_a_home(tmp_path):
@@ -111,7 +114,7 @@ def test_every_path_of_a_run_is_expanded_once_and_no_id_moves(monkeypatch, tmp_p
     made = tiny_config(**given)
     assert (made.store, made.task.data_dir) == (f"{tmp_path}/s", f"{tmp_path}/d")
     assert (made.task.train_file, made.model.name) == (f"{tmp_path}/t.csv", f"{tmp_path}/m")
-    assert config.display_name(made.model.name) == config.display_name("~/m")
+    assert display_name(made.model.name) == display_name("~/m")
     science = resolve(made).science
     assert run_id(science) == resolve(tiny_config(model__name="m")).run_id
 
@@ -163,7 +166,7 @@ def test_a_cache_that_cannot_be_expanded_is_refused_at_once(command, no_home, mo
 def test_scripts_expand_what_a_shell_leaves(monkeypatch, tmp_path, capsys):
     """A shell leaves the `~` of `--store=~/x` as it is."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    parser = reporting.parser("Ranks.", "rank")
+    parser = script.parser("Ranks.", "rank")
     options = parser.parse_args(["--store=~/x", "--out=~/y"])
     assert (options.store, options.out) == (tmp_path / "x", tmp_path / "y")
     with pytest.raises(SystemExit):

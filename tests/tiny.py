@@ -3,7 +3,8 @@
 import copy
 from typing import Any
 
-from lora_bench.config import RunConfig, parse
+from lora_bench.config.compose import parse
+from lora_bench.config.schema import RunConfig
 
 VALUES: dict[str, Any] = {
     "model": {

@@ -5,7 +5,7 @@ from pathlib import Path
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
-from lora_bench.config import resource_root
+from lora_bench.paths import resource_root
 
 
 class LoraBenchSearchPath(SearchPathPlugin):

@@ -25,7 +25,9 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from lora_bench.config import ConfigError, RunConfig, Template, parse, schema_override
+from lora_bench.config.compose import Template, parse, schema_override
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.schema import RunConfig
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
@@ -49,7 +51,7 @@ store.store(name="schema", node=OmegaConf.to_container(OmegaConf.structured(RunC
 
 
 class LoraBenchSweeper(Sweeper):
-    """Plans a sweep with `lora_bench.plan` and carries it out with `lora_bench.sweep`."""
+    """Plans a sweep with `lora_bench.launch.plan` and carries it out with `lora_bench.launch.carry_out`."""
 
     def __init__(
         self, params: Any, grids: Any, pack_size: Any, workers: Any, dry_run: Any, fail_fast: Any, retry_failed: Any
@@ -66,9 +68,9 @@ class LoraBenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan, train, conclude. Ends the process with status 1 if a run failed or is missing."""
-        from lora_bench import plan as plans
         from lora_bench.cli import set_up_logging
-        from lora_bench.store import Store
+        from lora_bench.launch.plan import make
+        from lora_bench.store.folder import Store
 
         set_up_logging()
         _check_options(self.switches, pack_size=self.pack_size, workers=self.workers)
@@ -78,7 +80,7 @@ class LoraBenchSweeper(Sweeper):
             raise ConfigError("pack: one pack is one job; leave out +sweeps and -m")
         candidates = self._candidates(arguments)
         records = Store(candidates[0].config.store)
-        plan = plans.make(
+        plan = make(
             candidates,
             records,
             pack_size=self.pack_size,
@@ -87,29 +89,32 @@ class LoraBenchSweeper(Sweeper):
             command=_arguments(),
             places=self._places(candidates[0].config.device),
         )
-        from lora_bench import sweep  # imports what judges and draws: only for a sweep that can run
+        from lora_bench.launch import (
+            carry_out,
+            tell,  # imports what judges and draws: only for a sweep that can run
+        )
 
-        out = sweep.console()
-        sweep.describe(plan, records, out, every_cell=self.switches["dry_run"], is_launched=self._is_launched())
+        out = tell.console()
+        tell.describe(plan, records, out, every_cell=self.switches["dry_run"], is_launched=self._is_launched())
         if self.switches["dry_run"]:
             return
         has_work = bool(plan.pending())
-        stopped, is_asked = sweep.carry_out(
+        stopped, is_asked = carry_out.carry_out(
             plan, records, out, launch=self._launcher(plan, records), fail_fast=self.switches["fail_fast"]
         )
         if not stopped:
-            sweep.drop_adapters(plan, records, out)
-        status = sweep.conclude(plan, records, out, stopped=stopped, command=_command())
+            carry_out.drop_adapters(plan, records, out)
+        status = tell.conclude(plan, records, out, stopped=stopped, command=_command())
         if has_work and not stopped:
-            sweep.log_findings(plan, records)
-        sweep.remove_job_folder(records)
+            carry_out.log_findings(plan, records)
+        carry_out.remove_job_folder(records)
         if status:
             raise SystemExit(130 if is_asked else status)
 
     # Grids
 
     def _candidates(self, arguments: Sequence[str]) -> list[Any]:
-        from lora_bench.plan import Candidate, PlanError, tell_problems
+        from lora_bench.launch.plan import Candidate, PlanError, tell_problems
 
         composer = Composer(self._context.config_loader, self._config)
         points = expand(self.params, self.grids, arguments)
@@ -129,9 +134,9 @@ class LoraBenchSweeper(Sweeper):
     def _places(self, device: str) -> Any:
         """Where packs can train at once: on every core of a CPU, a GPU each, or as many as joblib is told; a launcher
         that leaves this machine has its own ways."""
-        from lora_bench import machine
-        from lora_bench.jobs import visible_gpus
-        from lora_bench.plan import Places
+        from lora_bench.launch.gpus import visible_gpus
+        from lora_bench.launch.plan import Places
+        from lora_bench.models import machine
 
         n_gpus = len(visible_gpus()) if device != "cpu" else 0
         if not self._is_launched():
@@ -155,7 +160,7 @@ class LoraBenchSweeper(Sweeper):
     def _launcher(self, plan: Any, records: Any) -> Any:
         """A function that trains packs through the chosen launcher, or side by side here; None for this process."""
         if not self._is_launched():
-            from lora_bench.jobs import side_by_side
+            from lora_bench.launch.jobs import side_by_side
 
             return None if plan.threads is None else functools.partial(side_by_side, n_workers=plan.n_workers)
         folder = (records.root / ".plans" / "jobs").absolute()

@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_bench.config import ConfigError, TaskConfig
-from lora_bench.tasks import Rows, Source
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.schema import TaskConfig
+from lora_bench.tasks.rows import Rows, Source
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 MOST_LABELS = 1_000

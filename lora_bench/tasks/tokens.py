@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lora_bench.config import ConfigError
+from lora_bench.config.errors import ConfigError
 from lora_bench.paths import cache_folder
-from lora_bench.tasks import Task
+from lora_bench.tasks.rows import Task
 
 CACHE_FORMAT = 1
 _CHUNK_ROWS = 10_000  # bounds the Python lists that the tokenizer returns

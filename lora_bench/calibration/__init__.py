@@ -1,0 +1,1 @@
+"""Can the verdicts be trusted? The instrument's own test."""

@@ -1,0 +1,44 @@
+"""The parts of the instrument's test, and what they say together."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import pandas as pd
+
+from lora_bench import wording
+from lora_bench.calibration.measured import reference, replicates
+from lora_bench.calibration.planted_teachers import planted
+from lora_bench.calibration.simulated import null, power
+from lora_bench.reports.section import Column, Section, Table
+
+PARTS = ("null", "power", "aa", "coverage", "planted")
+
+
+def section_makers() -> dict[str, Callable[[argparse.Namespace], list[Section]]]:
+    return {"null": null, "power": power, "aa": replicates, "coverage": reference, "planted": planted}
+
+
+def summary(made: list[Section], absent: list[tuple[str, str]]) -> Section:
+    rows = [
+        {"part": one.title.removeprefix("Calibration: "), "says": one.facts["says"], "found": one.sentence}
+        for one in made
+    ]
+    rows += [{"part": part, "says": "missing", "found": why} for part, why in absent]
+    table = pd.DataFrame(rows)
+    failed = list(table["part"][table["says"] == "fails"])
+    missing = list(table["part"][table["says"] == "missing"])
+    sentence = (
+        f"The instrument fails its own test: {wording.listed(failed)}."
+        if failed
+        else "Nothing here speaks against the verdicts."
+    )
+    if missing:
+        sentence += f" Not tested: {wording.listed(missing)}."
+    columns = [
+        Column("part", "part", wording.text, is_number=False),
+        Column("says", "says", wording.text, is_number=False),
+        Column("found", "found", wording.text, is_number=False),
+    ]
+    return Section("Calibration", sentence, [Table("calibration", "What the test says", table, columns)])

@@ -1,0 +1,238 @@
+"""Teachers of known placement and rank: does the instrument find them?"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from lora_bench import wording
+from lora_bench.calibration.measured import notes_of_missing, prepared, settings_of
+from lora_bench.reports import script
+from lora_bench.reports.figures import instrument
+from lora_bench.reports.figures.verdicts import ranks
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.store.folder import Store
+from lora_bench.verdicts import arms, settings, stats, tuning
+
+
+def planted(options: argparse.Namespace) -> list[Section]:
+    """Teachers of known placement and rank: which students learn them?
+
+    Raises:
+        NothingToShow: when the store has no planted task.
+    """
+    runs = prepared(options)
+    teachers = _teachers(runs, Store(options.store))
+    if not teachers:
+        raise settings.NothingToShow("no run has a planted task; start with: lora-bench +sweeps=calibration_planted")
+    runs = runs[runs["task_fingerprint"].isin(list(teachers))]
+    groups: dict[tuple, list[settings.Setting]] = {}
+    for setting in settings_of(runs, options):
+        rest = [(key, str(value)) for key, value in setting.facts.items() if key not in ("task", "task_fingerprint")]
+        about = teachers[setting.facts["task_fingerprint"]]
+        groups.setdefault((*rest, about["seed"], about["noise"], about["texts"]), []).append(setting)
+    return [
+        _planted(group, teachers, f"calibration_planted{f'_{i}' if len(groups) > 1 else ''}", options)
+        for i, group in enumerate(groups.values())
+    ]
+
+
+def _teachers(runs: pd.DataFrame, store: Store) -> dict[str, dict]:
+    """Task fingerprint -> what the records say of the teacher."""
+    found = {}
+    names = runs["task"].astype(str)
+    for fingerprint, of_task in runs[names.str.startswith("planted")].groupby("task_fingerprint"):
+        about = store.record(of_task["run_id"].iloc[0]).get("data", {}).get("planted")
+        if about:
+            found[str(fingerprint)] = about
+    return found
+
+
+def _planted(
+    group: list[settings.Setting], teachers: dict[str, dict], name: str, options: argparse.Namespace
+) -> Section:
+    metric = group[0].metric
+    margin = script.margin(options, metric)
+    rows, parts, notes, curves = [], [], [], []
+    for setting in sorted(group, key=lambda one: _place(teachers[one.facts["task_fingerprint"]]["targets"])):
+        about = teachers[setting.facts["task_fingerprint"]]
+        settings.refuse_duplicates(setting, arms.name_arms(setting.runs))
+        try:
+            ((_, runs), *_) = settings.at_budgets(setting)
+        except settings.NothingToShow as error:
+            notes.append(str(error))
+        else:
+            mine = _matrix_rows(about, runs, margin)
+            rows += mine
+            parts.append(_teacher_sentence(about, pd.DataFrame(mine)))
+            notes += notes_of_missing(setting, runs.assign(arm=_student_arms(runs)))
+            notes += _uncertified(about, mine)
+        curve = _rank_curve(setting, about)
+        if curve is not None:
+            curves.append((about, curve))
+    section = Section(
+        title=f"Calibration: planted teachers on {group[0].title.split(' · ')[0]}",
+        sentence=_planted_sentence(parts, rows, curves),
+        notes=list(dict.fromkeys([*group[0].notes, *notes])),
+        facts={"says": "shown", "matrix": pd.DataFrame(rows)},
+    )
+    if rows:
+        section.tables.append(_matrix_table(name, pd.DataFrame(rows)))
+        section.figures[name] = instrument.planted_matrix(_in_order(pd.DataFrame(rows)), metric=metric)
+        section.captions[name] = (
+            "Mean score on the teacher's own labels (report) of students at one budget, each at its own rate chosen on "
+            "select. Signs: the student against the teacher's own placement, paired by seed, Holm-corrected within the "
+            "row."
+        )
+    for i, (about, curve) in enumerate(curves):
+        label = f"{name}_rank{f'_{i}' if len(curves) > 1 else ''}"
+        section.tables.append(_curve_table(label, about, curve))
+        section.figures[label] = ranks(curve, metric=metric, marked=int(about["rank"]))
+        section.captions[label] = (
+            f"Students on {about['targets']} against their rank; the teacher, on {about['targets']} too, has rank "
+            f"{about['rank']}. Means over seeds with 95 % t intervals; small marks: seeds."
+        )
+    return section
+
+
+def _uncertified(about: dict, rows: list[dict]) -> list[str]:
+    doubtful = [
+        one["student"] for one in rows if one["certificate"] in tuning.UNCERTIFIED and one["student"] != "head only"
+    ]
+    told = f"teacher on {about['targets']}: the rate of {wording.listed(doubtful)} is not certified"
+    return [f"{told}; another may be better"] if doubtful else []
+
+
+def _student_arms(runs: pd.DataFrame) -> pd.Series:
+    return runs["targets"].where(runs["method"] != settings.FLOOR, settings.FLOOR)
+
+
+def _matrix_rows(about: dict, runs: pd.DataFrame, margin: float) -> list[dict]:
+    own = about["targets"]
+    runs = arms.sort_arms(runs.assign(arm=_student_arms(runs)))
+    students = [arm for arm in runs["arm"].unique() if arm not in (own, settings.FLOOR)]
+    judged = arms.judge(runs, [(arm, own) for arm in students], margin=margin)
+    verdicts = judged.contrasts.set_index("first").to_dict("index")
+    certificates = judged.rates["certificate"].to_dict()
+    rows = []
+    for arm, one in judged.estimates.to_dict("index").items():
+        pair = verdicts.get(arm)
+        rows.append(
+            {
+                "teacher": _teacher_name(about),
+                "student": "head only" if arm == settings.FLOOR else arm,
+                "lr": one["lr"],
+                "certificate": certificates[arm],
+                "n_seeds": one["n_seeds"],
+                "mean": one["mean"],
+                "low": one["low"],
+                "high": one["high"],
+                "difference": pair["difference"] if pair is not None else np.nan,
+                "p_holm": pair["p_holm"] if pair is not None else np.nan,
+                "verdict": str(pair["verdict"]) if pair is not None else "",
+                "is_own": arm == own,
+            }
+        )
+    return rows
+
+
+def _teacher_name(about: dict) -> str:
+    return f"{about['targets']} r={about['rank']}"
+
+
+def _teacher_sentence(about: dict, rows: pd.DataFrame) -> str:
+    scored = rows[(rows["student"] != "head only") & np.isfinite(rows["mean"])]
+    if scored.empty:
+        return f"teacher on {about['targets']}: no student has a score"
+    best = arms.highest(scored, "mean")
+    if best["is_own"]:
+        return (
+            f"the teacher on {about['targets']} is learned best on its own placement ({wording.points(best['mean'])})"
+        )
+    if not scored["is_own"].any():
+        return f"the teacher on {about['targets']} is learned best on {best['student']}; its own placement was not run"
+    own = scored[scored["is_own"]].iloc[0]
+    return (
+        f"the teacher on {about['targets']} is learned best on {best['student']} ({wording.points(best['mean'])}, "
+        f"which is {best['verdict']} against its own placement's {wording.points(own['mean'])})"
+    )
+
+
+def _planted_sentence(parts: list[str], rows: list[dict], curves: list[tuple[dict, pd.DataFrame]]) -> str:
+    table = pd.DataFrame(rows)
+    told = []
+    if parts:
+        adapted = table[table["student"] != "head only"]
+        best = adapted.loc[adapted.dropna(subset="mean").groupby("teacher")["mean"].idxmax()]
+        told.append(
+            f"Of {len(best)} teachers, {int(best['is_own'].sum())} have the highest mean on their own placement: "
+            f"{'; '.join(parts)}."
+        )
+    for about, curve in curves:
+        best = arms.highest(curve, "mean")
+        at = curve[curve["rank"] == about["rank"]]
+        own = f"; its own rank {about['rank']} scores {wording.points(at['mean'].iloc[0])}" if len(at) else ""
+        told.append(
+            f"On the teacher of {_teacher_name(about)}, students on {about['targets']} do best at rank "
+            f"{int(best['rank'])} ({wording.points(best['mean'])}){own}."
+        )
+    return " ".join(told) or "No placement or rank can be compared on the planted tasks of this store."
+
+
+def _rank_curve(setting: settings.Setting, about: dict) -> pd.DataFrame | None:
+    """Students on the teacher's own placement at several ranks."""
+    runs = setting.runs[(setting.runs["targets"] == about["targets"]) & setting.runs["rank"].notna()]
+    if runs["rank"].nunique() < 2:
+        return None
+    runs = arms.name_arms(runs)
+    judged = arms.judge(runs, [], margin=stats.margin_of(setting.metric))
+    estimates = judged.estimates
+    first = runs.drop_duplicates("arm").set_index("arm")["rank"]
+    return estimates.assign(rank=first.loc[estimates.index].astype(int)).dropna(subset="mean")
+
+
+def _curve_table(name: str, about: dict, curve: pd.DataFrame) -> Table:
+    frame = curve[["targets", "rank", "lr", "n_seeds", "mean", "low", "high"]].reset_index(drop=True)
+    frame = frame.assign(
+        score_shown=[wording.plus_minus(a, b) for a, b in zip(frame["mean"], frame["high"], strict=True)]
+    )
+    columns = [
+        Column("targets", "student", wording.text, is_number=False),
+        Column("rank", "rank", wording.count),
+        Column("lr", "lr", wording.plain),
+        Column("n_seeds", "seeds", wording.count),
+        Column("score_shown", "report", wording.text),
+    ]
+    return Table(name, f"Score against rank on the teacher of {_teacher_name(about)}", frame, columns)
+
+
+def _matrix_table(name: str, table: pd.DataFrame) -> Table:
+    shown = table.assign(
+        score_shown=[wording.plus_minus(a, b) for a, b in zip(table["mean"], table["high"], strict=True)],
+        own_shown=np.where(table["is_own"], "own", ""),
+    )
+    columns = [
+        Column("teacher", "teacher", wording.text, is_number=False),
+        Column("student", "student", wording.text, is_number=False),
+        Column("own_shown", "", wording.text, is_number=False),
+        Column("lr", "lr", wording.plain),
+        Column("n_seeds", "seeds", wording.count),
+        Column("score_shown", "report", wording.text),
+        Column("difference", "− own", wording.signed),
+        Column("p_holm", "p Holm", wording.p_value),
+        Column("verdict", "it is", wording.text, is_number=False),
+    ]
+    return Table(name, "Planted against adapted placement: score on the teacher's labels ± 95 %", shown, columns)
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """Students in one order for all teachers, the head alone last."""
+    key = table["student"].map(_place)
+    return table.assign(_key=key).sort_values("_key", kind="stable").drop(columns="_key")
+
+
+def _place(name: str) -> tuple[bool, int, str]:
+    known = list(settings.PLACEMENTS)
+    return name == "head only", known.index(name) if name in known else len(known), name

@@ -1,0 +1,213 @@
+"""Sweeps with known truth, through the code that judges real ones: false verdicts, and power."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+from rich.progress import track
+
+from lora_bench import wording
+from lora_bench.calibration import simulate
+from lora_bench.calibration.simulate import ERROR, NOISES, PAIRS, SHIFTED, Share
+from lora_bench.reports.figures import instrument
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.verdicts import arms
+from lora_bench.wording import percent
+
+SEEDS = (3, 5, 8)
+NULLS = [("normal", 3), ("normal", 5), ("normal", 8), ("heavy", 3), ("heavy", 8), ("coarse", 3), ("coarse", 8)]
+EFFECTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # in standard deviations of a paired difference
+TIE_SD = 0.25  # noise over margin, at which eight seeds can show a tie
+
+Sweeps = Callable[[str, int, Callable[[np.random.Generator], pd.DataFrame]], Iterator[pd.DataFrame]]
+
+
+# ---------------------------------------------------------------- no effect
+
+
+def null(options: argparse.Namespace) -> list[Section]:
+    """Simulated sweeps whose placements are all alike."""
+    rows = []
+    for noise, n_seeds in NULLS:
+        sweeps = generators(options, f"no effect, {noise}, {n_seeds} seeds", n_seeds, options.sweeps)
+        drawn = (simulate.simulate(rng, sd=options.sd / 100, n_seeds=n_seeds, noise=noise) for rng in sweeps)
+        found = simulate.errors(drawn)
+        label = f"{noise}, {n_seeds} seeds"
+        rows.append({"label": label, "noise": NOISES[noise], "n_seeds": n_seeds} | error_row(found))
+    table = pd.DataFrame(rows)
+    tied = _false_ties(options)
+    low, high = tied.interval()
+    worst = arms.highest(table, "share")
+    holds = bool((table["low"] <= ERROR).all() and low <= ERROR)
+    sentence = (
+        f"Without an effect, {options.sweeps:,} simulated sweeps of each kind gave a false verdict in at most "
+        f"{percent(worst['share'])} % ({worst['label']}; 95 % binomial interval {percent(worst['low'])} to "
+        f"{percent(worst['high'])}): " + ("within the nominal 5 %." if holds else "more than the nominal 5 %.")
+    )
+    return [
+        Section(
+            title="Calibration: no effect",
+            sentence=sentence,
+            tables=[null_table("calibration_null", table)],
+            figures={"calibration_null": instrument.error_rates(table, nominal=ERROR)},
+            captions={
+                "calibration_null": f"Share of {options.sweeps:,} simulated sweeps (7 equal placements, 5 rates) in "
+                "which any of the six contrasts is called better or worse, with 95 % binomial intervals; hollow: "
+                "before Holm's correction."
+            },
+            notes=[
+                f"placements that differ by exactly the margin were called tied in {percent(tied.value)} % of "
+                f"{tied.n:,} sweeps ({percent(low)} to {percent(high)}; nominal: at most 5), {SEEDS[-1]} seeds, "
+                "noise a quarter of the margin",
+                "the 95 % interval of qv at its chosen rate missed its true mean in "
+                f"{percent(table['missed'].min())} to {percent(table['missed'].max())} % of the sweeps: the rate is "
+                "chosen on select, whose luck report half shares",
+                f"noise: {options.sd:g} points (sd of a difference between two cells of one seed)",
+            ],
+            facts={"says": "holds" if holds else "fails", "table": table, "ties": tied},
+        )
+    ]
+
+
+def _false_ties(options: argparse.Namespace) -> Share:
+    """Sweeps in which qv beats all others by exactly the margin: a tie would be false."""
+    n_seeds, margin = SEEDS[-1], simulate.MARGIN
+    sweeps = generators(options, f"a difference of one margin, {n_seeds} seeds", 100 + n_seeds, options.sweeps)
+    drawn = (simulate.simulate(rng, sd=TIE_SD * margin, n_seeds=n_seeds, effects={"qv": margin}) for rng in sweeps)
+    return simulate.ties(drawn)
+
+
+def error_row(found: simulate.Errors) -> dict[str, float]:
+    low, high = found.verdict.interval()
+    other_low, other_high = found.uncorrected.interval()
+    return {
+        "n_sweeps": found.verdict.n,
+        "share": found.verdict.value,
+        "low": low,
+        "high": high,
+        "other": found.uncorrected.value,
+        "other_low": other_low,
+        "other_high": other_high,
+        "missed": found.missed.value,
+    }
+
+
+def null_table(name: str, table: pd.DataFrame) -> Table:
+    shown = table.assign(
+        interval_shown=[wording.interval(a, b, percent) for a, b in zip(table["low"], table["high"], strict=True)]
+    )
+    return Table(
+        name,
+        "No effect: sweeps with any false verdict (nominal 5 %)",
+        shown,
+        [
+            Column("label", "sweeps", wording.text, is_number=False),
+            Column("n_sweeps", "n", wording.count),
+            Column("share", "false verdict %", percent),
+            Column("interval_shown", "95 % interval", is_number=False),
+            Column("other", "before Holm %", percent),
+            Column("missed", "interval misses %", percent),
+        ],
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- known effect
+
+
+def power(options: argparse.Namespace) -> list[Section]:
+    """Simulated sweeps in which one placement is worse by a known difference."""
+    sd = options.sd / 100
+
+    def draw(rng: np.random.Generator, n_seeds: int, effect: float) -> pd.DataFrame:
+        return simulate.simulate(rng, sd=sd, n_seeds=n_seeds, effects={SHIFTED: -effect * sd})
+
+    table = power_rows(options, sd, draw)
+    return [
+        Section(
+            title="Calibration: known effect",
+            sentence=f"Simulated sweeps: {power_sentence(table)}",
+            tables=[power_table("calibration_power", table)],
+            figures={"calibration_power": instrument.power_curves(table)},
+            captions={
+                "calibration_power": "How often qv is called better than a placement that is worse by a known "
+                f"difference: marks, {options.power_sweeps:,} simulated sweeps with 95 % binomial intervals; dashed, "
+                f"the power that the plan promises for one of {len(PAIRS)} contrasts."
+            },
+            facts={"says": power_says(table), "table": table},
+        )
+    ]
+
+
+def power_rows(
+    options: argparse.Namespace, sd: float, draw: Callable[[np.random.Generator, int, float], pd.DataFrame]
+) -> pd.DataFrame:
+    rows = []
+    for n_seeds in SEEDS:
+        for effect in EFFECTS:
+            stream = 1_000 * n_seeds + round(100 * effect)
+            sweeps = generators(options, f"effect {effect:g} sd, {n_seeds} seeds", stream, options.power_sweeps)
+            found = simulate.detections(draw(rng, n_seeds, effect) for rng in sweeps)
+            low, high = found.interval()
+            # All points together are to hold at 95 %.
+            _, most = found.interval(1 - 2 * ERROR / (len(SEEDS) * len(EFFECTS)))
+            promised = simulate.promised_power(effect * sd, sd, n_seeds)
+            rows.append(
+                {
+                    "n_seeds": n_seeds,
+                    "effect": effect,
+                    "difference": effect * sd,
+                    "n_sweeps": found.n,
+                    "found": found.value,
+                    "low": low,
+                    "high": high,
+                    # One direction of a two-sided test is half of the error where there is no effect.
+                    "promised": promised if effect else promised / 2,
+                    "is_kept": most >= promised if effect else True,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def power_says(table: pd.DataFrame) -> str:
+    return "holds" if table["is_kept"].all() else "fails"
+
+
+def power_sentence(table: pd.DataFrame) -> str:
+    real = table[table["effect"] > 0]
+    gaps = real["found"] - real["promised"]
+    kept = int(real["is_kept"].sum())
+    return (
+        f"the promised power is kept at {kept} of {len(real)} points (found minus promised: "
+        f"{wording.signed(gaps.min(), 0)} to {wording.signed(gaps.max(), 0)} points)."
+    )
+
+
+def power_table(name: str, table: pd.DataFrame) -> Table:
+    shown = table.assign(
+        interval_shown=[wording.interval(a, b, percent) for a, b in zip(table["low"], table["high"], strict=True)]
+    )
+    return Table(
+        name,
+        "Known effect: how often it is found, and what the plan promises",
+        shown,
+        [
+            Column("n_seeds", "seeds", wording.count),
+            Column("effect", "effect (sd)", wording.plain),
+            Column("difference", "points", wording.points),
+            Column("n_sweeps", "n", wording.count),
+            Column("found", "found %", percent),
+            Column("interval_shown", "95 % interval", is_number=False),
+            Column("promised", "promised %", percent),
+        ],
+    )  # fmt: skip
+
+
+def generators(options: argparse.Namespace, label: str, stream: int, n: int) -> Iterator[np.random.Generator]:
+    """One generator a sweep, all of one stream; with a bar on the terminal."""
+    rng = np.random.default_rng([options.seed, stream])
+    for _ in track(range(n), label, transient=True, disable=not sys.stderr.isatty()):
+        yield rng

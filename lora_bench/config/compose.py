@@ -1,0 +1,243 @@
+"""From what Hydra composed to a checked configuration, and from its errors to ours.
+
+`parse` turns a composed configuration into dataclasses, so below it no code sees a DictConfig.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, get_args, get_origin
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import (
+    ConfigKeyError,
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from lora_bench import paths
+from lora_bench.config.errors import ConfigError, did_you_mean
+from lora_bench.config.schema import RunConfig, check
+
+KEY_ALIASES = {"store.keep_adapters": "keep_adapters"}
+"""Keys by the name that people give them, and by the name that the schema has: `store` itself is a folder."""
+
+COMMAND_KEYS = ("hydra", "show", "pack")
+"""Keys of a composed configuration that steer the command and are no part of a run."""
+
+
+def parse(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
+    """Check a composed configuration against the schema and the limits.
+
+    Raises:
+        ConfigError: on an unknown key, a wrong type, a missing or impossible value.
+    """
+    with _in_our_words():
+        config: Any = OmegaConf.to_object(_typed(composed))
+    config = _with_whole_paths(config)
+    check(config)
+    return config
+
+
+class Template:
+    """A composed configuration that is parsed again and again with other values: parsing anew costs 30 ms, this 1 ms.
+
+    Every parse must set the same keys, so that none keeps the value of an earlier one; they must exist in the schema,
+    and no value may refer to another (`is_fit`).
+    """
+
+    def __init__(self, composed: DictConfig):
+        with _in_our_words():
+            self._typed = _typed(composed)
+            self._first: Any = OmegaConf.to_object(self._typed)
+
+    @staticmethod
+    def can_set(key: str) -> bool:
+        """Whether a dotted key names one value of the schema."""
+        return _is_value(key)
+
+    @staticmethod
+    def is_fit(composed: DictConfig, keys: Iterable[str]) -> bool:
+        """Whether parsing by this class equals parsing anew."""
+        return "${" not in OmegaConf.to_yaml(composed) and all(map(_is_value, keys))
+
+    def parse(self, values: Mapping[str, Any]) -> RunConfig:
+        """The configuration with these values, by dotted key, checked as `parse` does.
+
+        Raises:
+            ConfigError: as `parse` does.
+        """
+        config = self._first
+        for key, value in values.items():
+            section, _, name = key.rpartition(".")
+            kind = {each.name: each.type for each in fields(getattr(config, section) if section else config)}[name]
+            _refuse_switch(key, kind, value)
+            with _in_our_words():
+                OmegaConf.update(self._typed, key, value, merge=False)
+                held = OmegaConf.select(self._typed, key)
+            held = OmegaConf.to_object(held) if OmegaConf.is_config(held) else held
+            part = {section: replace(getattr(config, section), **{name: held})} if section else {name: held}
+            config = replace(config, **part)
+        config = _with_whole_paths(config)
+        check(config)
+        return config
+
+
+def _with_whole_paths(config: RunConfig) -> RunConfig:
+    """Every path with its `~` replaced: the one place that does so. Ids hold no paths, so none moves.
+
+    Raises:
+        ConfigError: when there is no such home, or the locale cannot spell the path.
+    """
+    parts: dict[str, Any] = {"": config, "model.": config.model, "task.": config.task}
+    keys = {"": ("store",), "model.": ("name",), "task.": ("data_dir", "train_file", "select_file", "report_file")}
+    for section, part in parts.items():
+        for name in keys[section]:
+            try:
+                text = getattr(part, name)
+                part = replace(part, **{name: paths.expanded(text)}) if text else part
+            except paths.PathError as error:
+                raise ConfigError(f"{section}{name}: {error}") from None
+        parts[section] = part
+    return replace(parts[""], model=parts["model."], task=parts["task."])
+
+
+def schema_override(override: str) -> str:
+    """An override whose key is spelled as the schema has it (`KEY_ALIASES`)."""
+    key, mark, value = override.partition("=")
+    name = key.lstrip("+~")
+    return f"{key[: len(key) - len(name)]}{KEY_ALIASES.get(name, name)}{mark}{value}"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass configuration as plain JSON values, in schema order."""
+    values = ((each.name, getattr(config, each.name)) for each in fields(config))
+    return {name: to_dict(value) if is_dataclass(value) else value for name, value in values}
+
+
+def _typed(composed: DictConfig | Mapping[str, Any]) -> DictConfig:
+    given = _own_part(composed)
+    _refuse_wrong_scalars(given)
+    merged: Any = OmegaConf.merge(OmegaConf.structured(RunConfig), given)
+    return merged
+
+
+@contextlib.contextmanager
+def _in_our_words() -> Iterator[None]:
+    """Turn OmegaConf's errors into ours."""
+    try:
+        yield
+    except ConfigKeyError as error:
+        raise ConfigError(unknown_key(str(error.full_key or error.key))) from None
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key}: no value given; set it on the command line or in a config file") from None
+    except ValidationError as error:
+        raise ConfigError(f"{error.full_key}: {_explain(error)}") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'configuration'}: {_first_line(error)}") from None
+
+
+def _is_value(key: str) -> bool:
+    """Whether a dotted key of the schema names one value: no section, no mapping, nothing inside a value."""
+    section, _, name = key.rpartition(".")
+    schema: Any = RunConfig
+    if section:
+        held = next((each for each in fields(schema) if each.name == section), None)
+        schema = held.type if held else None
+    kinds = {each.name: each.type for each in fields(schema)} if is_dataclass(schema) else {}
+    return name in kinds and not is_dataclass(kinds[name]) and get_origin(kinds[name]) is not dict
+
+
+def _refuse_wrong_scalars(given: DictConfig) -> None:
+    """OmegaConf reads `true` as the number 1: a switch where a number belongs is a mistake, not a value."""
+
+    def walk(schema: Any, values: Any, prefix: str) -> None:
+        if not OmegaConf.is_dict(values):
+            return
+        for each in fields(schema):
+            name = each.name
+            if name not in values or OmegaConf.is_missing(values, name) or OmegaConf.is_interpolation(values, name):
+                continue
+            value = values[name]
+            nested = each.default_factory() if callable(each.default_factory) else None  # type: ignore[misc]
+            if is_dataclass(nested):
+                if value is None:
+                    raise ConfigError(f"{prefix}{name}: null; give its keys, or leave it out")
+                walk(nested, value, f"{prefix}{name}.")
+            else:
+                _refuse_switch(f"{prefix}{name}", each.type, value)
+
+    walk(RunConfig, given, "")
+
+
+def _refuse_switch(key: str, kind: Any, value: Any) -> None:
+    if isinstance(value, bool) and kind is not bool and kind is not Any:
+        raise ConfigError(f"{key}: {str(value).lower()} is a switch; give a {_type_name(kind)}")
+
+
+def _type_name(kind: Any) -> str:
+    words = {int: "whole number", float: "number", str: "text"}
+    members = [member for member in (get_args(kind) or (kind,)) if member is not type(None)]
+    return " or ".join(words.get(member, getattr(member, "__name__", str(member))) for member in members)
+
+
+def unknown_key(full: str) -> str:
+    """The message for a key that the schema does not have: its neighbours, and the likeliest one."""
+    head, _, tail = full.rpartition(".")
+    schema: Any = RunConfig
+    for part in head.split(".") if head else []:
+        known = {each.name: each for each in fields(schema)} if is_dataclass(schema) else {}
+        if part not in known or not callable(known[part].default_factory):
+            return unknown_key(head) if schema is RunConfig else f"{full}: no such key"
+        schema = type(known[part].default_factory())  # type: ignore[misc]
+    if full == "sweeps":
+        return "sweeps: no sweep was loaded; name a file of sweeps/ as +sweeps=NAME, such as +sweeps=quick"
+    names = [each.name for each in fields(schema)] if is_dataclass(schema) else []
+    if not head and (found := _sections_with(tail)):
+        return f"{full}: no such key; did you mean {' or '.join(f'{section}.{tail}' for section in found)}?"
+    where = f"keys of {head} are" if head else "keys are"
+    return f"{full}: no such key; {where} {', '.join(names)}{did_you_mean(tail, names)}"
+
+
+def _sections_with(name: str) -> list[str]:
+    """Sections of the schema that have a key of this name."""
+    parts = {each.name: each.default_factory for each in fields(RunConfig) if callable(each.default_factory)}
+    held = {section: make() for section, make in parts.items()}
+    return [one for one, part in held.items() if is_dataclass(part) and name in {each.name for each in fields(part)}]
+
+
+def _own_part(composed: DictConfig | Mapping[str, Any]) -> DictConfig:
+    """The composed configuration without the command's own keys, with a preset's per-task table looked up."""
+    given: Any = copy.deepcopy(composed) if isinstance(composed, DictConfig) else OmegaConf.create(dict(composed))
+    with open_dict(given):
+        for key in COMMAND_KEYS:
+            given.pop(key, None)
+        train = given.get("train")
+        table = train.get("per_task") if isinstance(train, DictConfig) else None
+        if table is None:
+            return given
+        task = OmegaConf.select(given, "task.name")
+        try:
+            values: Any = OmegaConf.to_container(given.train, resolve=True)
+        except InterpolationResolutionError:
+            known = ", ".join(map(str, table))
+            raise ConfigError(f"train: this preset has no values for task {task!r}; it has {known}") from None
+        given.train = {key: value for key, value in values.items() if key != "per_task"}
+    return given
+
+
+def _explain(error: Exception) -> str:
+    """OmegaConf's first line, with what would work."""
+    said = _first_line(error)
+    if "is not a ListConfig" in said:
+        return "one value where a list belongs; write it in brackets, as [a,b]"
+    hints = {"to Integer": "give a whole number", "to Float": "give a number", "valid bool": "give true or false"}
+    hint = next((hint for kind, hint in hints.items() if kind in said), None)
+    return f"{said}; {hint}" if hint else said
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

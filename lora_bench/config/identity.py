@@ -1,0 +1,120 @@
+"""What of a configuration can change its result, and the id that follows from it.
+
+    run_id = sha256(canonical JSON of the science without display names)[:16]
+
+The same science has the same id wherever, and with whatever neighbours, it ran.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lora_bench.config.schema import LORA_METHODS, RunConfig, TrainConfig
+
+PROTOCOL = 1
+"""Version of everything that turns a configuration into scores. Raised whenever old records stop being comparable."""
+
+LATER_FIELDS: dict[str, Any] = {}
+"""Scientific fields added after protocol 1, by dotted path, with the value that earlier versions amounted to.
+
+They enter a run's identity only where they differ from it, so the records from before keep their ids.
+"""
+
+
+def science(
+    config: RunConfig,
+    *,
+    model_fingerprint: str,
+    task_fingerprint: str,
+    metrics: Sequence[str],
+    train_rows: int,
+    targets: str,
+    rank: int | dict[str, int] | None,
+    layers: str | Sequence[int],
+    precision: str,
+) -> dict[str, Any]:
+    """What can change a run's result, canonically: resolved values in, ignored fields out.
+
+    Args:
+        targets: canonical roles of this backbone (`spell_targets`); empty for methods without targets.
+        rank: one rank, or module path -> rank where they differ.
+        layers: `all`, or the layer numbers.
+        train_rows: rows of the train split after cutting.
+    """
+    adapter, train = config.adapter, config.train
+    model = {"name": display_name(config.model.name), "fingerprint": model_fingerprint}
+    if config.model.revision:
+        model["revision"] = config.model.revision
+    result: dict[str, Any] = {
+        "protocol": PROTOCOL,
+        "model": model,
+        "task": {
+            "name": config.task.name,
+            "fingerprint": task_fingerprint,
+            "metrics": list(metrics),
+            "train_rows": train_rows,
+        },
+        "adapter": {"method": adapter.method},
+        "train": _science_of_training(train, precision),
+        "seed": config.seed,
+    }
+    if adapter.method != "head_only":
+        result["train"]["lr"] = train.lr
+    if adapter.method in LORA_METHODS:
+        result["adapter"] |= {
+            "targets": targets,
+            "rank": rank,
+            "alpha": adapter.alpha,
+            "alpha_policy": adapter.alpha_policy,
+            "dropout": adapter.dropout,
+            "init": adapter.init,
+            "layers": layers if isinstance(layers, str) else list(layers),
+            "replicate": adapter.replicate,
+        }
+    if adapter.method == "lora_plus":
+        result["adapter"]["b_lr_ratio"] = adapter.b_lr_ratio
+    return result
+
+
+def _science_of_training(train: TrainConfig, precision: str) -> dict[str, Any]:
+    return {
+        "head_lr": train.lr if train.head_lr is None else train.head_lr,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "grad_accumulation": train.grad_accumulation,
+        "max_length": train.max_length,
+        "schedule": train.schedule,
+        "warmup_ratio": train.warmup_ratio,
+        "weight_decay": train.weight_decay,
+        "max_grad_norm": train.max_grad_norm,
+        "precision": precision,
+        "dropout": train.dropout,
+        "checkpoint": train.checkpoint,
+    }
+
+
+def run_id(science: Mapping[str, Any]) -> str:
+    """Sixteen hexadecimal digits of the science's hash. Display names and revisions do not enter, weights do."""
+    identity = dict(science)
+    identity["model"] = {"fingerprint": science["model"]["fingerprint"]}
+    for path, before in LATER_FIELDS.items():
+        section, _, name = path.rpartition(".")
+        held = identity.get(section) if section else identity
+        if isinstance(held, Mapping) and name in held and held[name] == before:
+            held = {key: value for key, value in held.items() if key != name}
+            identity = identity | {section: held} if section else held
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def cell_id(science: Mapping[str, Any]) -> str:
+    """The id of a run's cell: its science without the seed."""
+    return run_id({key: value for key, value in science.items() if key != "seed"})
+
+
+def display_name(name: str) -> str:
+    """A backbone's name for people: the Hub name, or the last part of a local folder."""
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
+    return re.split(r"[/\\]", name.rstrip("/\\"))[-1] if is_path else name

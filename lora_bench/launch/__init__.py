@@ -1,0 +1,1 @@
+"""Sweeps: plans, packs, jobs, and what is told of them."""

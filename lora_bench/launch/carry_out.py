@@ -1,0 +1,321 @@
+"""Carry out a plan: packs here or through a launcher, and what is kept and logged when they are done."""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from rich.console import Console
+
+from lora_bench.launch import files, jobs, precision
+from lora_bench.launch.gpus import claim_gpu
+from lora_bench.launch.plan import Plan, save
+from lora_bench.launch.progress import SweepProgress
+from lora_bench.launch.tell import frame_of_plan
+from lora_bench.store.folder import Store
+from lora_bench.store.secrets import without_folders
+from lora_bench.verdicts import arms
+from lora_bench.wording import counted, size
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+SHARE_OF_TRAINING = 0.8
+"""Of a pack's time; scoring, checking and saving take the rest."""
+FAILED_FAST = "a run failed (hydra.sweeper.fail_fast=true)"
+
+
+def carry_out(
+    plan: Plan,
+    store: Store,
+    out: Console,
+    *,
+    launch: Callable[[list[str]], Sequence[Any]] | None,
+    fail_fast: bool,
+) -> tuple[str | None, bool]:
+    """Train what is pending.
+
+    Args:
+        launch: starts one process-bound job per `pack=PLAN#i`, blocks, and returns what the jobs did; None trains in
+            this process.
+
+    Returns:
+        (why it ended early or None, whether a user or a signal asked for that).
+    """
+    stopped = None
+    if not plan.pending():
+        return None, False
+    store.require_writable()
+    precision.keep_precision(store)
+    save(plan)
+    for file in (files.stop_file(plan.path), files.offline_file(plan.path)):
+        file.unlink(missing_ok=True)
+    numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
+    try:
+        with SweepProgress(len(plan.pending()), console=out) as progress:
+            while numbers and not stopped:
+                if launch is None:
+                    stopped, held = _in_process(plan, store, numbers, progress, fail_fast=fail_fast)
+                else:
+                    stopped, held = _through_launcher(plan, store, numbers, progress, launch, fail_fast=fail_fast)
+                numbers = [] if stopped else _left_by_others(plan, store, held, out)
+                if numbers:
+                    save(plan)
+    except KeyboardInterrupt as error:
+        files.stop_file(plan.path).touch()
+        return str(error) or "Ctrl-C", True
+    finally:
+        refresh(plan, store)
+    return stopped, False
+
+
+def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console) -> list[int]:
+    """Wait for packs that another launch of this sweep holds; those that it left unfinished when it ended."""
+    for number in held:
+        has_said = False
+        while True:
+            with jobs.claim_pack(plan.path, number) as is_free:
+                if is_free:
+                    break
+            if not has_said:
+                out.print(f"waiting for pack {number}, which another process trains")
+            has_said = True
+            time.sleep(POLL_SECONDS)
+    refresh(plan, store)
+    return [number for number in held if plan.pending(plan.packs[number])]
+
+
+def _in_process(
+    plan: Plan, store: Store, numbers: Sequence[int], progress: SweepProgress, *, fail_fast: bool
+) -> tuple[str | None, list[int]]:
+    """Why it stopped, and the packs that another process holds."""
+    from lora_bench.tracking.live import open_tracking
+
+    first = next(iter(plan.runs.values())).run
+    tracking = open_tracking(first.config.tracking, directory=store.root / ".tracking")
+    invocation = {"overrides": plan.command, "sweep": plan.sweep}
+    done, failed = progress.done, progress.failed
+    held = []
+    try:
+        for number in numbers:
+            with jobs.claim_pack(plan.path, number) as is_ours:
+                if not is_ours:
+                    held.append(number)
+                    continue
+                refresh(plan, store, plan.packs[number])
+                wanted = plan.pending(plan.packs[number])
+                runs = [plan.runs[run_id].run for run_id in plan.packs[number]] if wanted else []
+                listener = _inside(progress, done, failed)
+                with claim_gpu(first.config.device, any_of_them=False):
+                    records = jobs.run_here(
+                        runs, store, only=wanted, tracking=tracking, invocation=invocation, on_progress=listener
+                    )
+            done += len(wanted)
+            failed += sum(record["status"] == "failed" for record in records)
+            progress.update(done=done, failed=failed)
+            if failed and fail_fast:
+                return FAILED_FAST, held
+    finally:
+        tracking.close()
+    return None, held
+
+
+def _inside(progress: SweepProgress, done: int, failed: int) -> Callable[[dict], None]:
+    """A listener to one pack, behind `done` and `failed` runs: its steps move the bar, its records count."""
+    ended: list[bool] = []
+
+    def listen(event: dict) -> None:
+        if event.get("event") == "record":
+            ended.append(event.get("status") == "failed")
+            progress.update(done=done + len(ended), failed=failed + sum(ended))
+        elif event.get("event") == "step":
+            inside = SHARE_OF_TRAINING * event["step"] / event["steps"] * event["runs"]
+            progress.update(done=done + len(ended), failed=failed + sum(ended), inside=inside)
+
+    return listen
+
+
+def _through_launcher(
+    plan: Plan,
+    store: Store,
+    numbers: Sequence[int],
+    progress: SweepProgress,
+    launch: Callable[[list[str]], Sequence[Any]],
+    *,
+    fail_fast: bool,
+) -> tuple[str | None, list[int]]:
+    """Jobs report through the store alone, so a thread reads it and the marks of packs while the launcher blocks."""
+    jobs.forget_marks(plan.path, numbers)
+    pending = plan.pending()
+    unfinished = {number: set(plan.pending(plan.packs[number])) for number in numbers}
+    before = {run_id: store.written_at(run_id) for run_id in pending}
+    is_over = threading.Event()
+    has_failed = threading.Event()
+
+    def watch() -> None:
+        seen: dict[str, str] = {}
+        shares = dict.fromkeys(numbers, 0.0)
+        while True:
+            is_last = is_over.wait(POLL_SECONDS)
+            for run_id in pending:
+                if run_id not in seen and store.written_at(run_id) != before[run_id]:
+                    seen[run_id] = store.status(run_id) or "failed"
+            failed = sum(status == "failed" for status in seen.values())
+            shares |= {number: share for number in numbers if (share := jobs.share_trained(plan.path, number))}
+            in_training = (shares[number] * len(unfinished[number] - seen.keys()) for number in numbers)
+            progress.update(done=len(seen), failed=failed, inside=SHARE_OF_TRAINING * sum(in_training))
+            if failed and fail_fast and not has_failed.is_set():
+                has_failed.set()
+                files.stop_file(plan.path).touch()
+            if is_last:
+                return
+
+    watcher = threading.Thread(target=watch, name="lora_bench-progress", daemon=True)
+    watcher.start()
+    ended_early, outcomes, is_lost = None, [], False
+    try:
+        outcomes = launch([f"{plan.path.absolute()}#{number}" for number in numbers])
+    except Exception as error:  # a launcher that loses a worker; what the workers wrote counts
+        ended_early = (
+            f"the launcher gave up ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+        )
+        is_lost = True
+    finally:
+        is_over.set()
+        watcher.join()
+    told = {number: one for number, one in zip(numbers, outcomes, strict=False) if isinstance(one, dict)}
+    held = [number for number, outcome in told.items() if outcome["is_held"]]
+    messages = [outcome["message"] for outcome in told.values() if outcome["message"] and not outcome["is_held"]]
+    ended_early = ended_early or (messages[0] if messages else None)
+    if has_failed.is_set():
+        return FAILED_FAST, held
+    if is_lost:
+        return _after_a_loss(plan, store, numbers, progress, launch, str(ended_early), fail_fast=fail_fast)
+    return ended_early, held
+
+
+def _after_a_loss(
+    plan: Plan,
+    store: Store,
+    numbers: Sequence[int],
+    progress: SweepProgress,
+    launch: Callable[[list[str]], Sequence[Any]],
+    reason: str,
+    *,
+    fail_fast: bool,
+) -> tuple[str | None, list[int]]:
+    """What is still to be launched after a worker was lost, which takes along the packs beside and behind it.
+
+    The pack at fault is not told by the launcher. Those that were under way are launched one by one: what loses its
+    worker by itself is at fault, and gets failed records.
+    """
+    suspects = jobs.abandoned(plan.path, numbers)
+    if len(suspects) == 1:
+        jobs.fail_abandoned(plan.path, suspects[0], reason)
+    refresh(plan, store)
+    save(plan)  # jobs read there what is to be tried again
+    for number in suspects if len(suspects) > 1 else []:
+        log.warning("%s; launching pack %d, which was under way, by itself", reason, number)
+        stopped, _ = _through_launcher(plan, store, [number], progress, launch, fail_fast=fail_fast)
+        if stopped:
+            return stopped, []
+    refresh(plan, store)
+    if fail_fast and any(plan.status[run_id] == "failed" for number in suspects for run_id in plan.packs[number]):
+        return FAILED_FAST, []
+    left = [number for number in numbers if plan.pending(plan.packs[number])]
+    if len(left) == len(numbers):
+        return reason, []
+    if left:
+        log.warning("%s; launching the %d packs that are left", reason, len(left))
+    return None, left
+
+
+def refresh(plan: Plan, store: Store, run_ids: Collection[str] | None = None) -> None:
+    """Read statuses anew, of some runs or of all. What was to be tried again, and was, is not tried once more."""
+    looked_at = plan.runs if run_ids is None else run_ids
+    plan.status |= {run_id: store.status(run_id) for run_id in looked_at}
+    tried = {run_id for run_id in looked_at if run_id in plan.retry and store.written_at(run_id) != plan.retry[run_id]}
+    plan.retry = {run_id: before for run_id, before in plan.retry.items() if run_id not in tried}
+
+
+def drop_adapters(plan: Plan, store: Store, out: Console) -> None:
+    """Delete the adapters that `store.keep_adapters` does not keep, of this sweep's finished runs.
+
+    With `best`, each cell keeps its runs at the rate that `select` chose, those that tables and section 7 read.
+    """
+    wanted = next(iter(plan.runs.values())).run.config.keep_adapters
+    if wanted == "all":
+        return
+    finished = {run_id for run_id, status in plan.status.items() if status == "finished"}
+    if not finished:
+        return
+    kept = set(arms.chosen_runs(store.frame())["run_id"]) if wanted == "best" else set()
+    freed = [store.drop_adapter(run_id, f"store.keep_adapters={wanted}") for run_id in sorted(finished - kept)]
+    n_dropped = sum(n_bytes > 0 for n_bytes in freed)
+    if n_dropped:
+        dropped = f"dropped {counted(n_dropped, 'adapter')}, {size(sum(freed))}"
+        out.print(f"store.keep_adapters={wanted}: kept {counted(len(finished & kept), 'adapter')}, {dropped}")
+
+
+def log_findings(plan: Plan, store: Store) -> None:
+    """One W&B run of job type `analysis` with the tables, figures and sentences of this sweep.
+
+    Costs a sweep nothing when it fails: the store has everything, and the scripts of analysis/ show it.
+    """
+    first = next(iter(plan.runs.values())).run
+    config = first.config.tracking
+    frame = frame_of_plan(plan, store)
+    if config.backend == "none" or not (frame["status"] == "finished").any():
+        return
+    from lora_bench.questions import findings
+    from lora_bench.tracking.live import open_tracking
+
+    try:
+        by_script = findings.sections(frame, store=store.root)
+        found = [section for sections in by_script.values() for section in sections]
+        tables = {table.name: table.frame for section in found for table in section.tables}
+        figures = {name: _png(figure) for section in found for name, figure in section.figures.items()}
+        content = json.dumps(sorted(plan.status.items()))
+        about = {
+            "sweep": plan.sweep,
+            "runs": len(frame),
+            "cells": plan.n_cells,
+            "command": [without_folders(one) for one in plan.command],
+        }
+        tracking = open_tracking(config, directory=store.root / ".tracking")
+        run = tracking.start(
+            {
+                "run_id": f"analysis-{plan.path.stem}",
+                "copy": hashlib.sha256(content.encode()).hexdigest()[:6],
+                "name": f"analysis of {plan.sweep or 'a grid'}",
+                "group": "analysis",
+                "job_type": "analysis",
+                "tags": ["analysis", plan.sweep],
+                "config": about,
+            }
+        )
+        run.attach({"runs": frame, **tables}, figures)
+        run.finish("finished", {"verdict": "\n".join(section.sentence for section in found)})
+        tracking.close()
+    except Exception as error:
+        log.warning("tracking: the analysis of this sweep was not logged (%s: %s)", type(error).__name__, error)
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def remove_job_folder(store: Store) -> None:
+    """The launchers' own folder, when it is empty."""
+    folder = store.root / files.FOLDER / "jobs"
+    with contextlib.suppress(OSError):
+        if folder.is_dir() and not any(folder.iterdir()):
+            shutil.rmtree(folder)

@@ -1,0 +1,107 @@
+"""What a plan will cost: time, and room on the disk."""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lora_bench.launch.packs import lengths
+from lora_bench.launch.plan import Plan
+from lora_bench.store.folder import Store
+
+SHARE_OF_MATMUL = 0.5
+"""Of the machine's matrix products' rate, what a pack was seen to reach, scoring and checks included."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate: seconds of training left, the bytes that it will leave, and what the seconds rest on."""
+
+    seconds: float
+    bytes: int
+    basis: str
+
+
+def cost(plan: Plan, store: Store) -> Cost:
+    """Estimate what the pending runs cost, from finished runs of the store where it has some of the same kind."""
+    pending = [plan.runs[run_id].run for run_id in plan.pending()]
+    n_bytes = sum(_bytes(run) for run in pending)
+    pending += [plan.runs[run_id].run for run_id in plan.riders()]
+    if not pending:
+        return Cost(0.0, 0, "nothing to do")
+    frame = store.frame()
+    if not frame.empty and "attributed_seconds" in frame:
+        frame = frame[(frame["status"] == "finished") & (frame["attributed_seconds"] > 0)]
+        by_kind = dict(iter(frame.groupby(["model_fingerprint", "task"])))
+        kinds = [(run.science["model"]["fingerprint"], run.science["task"]["name"]) for run in pending]
+        if set(kinds) <= set(by_kind):
+            one_of = dict(zip(kinds, pending, strict=True))
+            per_row = {kind: _seconds_per_row(by_kind[kind], run) for kind, run in one_of.items()}
+            work = [_work(run.science["task"]["train_rows"], run.config.train.epochs, run) for run in pending]
+            seconds = float(sum(per_row[kind] * n for kind, n in zip(kinds, work, strict=True)))
+            n_known = sum(len(by_kind[kind]) for kind in set(kinds))
+            told = f"from {n_known} finished run{'s' if n_known > 1 else ''}"
+            return Cost(seconds / plan.n_workers, n_bytes, told)
+    precision = pending[0].precision
+    rate = SHARE_OF_MATMUL * _matmul_rate(precision)
+    seconds = sum(flops(run) for run in pending) / rate
+    told = f"a guess from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"
+    return Cost(seconds, n_bytes, told)
+
+
+def _seconds_per_row(known: Any, run: Any) -> float:
+    """Of finished runs of a kind, whose select and report are as large as those of `run`."""
+    return float((known["attributed_seconds"] / _work(known["train_rows"], known["epochs"], run)).median())
+
+
+def _work(n_train: Any, epochs: Any, run: Any) -> Any:
+    """Rows of training, and rows scored at half the cost (`flops`): select at every epoch's end, report once."""
+    n_select, n_report = (len(run.task.splits.get(name, ())) for name in ("select", "report"))
+    return n_train * epochs + (n_select * np.ceil(epochs) + n_report) / 2
+
+
+def flops(run: Any) -> float:
+    """4 P per token and epoch for training (forward, and gradients of activations), 2 P per scored token."""
+    parameters = sum(matrix.d_in * matrix.d_out for matrix in run.blueprint.matrices)
+    _, tokens = lengths(run)
+    scored = tokens.get("select", 0) * max(1, math.ceil(run.config.train.epochs)) + tokens.get("report", 0)
+    return parameters * (4 * tokens["train"] * run.config.train.epochs + 2 * scored)
+
+
+def _bytes(run: Any) -> int:
+    """Adapter and head (with a dense layer) in fp32, predictions (8 bytes a logit and 24 a row), and the record."""
+    n_rows = sum(len(rows) for name, rows in run.task.splits.items() if name != "train")
+    width = run.blueprint.architecture.get_text_config().hidden_size
+    head = 0 if run.config.adapter.method == "full" else run.task.n_labels * width + width * width
+    n_saved = 0 if run.config.keep_adapters == "none" else _trained(run) + head
+    return 4 * n_saved + n_rows * (24 + 8 * run.task.n_labels) + 20_000
+
+
+def _trained(run: Any) -> int:
+    """Parameters that a run's adapter saves; full fine-tuning and BitFit save those of the backbone that they train."""
+    method = run.config.adapter.method
+    if method not in ("full", "bitfit"):
+        return run.adapter_parameters
+    weights = run.blueprint.skeleton.named_parameters()
+    return sum(each.numel() for name, each in weights if method == "full" or name.endswith("bias"))
+
+
+@functools.cache
+def _matmul_rate(precision: str) -> float:
+    """FLOP per second of a matrix product here; the estimate's yardstick, used for no decision."""
+    import time
+
+    import torch
+
+    from lora_bench.models.device import DTYPES, set_threads
+
+    set_threads()
+    a = torch.randn(2048, 384, dtype=DTYPES[precision])
+    b = torch.randn(384, 1536, dtype=DTYPES[precision])
+    torch.matmul(a, b)
+    start = time.perf_counter()
+    for _ in range(5):
+        torch.matmul(a, b)
+    return 5 * 2 * a.shape[0] * a.shape[1] * b.shape[1] / (time.perf_counter() - start)

@@ -1,0 +1,33 @@
+"""Where the files of a plan lie."""
+
+from pathlib import Path
+
+
+def mark_file(path: Path, number: int) -> Path:
+    return path.with_suffix("") / f"pack-{number}.under_way"
+
+
+def store_of(plan_path: Path) -> Path:
+    """The store that a plan lies in."""
+    return plan_path.parent.parent
+
+
+def stop_file(plan_path: Path) -> Path:
+    """While this file exists, jobs of the plan that have not begun do nothing."""
+    return plan_path.with_suffix(".stop")
+
+
+def offline_file(plan_path: Path) -> Path:
+    """While this file exists, jobs of the plan do not ask again whether W&B answers: one of them has waited for it."""
+    return plan_path.with_suffix("") / "offline"
+
+
+def log_file(path: Path, number: int) -> Path:
+    return path.with_suffix("") / f"pack-{number}.log"
+
+
+def environment_file(path: Path, number: int) -> Path:
+    return path.with_suffix("") / f"pack-{number}.environment.json"
+
+
+FOLDER = ".plans"

@@ -1,0 +1,433 @@
+"""Train one pack of a plan: in this process, or in a child whose death becomes failed records.
+
+A job is given a plan file and a number. It trains the runs of that pack which the store lacks, and nothing that goes
+wrong leaves it as an exception: a launcher would take that for the end of the whole sweep.
+
+    python -m lora_bench.launch.jobs PLAN FD    the child: reads numbers of packs, and answers each with a status on FD
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lora_bench.launch import plan
+from lora_bench.launch.files import environment_file, log_file, mark_file, offline_file, stop_file, store_of
+from lora_bench.launch.gpus import claim_gpu
+from lora_bench.launch.worker import INTERRUPTED, STORE_LOST, Worker
+from lora_bench.store.environment import environment
+from lora_bench.store.errors import AlreadyFinished, StoreError, explained
+from lora_bench.store.folder import Store
+from lora_bench.store.record import died, failure, new_record, utc_now
+from lora_bench.store.secrets import scrub
+
+STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOG_BYTES = 4_000
+PROGRESS_SECONDS = 2.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to stop, by Ctrl-C or by a signal."""
+
+
+def side_by_side(references: Sequence[str], *, n_workers: int) -> list[dict[str, Any]]:
+    """Train packs in `n_workers` processes of this machine at once; what became of each, as `run_isolated` tells it."""
+    workers = [Worker() for _ in range(min(n_workers, len(references)))]
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+    for worker in workers:
+        idle.put(worker)
+
+    def train(reference: str) -> dict[str, Any]:
+        worker = idle.get()
+        try:
+            return run_isolated(reference, worker)
+        finally:
+            idle.put(worker)
+
+    with contextlib.ExitStack() as stack:
+        for worker in workers:
+            stack.enter_context(worker)
+        pool = stack.enter_context(ThreadPoolExecutor(len(workers), thread_name_prefix="lora_bench-pack"))
+        futures = [pool.submit(train, reference) for reference in references]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in workers:
+                worker.stop()
+            raise
+
+
+def run_isolated(reference: str, worker: Worker | None = None) -> dict[str, Any]:
+    """Run one pack in a child process. Never raises.
+
+    Args:
+        reference: `PLAN#i`.
+        worker: who trains it; None starts one for this pack alone.
+
+    Returns:
+        {"pack", "finished", "failed", "missing", "message", "is_held"}; held means that another process trains it.
+    """
+    outcome: dict[str, Any] = {"pack": reference, "finished": 0, "failed": 0, "missing": 0, "message": None}
+    outcome["is_held"] = False
+    try:
+        path, number = plan.parse_reference(reference)
+        path = path.absolute()
+        document = plan.load(path)
+        pack = document["packs"][number]
+        store = Store(store_of(path))
+        if stop_file(path).exists():
+            outcome |= {"missing": len(_pending(document, pack, store)), "message": "the sweep was stopped"}
+            return outcome
+        with claim_pack(path, number) as is_ours:
+            if is_ours:
+                with _under_way(path, number), contextlib.ExitStack() as own:
+                    worker = worker or own.enter_context(Worker())
+                    outcome["message"] = _run_pack_in_child(path, number, document, store, worker)
+            else:
+                outcome |= {"message": "another process trains this pack", "is_held": True}
+        statuses = [store.status(run_id) for run_id in pack]
+        outcome |= {name: statuses.count(name) for name in ("finished", "failed")} | {"missing": statuses.count(None)}
+    except Exception as error:
+        outcome["message"] = f"{type(error).__name__}: {error}"
+    return outcome
+
+
+def _run_pack_in_child(
+    path: Path, number: int, document: Mapping[str, Any], store: Store, worker: Worker
+) -> str | None:
+    """Train what is missing of a pack; returns why the store could not take it, if so."""
+    pending = _pending(document, document["packs"][number], store)
+    if not pending:
+        return None
+    before = {run_id: _finished_at(store, run_id) for run_id in pending}
+    started = utc_now()
+    log = log_file(path, number)
+    threads = {"OMP_NUM_THREADS": str(document["threads"])} if document.get("threads") else {}
+    with claim_gpu(document["runs"][pending[0]]["config"]["device"]) as gpu:
+        status = worker.train(path, number, folder=document.get("folder"), environment=threads | gpu)
+    _scrub_file(log)
+    lost = [run_id for run_id in pending if _finished_at(store, run_id) == before[run_id]]
+    if lost and status not in (0, INTERRUPTED, STORE_LOST, *(-one for one in STOPPING_SIGNALS)):
+        _fail(document, lost, store, died(_obituary(status, log)), started, where=environment_file(path, number))
+    return (_last_words(log).splitlines() or ["the store could not be written"])[-1] if status == STORE_LOST else None
+
+
+@contextlib.contextmanager
+def _under_way(path: Path, number: int) -> Iterator[None]:
+    """Leave a mark while a job trains a pack; a worker that is killed cannot take it away."""
+    mark = mark_file(path, number)
+    mark.touch()
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def _tell_progress(path: Path, number: int) -> Callable[[dict], None]:
+    """A listener that writes the share of a pack's steps that are done into its mark, for whoever watches the sweep."""
+    told_at = 0.0
+
+    def listen(event: dict) -> None:
+        nonlocal told_at
+        if event.get("event") == "step" and time.monotonic() - told_at >= PROGRESS_SECONDS:
+            told_at = time.monotonic()
+            with contextlib.suppress(OSError):  # the mark says nothing that training needs
+                mark_file(path, number).write_text(f"{event['step'] / event['steps']:.4f}", encoding="utf-8")
+
+    return listen
+
+
+def share_trained(path: Path, number: int) -> float | None:
+    """The share of its steps that a pack under way has done; None where its job has not told, or is telling now."""
+    try:
+        return float(mark_file(path, number).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def forget_marks(path: Path, numbers: Sequence[int]) -> None:
+    """Take away what workers of an earlier launch left, so that the next loss is told from theirs."""
+    for number in abandoned(path, numbers):
+        mark_file(path, number).unlink(missing_ok=True)
+
+
+def abandoned(path: Path, numbers: Sequence[int]) -> list[int]:
+    """The packs that a worker began and that nobody holds any more: their workers were lost."""
+    found = []
+    for number in numbers:
+        if mark_file(path, number).exists():
+            with claim_pack(path, number) as is_free:
+                if is_free:
+                    found.append(number)
+    return found
+
+
+def fail_abandoned(path: Path, number: int, reason: str) -> None:
+    """Write failed records for what a lost worker left of its pack."""
+    document = plan.load(path)
+    store = Store(store_of(path))
+    with claim_pack(path, number) as is_ours:
+        if is_ours:
+            lost = _pending(document, document["packs"][number], store)
+            error = died(f"the worker that trained this pack was lost: {reason}")
+            _fail(document, lost, store, error, utc_now(), where=environment_file(path, number))
+            mark_file(path, number).unlink(missing_ok=True)
+
+
+def run_here(
+    runs: Sequence[Any],
+    store: Store,
+    *,
+    only: Sequence[str] | None = None,
+    tracking: Any,
+    invocation: Mapping[str, Any],
+    on_progress: Callable[[dict], None] | None = None,
+    own_process: bool = False,
+) -> list[dict[str, Any]]:
+    """Train the runs of one pack in this process, and write `only` those; `run_pack` turns failures into records."""
+    from lora_bench.training.run import run_pack
+
+    return run_pack(
+        runs,
+        store,
+        only=only,
+        tracking=tracking,
+        invocation=invocation,
+        on_progress=on_progress,
+        own_process=own_process,
+    )
+
+
+@contextlib.contextmanager
+def claim_pack(plan_path: Path, number: int) -> Iterator[bool]:
+    """Hold a pack against other launches of the same sweep, so that no two of them split it; False when one has it.
+
+    The claim is a lock of the operating system, so that of a process that died is free again.
+    """
+    folder = plan_path.with_suffix("")
+    lock = FileLock(folder / f"pack-{number}.lock")
+    with explained(f"claim pack {number}", store_of(plan_path)):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+            is_held = True
+        except Timeout:
+            is_held = False
+    if not is_held:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _open_tracking(config: Any, path: Path, store: Store) -> Any:
+    from lora_bench.tracking.live import open_tracking
+
+    if offline_file(path).exists():
+        config = dataclasses.replace(config, mode="offline")
+    tracking = open_tracking(config, directory=store.root / ".tracking")
+    if tracking.mode == "offline":
+        offline_file(path).touch()
+    return tracking
+
+
+def stop_on_signals() -> Callable[[], None]:
+    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, so that locks are released and the ending is told.
+
+    Returns:
+        what puts the former handlers back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(signal.Signals(number).name)
+
+    former = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+
+    def restore() -> None:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+    return restore
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The child: train the packs whose numbers come in, and answer each with a status: 0 unless it could not even
+    begin, or was stopped."""
+    path = Path(arguments[0])
+    stop_on_signals()
+    with os.fdopen(int(arguments[1]), "w", encoding="ascii") as answers:
+        try:
+            for count, number in enumerate(_numbers()):
+                with open(log_file(path, number), "ab", buffering=0) as log:
+                    for stream in (sys.stdout, sys.stderr):
+                        stream.flush()
+                        os.dup2(log.fileno(), stream.fileno())
+                status = train(path, number, own_process=count == 0)
+                _is_training.clear()
+                print(status, file=answers, flush=True)
+        except KeyboardInterrupt:
+            return INTERRUPTED
+    return 0
+
+
+_is_training = threading.Event()
+
+
+def _numbers() -> Iterator[int]:
+    """Numbers as they come in. While one is worked on, the end of the input says that the parent is gone."""
+    arrived: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        # Not through sys.stdin, whose lock the interpreter needs to end.
+        with os.fdopen(0, "rb", buffering=0, closefd=False) as lines:
+            for line in lines:
+                _is_training.set()
+                arrived.put(line)
+        arrived.put(b"")
+        if _is_training.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=listen, daemon=True, name="lora_bench-parent").start()
+    while line := arrived.get():
+        yield int(line)
+
+
+def train(path: Path, number: int, *, own_process: bool) -> int:
+    """Resolve and train one pack in this process; failures become records. Returns the status that the parent is told.
+
+    Args:
+        own_process: whether this process has trained nothing else, so that its peak memory is the pack's.
+    """
+    document = plan.load(path)
+    store = Store(store_of(path))
+    pending = _pending(document, document["packs"][number], store)
+    started = utc_now()
+    try:
+        from lora_bench.training.resolve import resolve
+        from lora_bench.training.run import environment_here
+
+        device = document["runs"][pending[0]]["config"]["device"]
+        where = environment_file(path, number)
+        where.parent.mkdir(parents=True, exist_ok=True)
+        # Told early, in case this process does not live to write its records.
+        where.write_text(json.dumps(environment_here(device)), encoding="utf-8")
+        pack = document["packs"][number]
+        runs = [resolve(plan.config_of(document["runs"][run_id])) for run_id in pack]
+        moved = [run_id for run_id, run in zip(pack, runs, strict=True) if run.run_id != run_id]
+        if moved:
+            raise RuntimeError(
+                f"here, run {moved[0]} is another one: backbone, data or precision differ from the planner's"
+            )
+        tracking = _open_tracking(runs[0].config.tracking, path, store)
+        invocation = {"overrides": document["command"], "sweep": document["sweep"]}
+        run_here(
+            runs,
+            store,
+            only=pending,
+            tracking=tracking,
+            invocation=invocation,
+            on_progress=_tell_progress(path, number),
+            own_process=own_process,
+        )
+        tracking.close()
+        if tracking.mode == "offline":
+            offline_file(path).touch()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except StoreError as error:
+        print(error, file=sys.stderr)
+        return STORE_LOST
+    except Exception as error:
+        lost = [run_id for run_id in pending if not store.has(run_id)]
+        _fail(document, lost, store, failure(error), started, where=environment_file(path, number))
+    return 0
+
+
+def _pending(document: Mapping[str, Any], pack: Sequence[str], store: Store) -> list[str]:
+    retry = set(document["retry"])
+    statuses = {run_id: store.status(run_id) for run_id in pack}
+    return [run_id for run_id in pack if statuses[run_id] is None or (statuses[run_id] == "failed" and run_id in retry)]
+
+
+def _finished_at(store: Store, run_id: str) -> str | None:
+    return store.record(run_id)["finished"] if store.status(run_id) else None
+
+
+def _obituary(status: int, log: Path) -> str:
+    if status < 0:
+        try:
+            how = f"was killed by {signal.Signals(-status).name}"
+        except ValueError:
+            how = f"was killed by signal {-status}"
+        how += ", perhaps for want of memory" if -status == signal.SIGKILL else ""
+    else:
+        how = f"ended with status {status}"
+    said = _last_words(log)
+    return f"the process that trained this pack {how}" + (f"; it said last:\n{said}" if said else "")
+
+
+def _scrub_file(log: Path) -> None:
+    """Take secrets out of what the child said: a crash may print anything."""
+    with contextlib.suppress(OSError):
+        said = log.read_bytes().decode(errors="replace")
+        log.write_bytes(scrub(said).encode())
+
+
+def _last_words(log: Path) -> str:
+    try:
+        return log.read_bytes()[-LOG_BYTES:].decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _fail(
+    document: Mapping[str, Any],
+    run_ids: Sequence[str],
+    store: Store,
+    error: Mapping[str, Any],
+    started: str,
+    *,
+    where: Path,
+) -> None:
+    """Write a failed record for runs that a process has lost; what is finished, or trained elsewhere, stays."""
+    try:
+        place = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        place = environment(device="unknown", threads=os.cpu_count() or 1)
+    for run_id in run_ids:
+        entry = document["runs"][run_id]
+        record = new_record(
+            run_id=run_id,
+            cell_id=entry["cell_id"],
+            config=entry["science"],
+            metrics=entry["science"]["task"]["metrics"],
+            manifest=entry["manifest"],
+            parameters={"adapter": entry["adapter_parameters"]},
+            environment=place,
+            started=started,
+            error=error,
+            invocation={"overrides": document["command"], "sweep": document["sweep"]},
+        )
+        with store.claim(run_id) as is_ours, contextlib.suppress(AlreadyFinished):
+            if is_ours:
+                store.write(record)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

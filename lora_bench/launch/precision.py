@@ -1,0 +1,61 @@
+"""The precision that `auto` means on this CPU: measured once for a store."""
+
+import contextlib
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from lora_bench.config.schema import RunConfig
+from lora_bench.launch.files import FOLDER
+from lora_bench.store.environment import environment
+from lora_bench.store.errors import explained
+from lora_bench.store.folder import Store
+
+
+def settle(config: RunConfig, store: Store) -> RunConfig:
+    """The configuration with `train.precision=auto` decided for a CPU: measured once for a store on such a machine, so
+    that no two of its runs differ for a measurement that came out otherwise. `keep_precision` writes it down.
+
+    Raises:
+        ConfigError: when the device is absent.
+    """
+    from lora_bench.models.device import resolve_device, resolve_precision
+
+    device = resolve_device(config.device)
+    if config.train.precision != "auto" or device.type != "cpu":
+        return config
+    try:
+        precision = json.loads(_precision_file(store).read_text(encoding="utf-8"))["precision"]
+    except (OSError, ValueError, KeyError):
+        precision = resolve_precision("auto", device)
+    return replace(config, train=replace(config.train, precision=precision))
+
+
+def keep_precision(store: Store) -> None:
+    """Write down what `settle` has measured in this process, unless the store knows it already.
+
+    Raises:
+        StoreError: when the store cannot be written.
+    """
+    from lora_bench.models.device import cpu_rates, faster_precision
+
+    if not cpu_rates.cache_info().currsize:
+        return
+    path, rates = _precision_file(store), cpu_rates()
+    document = {"precision": faster_precision(rates), **_this_cpu()}
+    document |= {f"{name}_gflops": round(rate / 1e9, 1) for name, rate in rates.items()}
+    with explained("keep the precision of this CPU", store.root):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
+            json.dump(document, file, indent=1)
+
+
+def _precision_file(store: Store) -> Path:
+    identity = hashlib.sha256(json.dumps(_this_cpu()).encode()).hexdigest()[:12]
+    return store.root / FOLDER / "precision" / f"{identity}.json"
+
+
+def _this_cpu() -> dict[str, str]:
+    here = environment(device="cpu", threads=1)
+    return {"cpu": here["cpu"], "torch": here["torch"]}

@@ -1,0 +1,300 @@
+"""What a sweep says: before it starts, and when it has ended."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lora_bench.config.schema import LORA_METHODS
+from lora_bench.launch.estimate import cost
+from lora_bench.launch.plan import Plan, command_line
+from lora_bench.paths import resource_root
+from lora_bench.store.environment import ENVIRONMENT_KEYS, SOFTWARE_KEYS
+from lora_bench.store.errors import StoreError
+from lora_bench.store.folder import Store
+from lora_bench.verdicts import arms, settings, tuning
+from lora_bench.wording import counted, duration, size
+
+DOUBTS = {  # certificates of a chosen rate that another may beat, as a sweep's table tells them
+    "edge": "edge: the best rate is the smallest or largest tried; a wider grid may find a better one",
+    "behind": "behind: another rate scores higher on the seeds that both have; run its other seeds",
+}
+PLAIN_WIDTH = 140
+"""Columns of tables where there is no terminal to ask."""
+
+
+def console() -> Console:
+    """Standard output, wide enough for our tables where it is no terminal; brackets in a text are text, not markup."""
+    found = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    if not found.is_terminal:
+        found.width = PLAIN_WIDTH
+    return found
+
+
+# Before
+
+
+def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool, is_launched: bool = False) -> None:
+    """Print what the plan will do; with `every_cell`, each cell's parameters and scales too.
+
+    Args:
+        is_launched: packs train in processes of a launcher, with threads and on devices of their own.
+    """
+    statuses = list(plan.status.values())
+    n_seeds = len({one.run.config.seed for one in plan.runs.values()})
+    pending = plan.pending()
+    n_packs = sum(bool(plan.pending(pack)) for pack in plan.packs)
+    estimate = cost(plan, store) if every_cell else None
+    if every_cell:
+        out.print(_cell_table(plan))
+    counts = (counted(plan.n_cells, "cell"), counted(n_seeds, "seed"), counted(len(plan.runs), "run"))
+    told = f"{plan.sweep or 'grid'}: {', '.join(counts)}"
+    duplicates = plan.n_candidates - len(plan.runs)
+    if duplicates:
+        told += f" ({counted(duplicates, 'duplicate')} dropped)"
+    out.print(told)
+    n_failed = statuses.count("failed")
+    line = f"  {statuses.count('finished')} finished, {n_failed} failed before, {counted(len(pending), 'run')} to train"
+    out.print(f"{line} in {counted(n_packs, 'pack')}{_how(plan)}" if pending else line)
+    riders = plan.riders()
+    if riders:
+        told = "rides along, so that its pack is" if len(riders) == 1 else "ride along, so that their packs are"
+        out.print(f"  {counted(len(riders), 'run')} of the same packs {told} the same as before")
+    for line in _environments_apart(plan, store, is_launched=is_launched) if pending else ():
+        out.print(f"  {line}")
+    if n_failed and not plan.retry:
+        out.print("  failed runs are left alone; hydra.sweeper.retry_failed=true trains them again")
+    if estimate is not None and pending:
+        sizes = [len(plan.pending(pack)) for pack in plan.packs if plan.pending(pack)]
+        out.print(
+            f"  packs of {min(sizes)} to {max(sizes)} runs" if min(sizes) < max(sizes) else f"  packs of {sizes[0]}"
+        )
+        seconds = f"{duration(estimate.seconds)} ({estimate.basis})"
+        where = "on one worker" if plan.n_workers == 1 else f"with {plan.n_workers} packs at once"
+        out.print(f"  about {seconds} {where}; about {size(estimate.bytes)} in {store.root}")
+        out.print(f"  {_resolution(plan, store, n_seeds)}")
+
+
+def _how(plan: Plan) -> str:
+    if plan.threads is None or plan.n_workers == 1:
+        return ""
+    return f", {plan.n_workers} side by side with {counted(plan.threads, 'thread')} each"
+
+
+def _environments_apart(plan: Plan, store: Store, *, is_launched: bool) -> Iterator[str]:
+    """Finished runs of the same backbone and task that no contrast will join with those to come, and what differs."""
+    from lora_bench.training.run import environment_here
+
+    here = environment_here(next(iter(plan.runs.values())).run.config.device, plan.threads)
+    keys = SOFTWARE_KEYS if is_launched else ENVIRONMENT_KEYS
+    kinds = {tuple(one.run.science[part]["fingerprint"] for part in ("model", "task")) for one in plan.runs.values()}
+    frame: Any = store.frame()
+    if frame.empty:
+        return
+    finished = frame[frame["status"] == "finished"].set_index(["model_fingerprint", "task_fingerprint"])
+    for _, group in finished[finished.index.isin(kinds)].groupby("environment"):
+        try:
+            there = store.record(str(group["run_id"].iloc[0]))["environment"]
+        except StoreError:  # gone since: it has nothing to say
+            continue
+        differing = [
+            f"{key} {there.get(key)} (here {here.get(key)})" for key in keys if there.get(key) != here.get(key)
+        ]
+        if differing:
+            told = f"{counted(len(group), 'finished run')} of this backbone and task, of another environment"
+            yield f"{told}, will not be compared with new ones: {', '.join(differing)}"
+
+
+def _cell_table(plan: Plan) -> Table:
+    from lora_bench.models.adapters import init_scale, scale_of
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("cell", "lr", "ranks", "adapter", "alpha/rank", "scale of A", "runs", "finished", "to train"):
+        table.add_column(name, justify="left" if name == "cell" else "right")
+    by_cell: dict[str, list[str]] = {}
+    for run_id, one in plan.runs.items():
+        by_cell.setdefault(one.run.cell_id, []).append(run_id)
+    to_train = set(plan.pending())
+    for run_ids in by_cell.values():
+        one = plan.runs[run_ids[0]]
+        run, adapter = one.run, one.run.config.adapter
+        ranks = sorted({matrix.rank for matrix in run.matrices})
+        is_lora = adapter.method in LORA_METHODS
+        scales = sorted({scale_of(adapter, rank) for rank in ranks})
+        starts = {init_scale(adapter.init, matrix.d_in, matrix.rank) for matrix in run.matrices}
+        table.add_row(
+            one.arm,
+            "-" if adapter.method == "head_only" else f"{run.config.train.lr:g}",
+            _span(ranks) if is_lora else "-",
+            f"{run.adapter_parameters:,}" if is_lora else "-",
+            _span(scales) if is_lora else "-",
+            ("of W" if None in starts else _span(sorted(s for s in starts if s is not None))) if is_lora else "-",
+            str(len(run_ids)),
+            str(sum(plan.status[run_id] == "finished" for run_id in run_ids)),
+            str(sum(run_id in to_train for run_id in run_ids)),
+        )
+    return table
+
+
+def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
+    """What the sweep will be able to tell apart, from the spread of finished runs of its kind."""
+    from lora_bench.verdicts import power, stats
+
+    n_arms = len({one.arm for one in plan.runs.values()})
+    if n_arms < 2:
+        return "what it can resolve: one cell, so nothing is compared"
+    problem = stats.cannot_resolve(n_seeds, n_arms - 1)
+    if n_seeds < stats.MIN_PAIRS:
+        return f"what it can resolve: {problem}"
+    beside = f"\n  {problem}" if problem else ""
+    error = 0.05 / (n_arms - 1)  # verdicts are corrected over the contrasts, so their promise is too
+    told = f"smallest difference seen with 80 % power, {counted(n_arms - 1, 'contrast')}"
+    spread = math.nan
+    with contextlib.suppress(settings.NothingToShow):
+        frame = settings.prepare(frame_of_plan(plan, store))
+        spread = arms.difference_sd(frame.assign(arm=frame["run_id"].map(lambda one: plan.runs[str(one)].arm)))
+    if math.isnan(spread):
+        # sd of differences between seeds, as a share of 1: what small GLUE tasks show.
+        low, high = (power.smallest_difference(n_seeds, sd, error=error) for sd in (0.01, 0.03))
+        return f"{told}: {100 * low:.1f} to {100 * high:.1f} points, if differences vary by 1 to 3 over seeds{beside}"
+    return f"{told}: {100 * power.smallest_difference(n_seeds, spread, error=error):.1f} points{beside}"
+
+
+# After
+
+
+def conclude(plan: Plan, store: Store, out: Console, *, stopped: str | None, command: Sequence[str]) -> int:
+    """Print the ranking, the failures and the next command. Returns the exit status: 0 if every run is finished."""
+    frame = frame_of_plan(plan, store)
+    statuses = list(plan.status.values())
+    finished, failed, missing = (statuses.count(kind) for kind in ("finished", "failed", None))
+    if finished:
+        for table in ranking(plan, frame):
+            out.print(table)
+    if failed:
+        out.print(f"{counted(failed, 'run')} failed:", style="bold")
+        for line in _failures(plan, frame):
+            out.print(f"  {line}")
+    if stopped:
+        out.print(f"stopped early: {stopped}; every finished run is kept")
+    same = command_line(command)
+    retry = " hydra.sweeper.retry_failed=true"
+    if missing:
+        elsewhere = _n_trained_elsewhere(plan, store)
+        if elsewhere:
+            out.print(f"another process trains {elsewhere} of the {missing} missing runs; this sweep left them to it")
+        out.print(f"{finished} of {counted(len(statuses), 'run')} finished, {missing} missing. Go on with:\n  {same}")
+    elif failed:
+        out.print(f"{finished} of {counted(len(statuses), 'run')} finished. Try the failed ones again with:")
+        out.print(f"  {same if retry.strip() in command else same + retry}")
+    else:
+        out.print(f"all {counted(len(statuses), 'run')} finished. Next:\n  {analysis_command(plan, store)}")
+    return 1 if failed or missing else 0
+
+
+def _n_trained_elsewhere(plan: Plan, store: Store) -> int:
+    """Runs without a record that another process holds, as a sweep with other packs does."""
+    held = 0
+    with contextlib.suppress(StoreError):
+        for run_id, status in plan.status.items():
+            if status is None:
+                with store.claim(run_id) as is_free:
+                    held += not is_free
+    return held
+
+
+def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
+    """One table per backbone, task and environment: each arm at the rate that `select` chose for it, the best first."""
+    try:
+        runs: Any = settings.prepare(frame)
+    except settings.NothingToShow:
+        return
+    runs = runs.assign(arm=runs["run_id"].map(lambda run_id: plan.runs[run_id].arm))
+    environments = runs.loc[runs["scored"], "environment"]
+    for (model, task, environment), group in runs.groupby(["model", "task", "environment"], sort=False, dropna=False):
+        group: Any = group[group.groupby("arm")["scored"].transform("any")]
+        if group.empty:
+            continue
+        rates: Any = tuning.choose_rates(group)
+        estimates: Any = arms.estimate(group, rates["lr"].to_dict()).sort_values("mean", ascending=False)
+        metric = group["metric"].dropna().iloc[0]
+        title = [str(model), str(task), metric, *([f"environment {environment}"] if environments.nunique() > 1 else [])]
+        table = Table(title=" · ".join(title), title_justify="left", box=None, pad_edge=False)
+        for name in ("cell", "parameters", "lr", "on select", "on report", "95 % interval", "seeds", "failed"):
+            table.add_column(name, justify="left" if name == "cell" else "right")
+        for arm, row in estimates.iterrows():
+            interval = f"{row['low']:.3f} to {row['high']:.3f}" if math.isfinite(row["low"]) else "-"
+            certificate = str(rates.at[arm, "certificate"])
+            doubt = f" ({certificate})" if certificate in DOUBTS else ""
+            parameters = row["adapter_parameters"]
+            table.add_row(
+                str(arm),
+                f"{parameters:,.0f}" if parameters > 0 else "-",
+                f"{row['lr']:g}{doubt}",
+                f"{rates.at[arm, 'select']:.3f}",
+                f"{row['mean']:.3f}",
+                interval,
+                str(row["n_seeds"]),
+                str(int((group[group["arm"] == arm]["status"] == "failed").sum())),
+            )
+        told = [words for doubt, words in DOUBTS.items() if (rates["certificate"] == doubt).any()]
+        if told:
+            table.caption, table.caption_justify = "\n".join(told), "left"
+        yield table
+
+
+def _failures(plan: Plan, frame: Any) -> Iterator[str]:
+    """Failed runs, those of one cause together."""
+    failed = frame[frame["status"] == "failed"]
+    for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):
+        first = plan.runs[group["run_id"].iloc[0]]
+        others = f" and {len(group) - 1} more" if len(group) > 1 else ""
+        told = message if isinstance(message, str) else "no message"
+        yield f"{kind}: {told}  ({' '.join(first.overrides)}{others}; {group['run_id'].iloc[0]}/record.json)"
+
+
+def analysis_command(plan: Plan, store: Store) -> str:
+    """The script that shows what this sweep found: by its axes, the placement first, then the rank, then any other."""
+    methods = {one.run.config.adapter.method for one in plan.runs.values()} - {settings.FLOOR}
+    varied = [by for by, key in settings.FACTORS.items() if key in plan.axes and (by != "method" or len(methods) > 1)]
+    option = ""
+    if any(key.endswith(".rank") for key in plan.axes):
+        script = "rank"
+    elif "adapter.targets" in plan.axes:
+        script = "weight_types"
+    elif varied:
+        script, option = "factor", f" --by {varied[0]}"
+    else:
+        script = "rank" if "adapter.budget" in plan.axes else "learning_rate"
+    root = resource_root()
+    is_checkout = root.name != "lora_bench" or not (root / "analysis").is_dir()
+    start = (
+        f"python {_short(root / 'analysis' / f'{script}.py')}"
+        if is_checkout
+        else f"python -m lora_bench.analysis.{script}"
+    )
+    return f"{start}{option} --store {_short(store.root)} --out report"
+
+
+def _short(path: Path) -> str:
+    """A path as seen from here."""
+    try:
+        return str(path.absolute().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def frame_of_plan(plan: Plan, store: Store) -> Any:
+    frame: Any = store.frame()
+    return frame[frame["run_id"].isin(set(plan.runs))].reset_index(drop=True)
+
+
+def _span(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    texts = list(dict.fromkeys(f"{value:.4g}" for value in (values[0], values[-1])))
+    return " to ".join(texts)

@@ -1,0 +1,92 @@
+"""The process that trains packs, as the one that waits for it sees it."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+from lora_bench.launch.files import log_file
+
+INTERRUPTED = 130
+"""Exit status of a child that was asked to stop: its runs are missing, not failed."""
+STORE_LOST = 74
+"""Exit status of a child whose store could not be written: its runs are missing, not failed."""
+
+
+class Worker(contextlib.AbstractContextManager):
+    """A child process that trains packs of one plan, one after another; started with the first, anew after a death.
+
+    It ends when this process does.
+    """
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._answers: IO[str] | None = None
+        self._is_stopped = False
+
+    def train(self, path: Path, number: int, *, folder: str | None, environment: Mapping[str, str]) -> int:
+        """Train a pack and wait. Returns the status that the child gave, or with which it ended.
+
+        Args:
+            folder: where the sweep was started, and the child shall be.
+            environment: variables that a child has beside those of this process.
+        """
+        if self._is_stopped:
+            return INTERRUPTED
+        child = self._child or self._start(path, number, folder, environment)
+        assert child.stdin is not None
+        assert self._answers is not None
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(f"{number}\n".encode())
+            child.stdin.flush()
+        if answer := self._answers.readline().strip():
+            return int(answer)
+        self._child = None
+        with self._answers, contextlib.suppress(BrokenPipeError):
+            child.stdin.close()
+        return child.wait()
+
+    def stop(self) -> None:
+        """Ask the child to stop at once, and start none; whoever waits in `train` is told how it ended."""
+        self._is_stopped = True
+        if self._child is not None:
+            self._child.terminate()
+
+    def __exit__(self, *exception: object) -> None:
+        child, self._child = self._child, None
+        if child is None or self._answers is None:
+            return
+        if exception[0] is not None:
+            child.terminate()
+        with child, self._answers:  # the end of its input ends it
+            pass
+
+    def _start(
+        self, path: Path, number: int, folder: str | None, environment: Mapping[str, str]
+    ) -> "subprocess.Popen[bytes]":
+        log = log_file(path, number)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        reader, writer = os.pipe()
+        self._answers = open(reader, encoding="ascii")  # noqa: SIM115    closed with the child
+        try:
+            with open(log, "ab") as file:
+                self._child = subprocess.Popen(
+                    child_command(path, writer),
+                    stdin=subprocess.PIPE,
+                    stdout=file,
+                    stderr=file,
+                    cwd=folder if folder and os.path.isdir(folder) else None,
+                    env=os.environ | dict(environment),
+                    pass_fds=[writer],
+                )
+        finally:
+            os.close(writer)
+        return self._child
+
+
+def child_command(path: Path, answers: int) -> list[str]:
+    """The process that trains packs of a plan, and the file descriptor that it answers on."""
+    return [sys.executable, "-m", "lora_bench.launch.jobs", str(path), str(answers)]

@@ -1,0 +1,1 @@
+"""The frozen backbone, the roles of its matrices, and adapters on them."""

@@ -1,0 +1,174 @@
+"""Load the frozen backbone's weights as its blueprint says.
+
+A loaded backbone keeps its frozen weights in the compute precision, with fused projections split into one Linear per
+role (lora_bench/models/roles.py).
+"""
+
+import copy
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+from lora_bench import seeds
+from lora_bench.models import roles
+from lora_bench.models.blueprint import Blueprint, quiet
+from lora_bench.models.device import DTYPES
+
+
+@dataclass(eq=False)
+class Backbone:
+    """A loaded backbone: frozen, split, in eval mode and in its compute precision.
+
+    Attributes:
+        new_modules: modules that the checkpoint lacks (heads, a missing pooler) together with the task's head; trained
+            and saved.
+        frozen_hash: sha256 of every parameter outside `new_modules`.
+    """
+
+    blueprint: Blueprint
+    model: PreTrainedModel
+    new_modules: tuple[str, ...]
+    fresh_parameters: frozenset[str]
+    precision: str
+    device: torch.device
+    frozen_hash: str
+
+    def untouched(self) -> PreTrainedModel:
+        """A private copy in the Hub's own module layout (fused projections whole) and the same precision, for stock
+        peft."""
+        if not self.is_split:
+            return copy.deepcopy(self.model)
+        model, _ = _instantiate(self.blueprint)
+        model.requires_grad_(False)
+        _place(model, self.precision, self.device)
+        return model
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Names of the tensors that the model reads; token types only where it has more than one."""
+        has_types = (getattr(self.model.config, "type_vocab_size", 0) or 0) > 1
+        return frozenset({"input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])})
+
+    @property
+    def is_split(self) -> bool:
+        return any(matrix.fused for matrix in self.blueprint.matrices)
+
+
+def load(plan: Blueprint, *, precision: str, device: torch.device) -> Backbone:
+    """Load a backbone's weights; the last one is kept, so the runs of a sweep share it."""
+    return _load(plan, precision, device)
+
+
+def weights_hash(named_parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """sha256 over names and bytes, in name order."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(named_parameters, key=lambda item: item[0]):
+        digest.update(name.encode())
+        digest.update(parameter.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def frozen_parameters(model: nn.Module, new_modules: Iterable[str]) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters outside the newly initialised modules."""
+    prefixes = tuple(f"{name}." for name in new_modules)
+    return ((name, parameter) for name, parameter in model.named_parameters() if not name.startswith(prefixes))
+
+
+def head_state(backbone: Backbone, seed: int) -> dict[str, torch.Tensor]:
+    """Initial head of a seed: parameter path -> fp32 tensor (fp64 in fp64 runs); the same for every cell of the seed.
+
+    New parameters are drawn as the architecture itself does (`_init_weights`), from the seed's head stream; parameters
+    that the checkpoint brings (a head fine-tuned before) keep their values.
+    """
+    dtype = torch.float64 if backbone.precision == "fp64" else torch.float32
+    state: dict[str, torch.Tensor] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive("head", seed))
+        for module_name in backbone.new_modules:
+            module = copy.deepcopy(backbone.model.get_submodule(module_name)).to("cpu", torch.float32)
+            for each in module.modules():
+                for holder in (each, *each.parameters(recurse=False)):
+                    if hasattr(holder, "_is_hf_initialized"):
+                        delattr(holder, "_is_hf_initialized")
+            drawn = copy.deepcopy(module)
+            drawn.apply(backbone.model._init_weights)
+            for name, parameter in drawn.named_parameters():
+                path = f"{module_name}.{name}"
+                kept = parameter if path in backbone.fresh_parameters else module.get_parameter(name)
+                state[path] = kept.detach().to(dtype)
+    return state
+
+
+def _load(plan: Blueprint, precision: str, device: torch.device) -> Backbone:
+    key = (plan.fingerprint, plan.n_labels, precision, str(device))
+    if _LOADED.get("key") != key:
+        _LOADED.clear()
+        _LOADED.update(key=key, backbone=_read_weights(plan, precision, device))
+    return _LOADED["backbone"]
+
+
+_LOADED: dict[str, Any] = {}
+
+
+def _read_weights(plan: Blueprint, precision: str, device: torch.device) -> Backbone:
+    model, missing = _instantiate(plan)
+    new_modules = _new_modules(model, missing)
+    roles.split_fused(model, plan.config.roles)
+    model.requires_grad_(False)
+    _place(model, precision, device)
+    return Backbone(
+        blueprint=plan,
+        model=model,
+        new_modules=new_modules,
+        fresh_parameters=frozenset(missing),
+        precision=precision,
+        device=device,
+        frozen_hash=weights_hash(frozen_parameters(model, new_modules)),
+    )
+
+
+def _place(model: nn.Module, precision: str, device: torch.device) -> None:
+    """Put a model on its device in its precision, ready to evaluate."""
+    model.eval().to(device=device, dtype=DTYPES[precision])
+
+
+def _instantiate(plan: Blueprint) -> tuple[PreTrainedModel, set[str]]:
+    """The model as transformers gives it, on the CPU in fp32, and the parameters that its weights lack."""
+    if plan.folder is None:
+        with torch.random.fork_rng(devices=[]), quiet():
+            torch.manual_seed(seeds.derive("random backbone", 0))
+            model = AutoModelForSequenceClassification.from_config(plan.architecture)
+        return model, {
+            name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")
+        }
+    with quiet():
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            plan.folder,
+            config=plan.architecture,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            trust_remote_code=plan.config.trust_remote_code,
+        )
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
+    return model, set(report["missing_keys"]) | mismatched
+
+
+def _new_modules(model: PreTrainedModel, missing: set[str]) -> tuple[str, ...]:
+    """The largest modules whose parameters are all new, and the classifier in any case, new or fine-tuned before."""
+    found = [name for name, _ in model.named_children() if name in ("classifier", "score")]
+    for name, module in model.named_modules():
+        paths = [f"{name}.{each}" for each, _ in module.named_parameters()]
+        inside = name in found or name.startswith(tuple(f"{each}." for each in found))
+        if name and not inside and paths and all(path in missing for path in paths):
+            found.append(name)
+    return tuple(found)

@@ -1,0 +1,219 @@
+"""What is known of a backbone before its weights are loaded: all that planning needs.
+
+A blueprint holds the configuration, the tokenizer, the fingerprint and a skeleton on the meta device.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.identity import display_name
+from lora_bench.config.schema import ModelConfig
+from lora_bench.models import files, roles
+
+_VOLATILE_KEYS = {
+    "transformers_version",
+    "_name_or_path",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+    "id2label",
+    "label2id",
+    "num_labels",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Blueprint:
+    """What is known of a backbone before its weights are loaded.
+
+    Attributes:
+        folder: where the weights lie, or None for random weights.
+        fingerprint: sha256 over weights, configuration and tokenizer; free of paths and names.
+        matrices: every matrix of every role, from the split skeleton.
+    """
+
+    name: str
+    config: ModelConfig
+    architecture: PreTrainedConfig
+    folder: Path | None
+    fingerprint: str
+    tokenizer: Any
+    tokenizer_fingerprint: str
+    skeleton: PreTrainedModel = field(repr=False)
+    matrices: tuple[roles.Matrix, ...] = field(repr=False)
+
+    @property
+    def n_labels(self) -> int:
+        return int(self.architecture.num_labels or 1)
+
+    @property
+    def longest_input(self) -> int | None:
+        """The most tokens the position embeddings allow, or None where positions are unlimited."""
+        return _longest_input(self.architecture)
+
+
+def blueprint(config: ModelConfig, n_labels: int) -> Blueprint:
+    """The blueprint of a backbone with a head of `n_labels` outputs; remembered per process.
+
+    Raises:
+        ConfigError: when the model cannot be found, has no safetensors, fails its checksum, or cannot be split into
+        roles.
+    """
+    return _blueprint(json.dumps(vars(config), sort_keys=True), n_labels)
+
+
+@functools.cache
+def _blueprint(config_json: str, n_labels: int) -> Blueprint:
+    config = ModelConfig(**json.loads(config_json))
+    if config.weights == "random":
+        folder, architecture = None, _random_architecture(config, n_labels)
+        tokenizer = byte_tokenizer()
+        weights = hashlib.sha256(b"random weights of seed 0").hexdigest()
+        if architecture.vocab_size < len(tokenizer):
+            raise ConfigError(
+                f"model.architecture.vocab_size: {architecture.vocab_size} is too small; "
+                f"the byte tokenizer needs {len(tokenizer)}"
+            )
+        architecture.pad_token_id = tokenizer.pad_token_id
+    else:
+        folder = files.find(config)
+        architecture = _load_architecture(config, folder, n_labels)
+        tokenizer = _load_tokenizer(config, folder)
+        weights = files.weights_fingerprint(folder)
+        if architecture.pad_token_id is None:
+            architecture.pad_token_id = tokenizer.pad_token_id
+    tokenizer_fingerprint = _tokenizer_fingerprint(tokenizer)
+    facts = {key: value for key, value in architecture.to_dict().items() if key not in _VOLATILE_KEYS}
+    parts = [weights, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
+    if config.roles:  # the same targets are other matrices
+        parts.append(json.dumps(config.roles, sort_keys=True))
+    with torch.device("meta"), quiet():
+        skeleton = AutoModelForSequenceClassification.from_config(
+            architecture, trust_remote_code=config.trust_remote_code
+        )
+    roles.split_fused(skeleton, config.roles)
+    return Blueprint(
+        name=display_name(config.name),
+        config=config,
+        architecture=architecture,
+        folder=folder,
+        fingerprint=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+        tokenizer=tokenizer,
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        skeleton=skeleton,
+        matrices=tuple(roles.roles_of(skeleton, config.roles)),
+    )
+
+
+def _random_architecture(config: ModelConfig, n_labels: int) -> PreTrainedConfig:
+    values = dict(config.architecture)
+    model_type = values.pop("model_type")
+    try:
+        return AutoConfig.for_model(model_type, num_labels=n_labels, **values)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"model.architecture: {_first_line(error)}") from None
+
+
+def _load_architecture(config: ModelConfig, folder: Path, n_labels: int) -> PreTrainedConfig:
+    try:
+        architecture = AutoConfig.from_pretrained(
+            folder, num_labels=n_labels, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(f"model.name: no readable config.json for {config.name!r} ({_first_line(error)})") from None
+    # Once more: a class may say what its config.json leaves out.
+    files.check_kind({"is_encoder_decoder": architecture.is_encoder_decoder}, config.name)
+    if n_labels == 1:
+        architecture.problem_type = "regression"
+    return architecture
+
+
+def _load_tokenizer(config: ModelConfig, folder: Path) -> Any:
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ConfigError(f"model.name: no usable tokenizer for {config.name!r} ({_first_line(error)})") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def _tokenizer_fingerprint(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:
+        # How the last call cut and padded is kept inside the tokenizer; each call of ours says it anew.
+        text = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}, sort_keys=True)
+    return hashlib.sha256(f"{text}\n{tokenizer.pad_token}".encode()).hexdigest()
+
+
+@functools.cache
+def byte_tokenizer() -> Any:
+    """A tokenizer for random backbones: one token a byte, BERT's special tokens, no vocabulary file."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {token: index for index, token in enumerate([*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def _longest_input(architecture: PreTrainedConfig) -> int | None:
+    positions = getattr(architecture, "max_position_embeddings", None)
+    if positions is None or positions < 0:
+        return None
+    # RoBERTa's positions start after the padding index.
+    is_offset = architecture.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
+    return positions - (architecture.pad_token_id or 0) - 1 if is_offset else positions
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the load report and progress bars: what is newly initialised is our own business here."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,178 @@
+"""Does the update amplify directions that the weight has but does not stress? The paper's Table 7, on any sweep.
+
+    amplification = ||dW||_F / ||U^T W V||_F        U, V: the update's own singular directions, at rank r
+
+A factor says little by itself: random directions hold little of a weight too. So the weight in the update's directions
+stands beside that in random ones, and the figure has the factor that random directions would give. Read from the norms
+that every record keeps. dW carries the scale alpha / rank (or what the policy makes of it), so factors compare across
+ranks only at the alpha policy shown. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from lora_bench import wording
+from lora_bench.reports import script
+from lora_bench.reports.figures import section7
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.store.folder import Store
+from lora_bench.verdicts import arms, settings, subspace, tuning
+from lora_bench.verdicts import paper as published
+
+NORMS = ("weight", "update", "weight_in_update", "weight_in_weight", "weight_in_random")
+FACTORS = {"amplification": "weight_in_update", "amplification_random": "weight_in_random"}  # of which norm, as a log
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting.
+
+    Raises:
+        NothingToShow: when no run at a chosen rate keeps its norms.
+    """
+    store, wanted = Store(options.store), options.targets
+    return script.each_setting(
+        runs, options, lambda one: [section(one, store, targets=wanted, name=f"amplification_{one.slug}")]
+    )
+
+
+def section(setting: settings.Setting, store: Store, *, targets: str, name: str) -> Section:
+    """The table, the figure and the sentence for one setting.
+
+    Raises:
+        NothingToShow: when no run at a chosen rate keeps its norms.
+    """
+    runs = arms.name_arms(setting.runs[setting.runs["targets"] != ""])
+    if targets:
+        runs = runs[[arms.same_targets(targets, one) for one in runs["targets"]]]
+        if runs.empty:
+            held = ", ".join(sorted(set(setting.runs["targets"]) - {""}))
+            raise settings.NothingToShow(f"{setting.title}: no run of targets {targets!r}; the store holds {held}")
+    norms, lacking = read_norms(runs, store)
+    if norms.empty:
+        raise settings.NothingToShow(
+            f"{setting.title}: no record keeps its norms ({lacking} runs looked at); "
+            "they are kept by finished LoRA runs"
+        )
+    by_matrix = _intervals(norms, ["targets", "rank", "role", "layer"])
+    summary = _intervals(norms, ["targets", "rank", "role"])
+    shown = _drawn(by_matrix)
+    return Section(
+        title=f"Amplification: {setting.title}",
+        sentence=sentence(setting, summary),
+        tables=[_table(name, setting, summary), Table(f"{name}_layers", "by layer", by_matrix)],
+        figures={name: section7.amplifications(shown)},
+        captions={
+            name: f"Amplification factor by layer, targets {shown['targets'].iloc[0]}: geometric means over seeds with "
+            "95 % t intervals of the logarithm, each rank at its own learning rate. Dashed: the factor in random "
+            "directions."
+        },
+        notes=_notes(setting, lacking),
+        facts={"setting": setting, "summary": summary},
+    )
+
+
+def read_norms(runs: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, int]:
+    """One row per matrix of every scored run at its arm's chosen rate, and how many such runs kept no norms."""
+    rows, lacking = [], 0
+    for run in tuning.at_chosen_rates(runs).itertuples():
+        norms = store.record(str(run.run_id))["norms"]
+        kept = [one for one in norms if all((one.get(key) or 0) > 0 for key in NORMS)]
+        lacking += not kept
+        for one in kept:
+            row = {key: one[key] for key in ("role", "layer", "rank", *NORMS)}
+            row |= {"targets": run.targets, "seed": run.seed, "scale": one.get("scale"), "lr": run.lr}
+            for factor, norm in FACTORS.items():
+                row[factor] = math.log(subspace.amplification(one["update"], one[norm]))
+            rows.append(row)
+    return pd.DataFrame(rows), lacking
+
+
+def sentence(setting: settings.Setting, summary: pd.DataFrame) -> str:
+    """What was found here, in one sentence."""
+    low, high = summary["amplification"].min(), summary["amplification"].max()
+    held = summary["over_random"]
+    paper = wording.listed(
+        [f"{one:.2g}" for one in published.TABLE_7["weight_in_update"] / published.TABLE_7["weight_in_random"]]
+    )
+    return (
+        f"On {setting.title} the update is {low:.2g} to {high:.2g} times as large as the weight in the update's own "
+        f"directions (geometric means by placement, rank and role); those directions hold {held.min():.2g} to "
+        f"{held.max():.2g} times as much of the weight as random ones do (paper: {paper})."
+    )
+
+
+def _intervals(norms: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Means over matrices and seeds; of the factors the geometric ones, with the log's t interval over seeds.
+
+    Where an update is nearly orthogonal to the weight, one factor of a thousand would be the arithmetic mean.
+    """
+    kept = [*NORMS, *FACTORS, "scale"]
+    per_seed = norms.groupby([*by, "seed"], sort=False)[kept].mean().reset_index()
+    grouped = per_seed.groupby(by, sort=False)
+    means = grouped[kept].mean()
+    spread = grouped["amplification"].agg(["std", "count"])
+    half = special.stdtrit(spread["count"] - 1, 0.975) * spread["std"] / np.sqrt(spread["count"])
+    low, high = np.exp(means["amplification"] - half), np.exp(means["amplification"] + half)
+    means[list(FACTORS)] = np.exp(means[list(FACTORS)])
+    over_random = means["weight_in_update"] / means["weight_in_random"]
+    return means.assign(low=low, high=high, over_random=over_random, n_seeds=spread["count"]).reset_index()
+
+
+def _drawn(by_matrix: pd.DataFrame) -> pd.DataFrame:
+    """The placement that a figure shows: the one with most ranks, qv first among equals."""
+    n_ranks = by_matrix.groupby("targets", sort=False)["rank"].nunique()
+    best = max(n_ranks.index, key=lambda targets: (n_ranks[targets], targets == settings.REFERENCE_TARGETS))
+    return by_matrix[by_matrix["targets"] == best].rename(columns={"amplification": "mean"})
+
+
+def _table(name: str, setting: settings.Setting, summary: pd.DataFrame) -> Table:
+    frame = summary.assign(
+        alpha_policy=setting.facts.get("alpha_policy"),
+        factor_shown=[
+            f"{factor:.3g}" if not np.isfinite(high) else f"{factor:.3g} ({low:.3g} to {high:.3g})"
+            for factor, low, high in zip(summary["amplification"], summary["low"], summary["high"], strict=True)
+        ],
+    )
+    columns = [
+        Column("targets", "targets", wording.text, is_number=False),
+        Column("rank", "rank", wording.count),
+        Column("role", "role", wording.text, is_number=False),
+        Column("n_seeds", "seeds", wording.count),
+        Column("scale", "scale", _short, on_screen=False),
+        Column("weight", "‖W‖", _short, on_screen=False),
+        Column("update", "‖ΔW‖", _short),
+        Column("weight_in_update", "W in ΔW", _short),
+        Column("weight_in_weight", "W in W", _short, on_screen=False),
+        Column("weight_in_random", "W in random", _short),
+        Column("over_random", "over random", _short),
+        Column("factor_shown", "factor", wording.text),
+    ]
+    return Table(name, f"{setting.title}: Frobenius norms, means over layers and seeds", frame, columns)
+
+
+def _notes(setting: settings.Setting, lacking: int) -> list[str]:
+    told = list(setting.notes)
+    policy = setting.facts.get("alpha_policy")
+    told.append(
+        f"alpha {setting.facts.get('alpha'):g}, policy {policy}: ‖ΔW‖ carries the scale shown, so factors of different "
+        "ranks compare only under this policy"
+    )
+    if lacking:
+        told.append(f"{lacking} runs at their chosen rate keep no norms and are left out")
+    paper = "; ".join(
+        f"r={one['rank']}: ‖W‖ {one['weight']:g}, ‖ΔW‖ {one['update']:g}, W in ΔW {one['weight_in_update']:g}, "
+        f"in W {one['weight_in_weight']:g}, in random {one['weight_in_random']:g}, "
+        f"factor {subspace.amplification(one['update'], one['weight_in_update']):.3g}"
+        for one in published.TABLE_7.to_dict("records")
+    )
+    told.append(f"the paper's Table 7 (q of layer 48, GPT-3 175B, alpha not published): {paper}")
+    return told
+
+
+def _short(value: object) -> str:
+    return "–" if value is None or not np.isfinite(float(value)) else f"{float(value):.3g}"  # type: ignore[arg-type]

@@ -1,0 +1,273 @@
+"""Does one setting of the adapter or its training matter? Its levels contrasted, with everything else held equal.
+
+`--by layers` reads the depth sweep, `--by method` the methods sweep; init, alpha, weight_decay and the other factors go
+the same way. Levels are compared within one placement at one budget of low-rank parameters (DoRA's magnitudes and such
+come on top), each at its own learning rate, chosen on `select`; the contrasts against the reference level are paired by
+seed and Holm-corrected over all placements of a setting.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lora_bench import wording
+from lora_bench.config.schema import LORA_METHODS
+from lora_bench.reports import script, tables
+from lora_bench.reports.figures import style
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.verdicts import gaps, settings
+from lora_bench.verdicts.arms import Judgement, judge, rank_text, sort_arms
+
+USUAL = {"method": "lora", "layers": "all", "init": "gaussian", "alpha_policy": "fixed"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A placement at one budget: its runs, with their levels, and the level that the others are held against."""
+
+    name: str
+    runs: pd.DataFrame
+    levels: list[str]  # the reference first
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting in which the factor has two levels or more at some placement and budget.
+
+    Raises:
+        NothingToShow: when there is none, with what differs beside the factor; or when no level is the reference.
+    """
+    by = options.by
+    for name in ("model", "task"):
+        runs = settings.filter_runs(runs, name, getattr(options, name))
+    runs = runs.assign(level=_levels(runs, by))
+    methods = [None] if by == "method" else [one for one in LORA_METHODS if one in set(runs["method"])]
+    free = settings.METHOD_SETTINGS if by == "method" else (by,)
+    found = [
+        (setting, compared(setting, by, options.reference))
+        for method in methods
+        for setting in settings.settings(runs, method=method, mix_environments=options.mix_environments, free=free)
+    ]
+    held = sorted({str(level) for level in runs.loc[runs["targets"] != "", "level"]}, key=_order)
+    if options.reference and options.reference not in held:
+        raise settings.NothingToShow(f"--reference: {by} is never {options.reference!r}; it is {wording.listed(held)}")
+    several = [(setting, placements) for setting, placements in found if placements]
+    if not several:
+        raise settings.NothingToShow(_nowhere(runs, by, held))
+
+    def of(one: tuple[settings.Setting, list[Compared]]) -> list[Section]:
+        setting, placements = one
+        return [section(setting, by, placements, margin=script.margin(options, setting.metric))]
+
+    made, refused = script.gather(several, of)
+    made[-1].notes.extend(refused)
+    return made
+
+
+def every(runs: pd.DataFrame, options) -> list[Section]:
+    """The sections of every factor that the runs vary, for the page; what tells methods apart is told as the method."""
+    found: list[Section] = []
+    for by in (name for name in settings.FACTORS if name in runs and runs[name].nunique(dropna=False) > 1):
+        if by in settings.METHOD_SETTINGS and any(section.facts["by"] == "method" for section in found):
+            continue
+        try:
+            found += sections(runs, Namespace(**{**vars(options), "by": by, "reference": None}))
+        except settings.NothingToShow:
+            continue
+    return found
+
+
+def compared(setting: settings.Setting, by: str, reference: str | None = None) -> list[Compared]:
+    """The placements of a setting at which the factor has two levels or more, by budget.
+
+    Methods without targets are compared with those of the one placement that there is; of several, with none.
+    """
+    adapted = setting.runs[setting.runs["targets"] != ""]
+    beside = setting.runs[setting.runs["targets"] == ""]
+    budgets = settings.budget_of(adapted, column="low_rank_parameters")
+    groups = [mine for _, mine in adapted.groupby([adapted["targets"], budgets], sort=False)]
+    if by == "method" and len(groups) == 1:
+        groups = [pd.concat([groups[0], beside])]
+    names = [_placement(mine) for mine in groups]
+    found = []
+    for name, mine in zip(names, groups, strict=True):
+        levels = sorted(_levels_of(mine), key=_order)
+        placed = sorted(_levels_of(mine[mine["targets"] != ""]), key=_order)  # what is adapted is the reference
+        first = _reference(placed, by, reference)
+        if len(levels) > 1 and first is not None:
+            told = name if names.count(name) == 1 else f"{name} at {_spent(mine)}"
+            found.append(Compared(told, mine, [first, *(level for level in levels if level != first)]))
+    return found
+
+
+def section(setting: settings.Setting, by: str, placements: list[Compared], *, margin: float) -> Section:
+    """The table, the two figures and the sentence for one setting."""
+    alone = len(placements) == 1
+    arms = [level if alone else f"{one.name} {level}" for one in placements for level in one.levels]
+    runs = pd.concat(
+        one.runs.assign(arm=one.runs["level"] if alone else one.name + " " + one.runs["level"]) for one in placements
+    )
+    pairs = [(f"{at}{level}", f"{at}{one.levels[0]}") for one in placements for at in ["" if alone else f"{one.name} "]
+             for level in one.levels[1:]]  # fmt: skip
+    runs = sort_arms(runs, [*arms, settings.FLOOR])
+    settings.refuse_duplicates(setting, runs)
+    judged = judge(runs, pairs, margin=margin)
+    at = placements[0].name if alone else "by placement"
+    method = "" if by == "method" or setting.runs["method"].iloc[0] == "lora" else setting.runs["method"].iloc[0]
+    name = "_".join(word for word in ("factor", by, setting.slug, method) if word)
+    title = " · ".join(word for word in (setting.title, method, at if alone else "") if word)
+    return Section(
+        title=f"{_words(by)[0].upper()}{_words(by)[1:]}: {title}",
+        sentence=sentence(title, by, judged.contrasts, margin),
+        tables=[
+            _table(name, setting, by, at, judged),
+            tables.contrast_table(f"{name}_contrasts", judged.contrasts, margin),
+        ],
+        figures=tables.arm_figures(name, judged, metric=setting.metric, margin=margin),
+        captions={
+            name: f"Score on the report split by {_words(by)}, each at its own learning rate chosen on select. Large "
+            "marks: means over seeds with 95 % t intervals; small marks: seeds. † failed seeds; * best at the edge of "
+            "the rates tried.",
+            f"{name}_contrasts": "Each other level minus the reference, paired by seed, with 95 % intervals; the "
+            "verdict is Holm-corrected.",
+        },
+        notes=notes(setting, runs, by, judged),
+        facts={
+            "setting": setting, "by": by, "estimates": judged.estimates, "contrasts": judged.contrasts,
+            "rates": judged.rates, "margin": margin, "runs": runs,
+        },
+    )  # fmt: skip
+
+
+def sentence(title: str, by: str, contrasts: pd.DataFrame, margin: float) -> str:
+    """What was found here, in one sentence."""
+    parts = []
+    for reference, against in contrasts.groupby("second", sort=False):
+        for verdict, phrase in tables.verdict_phrases(margin).items():
+            mine = against[against["verdict"] == verdict]
+            if len(mine):
+                pairs = zip(mine["first"], mine["difference"], strict=True)
+                told = [f"{first} ({wording.signed(difference)})" for first, difference in pairs]
+                verb = "is" if len(mine) == 1 else "are"
+                parts.append(f"{wording.listed(told)} {verb} {phrase.format(reference)}")
+        lost = list(against["first"][against["verdict"] == "missing"])
+        if lost:
+            parts.append(f"{wording.listed(lost)} share{'s' if len(lost) == 1 else ''} no seed with {reference}")
+    return f"On {title}, by {_words(by)} (points): {'; '.join(parts)}."
+
+
+def notes(setting: settings.Setting, runs: pd.DataFrame, by: str, judged: Judgement) -> list[str]:
+    """What a reader must know beside the table."""
+    told = list(setting.notes)
+    adapted = judged.estimates[judged.estimates["method"] != settings.FLOOR]
+    outside = sorted(set(setting.runs["level"][setting.runs["targets"] == ""]) - {settings.FLOOR, *runs["level"]})
+    if by == "method" and outside:
+        told.append(f"{wording.listed(outside)} has no placement, and is left out where several are compared")
+    absent = gaps.missing(runs, list(adapted.index))
+    if absent and by != "method":  # methods have grids of rates of their own
+        told.append(f"missing from the store: {absent}")
+    return told + tables.run_notes(runs, judged.rates, adapted, setting.metric)
+
+
+def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: object) -> str:
+    """A method as its preset is called, with what it does otherwise than the preset: `pissa`, `lora kaiming`."""
+    if method not in LORA_METHODS:
+        return method
+    preset = settings.preset_of(method, init, alpha_policy)
+    words = [preset]
+    words += [str(one) for one, usual in ((init, "gaussian"), (alpha_policy, "fixed")) if one not in (usual, preset)]
+    if method == "lora_plus":
+        words.append(f"×{b_lr_ratio:g}")
+    return " ".join(words)
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _levels(runs: pd.DataFrame, by: str) -> pd.Series:
+    if by == "method":
+        columns = [runs[name] for name in ("method", *settings.METHOD_SETTINGS)]
+        return pd.Series([method_name(*one) for one in zip(*columns, strict=True)], index=runs.index)
+    return runs[by].map(lambda value: value if isinstance(value, str) else "none" if pd.isna(value) else f"{value:g}")
+
+
+def _levels_of(runs: pd.DataFrame) -> set[str]:
+    return {str(level) for level in runs["level"]} - {settings.FLOOR}
+
+
+def _reference(levels: list[str], by: str, asked: str | None) -> str | None:
+    """What was asked for, if it is there; else the usual level, one that starts like it, or the lowest."""
+    if asked:
+        return asked if asked in levels else None
+    usual = USUAL.get(by, "")
+    like = [one for one in levels if one == usual or one.startswith(f"{usual} ")]
+    return [*like, *levels][0]
+
+
+def _order(level: str) -> tuple[bool, float, str]:
+    try:
+        return False, float(level), ""
+    except ValueError:
+        return True, 0.0, level
+
+
+def plain_level(level: str) -> str:
+    """A number as the levels have it: 1e-1 is 0.1."""
+    is_text, number, _ = _order(level)
+    return level if is_text else f"{number:g}"
+
+
+def _words(by: str) -> str:
+    return {"b_lr_ratio": "learning rate of B over A", "head_rate": "rate of the head"}.get(by, by.replace("_", " "))
+
+
+def _placement(runs: pd.DataFrame) -> str:
+    """`qv r=8`, or `qv at 36,864 parameters` where the rank goes with the level."""
+    adapted = runs[runs["targets"] != ""]
+    ranks = {rank_text(*one) for one in adapted[["rank", "rank_min", "rank_max"]].to_numpy(float)}
+    targets = adapted["targets"].iloc[0]
+    return f"{targets} r={ranks.pop()}" if len(ranks) == 1 else f"{targets} at {_spent(adapted)}"
+
+
+def _spent(runs: pd.DataFrame) -> str:
+    return f"{runs['low_rank_parameters'].mode().iloc[0]:,.0f} parameters"
+
+
+def _nowhere(runs: pd.DataFrame, by: str, held: list[str]) -> str:
+    """Why no levels can be compared: there is one, or something else goes with it."""
+    told = f"nowhere does {_words(by)} differ and all else agree; the store holds {wording.listed(held)}"
+    if len(held) < 2:
+        return f"{told}; sweep {settings.FACTORS[by]}"
+    adapted = runs[runs["targets"] != ""]
+    names = [name for name in (*settings.SHARED, *settings.OF_ADAPTER, "targets") if name in runs and name != by]
+    if by == "method":
+        names = [name for name in names if name not in settings.METHOD_SETTINGS]
+    apart = [
+        name.replace("_", " ")
+        for name in names
+        if not set.intersection(*(set(mine[name].map(str)) for _, mine in adapted.groupby("level")))
+    ]
+    if apart:
+        return f"{told}, which differ in {wording.listed(apart)} too"
+    return f"{told}, at different numbers of parameters; adapter.rank=null adapter.budget=q@8 gives all the same"
+
+
+def _table(name: str, setting: settings.Setting, by: str, at: str, judged: Judgement) -> Table:
+    frame = tables.cell_frame(setting, judged.estimates, judged.rates)
+    frame = tables.with_contrasts(frame, judged.contrasts, side="first", prefix="reference")
+    columns = [
+        Column("cell", _words(by), wording.text, is_number=False),
+        Column("ranks", "rank", wording.text),
+        Column("adapter_parameters", "parameters", wording.count),
+        Column("rate_shown", "lr", wording.text),
+        Column("seeds_shown", "seeds", wording.text),
+        Column("score_shown", style.short_metric(setting.metric), wording.text),
+        Column("reference_difference", "− reference", wording.signed),
+        Column("reference_verdict", "it is", wording.text, is_number=False),
+        Column("gap", "train − report", wording.signed, on_screen=False),
+        Column("seconds", "seconds", wording.seconds),
+        Column("bytes", "bytes", wording.count, on_screen=False),
+    ]
+    return Table(name, f"{setting.title}, {at}: report score ± 95 % by {_words(by)}", frame, columns)

@@ -1,0 +1,73 @@
+"""What the scripts of analysis/ find in a set of runs: for the run that ends a sweep on W&B, and for the dashboard.
+
+The questions stay the one place that computes tables and figures; here they are only called.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lora_bench.config.schema import LORA_METHODS
+from lora_bench.questions import factor, learning_rate, pareto, rank, weight_types
+from lora_bench.reports.section import Section
+from lora_bench.verdicts import arms, settings, tuning
+
+COLUMN_OF = {"head_rate": "head_lr"}  # as the store, and so W&B, has it
+SCRIPTS = {
+    "weight_types": weight_types.sections,
+    "rank": rank.sections,
+    "learning_rate": learning_rate.sections,
+    "pareto": pareto.sections,
+}
+
+
+def sections(frame: Any, *, store: Path) -> dict[str, list[Section]]:
+    """Tables, figures and sentences by script, for every LoRA method of the frame; scripts without any are left out."""
+    try:
+        runs = settings.prepare(frame)
+    except settings.NothingToShow:
+        return {}
+    found: dict[str, list[Section]] = {}
+    options = Namespace(store=store, task=None, model=None, metric=None, margin=None, mix_environments=False)
+    for method in [one for one in LORA_METHODS if one in set(runs["method"])]:
+        options.method, options.budget, options.reference = method, None, settings.REFERENCE_TARGETS
+        for name, sections_of in SCRIPTS.items():
+            try:
+                made = sections_of(runs, options)
+            except settings.NothingToShow:
+                continue
+            found.setdefault(name, []).extend(made)
+    between = factor.every(runs, options)
+    return found | ({"factor": between} if between else {})
+
+
+def chosen_cells(frame: Any) -> list[dict[str, Any]]:
+    """Each arm at the learning rate that `select` chose for it, as values of the columns that tell it apart.
+
+    Where runs of one backbone, task and method were trained in several ways, each way has its own rate and cell.
+    """
+    try:
+        runs: Any = settings.prepare(frame)
+    except settings.NothingToShow:
+        return []
+    chosen = []
+    groups = [(tuple(group.iloc[0][["model", "task", "method"]]), group) for group in settings.comparable(runs)]
+    for name, group in groups:
+        rivals = [one for other, one in groups if other == name]
+        apart = settings.differing(rivals, (one for one in (*settings.SHARED, *settings.OF_ADAPTER) if one in group))
+        apart = [COLUMN_OF.get(one, one) for one in apart]
+        named = arms.name_arms(group)
+        for _, points in tuning.at_chosen_rates(named).groupby("arm", sort=False):
+            first = points.iloc[0]
+            cell = dict(zip(("model", "task", "method"), name, strict=True))
+            told = (
+                ("targets", "ranks", "lr") if first["targets"] else ("head_lr" if name[2] == settings.FLOOR else "lr",)
+            )
+            cell |= {one: first[one] for one in told}
+            cell |= {one: first[one] for one in apart if pd.notna(first[one])}
+            chosen.append({one: value.item() if hasattr(value, "item") else value for one, value in cell.items()})
+    return chosen

@@ -1,0 +1,257 @@
+"""Is each placement and rank shown at a fair learning rate? Score against rate, with the certificate of every choice.
+
+The rate of a cell is chosen on `select`; the table puts its report score at its own best rate beside that at one rate
+shared by all, which is what a sweep with one fixed rate would have reported. Where the store holds full fine-tuning,
+the tenfold rule is put to the test: best LoRA rate = 10 x best rate of full fine-tuning.
+Source: Schulman et al. 2025, LoRA Without Regret (the rule); Lee et al. 2026, arXiv:2602.04998 (tuned rates).
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from lora_bench import wording
+from lora_bench.reports import script, tables
+from lora_bench.reports.figures.curves import learning_rates
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.store.errors import StoreError
+from lora_bench.store.folder import Store, is_pack
+from lora_bench.verdicts import arms, gaps, settings, stats, tuning
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting."""
+    store = getattr(options, "store", None)
+    pinned = settings.varied_factors(runs)
+    return script.each_setting(
+        runs, options, lambda one: [section(one, name=f"learning_rate_{one.slug}", store=store, pinned=pinned)]
+    )
+
+
+def section(setting: settings.Setting, *, name: str, store=None, pinned: Mapping[str, Sequence[str]]) -> Section:
+    """The table, the figure and the sentence for one setting.
+
+    Args:
+        pinned: as `paste_line` has it.
+    """
+    runs = arms.name_arms(setting.runs)
+    settings.refuse_duplicates(setting, runs)
+    rates = tuning.choose_rates(runs)
+    own = arms.estimate(runs, rates["lr"])
+    shared = tuning.shared_rate(runs)
+    adapted = runs[runs["targets"] != ""]
+    at_shared = arms.estimate(adapted, dict.fromkeys(adapted["arm"].unique(), shared))
+    curves = _curves(adapted, rates)
+    rule, by_seed = tenfold(runs)
+    table = _table(name, setting, rates, own, at_shared, shared)
+    return Section(
+        title=f"Learning rate: {setting.title}",
+        sentence=sentence(setting, rates.loc[adapted["arm"].unique()], own, at_shared, shared, rule),
+        tables=[table],
+        figures={name: learning_rates(curves, metric=setting.metric, split="select")} if len(curves) else {},
+        captions={
+            name: "Score on select against the learning rate: means over seeds with 95 % t intervals, or, below three "
+            "seeds, the seeds as dashes. The ringed rate is the one at which the cell's report score is shown "
+            "everywhere else; rates with fewer seeds (hollow) do not compete. Numbers: means below the axis."
+        },
+        notes=_notes(setting, runs, rates, store, pinned) + _shared_notes(own, at_shared, shared),
+        facts={
+            "setting": setting,
+            "rates": rates,
+            "estimates": own,
+            "shared": shared,
+            "tenfold": by_seed,
+            "runs": runs,
+        },
+    )
+
+
+def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
+    """The rule as a claim about seeds: is log10(best LoRA rate / best full rate) within half a decade of 1?
+
+    Returns:
+        what was found, in words, and the log10 ratio of every seed (`tuning.over_full`).
+    """
+    per_seed = tuning.over_full(runs)
+    if per_seed.empty:
+        return "", per_seed
+    verdict, share, _ = tuning.judge_log_ratios(per_seed.to_numpy(), 1.0)
+    factor = 10 ** per_seed.mean()
+    words = (
+        f"the tenfold rule is {verdict} here: the best LoRA rate is {factor:.2g} times that of full fine-tuning "
+        f"(geometric mean; {share:.0%} of {len(per_seed)} seed{'s' if len(per_seed) != 1 else ''} "
+        f"within a factor of {10**tuning.HALF_DECADE:.1f} of ten)"
+    )
+    return words, per_seed
+
+
+def sentence(
+    setting: settings.Setting, rates: pd.DataFrame, own: pd.DataFrame, at_shared: pd.DataFrame, shared: float, rule: str
+) -> str:
+    """What was found here, in one sentence."""
+    scored = rates[rates["certificate"] != "none"]
+    if scored.empty:
+        return f"On {setting.title} no cell has a score, so no rate could be chosen."
+    sure = scored["certificate"].isin(["inside", "inside*"])
+    low, high = scored["lr"].min(), scored["lr"].max()
+    span = f"at {low:g}" if low == high else f"between {low:g} and {high:g}"
+    parts = [
+        f"On {setting.title} the best rates lie {span}; {sure.sum()} of {len(scored)} are certified inside their grid"
+    ]
+    if math.isfinite(shared):
+        loss = -_shared_difference(own, at_shared).reindex(scored.index).dropna()
+        if len(loss):
+            worst = loss.idxmax()
+            parts.append(
+                f"one shared rate of {shared:g} would move report scores by {wording.signed(-loss.max())} points "
+                f"at worst ({worst})"
+                if loss.max() > 0
+                else f"one shared rate of {shared:g} would have cost no cell anything on report"
+            )
+    if rule:
+        parts.append(rule)
+    return "; ".join(parts) + "."
+
+
+def paste_line(
+    runs: pd.DataFrame, arm: str, add: list[float], store=None, *, pinned: Mapping[str, Sequence[str]]
+) -> str:
+    """The command that runs an arm at the rates that its certificate lacks, from the way that its runs were started.
+
+    Args:
+        pinned: sweep -> the factors that it varies (`settings.varied_factors`), which the line holds at the arm's own.
+    """
+    mine = runs[runs["arm"] == arm]
+    first = mine.iloc[0]
+    overrides = [f"model={str(first['model']).rsplit('/', 1)[-1]}", f"task={first['task']}"]
+    sweep = None
+    if store is not None:
+        try:
+            invocation = Store(store).record(first["run_id"])["invocation"]
+        except StoreError:
+            invocation = {}
+        sweep = invocation.get("sweep")
+        overrides = [str(one) for one in invocation.get("overrides") or overrides]
+    levels = {settings.FACTORS[by]: _level(first, by) for by in pinned.get(str(sweep or ""), ())}
+    kept = [one for one in tables.settled_overrides(overrides) if one.partition("=")[0] not in levels]
+    seeds = sorted({int(seed) for seed in mine["seed"]})
+    told = f"range({len(seeds)})" if seeds == list(range(len(seeds))) else ",".join(map(str, seeds))
+    words = ["lora-bench", f"+sweeps={sweep}" if sweep else "-m", *kept, f"adapter.targets={first['targets']}"]
+    if not any(one.startswith("adapter.budget=") for one in kept) and pd.notna(first["rank"]):
+        words += [f"adapter.rank={int(first['rank'])}", "adapter.budget=null"]  # the sweep's file may set a budget
+    words += [f"{key}={level}" for key, level in levels.items() if level]
+    words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
+    if store is not None and not is_pack(store):
+        words.append(f"store={store}")
+    return shlex.join(words)
+
+
+def _level(run: pd.Series, by: str) -> str:
+    """A factor's value as the command line takes it; empty where the run's method has no such setting."""
+    value = settings.preset_of(run["method"], run["init"], run["alpha_policy"]) if by == "method" else run[by]
+    if by == "head_rate" and value == "lr":
+        return "null"
+    if pd.isna(value):
+        return "" if settings.FACTORS[by].startswith("adapter.") else "null"
+    if isinstance(value, str) and by == "layers":
+        return f"'{value}'" if ":" in value else value if value == "all" else f"[{value}]"
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _notes(
+    setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, store, pinned: Mapping[str, Sequence[str]]
+) -> list[str]:
+    told = list(setting.notes)
+    adapted = [arm for arm in rates.index if arm != settings.FLOOR]
+    told.extend(tables.rate_notes(rates.loc[adapted]))
+    told.extend(
+        f"to settle {arm}: {paste_line(runs, arm, rates['add'][arm], store, pinned=pinned)}"
+        for arm in adapted
+        if rates.loc[arm, "certificate"] in tuning.UNCERTIFIED and runs.loc[runs["arm"] == arm, "targets"].iloc[0]
+    )
+    failed = gaps.failures(runs)
+    if failed:
+        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
+    n_full = runs.loc[runs["arm"] == tuning.FULL, "lr"].nunique()
+    if n_full < 3:
+        told.append(
+            "the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; "
+            f"the store has {n_full or 'none'}"
+        )
+    return told
+
+
+def _shared_notes(own: pd.DataFrame, at_shared: pd.DataFrame, shared: float) -> list[str]:
+    """That the shared rate was run on fewer seeds, as in a staged search, where it was."""
+    n_own, n_shared = (one["n_seeds"].reindex(at_shared.index) for one in (own, at_shared))
+    if not (n_shared < n_own).any():
+        return []
+    return [
+        f"at the shared rate of {shared:g} some cells have fewer seeds than at their own ({n_shared.min()} at least); "
+        "the change is on the seeds that both have"
+    ]
+
+
+def _shared_difference(own: pd.DataFrame, at_shared: pd.DataFrame) -> pd.Series:
+    """Score at the shared rate minus that at the cell's own, on the seeds that both have; nan where there is none."""
+    found = {}
+    own_scores = own["scores"].to_dict()
+    for arm, scores in at_shared["scores"].items():
+        mine = own_scores[arm]
+        common = scores.keys() & mine.keys()
+        found[arm] = np.mean([scores[seed] - mine[seed] for seed in common]) if common else math.nan
+    return pd.Series(found, dtype=float)
+
+
+def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
+    scored = runs[runs["scored"]]
+    by_cell = scored.groupby(["arm", "lr"], sort=False)["select"]
+    curves = by_cell.agg(["mean", "std", "count"]).assign(scores=by_cell.agg(list)).reset_index()
+    half = special.stdtrit(curves["count"] - 1, 0.975) * curves["std"] / np.sqrt(curves["count"])
+    points = scored.drop_duplicates("arm").set_index("arm")
+    most = curves.groupby("arm")["count"].transform("max")
+    half = half.where(curves["count"] >= stats.MIN_PAIRS)  # of two seeds it would be wider than the page
+    return curves.assign(
+        low=curves["mean"] - half,
+        high=curves["mean"] + half,
+        targets=curves["arm"].map(points["targets"]),
+        rank=[arm.partition(" r=")[2] for arm in curves["arm"]],
+        rank_order=curves["arm"].map(points["rank_max"]),
+        is_chosen=curves["lr"] == curves["arm"].map(rates["lr"]),
+        is_full=curves["count"] == most,
+    )
+
+
+def _table(name: str, setting: settings.Setting, rates, own, at_shared, shared: float) -> Table:
+    frame = tables.cell_frame(setting, own, rates)
+    chosen = rates.loc[frame["cell"]]
+    frame["rates_tried"] = [" ".join(f"{rate:g}" for rate in tried) for tried in chosen["rates"]]
+    frame["add"] = [" ".join(f"{rate:g}" for rate in add) for add in chosen["add"]]
+    frame["shared_lr"] = shared
+    frame["shared_mean"] = frame["cell"].map(at_shared["mean"])
+    frame["shared_difference"] = frame["cell"].map(_shared_difference(own, at_shared))
+    words = {"inside": "inside", "inside*": "inside (1 se)", "single": "one rate", "none": "no score"}
+    is_floor = frame["method"] == settings.FLOOR
+    frame["certificate_shown"] = (
+        frame["certificate"].replace(words).mask(is_floor & (frame["certificate"] == "single"), "fixed")
+    )
+    frame["add"] = frame["add"].mask(is_floor, "")
+    columns = [
+        Column("cell", "cell", wording.text, is_number=False),
+        Column("lr", "lr", wording.plain),
+        Column("certificate_shown", "certificate", wording.text, is_number=False),
+        Column("add", "add", wording.text, is_number=False),
+        Column("seeds_shown", "seeds", wording.text),
+        Column("select", "select", wording.points),
+        Column("score_shown", "report", wording.text),
+        Column("shared_mean", f"at {shared:g}" if math.isfinite(shared) else "shared", wording.points),
+        Column("shared_difference", "change", wording.signed),
+        Column("rates_tried", "rates tried", wording.text, is_number=False, on_screen=False),
+    ]
+    return Table(name, f"{setting.title}: the rate of each cell, chosen on select", frame, columns)

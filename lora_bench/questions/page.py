@@ -1,0 +1,392 @@
+"""One page that answers: which matrices, at which rank, and how sure? Built from the store alone.
+
+Runs the other scripts over every setting of a store and writes OUT/index.html (self-contained: no external resource),
+OUT/figures (PDF, PNG, SVG) and OUT/tables (CSV, LaTeX).
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import multiprocessing
+import os
+from argparse import Namespace
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from lora_bench import wording
+from lora_bench.questions import amplification, claims, factor, learning_rate, pareto, rank, subspaces, weight_types
+from lora_bench.questions.across import across
+from lora_bench.reports import output
+from lora_bench.reports.figures import style, verdicts
+from lora_bench.reports.section import Section, Table
+from lora_bench.store.environment import ENVIRONMENT_KEYS
+from lora_bench.store.errors import StoreError
+from lora_bench.store.folder import Store
+from lora_bench.verdicts.settings import NothingToShow, Setting, filter_runs
+from lora_bench.wording import duration, size
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+ANALYSES: dict[str, Callable] = {
+    "Weight types": weight_types.sections,
+    "Rank": rank.sections,
+    "Factors": factor.every,
+    "Learning rate": learning_rate.sections,
+    "Cost": pareto.sections,
+    "Subspaces": subspaces.sections,
+    "Amplification": amplification.sections,
+}
+FACTS = {  # what a setting's design box tells, in order
+    "train_rows": "train rows",
+    "epochs": "epochs",
+    "batch_size": "batch",
+    "max_length": "longest input, tokens",
+    "train_dropout": "dropout",
+    "schedule": "schedule",
+    "weight_decay": "weight decay",
+    "head_rate": "head's rate",
+    "precision": "precision",
+    "alpha": "alpha",
+    "alpha_policy": "alpha policy",
+    "init": "init of A",
+    "adapter_dropout": "adapter dropout",
+    "layers": "layers",
+    "environment": "environment",
+}
+
+
+@dataclass
+class Part:
+    """A setting on the page: its design and its sections."""
+
+    title: str
+    anchor: str
+    design: list[tuple[str, str]] = field(default_factory=list)
+    sections: list[dict] = field(default_factory=list)
+
+
+def build(runs: pd.DataFrame, options: Namespace) -> dict:
+    """Make every section, write tables and figures, and render the page.
+
+    Raises:
+        NothingToShow: when no analysis has anything to show.
+    """
+    parts: dict[str, Part] = {}
+    sections: list[tuple[str, Section]] = []
+    cards, absent = [], []
+    for group in _groups(runs, options):
+        for part in group.parts:
+            part.anchor = f"setting-{len(parts)}"
+            parts[part.title] = part
+        sections += group.sections
+        cards.append(group.card)
+        absent += group.absent
+    if not sections:
+        raise NothingToShow("\n".join(absent))
+    judged = [card for card in cards if len(card)]
+    table = pd.concat(judged, ignore_index=True) if judged else pd.DataFrame(columns=list(claims.CARD))
+    card = claims.card_section(table, claims.read_claims(claims.SHIPPED), several=len(parts) > 1)
+    for title, mine in table.groupby("setting", sort=False):
+        part = parts.setdefault(str(title), Part(str(title), f"setting-{len(parts)}"))
+        part.sections.append(shown_claims(str(title), mine, f"{part.anchor}-claims"))
+    output.write_section(card, options.out)
+    matrix = verdict_table([section for kind, section in sections if kind == "Weight types"])
+    if len(matrix):
+        style.save(verdicts.verdict_matrix(matrix), options.out / "figures", "verdict_matrix")
+        output.write_table(Table("verdicts", "every contrast", matrix), options.out / "tables")
+    verdict = verdict_sentences(sections, card)
+    context = {
+        "title": options.title,
+        "question": "Which weight matrices should LoRA adapt, at which rank, and how sure can we be?",
+        "verdict": verdict,
+        "numbers": numbers(runs),
+        "matrix": shown_matrix(matrix),
+        "parts": list(parts.values()),
+        "claims": claims_matrix(card),
+        "overview": [shown_section("Across tasks", one, options.out) for one in across(sections)],
+        "environments": environments(runs, Store(options.store)),
+        "missing": [*absent, *gaps(sections)],
+        "mixed": options.mix_environments,
+        "cost": cost(runs),
+    }
+    loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    html = loader.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+    n_figures = sum(len(section["figures"]) for part in parts.values() for section in part.sections)
+    return {"html": html, "verdict": verdict, "n_figures": n_figures}
+
+
+@dataclass
+class Group:
+    """All that one backbone and task give: what the page shows, and the results that its overview is made of."""
+
+    parts: list[Part]
+    sections: list[tuple[str, Section]]  # without figures, tables and runs, which are written by now
+    card: pd.DataFrame
+    absent: list[str]
+
+
+def _groups(runs: pd.DataFrame, options: Namespace) -> list[Group]:
+    """Each backbone and task by itself, in processes of their own where there are many: drawing takes the time."""
+    for name in ("model", "task"):
+        runs = filter_runs(runs, name, getattr(options, name))
+    names = runs["model"].astype(str).str.rsplit("/", n=1).str[-1]
+    work = [mine for _, mine in runs.groupby([names, runs["task"]], sort=True)]
+    workers = min(len(work), os.cpu_count() or 1)
+    if workers < 2 or len(work) < 4:
+        return [make_group(mine, options) for mine in work]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(make_group, work, [options] * len(work)))
+
+
+def make_group(runs: pd.DataFrame, options: Namespace) -> Group:
+    """Run every analysis on the runs of one backbone and task, and write its tables and figures."""
+    parts: dict[str, Part] = {}
+    kept: list[tuple[str, Section]] = []
+    absent: list[str] = []
+    try:
+        card = claims.sections(runs, options)[0].facts["card"]
+    except NothingToShow:
+        card = pd.DataFrame()
+    for kind, make in ANALYSES.items():
+        try:
+            sections = make(runs, options)
+        except NothingToShow as error:
+            absent += [f"{kind}: {line}" for line in str(error).splitlines()]
+            continue
+        for section in sections:
+            setting = section.facts["setting"]
+            part = parts.setdefault(setting.title, Part(setting.title, "", design(setting)))
+            part.sections.append(shown_section(kind, section, options.out))
+            facts = {name: value for name, value in section.facts.items() if name not in ("runs", "frame", "table")}
+            facts["setting"] = Setting(setting.title, setting.slug, setting.facts, setting.runs.iloc[:0], setting.notes)
+            kept.append((kind, Section(section.title, section.sentence, notes=section.notes, facts=facts)))
+    return Group(list(parts.values()), kept, card, absent)
+
+
+# ---------------------------------------------------------------- what the page says over all settings
+
+
+def verdict_sentences(sections: list[tuple[str, Section]], card: Section) -> list[str]:
+    """The sentence of every section on weight types, ranks and factors, and that of the claims card."""
+    told = [section.sentence for kind, section in sections if kind in ("Weight types", "Rank", "Factors")]
+    told = told or [section.sentence for _, section in sections]
+    return [*told, card.sentence] if len(card.facts["card"]) else told
+
+
+def verdict_table(sections: list[Section]) -> pd.DataFrame:
+    """One row per setting, budget and contrast: setting, contrast, verdict, difference, p_holm, n_pairs."""
+    rows = []
+    titles = [section.facts["setting"].title for section in sections]
+    for section, title in zip(sections, titles, strict=True):
+        name = f"{title}, {section.facts['budget']:,}" if titles.count(title) > 1 else title
+        rows += [
+            {
+                "setting": name, "contrast": f"{one['first']} − {one['second']}", "verdict": one["verdict"],
+                "difference": one["difference"], "p_holm": one["p_holm"], "n_pairs": one["n_pairs"],
+            }
+            for one in section.facts["contrasts"].to_dict("records")
+        ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def numbers(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """The store in a few numbers."""
+    failed = int((~runs["scored"]).sum())
+    return [
+        ("runs", f"{len(runs):,}"),
+        ("without a score", f"{failed:,}"),
+        ("backbones", str(runs["model"].nunique())),
+        ("tasks", str(runs["task"].nunique())),
+        ("seeds", str(runs["seed"].nunique())),
+        ("environments", str(runs["environment"].nunique())),
+    ]
+
+
+def cost(runs: pd.DataFrame) -> list[tuple[str, str]]:
+    """What the store cost, over all runs that measured it."""
+    told = []
+    for column, name, show in (
+        ("attributed_seconds", "training time", duration),
+        ("tokens", "tokens", lambda x: f"{x:,.0f}"),
+        ("flops", "FLOPs", lambda x: f"{x:.2e}"),
+        ("adapter_bytes", "adapters, if all are kept", size),
+        ("peak_bytes", "highest peak memory", size),
+    ):
+        values = pd.to_numeric(runs[column], errors="coerce").dropna() if column in runs else pd.Series(dtype=float)
+        if len(values):
+            total = values.max() if column == "peak_bytes" else values.sum()
+            unmeasured = len(runs) - len(values)
+            told.append((name, show(float(total)) + (f" ({unmeasured:,} runs not measured)" if unmeasured else "")))
+    return told
+
+
+def environments(runs: pd.DataFrame, store: Store) -> list[dict]:
+    """One row per environment, read from one of its records."""
+    rows = []
+    for identity, mine in runs.groupby("environment", sort=True):
+        try:
+            about = store.record(str(mine["run_id"].iloc[0]))["environment"]
+        except StoreError:
+            about = {}
+        kept = {key: about[key] for key in (*ENVIRONMENT_KEYS, "platform", "lora_bench") if about.get(key)}
+        commits = sorted(set(mine["commit"].dropna().astype(str))) if "commit" in mine else []
+        rows.append(
+            {"id": str(identity), "runs": len(mine), "about": kept, "commits": [commit[:12] for commit in commits]}
+        )
+    return rows
+
+
+def gaps(sections: list[tuple[str, Section]]) -> list[str]:
+    """Every note that says what is missing, failed or not certified, once, with its setting."""
+    words = (
+        "missing",
+        "lacks",
+        "without a score",
+        "could not compete",
+        "at the edge",
+        "fewer seeds",
+        "two groups",
+        "one rate only",
+        "kept apart",
+        "left out",
+        "needs",
+        "no verdict is possible",
+        "stuck",
+    )
+    told = {}
+    for _, section in sections:
+        for note in section.notes:
+            if any(word in note for word in words):
+                told[f"{section.facts['setting'].title}: {note}"] = None
+    return list(told)
+
+
+# ---------------------------------------------------------------- what the template gets
+
+
+def design(setting: Setting) -> list[tuple[str, str]]:
+    """The facts that all runs of a setting share."""
+    told = []
+    for key, name in FACTS.items():
+        value = setting.facts.get(key)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            continue
+        told.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
+    adapted = setting.runs[setting.runs["targets"] != ""]
+    rates = " ".join(f"{rate:g}" for rate in sorted(adapted["lr"].dropna().unique()))
+    return [("seeds", str(adapted["seed"].nunique())), ("learning rates", rates), *told]
+
+
+def shown_section(kind: str, section: Section, out: Path) -> dict:
+    """Write a section's files and give the template its text, tables and figures."""
+    output.write_section(section, out)
+    return {
+        "kind": kind,
+        "title": section.title,
+        "anchor": anchor_of(section.title),
+        "sentence": section.sentence,
+        "notes": section.notes,
+        "tables": [shown_table(table) for table in section.tables if table.columns],
+        "figures": [
+            {
+                "name": name,
+                "caption": section.captions.get(name, ""),
+                "uri": data_uri(out / "figures" / f"{name}.svg"),
+                "wide": figure.get_figwidth() > 5,
+            }
+            for name, figure in section.figures.items()
+        ],
+    }
+
+
+def anchor_of(title: str) -> str:
+    """A title as the name of a place on the page."""
+    return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+
+
+def shown_table(table: Table) -> dict:
+    """Heads, and rows of (text, sort key, is_number, is_prose)."""
+    rows = []
+    for row, cells_ in zip(table.frame.to_dict("records"), table.shown(), strict=True):
+        rows.append(
+            [
+                {
+                    "text": text,
+                    "key": sort_key(row[column.name], text),
+                    "number": column.is_number,
+                    "prose": len(text) > 40,
+                }
+                for column, text in zip(table.columns, cells_, strict=True)
+            ]
+        )
+    heads = [{"text": column.title, "number": column.is_number} for column in table.columns]
+    return {"name": table.name, "title": table.title, "heads": heads, "rows": rows}
+
+
+def sort_key(value: object, text: str) -> str:
+    """What a column is sorted by: the number behind a cell, or its text."""
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        return "" if math.isnan(float(value)) else repr(float(value))
+    head = text.replace("−", "-").split(" ")[0].rstrip("*")
+    try:
+        return repr(float(head))
+    except ValueError:
+        return text
+
+
+def shown_matrix(matrix: pd.DataFrame) -> dict:
+    """The verdict matrix as heads and rows of cells."""
+    if matrix.empty:
+        return {"heads": [], "rows": []}
+    heads = list(dict.fromkeys(matrix["contrast"]))
+    rows = []
+    for setting, mine in matrix.groupby("setting", sort=False):
+        by_contrast = {one["contrast"]: one for one in mine.to_dict("records")}
+        rows.append(
+            {
+                "setting": setting,
+                "cells": [
+                    {
+                        "verdict": by_contrast[head]["verdict"],
+                        "difference": wording.signed(by_contrast[head]["difference"]),
+                    }
+                    if head in by_contrast
+                    else {"verdict": "missing", "difference": "–"}
+                    for head in heads
+                ],
+            }
+        )
+    return {"heads": heads, "rows": rows}
+
+
+def claims_matrix(card: Section) -> dict:
+    """Claims down, settings across: status, with the evidence as a tooltip."""
+    table = card.facts["card"]
+    settings = list(dict.fromkeys(table["setting"]))
+    by_cell = {(row["claim"], row["setting"]): row for row in table.to_dict("records")}
+    rows = []
+    for claim in card.facts["claims"]:
+        found = [by_cell[claim["id"], setting] for setting in settings]
+        cells_ = [{"status": row["status"], "evidence": row["evidence"], "runs": row["n_runs"]} for row in found]
+        rows.append({"text": claim["text"], "source": claim["source"], "cells": cells_})
+    return {"settings": settings, "rows": rows, "sentence": card.sentence}
+
+
+def shown_claims(title: str, card: pd.DataFrame, anchor: str) -> dict:
+    """The evidence for every claim in one setting."""
+    table = claims.evidence_table(card, several=False)
+    return {
+        "kind": "Claims", "title": f"Claims: {title}", "anchor": anchor, "sentence": claims.sentence(card), "notes": [],
+        "tables": [shown_table(table) | {"name": anchor, "title": "Claims, judged by this setting"}], "figures": [],
+    }  # fmt: skip
+
+
+def data_uri(path: Path) -> str:
+    """A file as a data URI."""
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -1,0 +1,90 @@
+"""What does a point of score cost? Score against adapter parameters, training time and adapter bytes.
+
+A cell is on the front if no other cell is as cheap and better, or cheaper and as good. Each cell is shown at its own
+learning rate, chosen on `select`; time is the cell's share of its pack, by FLOPs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lora_bench import wording
+from lora_bench.config.schema import LORA_METHODS
+from lora_bench.reports import script, tables
+from lora_bench.reports.figures import curves, style
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.verdicts import arms, settings, tuning
+
+COSTS = [
+    ("adapter_parameters", "adapter parameters"),
+    ("seconds", "training time per run (s)"),
+    ("bytes", "adapter and head on disk (bytes)"),
+]
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting."""
+    return script.each_setting(runs, options, lambda one: [section(one, name=f"pareto_{one.slug}")])
+
+
+def section(setting: settings.Setting, *, name: str) -> Section:
+    """The table, the figure and the sentence for one setting."""
+    runs = arms.name_arms(setting.runs)
+    settings.refuse_duplicates(setting, runs)
+    rates = tuning.choose_rates(runs)
+    frame = tables.cell_frame(setting, arms.estimate(runs, rates["lr"]), rates)
+    untold = ~frame["method"].isin([*LORA_METHODS, settings.FLOOR]) & (frame["adapter_parameters"] == 0)
+    frame["adapter_parameters"] = frame["adapter_parameters"].mask(untold)  # full fine-tuning is not free
+    measured = [(column, label) for column, label in COSTS if np.isfinite(frame[column]).any()]
+    for column, _ in measured:
+        frame[f"front_{column}"] = arms.on_front(frame[column].to_numpy(), frame["mean"].to_numpy())
+    points = frame[(frame["targets"] != "") & np.isfinite(frame["mean"])]
+    points = points.assign(label=points["cell"])
+    lacking = [label for column, label in COSTS if (column, label) not in measured]
+    notes = [*setting.notes, *([f"not measured in these runs: {', '.join(lacking)}"] if lacking else [])]
+    return Section(
+        title=f"Cost: {setting.title}",
+        sentence=sentence(setting, frame, measured),
+        tables=[_table(name, setting, frame)],
+        figures={name: curves.pareto(points, measured, metric=setting.metric)} if len(points) and measured else {},
+        captions={
+            name: "Report score (mean and 95 % t interval over seeds) against cost; "
+            "the line is the Pareto front of the means. Cells of equal cost are drawn side by side."
+        },
+        notes=notes,
+        facts={"setting": setting, "frame": frame},
+    )
+
+
+def sentence(setting: settings.Setting, frame: pd.DataFrame, measured: list[tuple[str, str]]) -> str:
+    """Which cells are on the front of score against parameters."""
+    if ("adapter_parameters", COSTS[0][1]) not in measured:
+        return f"On {setting.title} no run counts its adapter parameters."
+    front = frame[frame["front_adapter_parameters"]].sort_values("adapter_parameters")
+    steps = [
+        f"{one.cell} ({wording.points(one.mean)} at {wording.count(one.adapter_parameters)})"
+        for one in front.itertuples()
+    ]
+    return f"On {setting.title} the front of mean score against adapter parameters is {wording.listed(steps)}."
+
+
+def _table(name: str, setting: settings.Setting, frame: pd.DataFrame) -> Table:
+    marks = [
+        " ".join(
+            word
+            for word, (column, _) in zip(("parameters", "time", "bytes"), COSTS, strict=True)
+            if row.get(f"front_{column}")
+        )
+        for row in frame.to_dict("records")
+    ]
+    frame = frame.assign(front=marks)
+    columns = [
+        Column("cell", "cell", wording.text, is_number=False),
+        Column("adapter_parameters", "parameters", wording.count),
+        Column("seconds", "seconds", wording.seconds),
+        Column("bytes", "bytes", wording.count),
+        Column("score_shown", style.short_metric(setting.metric), wording.text),
+        Column("front", "on the front of", wording.text, is_number=False),
+    ]
+    return Table(name, f"{setting.title}: score and cost", frame, columns)

@@ -1,0 +1,174 @@
+"""How small may the rank be? The design of the paper's Table 6, on any finished sweep.
+
+Each cell is shown at its own learning rate, chosen on `select`; within a placement, every rank is contrasted with the
+lowest one, paired by seed and Holm-corrected. Source: Hu et al. 2021, arXiv:2106.09685, section 7.2.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lora_bench import wording
+from lora_bench.reports import script, tables
+from lora_bench.reports.figures import style, verdicts
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.verdicts import gaps, settings
+from lora_bench.verdicts import paper as published
+from lora_bench.verdicts.arms import judge, sort_arms
+
+PAPER_RANKS = (1, 2, 4, 8, 64)
+PAPER_TARGETS = ("q", "qv", "qkvo")
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting.
+
+    Raises:
+        NothingToShow: when no placement was run at two ranks.
+    """
+    return script.each_setting(
+        runs,
+        options,
+        lambda one: [section(one, margin=script.margin(options, one.metric), name=f"rank_{one.slug}")],
+    )
+
+
+def section(setting: settings.Setting, *, margin: float, name: str) -> Section:
+    """The table, the figure and the sentence for one setting.
+
+    Raises:
+        NothingToShow: when no placement was run at two ranks.
+    """
+    runs = setting.runs[(setting.runs["targets"] != "") & setting.runs["rank"].notna()]
+    n_ranks = runs.groupby("targets")["rank"].nunique()
+    curves = [targets for targets in n_ranks.index if n_ranks[targets] > 1]
+    if not curves:
+        held = ", ".join(
+            f"{targets} at rank {rank:g}" for targets, rank in runs.groupby("targets")["rank"].first().items()
+        )
+        raise settings.NothingToShow(
+            f"{setting.title}: no placement was run at two ranks ({held or 'no run has one rank'}); "
+            "start with: lora-bench +sweeps=rank"
+        )
+    curves.sort(key=lambda t: (PAPER_TARGETS.index(t) if t in PAPER_TARGETS else len(PAPER_TARGETS), t))
+    runs = runs[runs["targets"].isin(curves)]
+    runs = runs.assign(arm=[arm_name(t, r) for t, r in zip(runs["targets"], runs["rank"], strict=True)])
+    arms = {t: [arm_name(t, r) for r in sorted(runs.loc[runs["targets"] == t, "rank"].unique())] for t in curves}
+    runs = sort_arms(runs, [arm for mine in arms.values() for arm in mine])
+    settings.refuse_duplicates(setting, runs)
+    judged = judge(runs, [(other, mine[0]) for mine in arms.values() for other in mine[1:]], margin=margin)
+    rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
+    estimates["rank"] = [int(arm.rsplit("=", 1)[1]) for arm in estimates.index]
+    return Section(
+        title=f"Rank: {setting.title}",
+        sentence=sentence(setting, estimates, table, margin),
+        tables=[
+            _cells(name, setting, rates, estimates, table),
+            tables.contrast_table(f"{name}_contrasts", table, margin),
+        ],
+        figures=_figures(name, setting, estimates),
+        captions={
+            name: "Score on the report split against the rank, each cell at its own learning rate chosen on select. "
+            "Marks: means over seeds with 95 % t intervals; small marks: seeds. "
+            "Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints.",
+            f"{name}_gap": "Generalisation gap: the score on a fixed sample of train rows minus that on report, "
+            "with 95 % t intervals.",
+        },
+        notes=notes(setting, runs, rates, estimates, curves),
+        facts={
+            "setting": setting,
+            "estimates": estimates,
+            "contrasts": table,
+            "rates": rates,
+            "margin": margin,
+            "runs": runs,
+        },
+    )
+
+
+def arm_name(targets: str, rank: float) -> str:
+    """`qv r=8`."""
+    return f"{targets} r={int(rank)}"
+
+
+def sentence(setting: settings.Setting, estimates: pd.DataFrame, table: pd.DataFrame, margin: float) -> str:
+    """What was found here, in one sentence: for each placement, the highest rank against the lowest."""
+    parts = []
+    for targets, mine in estimates.groupby("targets", sort=False):
+        low, high = mine.index[0], mine.index[-1]
+        pair = table[(table["first"] == high) & (table["second"] == low)].iloc[0]
+        if pair["n_pairs"] == 0:
+            parts.append(f"{targets} has no seed at both rank {mine['rank'].iloc[0]} and rank {mine['rank'].iloc[-1]}")
+            continue
+        gain = f"{wording.signed(pair['difference'])} points"
+        words = {
+            "better": "is better",
+            "worse": "is worse",
+            "tied": f"is tied within {100 * margin:g}",
+            "unresolved": "is unresolved",
+        }[pair["verdict"]]
+        needs = f", {int(pair['seeds_needed'])} seeds needed" if pd.notna(pair["seeds_needed"]) else ""
+        parts.append(
+            f"{targets} at rank {mine['rank'].iloc[-1]} {words} against rank {mine['rank'].iloc[0]} ({gain}{needs})"
+        )
+    return f"On {setting.title}: {'; '.join(parts)}."
+
+
+def notes(
+    setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, curves: list[str]
+) -> list[str]:
+    """What a reader must know beside the table."""
+    told = list(setting.notes)
+    policy = setting.facts.get("alpha_policy")
+    scales = {
+        "fixed": "alpha/rank, so the update is damped as the rank grows",
+        "ratio": "alpha, whatever the rank",
+        "rslora": "alpha/sqrt(rank)",
+    }
+    if policy in scales:
+        told.append(f"alpha {setting.facts.get('alpha'):g}, policy {policy}: the update is scaled by {scales[policy]}")
+    here = sorted({int(rank) for rank in runs["rank"]})
+    expected = [arm_name(t, r) for t in curves for r in here]
+    absent = gaps.missing(runs, expected)
+    if absent:
+        told.append(f"missing from the store: {absent}")
+    lacking = [t for t in PAPER_TARGETS if t not in curves]
+    ranks = [r for r in PAPER_RANKS if r not in here]
+    if lacking or ranks:
+        told.append("of the paper's Table 6 the store lacks " + wording.listed(lacking + [f"rank {r}" for r in ranks]))
+    return told + tables.run_notes(runs, rates, estimates, setting.metric)
+
+
+def _cells(
+    name: str, setting: settings.Setting, rates: pd.DataFrame, estimates: pd.DataFrame, table: pd.DataFrame
+) -> Table:
+    frame = tables.cell_frame(setting, estimates, rates)
+    frame = tables.with_contrasts(frame, table, side="first", prefix="lowest")
+    paper = published.rank().pivot(index=["targets", "rank"], columns="dataset", values="score")
+    for dataset in published.SPREAD:
+        frame[f"paper_{dataset.lower()}"] = [
+            paper[dataset].get((targets, rank), np.nan)
+            for targets, rank in zip(frame["targets"], frame["rank"], strict=True)
+        ]
+    columns = [
+        Column("cell", "cell", wording.text, is_number=False),
+        Column("adapter_parameters", "parameters", wording.count, on_screen=False),
+        Column("rate_shown", "lr", wording.text),
+        Column("seeds_shown", "seeds", wording.text),
+        Column("score_shown", style.short_metric(setting.metric), wording.text),
+        Column("lowest_difference", "− lowest", wording.signed),
+        Column("lowest_verdict", "it is", wording.text, is_number=False),
+        Column("gap", "train − report", wording.signed, on_screen=False),
+        *(Column(f"paper_{d.lower()}", f"paper {short}", wording.points) for d, short in published.SHORT.items()),
+    ]
+    return Table(name, f"{setting.title}: report score ± 95 % against rank", frame, columns)
+
+
+def _figures(name: str, setting: settings.Setting, estimates: pd.DataFrame) -> dict:
+    if not np.isfinite(estimates["mean"]).any():
+        return {}
+    made = {name: verdicts.ranks(estimates, metric=setting.metric, published=published.rank())}
+    if np.isfinite(estimates["gap"]).any():
+        made[f"{name}_gap"] = verdicts.gaps(estimates)
+    return made

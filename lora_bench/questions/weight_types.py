@@ -1,0 +1,209 @@
+"""Which weight matrices should LoRA adapt, at one budget? The design of the paper's Table 5, on any finished sweep.
+
+Each placement is shown at its own learning rate, chosen on `select`; contrasts of qv, or of another reference, against
+every other placement are paired by seed and Holm-corrected. Source: Hu et al. 2021, arXiv:2106.09685, section 7.1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from lora_bench import wording
+from lora_bench.reports import script, tables
+from lora_bench.reports.figures import style
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.verdicts import gaps, settings, stats
+from lora_bench.verdicts import paper as published
+from lora_bench.verdicts.arms import against_reference, highest, judge, same_targets, sort_arms
+
+
+def sections(runs: pd.DataFrame, options) -> list[Section]:
+    """One section per setting and budget.
+
+    Raises:
+        NothingToShow: when no setting has two placements at one budget.
+    """
+
+    def of(setting: settings.Setting) -> list[Section]:
+        at = settings.at_budgets(setting, budget=options.budget)
+        margin = script.margin(options, setting.metric)
+        name = f"weight_types_{setting.slug}"
+        names = [f"{name}_{budget}" if len(at) > 1 else name for budget, _ in at]
+        return [
+            section(setting, *one, margin=margin, name=name, reference=options.reference)
+            for one, name in zip(at, names, strict=True)
+        ]
+
+    return script.each_setting(runs, options, of)
+
+
+def section(
+    setting: settings.Setting,
+    budget: int,
+    runs: pd.DataFrame,
+    *,
+    margin: float,
+    name: str,
+    reference: str,
+) -> Section:
+    """The table, the two figures and the sentence for one budget of one setting.
+
+    Raises:
+        NothingToShow: when the reference is none of the placements.
+    """
+    runs = sort_arms(runs.assign(arm=runs["targets"].where(runs["method"] != settings.FLOOR, settings.FLOOR)))
+    settings.refuse_duplicates(setting, runs)
+    arms = list(runs["arm"].unique())
+    named = next((targets for targets in arms if same_targets(reference, targets)), None)
+    if named is None and reference != settings.REFERENCE_TARGETS:
+        raise settings.NothingToShow(
+            f"--reference: no run of {reference!r} at {budget:,} adapter parameters; there are {', '.join(arms)}"
+        )
+    reference = named or reference
+    judged = judge(runs, against_reference(arms, reference), margin=margin)
+    rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
+    paper = _paper(estimates)
+    # The paper's are points of accuracy, and have no place on the axis of another metric.
+    differences = _differences(paper, reference) if len(paper) and setting.metric == "accuracy" else None
+    return Section(
+        title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
+        sentence=sentence(setting, budget, estimates, table, margin, reference),
+        tables=[
+            _placements(name, setting, rates, estimates, table, reference),
+            tables.contrast_table(f"{name}_contrasts", table, margin),
+        ],
+        figures=tables.arm_figures(
+            name, judged, metric=setting.metric, margin=margin, with_ranks=True, paper=paper, differences=differences
+        ),
+        captions={
+            name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning "
+            "rate chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. "
+            + ("Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. " if len(paper) else "")
+            + "† failed seeds; * best at the edge of the rates tried.",
+            f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with 95 % intervals; the "
+            "verdict is Holm-corrected."
+            + (" Small triangles: the same differences in the paper's Table 5." if differences is not None else ""),
+        },
+        notes=notes(setting, runs, rates, estimates, [reference, *table["second"]]),
+        facts={
+            "setting": setting,
+            "budget": budget,
+            "estimates": estimates,
+            "contrasts": table,
+            "rates": rates,
+            "margin": margin,
+            "runs": runs,
+        },
+    )
+
+
+def sentence(
+    setting: settings.Setting,
+    budget: int,
+    estimates: pd.DataFrame,
+    table: pd.DataFrame,
+    margin: float,
+    reference: str,
+) -> str:
+    """What was found here, in one sentence."""
+    scored = estimates[(estimates["method"] != settings.FLOOR) & np.isfinite(estimates["mean"])]
+    if scored.empty:
+        return f"No placement has a score on {setting.title} at {budget:,} adapter parameters."
+    if len(scored) > 1 and np.ptp(scored["mean"]) == 0:
+        return (
+            f"On {setting.title} at {budget:,} adapter parameters every placement has the same mean "
+            f"{style.short_metric(setting.metric)}, {wording.points(scored['mean'].iloc[0])}: nothing tells them "
+            "apart, and the training may have been too short to learn anything."
+        )
+    best = highest(scored, "mean")
+    band = wording.interval(best["low"], best["high"])
+    spread = f", 95 % interval {band}" if np.isfinite(best["low"]) else ", no interval from one seed"
+    seeds = f"{best['n_seeds']} seed{'s' if best['n_seeds'] != 1 else ''}"
+    start = (
+        f"On {setting.title} at {budget:,} adapter parameters, {best.name} has the highest mean "
+        f"{style.short_metric(setting.metric)}: {wording.points(best['mean'])}{spread}, {seeds}"
+    )
+    return f"{start}; {verdicts_in_words(table, margin, reference)}."
+
+
+def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str:
+    """`qv is better than q, unresolved against o (about 12 more seeds would show a difference of 1, or none)`."""
+    tested = table[table["n_pairs"] > 0]
+    if tested.empty:
+        return f"nothing can be said of {reference}: it shares no seed with another placement"
+    parts = []
+    small = set(tested["second"][tested["note"] == stats.SMALL])
+    for verdict, phrase in tables.verdict_phrases(margin).items():
+        rows = tested[tested["verdict"] == verdict]
+        if len(rows):
+            more = (rows["seeds_needed"] - rows["n_pairs"]).dropna()
+            more = more[more > 0]
+            told = ""
+            if len(more):
+                n_more = int(more.max())
+                seeds = f"{n_more} more seed{'s' if n_more > 1 else ''}"
+                told = f" (about {seeds} would show a difference of {100 * margin:g}, or none)"
+            arms = [f"{arm} (by less than the margin)" if arm in small else arm for arm in rows["second"]]
+            parts.append(phrase.format(wording.listed(arms)) + told)
+    return f"{reference} is " + ", ".join(parts)
+
+
+def notes(
+    setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, declared: list[str]
+) -> list[str]:
+    """What a reader must know beside the table."""
+    told = list(setting.notes)
+    adapted = estimates[estimates["method"] != settings.FLOOR]
+    absent = gaps.missing(runs, declared)
+    if absent:
+        told.append(f"missing from the store: {absent}")
+    spent = adapted["adapter_parameters"].dropna()
+    if spent.nunique() > 1:
+        told.append(f"the budgets are not quite equal: {spent.min():,.0f} to {spent.max():,.0f} adapter parameters")
+    return told + tables.run_notes(runs, rates, adapted, setting.metric)
+
+
+def _paper(estimates: pd.DataFrame) -> pd.DataFrame:
+    """The paper's Table 5; empty where the placements are not its own, and its ranks would be others."""
+    table = published.weight_types()
+    return (
+        table if 2 * len(set(estimates.index) & set(settings.PLACEMENTS)) > len(settings.PLACEMENTS) else table.iloc[:0]
+    )
+
+
+def _differences(paper: pd.DataFrame, reference: str) -> pd.DataFrame:
+    score = paper[paper["targets"] == reference].set_index("dataset")["score"]
+    found = paper.assign(difference=paper["dataset"].map(score) - paper["score"])
+    return found.assign(label=reference + " − " + found["targets"])
+
+
+def _placements(
+    name: str,
+    setting: settings.Setting,
+    rates: pd.DataFrame,
+    estimates: pd.DataFrame,
+    table: pd.DataFrame,
+    reference: str,
+) -> Table:
+    frame = tables.cell_frame(setting, estimates, rates)
+    frame = tables.with_contrasts(frame, table, side="second", prefix="reference")
+    paper = _paper(estimates).pivot(index="targets", columns="dataset", values="score")
+    for dataset in map(str, paper):
+        frame[f"paper_{dataset.lower()}"] = frame["cell"].map(paper[dataset])
+    columns = [
+        Column("cell_shown", "targets", wording.text, is_number=False),
+        Column("adapter_parameters", "parameters", wording.count, on_screen=False),
+        Column("rate_shown", "lr", wording.text),
+        Column("seeds_shown", "seeds", wording.text),
+        Column("score_shown", style.short_metric(setting.metric), wording.text),
+        Column("reference_difference", f"{reference} − it", wording.signed),
+        Column("reference_verdict", f"{reference} is", wording.text, is_number=False),
+        Column("gap", "train − report", wording.signed, on_screen=False),
+        *(
+            Column(f"paper_{d.lower()}", f"paper {short}", wording.points)
+            for d, short in published.SHORT.items()
+            if d in paper
+        ),
+    ]
+    return Table(name, f"{setting.title}: placements at one budget, report score ± 95 %", frame, columns)

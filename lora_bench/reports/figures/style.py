@@ -1,0 +1,172 @@
+"""Estimates in, figures out: one visual language for the page and for print. Computes nothing.
+
+Widths are those of a column (3.4 in) or a page (7 in) of a two-column paper, so text keeps its size when placed.
+Colours are the Okabe-Ito set as seaborn ships it, and no meaning rests on colour alone.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.colors
+import matplotlib.lines
+import matplotlib.patches
+import matplotlib.patheffects
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLUMN = 3.4  # inches
+PAGE = 7.0
+
+_PALETTE = sns.color_palette("colorblind")
+BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = _PALETTE
+INK = "#222222"
+FAINT = "#8a8a8a"
+LIGHT = "#c4c4c4"
+
+VERDICTS = {  # said of the first cell: colour, marker
+    "better": (BLUE, "o"),
+    "worse": (RED, "s"),
+    "tied": (GREEN, "D"),
+    "unresolved": (FAINT, "o"),
+}
+SERIES = {
+    "q": (BLUE, "o"),
+    "qv": (ORANGE, "s"),
+    "qkvo": (GREEN, "D"),
+    "k": (RED, "^"),
+    "v": (PURPLE, "v"),
+    "o": (BROWN, "P"),
+    "qk": (SKY, "X"),
+}
+
+METRIC_NAMES = {
+    "accuracy": "accuracy (%)",
+    "balanced_accuracy": "balanced accuracy (%)",
+    "matthews": "Matthews correlation (×100)",
+    "f1": "F1 (%)",
+    "pearson": "Pearson correlation (×100)",
+    "spearman": "Spearman correlation (×100)",
+}
+
+STYLE: dict[Any, Any] = {  # matplotlib's own type of the keys is a list of their names
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "axes.titlesize": 7.5,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 6.5,
+    "axes.edgecolor": "#555555",
+    "axes.linewidth": 0.6,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": "#444444",
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 0,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "figure.dpi": 100,
+    "figure.constrained_layout.w_pad": 0.03,
+    "figure.constrained_layout.h_pad": 0.03,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "lora_bench",
+    "pdf.fonttype": 42,
+}
+
+
+def metric_label(metric: str) -> str:
+    """The name of a score with its unit, as shown on axes (scores are multiplied by 100)."""
+    return METRIC_NAMES.get(metric, f"{metric} (×100)")
+
+
+def short_metric(metric: str) -> str:
+    """The name of a score for a sentence or a table's head."""
+    return metric_label(metric).split(" (")[0].removesuffix(" correlation")
+
+
+def styled(draw):
+    """Draw under the package's style only, whatever the caller's matplotlib settings; never through pyplot."""
+
+    def wrapped(*args, **kwargs) -> Figure:
+        style: dict[Any, Any] = {**sns.axes_style("whitegrid"), **STYLE}
+        with matplotlib.rc_context(style):
+            return draw(*args, **kwargs)
+
+    wrapped.__doc__, wrapped.__name__ = draw.__doc__, draw.__name__
+    return wrapped
+
+
+def save(figure: Figure, folder: Path, name: str) -> Path:
+    """NAME.pdf, NAME.png (300 dpi) and NAME.svg, without dates, so that equal results give equal files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not once per format
+        for suffix, metadata in (("pdf", {"CreationDate": None}), ("svg", {"Date": None}), ("png", None)):
+            figure.savefig(folder / f"{name}.{suffix}", dpi=300, metadata=metadata)
+    return folder / f"{name}.png"
+
+
+def series(targets: str, place: int = 0) -> tuple:
+    """The colour and marker that a placement keeps in every figure."""
+    if targets in SERIES:
+        return SERIES[targets]
+    spare = [(PINK, "h"), (YELLOW, ">"), (INK, "<"), (GREY, "*"), (RED, "p"), (PURPLE, "d")]
+    return spare[place % len(spare)]
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def error_bars(
+    axis: Axes, mean: float, low: float, high: float, row: float, colour, marker: str, *, hollow: bool = False
+) -> None:
+    if math.isfinite(low) and math.isfinite(high):
+        axis.hlines(row, 100 * low, 100 * high, color=colour, lw=1.4, zorder=3)
+    if math.isfinite(mean):
+        axis.plot(
+            100 * mean,
+            row,
+            marker=marker,
+            ms=4.2,
+            color=colour,
+            mfc="white" if hollow else colour,
+            mew=1.0,
+            ls="",
+            zorder=4,
+        )
+
+
+def hide_spare(axes: np.ndarray, n_used: int) -> None:
+    """Hide the panels of a grid that hold nothing; the ones above them get their tick labels back."""
+    n_columns = axes.shape[1]
+    panels: list[Axes] = list(axes.flat)
+    for place, axis in enumerate(panels):
+        if place >= n_used:
+            axis.set_visible(False)
+            if place >= n_columns:
+                panels[place - n_columns].tick_params(labelbottom=True)
+
+
+def tidy(axis: Axes, *, locate: bool = True) -> None:
+    axis.grid(axis="y", visible=False)
+    axis.grid(axis="x", visible=True)
+    sns.despine(ax=axis, left=True)
+    axis.tick_params(axis="x", bottom=True)
+    if locate:
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def darker(colour) -> tuple:
+    return tuple(0.7 * part for part in matplotlib.colors.to_rgb(colour))

@@ -1,0 +1,293 @@
+"""Scores of arms, and what their contrasts say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib
+import matplotlib.colors
+import matplotlib.lines
+import matplotlib.patches
+import matplotlib.patheffects
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from lora_bench.reports.figures.style import (
+    BLUE,
+    COLUMN,
+    FAINT,
+    INK,
+    LIGHT,
+    PAGE,
+    SKY,
+    VERDICTS,
+    darker,
+    error_bars,
+    metric_label,
+    series,
+    styled,
+    tidy,
+)
+
+
+@styled
+def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame | None = None) -> Figure:
+    """Scores of placements at one budget: mean, 95 % interval, seeds as points; the paper's values in panels beside.
+
+    Args:
+        estimates: one row per placement, in the order to be drawn from the top: label, targets, mean, low, high,
+            scores ({seed: score}), is_floor (drawn grey, with a line through the figure; a number at the edge where it
+            lies so far off that the others' intervals would hide behind their marks).
+        published: dataset, targets, score, sd; rows are matched by `targets`.
+    """
+    n = len(estimates)
+    paper = _by_dataset(published)
+    figure = Figure(figsize=(COLUMN, 0.75 + 0.225 * n), layout="constrained")
+    axes = figure.subplots(1, 1 + len(paper), sharey=True, width_ratios=[3.0, *[1.15] * len(paper)], squeeze=False)[0]
+    ours, rows = axes[0], range(n)
+    for row, (_, one) in zip(rows, estimates.iterrows(), strict=True):
+        seeds = 100 * np.array(list(one["scores"].values()))
+        dots, colour = (LIGHT, FAINT) if one["is_floor"] else (SKY, BLUE)
+        ours.scatter(seeds, np.full(seeds.size, row) + _spread(seeds.size), s=7, color=dots, lw=0, zorder=2)
+        error_bars(ours, one["mean"], one["low"], one["high"], row, colour, "s" if one["is_floor"] else "o")
+        if one["is_floor"] and math.isfinite(one["mean"]):
+            ours.axvline(100 * one["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
+    ours.set_yticks(rows, list(estimates["label"]))
+    ours.set_ylim(n - 0.4, -0.6)
+    ours.set_xlabel(metric_label(metric))
+    ours.set_title("measured", loc="left", color=INK)
+    tidy(ours)
+    _leave_far_floor(ours, estimates)
+    for axis, (name, of_set) in zip(axes[1:], paper.items(), strict=True):
+        printed = of_set.set_index("targets").to_dict("index")
+        for row, targets in zip(rows, estimates["targets"], strict=True):
+            if targets in printed:
+                axis.errorbar(
+                    100 * printed[targets]["score"],
+                    row,
+                    xerr=100 * printed[targets]["sd"],
+                    fmt="D",
+                    ms=3.2,
+                    mfc="white",
+                    mec=INK,
+                    mew=0.8,
+                    ecolor=FAINT,
+                    elinewidth=0.8,
+                )
+        axis.set_title(name, loc="left", color=INK)
+        axis.tick_params(axis="y", labelleft=False)
+        axis.margins(x=0.2)
+        axis.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10], min_n_ticks=2))
+        axis.set_xlabel("paper (%)")
+        tidy(axis, locate=False)
+    return figure
+
+
+@styled
+def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | None = None) -> Figure:
+    """Paired differences, first minus second, with 95 % intervals, the margin as a band, and the verdict in words.
+
+    Args:
+        table: label, difference, low, high, verdict, extra (text after the verdict), in the order to be drawn.
+        published: label, dataset, difference: the paper's differences, as hollow marks.
+    """
+    n = len(table)
+    figure = Figure(figsize=(COLUMN, 0.8 + 0.235 * n), layout="constrained")
+    axis = figure.subplots()
+    axis.axvspan(-100 * margin, 100 * margin, color=FAINT, alpha=0.13, lw=0, zorder=0)
+    axis.axvline(0, color=INK, lw=0.7, zorder=1)
+    for row, (_, one) in enumerate(table.iterrows()):
+        colour, marker = VERDICTS[one["verdict"]]
+        error_bars(
+            axis, one["difference"], one["low"], one["high"], row, colour, marker, hollow=one["verdict"] == "unresolved"
+        )
+        axis.annotate(f"{one['verdict']}{one['extra']}", (1.02, row), xycoords=("axes fraction", "data"), va="center",
+                      fontsize=6.5, color=darker(colour), annotation_clip=False)  # fmt: skip
+    if published is not None and not published.empty:
+        rows = {label: row for row, label in enumerate(table["label"])}
+        for (name, of_set), mark in zip(published.groupby("dataset", sort=False), ("^", "v"), strict=True):
+            kept = of_set[of_set["label"].isin(list(rows))]
+            axis.scatter(100 * kept["difference"], kept["label"].map(rows) + 0.3, marker=mark, s=9, facecolor="white",
+                         edgecolor=INK, lw=0.6, label=f"paper, {name}", zorder=3)  # fmt: skip
+        axis.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1.0),
+            ncols=2,
+            frameon=False,
+            borderaxespad=0.1,
+            handletextpad=0.1,
+            columnspacing=1,
+        )
+    axis.set_yticks(range(n), list(table["label"]))
+    axis.set_ylim(n - 0.4, -0.6)
+    axis.set_xlabel(f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}")
+    tidy(axis)
+    return figure
+
+
+@styled
+def ranks(
+    estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame | None = None, marked: int | None = None
+) -> Figure:
+    """Score against rank for each placement, with intervals and seeds; the paper's curves in small panels below.
+
+    Args:
+        estimates: targets, rank, mean, low, high, scores; one row per cell.
+        published: dataset, targets, rank, score, sd.
+        marked: a rank to draw a line at, such as a teacher's.
+    """
+    paper = _by_dataset(published)
+    height = 2.3 + (1.15 if paper else 0)
+    figure = Figure(figsize=(COLUMN, height), layout="constrained")
+    if paper:
+        grid = figure.add_gridspec(2, len(paper), height_ratios=[2.0, 1.0])
+        top = figure.add_subplot(grid[0, :])
+        small = [figure.add_subplot(grid[1, i]) for i in range(len(paper))]
+    else:
+        top, small = figure.add_subplot(), []
+    all_ranks = sorted({*estimates["rank"], *(rank for of_set in paper.values() for rank in of_set["rank"])})
+    names = list(dict.fromkeys(estimates["targets"]))
+    for i, targets in enumerate(names):
+        colour, marker = series(targets, i)
+        mine = estimates[estimates["targets"] == targets].sort_values("rank")
+        x = mine["rank"].to_numpy(float) * 2 ** (0.16 * (i - (len(names) - 1) / 2))
+        for at, scores in zip(x, mine["scores"], strict=True):
+            seeds = 100 * np.array(list(scores.values()))
+            top.scatter(np.full(seeds.size, at), seeds, s=5, color=colour, alpha=0.35, lw=0, zorder=2)
+        mean, low, high = (100 * mine[name].to_numpy(float) for name in ("mean", "low", "high"))
+        top.plot(x, mean, color=colour, marker=marker, ms=3.8, lw=1.2, label=targets, zorder=3)
+        top.vlines(x, low, high, color=colour, lw=1.2, zorder=3)
+    if marked:
+        top.axvline(marked, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
+    top.set_ylabel(metric_label(metric))
+    top.set_title("measured" if marked is None else f"dashed: the teacher's rank, {marked}", loc="left", color=INK)
+    top.legend(
+        frameon=False,
+        ncols=len(names),
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=0.1,
+        handlelength=1.6,
+        columnspacing=1.0,
+    )
+    _rank_axis(top, all_ranks)
+    for axis, (name, of_set) in zip(small, paper.items(), strict=True):
+        for i, targets in enumerate(names):
+            colour, marker = series(targets, i)
+            mine = of_set[of_set["targets"] == targets]
+            if len(mine):
+                axis.errorbar(mine["rank"], 100 * mine["score"], yerr=100 * mine["sd"], color=colour, marker=marker,
+                              ms=2.8, mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
+        axis.set_title(f"paper, {name}", loc="left", color=INK)
+        axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        _rank_axis(axis, sorted(set(of_set["rank"])))
+    if small:
+        small[0].set_ylabel("accuracy (%)")
+    return figure
+
+
+@styled
+def gaps(estimates: pd.DataFrame) -> Figure:
+    """How much better a cell scores on train rows than on report rows, against its rank.
+
+    Args:
+        estimates: targets, rank, gap, gap_low, gap_high.
+    """
+    figure = Figure(figsize=(COLUMN, 2.0), layout="constrained")
+    axis = figure.subplots()
+    names = list(dict.fromkeys(estimates["targets"]))
+    for i, targets in enumerate(names):
+        colour, marker = series(targets, i)
+        mine = estimates[estimates["targets"] == targets].sort_values("rank")
+        x = mine["rank"].to_numpy(float) * 2 ** (0.16 * (i - (len(names) - 1) / 2))
+        axis.plot(x, 100 * mine["gap"], color=colour, marker=marker, ms=3.4, lw=1, label=targets)
+        axis.vlines(x, 100 * mine["gap_low"], 100 * mine["gap_high"], color=colour, lw=1)
+    axis.axhline(0, color=INK, lw=0.6)
+    axis.set_ylabel("train − report (points)")
+    axis.legend(frameon=False, ncols=len(names), loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
+    _rank_axis(axis, sorted(set(estimates["rank"])))
+    return figure
+
+
+@styled
+def verdict_matrix(table: pd.DataFrame) -> Figure:
+    """Every contrast of the store: settings down, contrasts across; symbol, colour and number say the verdict.
+
+    Args:
+        table: setting, contrast, verdict, difference.
+    """
+    settings, contrasts_ = list(dict.fromkeys(table["setting"])), list(dict.fromkeys(table["contrast"]))
+    label_width = 0.06 * max(map(len, settings))
+    figure = Figure(
+        figsize=(min(PAGE, label_width + 0.62 * len(contrasts_) + 0.2), 0.75 + 0.3 * len(settings)),
+        layout="constrained",
+    )
+    axis = figure.subplots()
+    fills = {"better": "#cfe3f3", "worse": "#f7d3c4", "tied": "#cdebe1", "unresolved": "#eeeeee", "missing": "#ffffff"}
+    signs = {"better": "▲", "worse": "▼", "tied": "=", "unresolved": "?", "missing": "–"}
+    for _, one in table.iterrows():
+        x, y = contrasts_.index(one["contrast"]), settings.index(one["setting"])
+        axis.add_patch(
+            matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fills[one["verdict"]], ec="white", lw=1.5)
+        )
+        told = "" if one["verdict"] == "missing" else f" {100 * one['difference']:+.1f}".replace("-", "−")
+        axis.text(x, y, f"{signs[one['verdict']]}{told}", ha="center", va="center", fontsize=6.5, color=INK)
+    axis.set_xlim(-0.5, len(contrasts_) - 0.5)
+    axis.set_ylim(len(settings) - 0.5, -0.5)
+    axis.set_xticks(range(len(contrasts_)), contrasts_)
+    axis.set_yticks(range(len(settings)), settings)
+    axis.xaxis.tick_top()
+    axis.grid(visible=False)
+    axis.tick_params(length=0, top=False)
+    sns.despine(ax=axis, left=True, bottom=True)
+    key = "▲ better   ▼ worse   = tied   ? unresolved   – missing\ndifferences in points"
+    figure.supxlabel(key, fontsize=6, x=0.01, ha="left")
+    return figure
+
+
+def _by_dataset(published: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
+    """The paper's rows of each data set, in order of appearance; none without `published`."""
+    if published is None:
+        return {}
+    return {str(name): of_set for name, of_set in published.groupby("dataset", sort=False)}
+
+
+def _leave_far_floor(axis: Axes, estimates: pd.DataFrame) -> None:
+    """Cut the axis before a floor that is further from the placements than they are from each other, and write it."""
+    is_floor = estimates["is_floor"].to_numpy(bool)
+    shown = estimates[~is_floor]
+    values = [value for scores in shown["scores"] for value in scores.values()]
+    seen = 100 * np.array([*values, *shown["low"], *shown["high"]], dtype=float)
+    seen = seen[np.isfinite(seen)]
+    if not seen.size:
+        return
+    low, high = seen.min(), seen.max()
+    span = high - low
+    far = [row for row in np.flatnonzero(is_floor) if 100 * estimates["mean"].iloc[row] < low - max(span, 1.0)]
+    if far:
+        axis.set_xlim(low - 0.08 * span - 0.1, high + 0.05 * span + 0.1)
+    for row in far:
+        floor = f"← {100 * estimates['mean'].iloc[row]:.1f}"
+        axis.annotate(floor, (0.02, row), xycoords=("axes fraction", "data"), va="center", color=FAINT)
+
+
+def _spread(n: int) -> np.ndarray:
+    """Small fixed offsets, so that equal seeds show as several points."""
+    return 0.24 * (((np.arange(n) * 0.618034) % 1.0) - 0.5)
+
+
+def _rank_axis(axis: Axes, values: Sequence[float]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(FixedLocator(list(values)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_xlabel("rank")
+    axis.grid(axis="x", visible=False)
+    axis.grid(axis="y", visible=True)
+    axis.tick_params(axis="both", bottom=True)
+    sns.despine(ax=axis)

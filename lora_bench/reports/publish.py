@@ -1,0 +1,266 @@
+"""Publish a finished study: the runs of some stores as a results pack, which `store.archive` reads.
+
+Records are kept whole, but for the folders of the machine in the command that started a run, and for the digits of the
+training curves that float32 does not hold, which are half of a record. The same runs and command give the same bytes,
+with the same pyarrow.
+
+Logits are rounded to float16 row by row: a row keeps its float32 where rounding would move the largest one, and so does
+every row of a regression task, whose correlations any rounding moves. So each stored score can be computed again to the
+last digit. They are float32 columns, split by byte: the bits that rounding cleared take no space.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lora_bench import __version__
+from lora_bench.store.archive import ADAPTERS, FORMAT, Content, check_names, logit_names, sha256_of
+from lora_bench.store.errors import StoreError, explained
+from lora_bench.store.folder import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, Store, is_pack
+from lora_bench.store.frame import frame_of, row_of
+from lora_bench.store.record import CURVES
+from lora_bench.store.secrets import without_folders
+from lora_bench.verdicts import settings
+from lora_bench.verdicts.arms import chosen_runs
+
+LARGEST_BYTES = 20_000_000  # what a repository carries without regret
+CELL = re.compile(r"(?:([^/]*)/)?(.*?)(?::(\d+))?", flags=re.DOTALL)  # a task, a cell, a number of seeds
+
+
+@dataclass(frozen=True)
+class ResultsPack:
+    """A pack that was written, or found to be there already."""
+
+    root: Path
+    manifest: dict[str, Any]
+    is_new: bool
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the files that the manifest lists."""
+        return sum(about["bytes"] for about in self.manifest["files"].values())
+
+
+def write_pack(
+    stores: Sequence[Store],
+    out: Path,
+    *,
+    task: str | None = None,
+    adapters: Sequence[str] = (),
+    command: str = "",
+    overwrite: bool = False,
+) -> ResultsPack:
+    """Pack the runs of some stores, failed ones too, into the folder `out`.
+
+    A run that several stores hold counts once; a finished one stands for one that failed elsewhere.
+
+    Args:
+        task: only the runs of this task.
+        adapters: cells whose LoRA adapters at their chosen rate are kept: `qv r=4`, of one task `sst2/qv r=4`, of its
+            first two seeds `qv r=4:2`; or `all`; empty for none.
+        command: what the manifest says of how it was made.
+        overwrite: replace a pack that differs; files that belong to no pack stay.
+
+    Raises:
+        NothingToShow: if no run is left, or there is no such cell.
+        StoreError: if `out` holds something else, stores hold different finished records of a run, or the disk refuses.
+    """
+    with explained("write the pack", out):
+        if out.exists() and not (out.is_dir() and (is_pack(out) or not any(out.iterdir()))):
+            raise StoreError(f"results: {out} holds something that is no pack; give a folder that is new or empty")
+        lines, homes, frame = _gather(stores, task)
+        best = chosen_runs(frame)
+        folder = out.parent / f".tmp-{out.name}-{uuid4().hex[:12]}"
+        folder.mkdir(parents=True)
+        try:
+            _write_records(folder / RECORDS, [lines[run_id] for run_id in sorted(frame["run_id"])])
+            wanted = _of_cells(best, adapters)["run_id"]
+            n_adapters = sum(_copy_adapter(homes[run_id], run_id, folder) for run_id in wanted)
+            manifest = {
+                "format": FORMAT,
+                "lora_bench": __version__,
+                "command": command,
+                "runs": len(frame),
+                "finished": int((frame["status"] == "finished").sum()),
+                "chosen": len(best),
+                **_write_predictions(
+                    folder / PREDICTIONS, {run_id: homes[run_id] for run_id in sorted(best["run_id"])}
+                ),
+                "runs_with_adapter": n_adapters,
+                "files": {
+                    path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                    for path in sorted(folder.rglob("*"))
+                    if path.is_file()
+                },
+            }
+            check_names(manifest["files"], out)
+            is_new = _put(folder, out, manifest, overwrite=overwrite)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return ResultsPack(out, manifest, is_new)
+
+
+def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record, its command and error without the folders of the machine: an absolute path keeps its last part."""
+    invocation = dict(record.get("invocation") or {})
+    told = []
+    for override in invocation.get("overrides") or []:
+        name, is_set, value = str(override).partition("=")
+        path = value.strip("'\"")
+        told.append(f"{name}={Path(path).name}" if is_set and Path(path).is_absolute() else override)
+    error = record.get("error")
+    if error:
+        error = {key: without_folders(value) if isinstance(value, str) else value for key, value in error.items()}
+    return {**record, "error": error, "invocation": {**invocation, "overrides": told}}
+
+
+def _with_short_curves(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record, the numbers of its curves with as few digits as tell a float32 from its neighbours."""
+    history = record.get("history") or {}
+    short = {name: [_shortest(one) for one in history[name]] for name in CURVES if name in history}
+    return {**record, "history": {**history, **short}}
+
+
+def _shortest(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    with np.errstate(over="ignore"):  # beyond float32's range: infinite, so not kept
+        single = np.float32(value)
+    return float(str(single)) if np.isfinite(single) else value
+
+
+def _gather(stores: Sequence[Store], task: str | None) -> tuple[dict[str, bytes], dict[str, Store], pd.DataFrame]:
+    """By run id: its record as a line, and the store that it lies in; and the frame of the runs that are wanted."""
+    lines: dict[str, bytes] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    homes: dict[str, Store] = {}
+    for store in stores:
+        for record in store.records():
+            run_id, status = record["run_id"], record["status"]
+            kept = _with_short_curves(_without_folders(record))
+            line = json.dumps(kept, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+            if run_id in lines and lines[run_id] != line:
+                if status == rows[run_id]["status"] == "finished":
+                    raise StoreError(
+                        f"results: {homes[run_id].root} and {store.root} hold different finished records of run "
+                        f"{run_id}; remove one of the two"
+                    )
+                if status == "failed":
+                    continue
+            elif run_id in lines:
+                continue
+            lines[run_id], rows[run_id], homes[run_id] = line, row_of(record), store
+    frame = frame_of(rows)
+    if frame.empty:
+        raise settings.NothingToShow(f"no run in {', '.join(str(store.root) for store in stores) or 'no store'}")
+    return lines, homes, settings.filter_runs(frame, "task", task)
+
+
+def _write_records(path: Path, lines: Sequence[bytes]) -> None:
+    # Neither time nor name in the header: the same records are the same bytes.
+    with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as packed:
+        for line in lines:
+            packed.write(line + b"\n")
+
+
+def _write_predictions(path: Path, homes: Mapping[str, Store]) -> dict[str, int]:
+    """Write the table, if any of these runs kept its predictions. Returns the counts for the manifest."""
+    tables, counts = [], {"float16_rows": 0, "float32_rows": 0}
+    for run_id, store in homes.items():
+        predictions = store.predictions(run_id)
+        if predictions is None:
+            continue
+        names = logit_names(predictions)
+        rounded, is_rounded = _rounded(predictions[names].to_numpy())
+        predictions[names] = rounded
+        predictions.insert(0, "run_id", run_id)
+        tables.append(predictions)
+        counts["float16_rows"] += int(is_rounded.sum())
+        counts["float32_rows"] += int((~is_rounded).sum())
+    if tables:
+        table = pd.concat(tables, ignore_index=True)
+        logits = logit_names(table)
+        others = [name for name in map(str, table) if name not in logits]
+        pq.write_table(
+            pa.Table.from_pandas(table[[*others, *logits]], preserve_index=False).replace_schema_metadata(None),
+            path,
+            compression="zstd",
+            compression_level=19,
+            use_dictionary=others,
+            column_encoding=dict.fromkeys(logits, "BYTE_STREAM_SPLIT"),
+        )
+    return {"runs_with_predictions": len(tables), **counts}
+
+
+def _rounded(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (n, n_labels) at float16's precision where no score can tell, and which rows (n,) those are."""
+    if logits.shape[1] < 2:
+        return logits, np.zeros(len(logits), dtype=bool)
+    with np.errstate(over="ignore"):  # beyond float16's range: infinite, so not kept
+        half = logits.astype(np.float16).astype(logits.dtype)
+    is_safe = np.isfinite(half).all(axis=1) & (half.argmax(axis=1) == logits.argmax(axis=1))
+    return np.where(is_safe[:, None], half, logits), is_safe
+
+
+def _of_cells(best: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The LoRA runs of these cells. What other methods trained may be a whole backbone: it never fits."""
+    lora = best[best["targets"] != ""]
+    kept = [lora.iloc[:0]]
+    for name in names:
+        task, cell, n_seeds = CELL.fullmatch(name).groups()  # type: ignore[union-attr]  # it matches any text
+        mine = lora[((lora["arm"] == cell) | (name == "all")) & ((lora["task"] == task) | (task is None))]
+        if mine.empty:
+            held = ", ".join(dict.fromkeys(lora["arm"]))
+            raise settings.NothingToShow(f"--adapters: no cell {name} at its chosen rate; there are {held}")
+        seeds = sorted(mine["seed"].unique())
+        kept.append(mine[mine["seed"].isin(seeds[: int(n_seeds)] if n_seeds else seeds)])
+    return pd.concat(kept).drop_duplicates("run_id")
+
+
+def _copy_adapter(store: Store, run_id: str, folder: Path) -> bool:
+    source, target = store.path(run_id) / ADAPTER, folder / ADAPTERS / run_id / ADAPTER
+    if not source.is_dir():
+        return False
+    if any(path.is_symlink() for path in (source, *source.rglob("*"))):
+        raise StoreError(f"results: {source} holds a link; a pack holds files alone")
+    shutil.copytree(source, target, copy_function=shutil.copyfile)
+    return True
+
+
+def _put(folder: Path, out: Path, manifest: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Move the pack from `folder` to `out`; False when the same files are there already."""
+    if is_pack(out):
+        try:
+            is_same = Content(out).manifest["files"] == manifest["files"]
+        except StoreError:
+            is_same = False
+        if is_same:
+            return False
+        if not overwrite:
+            raise StoreError(f"results: {out} holds another pack; give --overwrite to replace it, or another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    # The manifest goes first and comes last, so that a pack that was half replaced is never taken for a whole one.
+    for name in (MANIFEST, PREDICTIONS):
+        (out / name).unlink(missing_ok=True)
+    if (out / ADAPTERS).exists():
+        shutil.rmtree(out / ADAPTERS)
+    for path in sorted(folder.iterdir()):
+        os.replace(path, out / path.name)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    os.replace(folder / MANIFEST, out / MANIFEST)
+    return True

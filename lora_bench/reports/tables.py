@@ -1,0 +1,212 @@
+"""The tables and notes that several questions share."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from lora_bench.reports.figures import verdicts
+from lora_bench.reports.section import Column, Table
+from lora_bench.verdicts import gaps, settings, stats, tuning
+from lora_bench.verdicts.arms import Judgement
+from lora_bench.wording import count, interval, listed, p_value, plus_minus, points, signed, text
+
+
+def cell_frame(setting: settings.Setting, estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
+    """Estimates as a tidy frame with the rate's certificate, and the columns that are shown in words."""
+    frame = estimates.drop(columns=["scores", "failures"]).rename_axis("cell").reset_index()
+    drawn = [_bootstrap(tuple(scores.values())) for scores in estimates["scores"]]
+    frame["bootstrap_low"], frame["bootstrap_high"] = np.array(drawn, dtype=float).reshape(-1, 2).T
+    frame.insert(0, "task", setting.facts["task"])
+    frame.insert(0, "model", setting.facts["model"])
+    frame["metric"] = setting.metric
+    chosen = rates.loc[frame["cell"]]
+    frame["certificate"], frame["select"] = chosen["certificate"].to_numpy(), chosen["select"].to_numpy()
+    frame["seeds_shown"] = [
+        f"{n}" + (f" ({failed} failed)" if failed else "") + (f" ({lacks} missing)" if lacks else "")
+        for n, failed, lacks in zip(frame["n_seeds"], frame["n_failed"], frame["n_missing"], strict=True)
+    ]
+    frame["score_shown"] = [plus_minus(mean, high) for mean, high in zip(frame["mean"], frame["high"], strict=True)]
+    frame["cell_shown"] = [
+        cell if " r=" in cell or not ranks else f"{cell} r={ranks}"
+        for cell, ranks in zip(frame["cell"], frame["ranks"], strict=True)
+    ]
+    mark = dict.fromkeys(tuning.UNCERTIFIED, "*") | {"none": " (no score)"}
+    frame["rate_shown"] = [
+        f"{rate:g}" + ("" if method == settings.FLOOR else mark.get(certificate, ""))
+        for rate, certificate, method in zip(frame["lr"], frame["certificate"], frame["method"], strict=True)
+    ]
+    return frame
+
+
+@functools.lru_cache(maxsize=4096)  # a report shows one cell in several sections
+def _bootstrap(scores: tuple[float, ...]) -> tuple[float, float]:
+    """The percentile interval of a cell's mean, for the files: seeds resampled, the same draws for the same number."""
+    if len(scores) < 2:
+        return math.nan, math.nan
+    return stats.bootstrap_interval(np.array(scores)[:, None], rng=np.random.default_rng(0))
+
+
+def verdict_phrases(margin: float) -> dict[str, str]:
+    """Each verdict as words before and after the other cell, in the order in which they are told."""
+    return {
+        "better": "better than {}",
+        "worse": "worse than {}",
+        "tied": f"tied with {{}} within {100 * margin:g} point{'s' if margin != 0.01 else ''}",
+        "unresolved": "unresolved against {}",
+    }
+
+
+def with_contrasts(frame: pd.DataFrame, contrasts: pd.DataFrame, *, side: str, prefix: str) -> pd.DataFrame:
+    """A frame of `cell_frame` with the difference, p and verdict of the contrast whose `side` the cell is."""
+    mine = contrasts.set_index(side)
+    columns = ("difference", "p_holm", "verdict")
+    return frame.assign(**{f"{prefix}_{column}": frame["cell"].map(mine[column]) for column in columns})
+
+
+def _marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
+    """What a figure puts behind a cell's name: † failed seeds, * a rate that is not certified."""
+    certificates = rates.loc[estimates.index, "certificate"]
+    return [
+        "†" * (failed > 0) + "*" * (certificate in tuning.UNCERTIFIED and method != settings.FLOOR)
+        for failed, method, certificate in zip(estimates["n_failed"], estimates["method"], certificates, strict=True)
+    ]
+
+
+def _labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Contrasts as `verdicts.contrasts` draws them: a label, and the seeds that an unresolved one needs."""
+    pairs = zip(contrasts["seeds_needed"], contrasts["verdict"], strict=True)
+    return contrasts.assign(
+        label=contrasts["first"] + " − " + contrasts["second"],
+        extra=[f", needs {int(n)} seeds" if verdict == "unresolved" and not pd.isna(n) else "" for n, verdict in pairs],
+    )
+
+
+def arm_figures(
+    name: str,
+    judged: Judgement,
+    *,
+    metric: str,
+    margin: float,
+    with_ranks: bool = False,
+    paper: pd.DataFrame | None = None,
+    differences: pd.DataFrame | None = None,
+) -> dict[str, Figure]:
+    """The score of every arm, and the contrasts where seeds are shared; none without a score.
+
+    Args:
+        with_ranks: the arms' names have their ranks behind them.
+        paper: what another study scored, as `verdicts.placements` takes it.
+        differences: the same for `verdicts.contrasts`.
+    """
+    if not np.isfinite(judged.estimates["mean"]).any():
+        return {}
+    drawn = judged.estimates.assign(is_floor=judged.estimates["method"] == settings.FLOOR)
+    drawn["label"] = [
+        ("head only" if is_floor else f"{arm}  r={ranks}" if with_ranks else str(arm)) + mark
+        for arm, ranks, is_floor, mark in zip(
+            drawn.index, drawn["ranks"], drawn["is_floor"], _marks(drawn, judged.rates), strict=True
+        )
+    ]
+    made = {name: verdicts.placements(drawn, metric=metric, published=paper)}
+    shown = judged.contrasts[judged.contrasts["n_pairs"] > 0]
+    if len(shown):
+        made[f"{name}_contrasts"] = verdicts.contrasts(_labelled(shown), margin=margin, published=differences)
+    return made
+
+
+def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
+    """Paired contrasts as a table; the screen leaves the second-rank columns to the files."""
+    columns = [
+        Column("first", "cell", text, is_number=False),
+        Column("second", "against", text, is_number=False),
+        Column("n_pairs", "n", count),
+        Column("difference_shown", "difference", text),
+        Column("p", "p", p_value, on_screen=False),
+        Column("p_holm", "p Holm", p_value),
+        Column("p_sign_flip", "p flip", p_value),
+        Column("p_equivalent_holm", "p tie", p_value),
+        Column("verdict", "verdict", text, is_number=False),
+        Column("seeds_needed", "seeds needed", count),
+        Column("smallest_difference", "can see", points, on_screen=False),
+        Column("note", "note", text, is_number=False, on_screen=False),
+    ]
+    shown = table.assign(
+        difference_shown=[
+            plus_minus(mean, high, signed) for mean, high in zip(table["difference"], table["high"], strict=True)
+        ],
+        interval_shown=[interval(low, high, signed) for low, high in zip(table["low"], table["high"], strict=True)],
+    )
+    return Table(name, f"Paired contrasts in points (± 95 %); a tie is within {100 * margin:g}", shown, columns)
+
+
+def run_notes(runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, metric: str) -> list[str]:
+    """What the reader of a table of cells must know: what failed, what has few seeds, which rates are in doubt."""
+    told = []
+    failed = gaps.failures(runs)
+    if failed:
+        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
+    few = sorted({int(n) for n in estimates["n_seeds"] if n < stats.MIN_PAIRS})
+    if few:
+        told.append(
+            f"some cells have only {listed([str(n) for n in few])} scored seed(s): "
+            f"no verdict is possible below {stats.MIN_PAIRS}"
+        )
+    return [*told, *rate_notes(rates.loc[estimates.index]), *seed_notes(estimates, metric)]
+
+
+def rate_notes(rates: pd.DataFrame) -> list[str]:
+    """Which chosen rates are not certified, with what to add, and which rates could not compete."""
+    told = []
+    doubtful = rates[rates["certificate"].isin(tuning.UNCERTIFIED)]
+    for (certificate, _), arms in doubtful.groupby([doubtful["certificate"], doubtful["add"].map(tuple)], sort=False):
+        names = listed(list(arms.index))
+        have = {rate for grid in arms["rates"] for rate in grid}
+        values = ",".join(f"{rate:g}" for rate in arms["add"].iloc[0])
+        at = {
+            "single": "one rate only was tried",
+            "edge": f"is best at the edge of its rates ({', '.join(f'{r:g}' for r in sorted(have))})",
+            "behind": "a rate with fewer seeds scores higher on those that both have",
+        }[str(certificate)]
+        told.append(f"learning rate of {names}: {at}; add train.lr={values}")
+    passed_over = rates["passed_over"].map(", ".join)
+    for which, arms in rates[passed_over != ""].groupby(passed_over, sort=False):
+        told.append(f"learning rate of {listed(list(arms.index))}: {which} could not compete")
+    return told
+
+
+def settled_overrides(overrides: Sequence[str]) -> list[str]:
+    """Of the overrides that started a run, what a further sweep shares with it: no axis, sweep, store or launcher."""
+    axes = {"adapter.targets", "adapter.rank", "train.lr", "seed", "store"}
+    names = {one: one.partition("=")[0].lstrip("+~") for one in map(str, overrides)}
+    return [
+        one
+        for one, name in names.items()
+        if name not in axes
+        and name != "sweeps"
+        and not name.startswith("hydra")
+        and one not in ("-m", "--multirun")
+        and one != "adapter.budget=null"
+    ]
+
+
+def seed_notes(estimates: pd.DataFrame, metric: str) -> list[str]:
+    """Cells whose seeds all score the same, and cells whose seeds fall in two groups five margins apart."""
+    told = []
+    flat = [str(cell) for cell, sd in estimates["sd"].items() if sd == 0]
+    if flat:
+        told.append(f"the score of {listed(flat)} is the same in every seed: is the metric stuck?")
+    split = []
+    for cell, scores in estimates["scores"].items():
+        groups = stats.two_groups(np.array(list(scores.values())), gap=5 * stats.margin_of(metric))
+        if groups:
+            parts = (f"{len(one)} at about {points(one.mean(), 0)}" for one in groups)
+            split.append(f"{cell} ({' and '.join(parts)})")
+    if split:
+        told.append(f"the seeds fall in two groups for {listed(split)}: an interval of few such seeds is too narrow")
+    return told

@@ -1,0 +1,1 @@
+"""The folder of records that every table and figure reads."""

@@ -1,0 +1,214 @@
+"""The results pack: a finished study's store in a few small files, which are published with the code.
+
+    PACK/records.jsonl.gz              every record, one a line, by run id
+    PACK/predictions.parquet           run_id and the predictions of every run at its arm's chosen rate, in one table
+    PACK/adapters/<run_id>/adapter/    the adapters that were asked for, in PEFT format
+    PACK/manifest.json                 format version, counts, and the size and SHA-256 of every file above
+
+`Store(PACK)` reads the pack as it reads a folder of runs, and refuses to write. Every file is checked against the
+manifest when the pack is opened. `reports.publish` writes one.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lora_bench.store.document import RUN_ID, loads
+from lora_bench.store.errors import RecordError, StoreError
+from lora_bench.store.folder import MANIFEST, PREDICTIONS, RECORDS, Store
+from lora_bench.store.frame import row_of
+
+FORMAT = 1
+ADAPTERS = "adapters"
+# No name here leaves the folder, and none is of a kind that runs code when it is read.
+_NAME = re.compile(
+    r"records\.jsonl\.gz|predictions\.parquet"
+    r"|adapters/[0-9a-f]{8,64}/adapter/(?:\w[\w.-]*/)*\w[\w.-]*\.(?:safetensors|json|md)",
+    re.ASCII,
+)
+_COUNTS = ("runs", "finished", "chosen", "runs_with_predictions", "runs_with_adapter", "float16_rows", "float32_rows")
+
+
+def logit_names(table: pd.DataFrame) -> list[str]:
+    names = [name for name in map(str, table) if name.startswith("logit_")]
+    return sorted(names, key=lambda name: int(name.removeprefix("logit_")))
+
+
+class PackedStore(Store):
+    """A results pack, read as a store. Writing is refused.
+
+    Raises:
+        StoreError: on opening, naming the file that is missing, cut short, changed, or of an unknown format.
+    """
+
+    def __init__(self, root: str | Path):
+        super().__init__(root)
+        self._content = _open(self.root, _stamp(self.root))
+
+    def __repr__(self) -> str:
+        return f"PackedStore({str(self.root)!r})"
+
+    def path(self, run_id: str) -> Path:
+        """The folder that holds the run's adapter, if the pack kept it."""
+        return self.root / ADAPTERS / super().path(run_id).name
+
+    def predictions(self, run_id: str) -> pd.DataFrame | None:
+        """The predictions of a run at its arm's chosen rate; None when the pack holds none of it.
+
+        Raises:
+            StoreError: if there is no such run, or the table cannot be read.
+        """
+        self.record(run_id)
+        mine = self._content.predictions.get(run_id)
+        if mine is None:
+            return None
+        mine = mine.drop(columns="run_id").reset_index(drop=True)
+        # Tasks of more labels have more columns, and a regression task beside others turns all labels into floats.
+        mine = mine.drop(columns=[name for name in mine if mine[name].isna().all()])
+        return mine.astype({"label": "int64"}) if len(logit_names(mine)) > 1 else mine
+
+    def bytes_by_part(self) -> dict[str, tuple[int, int]]:
+        """Runs that have the part and its bytes in the pack, for record, predictions and adapter."""
+        manifest = self._content.manifest
+        of_file = {name: about["bytes"] for name, about in manifest["files"].items()}
+        return {
+            "record": (manifest["runs"], of_file.pop(RECORDS)),
+            "predictions": (manifest["runs_with_predictions"], of_file.pop(PREDICTIONS, 0)),
+            "adapter": (manifest["runs_with_adapter"], sum(of_file.values())),
+        }
+
+    # What `Store` asks of the disk
+
+    def _names(self) -> list[str]:
+        return list(self._content.records)
+
+    def _load(self, run_id: str) -> dict[str, Any] | None:
+        known = self._content.records.get(run_id)
+        return None if known is None else loads(known[0], run_id=run_id)
+
+    def _row(self, run_id: str) -> dict[str, Any] | None:
+        known = self._content.records.get(run_id)
+        return None if known is None else known[1]
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        return {run_id: row for run_id, (_, row) in self._content.records.items()}
+
+    def _make_root(self) -> None:
+        raise StoreError(f"store: {self.root} is a results pack, which is read alone; give another store=FOLDER")
+
+
+class Content:
+    """The files of a pack, found to be what the manifest says; records and predictions are parsed when asked for."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.manifest = _read_manifest(root)
+        for name, about in self.manifest["files"].items():
+            _verify(root, name, about)
+        found = {path.relative_to(root).as_posix() for path in (root / ADAPTERS).rglob("*") if not path.is_dir()}
+        extra = sorted(found - set(self.manifest["files"]))
+        if extra:
+            raise StoreError(f"results: {root / extra[0]} is not in {MANIFEST}; remove it")
+
+    @functools.cached_property
+    def records(self) -> dict[str, tuple[bytes, dict[str, Any]]]:
+        """By run id: the record's line, and its row of the frame."""
+        path = self.root / RECORDS
+        try:
+            lines = gzip.decompress(path.read_bytes()).split(b"\n")[:-1]
+        except (OSError, EOFError, zlib.error) as error:
+            raise StoreError(f"results: cannot read {path} ({error})") from error
+        found: dict[str, tuple[bytes, dict[str, Any]]] = {}
+        for number, line in enumerate(lines, 1):
+            try:
+                record = loads(line)
+                row = row_of(record)
+            except (RecordError, AttributeError, KeyError, TypeError) as error:
+                raise StoreError(f"results: line {number} of {path} cannot be read ({error})") from error
+            if not RUN_ID.fullmatch(record["run_id"]):
+                raise StoreError(f"results: line {number} of {path}: {record['run_id']!r} is no run id")
+            found[record["run_id"]] = (line, row)
+        if not len(found) == len(lines) == self.manifest["runs"]:
+            told = f"{len(lines)} records of {len(found)} runs"
+            raise StoreError(f"results: {path} has {told}; {MANIFEST} says {self.manifest['runs']}")
+        return found
+
+    @functools.cached_property
+    def predictions(self) -> dict[str, pd.DataFrame]:
+        """By run id: its part of the table."""
+        path = self.root / PREDICTIONS
+        if PREDICTIONS not in self.manifest["files"]:
+            return {}
+        try:
+            table = pd.read_parquet(path)
+            return {str(run_id): mine for run_id, mine in table.groupby("run_id", sort=False)}
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(f"results: cannot read {path} ({error})") from error
+
+
+@functools.lru_cache(maxsize=2)
+def _open(root: Path, stamp: tuple) -> Content:
+    """A script opens its store many times; what was checked and parsed holds for as long as no file has changed."""
+    return Content(root)
+
+
+def _stamp(root: Path) -> tuple:
+    # With the current folder, since the root may be relative to it.
+    facts = [(path, path.lstat()) for path in sorted(root.rglob("*"))]
+    return (Path.cwd(), *((path, one.st_ctime_ns, one.st_mtime_ns, one.st_size, one.st_ino) for path, one in facts))
+
+
+def _read_manifest(root: Path) -> dict[str, Any]:
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise StoreError(f"results: {path} is missing; fetch the pack again") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"results: cannot read {path} ({error})") from error
+    manifest = manifest if isinstance(manifest, dict) else {}
+    version, files = manifest.get("format"), manifest.get("files", {})
+    if version != FORMAT:
+        raise StoreError(f"results: {path} has format {version!r}, and this lora_bench reads format {FORMAT}")
+    is_sound = isinstance(files, dict) and all(
+        isinstance(about, dict) and isinstance(about.get("bytes"), int) and isinstance(about.get("sha256"), str)
+        for about in files.values()
+    )
+    if not is_sound or RECORDS not in files or not all(isinstance(manifest.get(name), int) for name in _COUNTS):
+        raise StoreError(f"results: {path} is no manifest of a pack; fetch the pack again")
+    check_names(files, root)
+    return manifest
+
+
+def check_names(names: Collection[str], root: Path) -> None:
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise StoreError(f"results: {root}: {name!r} is no file of a pack")
+
+
+def _verify(root: Path, name: str, about: Mapping[str, Any]) -> None:
+    path = root / name
+    if path.resolve() != root.resolve() / name:
+        raise StoreError(f"results: {path} is a link; a pack holds files alone")
+    if not path.is_file():
+        raise StoreError(f"results: {path} is missing; fetch the pack again")
+    n_bytes = path.stat().st_size
+    if n_bytes < about["bytes"]:
+        raise StoreError(f"results: {path} is cut short: {n_bytes:,} of {about['bytes']:,} bytes; fetch the pack again")
+    if sha256_of(path) != about["sha256"]:
+        raise StoreError(f"results: {path} does not match its checksum in {MANIFEST}; fetch the pack again")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

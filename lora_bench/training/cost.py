@@ -1,0 +1,37 @@
+"""What a run costs: floating-point operations, and its share of a pack's time.
+
+    operations per token = 2 N + 2 N_above + 6 sum rank (d_in + d_out)
+
+with N the backbone's linear weights (forward), N_above those at or above the lowest adapted layer (backward to the
+activations), and the adapters' forward, backward and weight gradients. Frozen weights get no gradient, which is why
+LoRA costs about two thirds of full fine-tuning. Source: Schulman et al. 2025, "LoRA Without Regret"; attention scores
+are left out, as is padding.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from lora_bench.config.schema import RunConfig
+from lora_bench.models.blueprint import Blueprint
+from lora_bench.models.roles import Matrix
+
+
+def run_flops(blueprint: Blueprint, config: RunConfig, matrices: Sequence[Matrix], n_tokens: int) -> int:
+    """Floating-point operations of training on `n_tokens` tokens; evaluation is left out."""
+    linear = [each for each in blueprint.skeleton.modules() if isinstance(each, nn.Linear)]
+    total = sum(each.in_features * each.out_features for each in linear)
+    if config.adapter.method in ("full", "bitfit"):
+        return n_tokens * total * (6 if config.adapter.method == "full" else 4)
+    if not matrices:
+        return n_tokens * 2 * total
+    n_layers = 1 + max(matrix.layer for matrix in blueprint.matrices)
+    share_above = (n_layers - min(matrix.layer for matrix in matrices)) / n_layers
+    pairs = sum(matrix.rank * matrix.parameters_per_rank for matrix in matrices)
+    return int(n_tokens * (2 * total + 2 * total * share_above + 6 * pairs))
+
+
+def attribute(seconds: float, flops: Sequence[int]) -> list[float]:
+    """Seconds of a pack, shared out by operations."""
+    total = sum(flops)
+    return [seconds * each / total for each in flops]

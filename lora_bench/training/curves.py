@@ -1,0 +1,144 @@
+"""The curves of a run while it trains: loss, rate and norm at some steps, and what its listeners are told."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from lora_bench.models import adapters
+from lora_bench.models.adapters import AdapterState
+from lora_bench.packing.pack import Pack
+from lora_bench.packing.solo import SoloPack
+from lora_bench.tasks.metrics import score
+from lora_bench.tasks.rows import Task
+from lora_bench.tasks.tokens import Tokens
+from lora_bench.tracking.live import CURVES, TrackedRun
+from lora_bench.training.checkpoint import State
+from lora_bench.training.evaluate import predict
+from lora_bench.training.resolve import Run
+
+CURVE_POINTS = 400
+Notify = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class RunProgress:
+    """One run of a pack: its mirror, and what it has shown so far."""
+
+    run: Run
+    tracked: TrackedRun
+    is_wanted: bool
+    curve: dict[str, list[float]] = field(default_factory=lambda: {"step": [], "loss": [], "lr": [], "grad_norm": []})
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best_score: float = float("-inf")
+    best_state: AdapterState | None = None
+
+
+class Listener:
+    """Keeps the curves of a pack's runs, thinned to some hundred points, and passes them on."""
+
+    def __init__(
+        self, pack: Pack | SoloPack, progress: list[RunProgress], task: Task, select: Tokens, notify: Notify
+    ) -> None:
+        self.pack, self.progress, self.task, self.select, self.notify = pack, progress, task, select, notify
+        self.n_steps = progress[0].run.steps
+        self.n_wanted = sum(each.is_wanted for each in progress)
+        self.stride = max(1, self.n_steps // CURVE_POINTS)
+        self.last_select = np.empty(0)  # logits of the last epoch's end, which need no second pass
+        self._losses: list[torch.Tensor] = []
+        self._finite_steps = torch.zeros(pack.n_runs, dtype=torch.long, device=pack.backbone.device)
+
+    def on_step(
+        self, step: int, *, losses: torch.Tensor, grad_norms: torch.Tensor, alive: torch.Tensor, factors: torch.Tensor
+    ) -> None:
+        self._losses.append(losses)
+        self._finite_steps += alive
+        if (step + 1) % self.stride and step + 1 < self.n_steps:
+            return
+        points = torch.stack([torch.stack(self._losses).mean(0), grad_norms, factors]).tolist()
+        self._losses.clear()
+        for index, each in enumerate(self.progress):
+            train = each.run.config.train
+            peak = (
+                train.head_lr
+                if each.run.config.adapter.method == "head_only" and train.head_lr is not None
+                else train.lr
+            )
+            values = {"loss": points[0][index], "lr": points[2][index] * peak, "grad_norm": points[1][index]}
+            each.curve["step"].append(step + 1)
+            for name, value in values.items():
+                each.curve[name].append(value)
+            each.tracked.log(values, step + 1)
+        self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": self.n_wanted})
+
+    def on_epoch(self, epoch: int, step: int) -> None:
+        logits = self.last_select = predict(self.pack, self.select)
+        for index, each in enumerate(self.progress):
+            if not np.isfinite(logits[index]).all():
+                continue
+            scores = score(self.task.metrics, self.select.labels, logits[index])
+            each.epochs.append({"epoch": epoch, "step": step, "select": scores})
+            each.tracked.log({"epoch": epoch, "select": scores}, step)
+            primary = scores[self.task.metrics[0]]
+            if each.run.config.train.checkpoint == "best" and primary is not None and primary > each.best_score:
+                each.best_score, each.best_state = primary, self.pack.state(index)
+        self.notify({"event": "epoch", "epoch": epoch, "runs": self.n_wanted})
+
+    def add_to(self, state: State, *, seconds: float) -> None:
+        """Add to a checkpoint what was seen so far: curves, scores, the best states, and what no curve shows yet."""
+        state.tensors |= {"finite_steps": self._finite_steps, "last_select": torch.from_numpy(self.last_select)}
+        state.tensors |= {f"loss.{place}": losses for place, losses in enumerate(self._losses)}
+        runs = []
+        for index, each in enumerate(self.progress):
+            seen = {"curve": each.curve, "epochs": each.epochs, "best_score": each.best_score}
+            if each.best_state is not None:
+                tensors, seen["scales"] = _flattened(each.best_state)
+                state.tensors |= {f"best.{index}.{name}": tensor for name, tensor in tensors.items()}
+            runs.append(seen)
+        state.values |= {"runs": runs, "seconds": seconds, "n_losses": len(self._losses)}
+
+    def restore(self, state: State) -> float:
+        """Put back what `add_to` added, and tell the mirror of it. Returns the seconds that were behind it."""
+        device = self._finite_steps.device
+        self._finite_steps = state.tensors["finite_steps"].to(device)
+        self.last_select = state.tensors["last_select"].numpy()
+        self._losses = [state.tensors[f"loss.{place}"].to(device) for place in range(state.values["n_losses"])]
+        for index, (each, seen) in enumerate(zip(self.progress, state.values["runs"], strict=True)):
+            each.curve, each.epochs, each.best_score = seen["curve"], seen["epochs"], seen["best_score"]
+            if "scales" in seen:
+                prefix = f"best.{index}."
+                tensors = {name: one.to(device) for name, one in state.tensors.items() if name.startswith(prefix)}
+                tensors = {name.removeprefix(prefix): one for name, one in tensors.items()}
+                each.best_state = _unflattened(tensors, seen["scales"])
+            for place, step in enumerate(each.curve["step"]):
+                each.tracked.log({name: each.curve[name][place] for name in CURVES}, int(step))
+            for epoch in each.epochs:
+                each.tracked.log({"epoch": epoch["epoch"], "select": epoch["select"]}, epoch["step"])
+        return state.values["seconds"]
+
+    def finite_steps(self) -> list[int]:
+        """Steps that each run took before its loss or gradient stopped being finite."""
+        return self._finite_steps.tolist()
+
+
+def _flattened(state: AdapterState) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """A run's tensors under one name each, and the scales of its pairs."""
+    tensors = {
+        f"low.{letter}.{path}": getattr(pair, letter) for path, pair in state.low_rank.items() for letter in "AB"
+    }
+    tensors |= {f"head.{name}": tensor for name, tensor in state.head.items()}
+    tensors |= {f"extra.{name}": tensor for name, tensor in state.extra.items()}
+    return tensors, {path: pair.scale for path, pair in state.low_rank.items()}
+
+
+def _unflattened(tensors: Mapping[str, torch.Tensor], scales: Mapping[str, float]) -> AdapterState:
+    def part(prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+    low_rank = {
+        path: adapters.LowRank(tensors[f"low.A.{path}"], tensors[f"low.B.{path}"], scale)
+        for path, scale in scales.items()
+    }
+    return AdapterState(low_rank, part("head."), part("extra."))

@@ -1,0 +1,51 @@
+"""Predictions of every run of a pack over one split, in batches of similar length."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from lora_bench.packing.pack import Pack
+from lora_bench.packing.solo import SoloPack
+from lora_bench.tasks.tokens import Tokens, batch
+
+TOKENS_PER_PASS = {"cpu": 16_384, "cuda": 262_144}
+"""Tokens, padding and all runs included, of one forward pass without gradients."""
+
+
+def predict(pack: Pack | SoloPack, tokens: Tokens, rows: np.ndarray | None = None) -> np.ndarray:
+    """Logits of every run: (P, n_rows, n_labels) float32 (float64 in fp64 runs), in the order of `rows` (default:
+    all)."""
+    rows = np.arange(len(tokens)) if rows is None else rows
+    found: np.ndarray | None = None
+    with pack.evaluate():
+        for places in _by_length(tokens.lengths[rows], TOKENS_PER_PASS[pack.backbone.device.type] // pack.n_runs):
+            logits = pack.logits(to_tensors(batch(tokens, rows[places], pack.pad_id), pack.backbone.device))
+            if found is None:
+                found = np.empty(
+                    (pack.n_runs, len(rows), logits.shape[-1]), dtype=logits.new_empty(0).cpu().numpy().dtype
+                )
+            found[:, places] = logits.cpu().numpy()
+    assert found is not None, "a split without rows never gets here"
+    return found
+
+
+def to_tensors(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch of numpy arrays as tensors; token ids and masks as int64."""
+    return {
+        key: torch.from_numpy(value if key == "labels" else value.astype(np.int64)).to(device, non_blocking=True)
+        for key, value in arrays.items()
+    }
+
+
+def _by_length(lengths: np.ndarray, tokens_per_run: int) -> Iterator[np.ndarray]:
+    """Places of rows, sorted by length and cut so that rows x longest stays within the budget; at least one row a
+    batch."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * lengths[order[stop]] <= tokens_per_run:
+            stop += 1
+        yield order[start:stop]
+        start = stop

@@ -1,0 +1,88 @@
+"""Checks that fail a run rather than let it report nonsense."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lora_bench.models import adapters
+from lora_bench.models.backbone import Backbone
+from lora_bench.packing.pack import Pack
+from lora_bench.packing.solo import SoloPack
+from lora_bench.store.errors import GuardError
+from lora_bench.tasks.tokens import Tokens, batch
+from lora_bench.training.evaluate import to_tensors
+
+START_ROWS = 16
+RELOADED_ROWS = 64
+RELOAD_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 2e-2}
+"""Gap between a run's logits and those of its saved adapter in stock peft, relative to the largest logit (at least
+1)."""
+RELOAD_QUANTILE = {"fp64": 1.0, "fp32": 1.0, "bf16": 0.5}
+"""Which of the rows' gaps counts: the largest, or in bf16 the median. With 8 bits the order of rounding is seen, and a
+trained model is steep between its classes: there single rows move by .09, and stock peft in bf16 and in fp32 part as
+far (MiniLM on sentiment, 400 rows). Their median is .003; it is .04 with an update a fifth too large and .06 or more
+with one of its matrices lost."""
+RELOAD_OTHER_LABELS = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.1}
+"""Share of rows whose label may differ though it is no tie."""
+
+
+def require_unchanged_start(pack: Pack | SoloPack, tokens: Tokens) -> float:
+    """Before the first step every adapter must compute what the backbone computes. Returns the largest relative gap
+    seen.
+
+    Raises:
+        GuardError: when an output differs by more than the method's tolerance; LoRA's is 0, since B starts at zero.
+    """
+    rows = np.arange(min(START_ROWS, len(tokens)))
+    tensors = to_tensors(batch(tokens, rows, pack.pad_id), pack.backbone.device)
+    with pack.evaluate():
+        adapted = pack.logits(tensors)
+        with pack.bare():
+            bare = pack.logits(tensors)
+    gap = float((adapted - bare).abs().max()) / max(1.0, float(bare.abs().max()))
+    if not gap <= pack.start_tolerance:
+        raise GuardError(
+            f"the outputs before the first step differ from the backbone's by {gap:.3g}; "
+            f"{pack.start_tolerance:g} is allowed"
+        )
+    return gap
+
+
+def reload_gap(
+    folder: Path, backbone: Backbone, tokens: Tokens, logits: np.ndarray, n_rows: int | None = RELOADED_ROWS
+) -> float:
+    """Load a saved run through stock peft and compare its logits on the first rows of a split.
+
+    Args:
+        logits: (n, n_labels), the run's own logits of the split.
+        n_rows: how many rows; None for the whole split.
+
+    Returns:
+        The largest difference of a row, and of the rows' the precision's quantile, relative to the largest logit (at
+        least 1).
+
+    Raises:
+        GuardError: when more labels differ that are no tie than the precision explains.
+    """
+    count = min(n_rows or len(tokens), len(tokens))
+    model = adapters.load_stock(folder, backbone)
+    reloaded = []
+    with torch.inference_mode():
+        for start in range(0, count, RELOADED_ROWS):
+            rows = np.arange(start, min(start + RELOADED_ROWS, count))
+            tensors = to_tensors(batch(tokens, rows, backbone.blueprint.tokenizer.pad_token_id), backbone.device)
+            inputs = {key: value for key, value in tensors.items() if key in backbone.inputs}
+            reloaded.append(model(**inputs).logits.double().cpu().numpy())
+    theirs, ours = np.concatenate(reloaded), logits[:count].astype(np.float64)
+    scale = max(1.0, float(np.abs(ours).max()))
+    gaps = np.abs(theirs - ours).max(axis=1) / scale
+    if ours.shape[1] > 1:
+        top_two = np.sort(ours, axis=1)[:, -2:]
+        is_tie = top_two[:, 1] - top_two[:, 0] <= 2 * RELOAD_TOLERANCE[backbone.precision] * scale
+        differs = (theirs.argmax(1) != ours.argmax(1)) & ~is_tie
+        if differs.mean() > RELOAD_OTHER_LABELS[backbone.precision]:
+            raise GuardError(
+                f"the saved adapter gives other labels in stock peft on {differs.sum()} of {count} report rows"
+            )
+    return float(np.quantile(gaps, RELOAD_QUANTILE[backbone.precision]))

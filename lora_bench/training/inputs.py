@@ -1,0 +1,21 @@
+"""What a run reads, looked at before torch is imported: its rows, then its backbone's files.
+
+torch, transformers and peft take seconds to import. What is wrong with a file, a column or a folder is said without
+them, so whatever resolves runs looks here first; `resolve` then finds the rows and the folder already read.
+"""
+
+from lora_bench.config.schema import RunConfig
+from lora_bench.models import files
+from lora_bench.tasks.load import load_task
+
+
+def check(config: RunConfig) -> None:
+    """Refuse rows and folders that cannot be used.
+
+    Raises:
+        ConfigError: as `load_task` and `files.find` do.
+    """
+    if config.task.source != "planted":  # its labels are the backbone's work
+        load_task(config.task)
+    if config.model.weights == "pretrained":
+        files.find(config.model)

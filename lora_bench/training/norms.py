@@ -1,0 +1,71 @@
+"""Section 7.3 of the LoRA paper, for every adapted matrix: how large the update is, and how much of the weight lies
+where it acts.
+
+    dW = s B A = U S V^T (rank r)    weight_in_update = ||U^T W V||_F    amplification = ||dW||_F / ||U^T W V||_F
+
+Kept in the record, so that Table 7 can be drawn without weights: the same norm in the top-r directions of W itself and
+in r random directions are what the paper compares with. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3 and Table
+7.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from lora_bench import seeds
+from lora_bench.models.adapters import AdapterState
+from lora_bench.models.backbone import Backbone
+from lora_bench.models.roles import Matrix
+
+
+@torch.no_grad()
+def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterState) -> list[dict[str, Any]]:
+    """Frobenius norms per adapted matrix: the weight, the update, and the weight within three sets of r directions.
+
+    They are the update's own, those of the weight's largest singular values, and random ones.
+    """
+    rows = []
+    if state.extra:  # DoRA rescales the whole weight: its change is of full rank
+        return rows
+    for matrix in matrices:
+        pair = state.low_rank[matrix.module]
+        rank = pair.A.shape[0]
+        A, B = pair.A.double().cpu(), pair.B.double().cpu()
+        weight = _weight(backbone, matrix.module)
+        # Orthonormal bases of the update's column and row spaces; the norm depends on the spaces only.
+        left, right = torch.linalg.qr(B)[0], torch.linalg.qr(A.T)[0]
+        stream = seeds.generator("random subspace", matrix.module, rank)
+        chance_left = torch.linalg.qr(torch.randn(B.shape, generator=stream, dtype=torch.float64))[0]
+        chance_right = torch.linalg.qr(torch.randn(A.T.shape, generator=stream, dtype=torch.float64))[0]
+        rows.append(
+            {
+                "module": matrix.module,
+                "role": matrix.role,
+                "layer": matrix.layer,
+                "rank": rank,
+                "scale": pair.scale,
+                "weight": float(weight.norm()),
+                "update": pair.norm(),
+                "weight_in_update": float((left.T @ weight @ right).norm()),
+                "weight_in_weight": float(_spectrum(backbone, matrix.module)[:rank].norm()),
+                "weight_in_random": float((chance_left.T @ weight @ chance_right).norm()),
+            }
+        )
+    return rows
+
+
+def _weight(backbone: Backbone, module: str) -> torch.Tensor:
+    return backbone.model.get_submodule(module).get_parameter("weight").detach().cpu().double()
+
+
+def _spectrum(backbone: Backbone, module: str) -> torch.Tensor:
+    """Singular values of a frozen weight, largest first; in fp32, which is ample for a norm."""
+    known = _spectra.setdefault(backbone, {})
+    if module not in known:
+        known[module] = torch.linalg.svdvals(_weight(backbone, module).float()).double()
+    return known[module]
+
+
+_spectra: WeakKeyDictionary[Backbone, dict[str, torch.Tensor]] = WeakKeyDictionary()  # gone with their backbone

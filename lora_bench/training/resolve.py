@@ -1,0 +1,201 @@
+"""From a configuration to a run: everything that can be known, and everything that can be refused, before weights
+load."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.identity import cell_id, run_id, science
+from lora_bench.config.schema import LORA_METHODS, RunConfig
+from lora_bench.models import adapters, blueprint, budget, roles
+from lora_bench.models.blueprint import Blueprint
+from lora_bench.models.device import resolve_device, resolve_precision
+from lora_bench.models.roles import Matrix
+from lora_bench.tasks.load import load_task
+from lora_bench.tasks.rows import Task
+from lora_bench.tasks.tokens import Tokens, tokenise
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that can be trained.
+
+    Attributes:
+        science: what its result depends on, canonically; `run_id` hashes it, `cell_id` hashes it without the seed.
+        matrices: the adapted matrices with their ranks; empty for methods without targets.
+        budget_gap: adapter parameters over what `adapter.budget` asks for, minus 1; None without a budget.
+    """
+
+    config: RunConfig
+    science: dict[str, Any]
+    run_id: str
+    cell_id: str
+    matrices: tuple[Matrix, ...]
+    budget_gap: float | None
+    steps: int
+
+    @property
+    def adapter_parameters(self) -> int:
+        """Trainable parameters of the low-rank pairs; the head is counted apart, once the backbone is loaded."""
+        return budget.adapter_parameters(self.matrices)
+
+    @property
+    def counted_parameters(self) -> int | None:
+        """The same, but None for full fine-tuning and BitFit, whose trained parameters are the backbone's own."""
+        return None if self.config.adapter.method in ("full", "bitfit") else self.adapter_parameters
+
+    @property
+    def task(self) -> Task:
+        return task_of(self.config)
+
+    @property
+    def blueprint(self) -> Blueprint:
+        return blueprint.blueprint(self.config.model, self.task.n_labels)
+
+    def tokens(self) -> dict[str, Tokens]:
+        """The token ids of every split, from the cache where they are known."""
+        plan = self.blueprint
+        return tokenise(
+            self.task,
+            plan.tokenizer,
+            max_length=self.config.train.max_length,
+            tokenizer_fingerprint=plan.tokenizer_fingerprint,
+        )
+
+    @property
+    def precision(self) -> str:
+        return self.science["train"]["precision"]
+
+    @property
+    def manifest(self) -> list[dict[str, Any]]:
+        """The record's manifest: one row per adapted matrix."""
+        keys = ("role", "layer", "module", "d_in", "d_out", "rank", "fused")
+        return [{key: getattr(matrix, key) for key in keys} for matrix in self.matrices]
+
+
+def resolve(config: RunConfig) -> Run:
+    """Check a configuration against its backbone and its data, and name the run. Loads rows, but no weights.
+
+    Raises:
+        ConfigError: when a role, rank, budget, layer, length or split does not exist here.
+    """
+    task = task_of(config)
+    config = replace(config, task=replace(config.task, name=task.name))  # a planted task is named by its teacher
+    plan = blueprint.blueprint(config.model, task.n_labels)
+    device = resolve_device(config.device)
+    _check_length(config, plan)
+    matrices, gap, spelled, layers = _select(config, plan)
+    _check_method(config, matrices)
+    n_train = len(task.splits["train"])
+    document = science(
+        config,
+        model_fingerprint=plan.fingerprint,
+        task_fingerprint=task.fingerprint,
+        metrics=task.metrics,
+        train_rows=n_train,
+        targets=spelled,
+        rank=_uniform_rank(matrices),
+        layers=layers,
+        precision=resolve_precision(config.train.precision, device),
+    )
+    return Run(
+        config=config,
+        science=document,
+        run_id=run_id(document),
+        cell_id=cell_id(document),
+        matrices=tuple(matrices),
+        budget_gap=gap,
+        steps=count_steps(n_train, config),
+    )
+
+
+def task_of(config: RunConfig) -> Task:
+    """The task's rows. A planted task's labels are the backbone's work; those of all others are read.
+
+    Raises:
+        ConfigError: when the rows, or the teacher, cannot be had.
+    """
+    if config.task.source == "planted":
+        from lora_bench.training import planted
+
+        return planted.load(config.task, config.model)
+    return load_task(config.task)
+
+
+def packable(run: Run) -> bool:
+    """Whether a run can share a backbone with others: its method leaves the frozen weights as they are."""
+    return _is_stacked(run.config, run.matrices)
+
+
+def pack_key(run: Run) -> tuple:
+    """Runs with equal keys may be packed: same backbone, rows, batches, schedule length, precision and seed."""
+    train = run.science["train"]
+    shared = ("epochs", "batch_size", "grad_accumulation", "max_length", "precision", "dropout", "checkpoint")
+    science = run.science
+    alone = () if packable(run) else (run.run_id,)
+    return (
+        science["model"]["fingerprint"],
+        science["task"]["fingerprint"],
+        science["seed"],
+        *(train[key] for key in shared),
+        run.config.train.compile,
+        *alone,
+    )
+
+
+def count_steps(n_rows: int, config: RunConfig) -> int:
+    """Optimizer steps of a run; a fraction of an epoch is rounded up to whole steps."""
+    return max(1, math.ceil(config.train.epochs * math.ceil(n_rows / config.train.batch_size) - 1e-9))
+
+
+def _select(config: RunConfig, plan: Blueprint) -> tuple[Sequence[Matrix], float | None, str, str | list[int]]:
+    adapter = config.adapter
+    if adapter.method not in LORA_METHODS:
+        return [], None, "", "all"
+    selected = roles.select_targets(plan.matrices, adapter.targets, adapter.layers, backbone=plan.name)
+    solved = budget.solve_ranks(
+        selected, rank=adapter.rank, budget=adapter.budget, all_matrices=plan.matrices, backbone=plan.name
+    )
+    gap = None
+    if adapter.budget is not None:
+        wanted = budget.budget_parameters(adapter.budget, selected, all_matrices=plan.matrices, backbone=plan.name)
+        gap = budget.budget_gap(solved, wanted)
+    numbers = roles.select_layers(plan.matrices, adapter.layers)
+    n_layers = 1 + max(matrix.layer for matrix in plan.matrices)
+    layers = "all" if len(numbers) == n_layers else numbers
+    return (
+        [m for m in solved if m.rank],
+        gap,
+        roles.canonical_targets(plan.matrices, adapter.targets, backbone=plan.name),
+        layers,
+    )
+
+
+def _is_stacked(config: RunConfig, matrices: Sequence[Matrix]) -> bool:
+    adapter = config.adapter
+    return adapter.method in adapters.PACKED_METHODS and (not matrices or adapter.init in adapters.PACKED_INITS)
+
+
+def _check_method(config: RunConfig, matrices: Sequence[Matrix]) -> None:
+    adapter = config.adapter
+    if matrices and adapter.dropout and not _is_stacked(config, matrices):
+        raise ConfigError(
+            f"adapter.dropout: {adapter.dropout} does not go with {adapter.method}, init={adapter.init}; use 0"
+        )
+
+
+def _uniform_rank(matrices: Sequence[Matrix]) -> int | dict[str, int] | None:
+    ranks = {matrix.rank for matrix in matrices}
+    if not ranks:
+        return None
+    return ranks.pop() if len(ranks) == 1 else {matrix.module: matrix.rank for matrix in matrices}
+
+
+def _check_length(config: RunConfig, plan: Blueprint) -> None:
+    longest = plan.longest_input
+    if longest is not None and config.train.max_length > longest:
+        raise ConfigError(
+            f"train.max_length: {config.train.max_length} is above {longest}, the most tokens that {plan.name} can read"
+        )

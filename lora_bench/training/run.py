@@ -1,0 +1,414 @@
+"""Pack in, records out: the one place that joins backbone, task, adapters, loop, guards, store and tracking."""
+
+import contextlib
+import logging
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from lora_bench import seeds
+from lora_bench.config.errors import ConfigError
+from lora_bench.models import adapters, backbone
+from lora_bench.models.adapters import AdapterState
+from lora_bench.models.backbone import Backbone
+from lora_bench.models.device import resolve_device, set_threads
+from lora_bench.packing.pack import Pack
+from lora_bench.packing.solo import SoloPack
+from lora_bench.store.environment import environment
+from lora_bench.store.errors import AlreadyFinished, NonFiniteError, StoreError, explained
+from lora_bench.store.folder import ADAPTER, Store, adapter_dropped
+from lora_bench.store.record import failure, new_record, require_guards, utc_now
+from lora_bench.tasks.metrics import score
+from lora_bench.tasks.rows import Task
+from lora_bench.tasks.tokens import Tokens
+from lora_bench.tracking.live import Silence, Tracking, head_of, summary_of
+from lora_bench.training import guards
+from lora_bench.training.checkpoint import Checkpoint
+from lora_bench.training.cost import attribute, run_flops
+from lora_bench.training.curves import Listener, Notify, RunProgress
+from lora_bench.training.evaluate import predict
+from lora_bench.training.loop import Position, batches, train_pack
+from lora_bench.training.norms import matrix_norms
+from lora_bench.training.resolve import Run, packable
+
+TRAIN_SAMPLE_ROWS = 500
+"""Train rows scored at the end, for the generalisation gap; the same rows for every run, at most as many as select
+has."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """What is left of a pack after training."""
+
+    states: list[AdapterState]
+    logits: dict[str, np.ndarray]  # split -> (P, n, n_labels)
+    start_gap: float
+    is_frozen_intact: bool
+    finite_steps: list[int]  # steps before the loss or the gradient stopped being finite
+
+
+def run_pack(
+    runs: Sequence[Run],
+    store: Store,
+    *,
+    only: Collection[str] | None = None,
+    tracking: Tracking | None = None,
+    invocation: Mapping[str, Any] | None = None,
+    on_progress: Notify | None = None,
+    own_process: bool = False,
+) -> list[dict[str, Any]]:
+    """Train, score, check and store the runs of one pack. Runs that the store holds, or another process trains, are
+    left out.
+
+    A run's failure ends in a failed record, never in an exception; only a store that cannot be written raises. When
+    memory runs out the pack is halved and tried again, down to single runs.
+
+    Args:
+        only: ids of the runs that are wanted; the others ride along and leave nothing, so that a pack of which some
+            runs are finished is trained as the pack that it was. None wants every run, and nothing rides along.
+        on_progress: called with {"event": "step" | "epoch" | "record" | "split", ...} as the pack goes on.
+        own_process: whether this process trains nothing else, so that its peak memory is the pack's.
+
+    Returns:
+        The records written, in the order of `runs`.
+
+    Raises:
+        StoreError: when a record cannot be written; its run stays missing.
+    """
+    with contextlib.ExitStack() as claims:
+        mine = {
+            run.run_id
+            for run in runs
+            if (only is None or run.run_id in only)
+            and claims.enter_context(store.claim(run.run_id))
+            and not store.has(run.run_id)
+        }
+        desk = _Desk(
+            store, tracking or Silence(), dict(invocation or {}), on_progress or (lambda event: None), own_process
+        )
+        return desk.work([run for run in runs if only is not None or run.run_id in mine], mine)
+
+
+def environment_here(device: str, threads: int | None = None) -> dict[str, Any]:
+    """What the records that this process writes say of it (`environment.environment`), for a configured device; with
+    `threads`, those of a process beside it that has so many."""
+    try:
+        where = resolve_device(device)
+        name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
+    except (ConfigError, RuntimeError):  # absent or out of order: its runs fail, and that is what they failed on
+        name = device
+    return environment(device=name, threads=threads or set_threads())
+
+
+@dataclass(frozen=True)
+class _Desk:
+    """Where a pack's runs are handled: the store they go to and whoever wants to hear of them."""
+
+    store: Store
+    tracking: Tracking
+    invocation: dict[str, Any]
+    notify: Notify
+    own_process: bool
+
+    def work(self, runs: Sequence[Run], mine: Collection[str]) -> list[dict[str, Any]]:
+        """Train these runs together; write, mirror and tell of those that are `mine`."""
+        if not any(run.run_id in mine for run in runs):
+            return []
+        started = utc_now()
+        about: dict[str, Any] = {
+            "environment": environment_here(runs[0].config.device),
+            "invocation": self.invocation,
+        }
+        progress = [self._begin(run, about["environment"], is_wanted=run.run_id in mine) for run in runs]
+        try:
+            return self._train_and_store(progress, started, about)
+        except StoreError:
+            for each in progress:
+                each.tracked.finish("stopped")
+            raise
+        except Exception as error:
+            fault = failure(error)
+            if fault["kind"] != "out_of_memory" or len(runs) == 1:
+                log.debug("pack failed", exc_info=error)
+                return [
+                    self._store(each, new_record(**_identity(each, started), error=fault, **about))
+                    for each in progress
+                    if each.is_wanted
+                ]
+        except BaseException:
+            for each in progress:
+                each.tracked.finish("stopped")
+            raise
+        # Out of memory: outside the handler, whose traceback keeps the pack's tensors alive.
+        for each in progress:
+            each.tracked.finish("stopped")
+        is_cuda = resolve_device(runs[0].config.device).type == "cuda"
+        if is_cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        half = (len(runs) + 1) // 2
+        log.warning(
+            "pack of %d runs: out of memory (%s); trying %d and %d", len(runs), fault["message"], half, len(runs) - half
+        )
+        self.notify({"event": "split", "runs": len(runs), "message": fault["message"]})
+        # A CPU process's peak stays that of the attempt that failed.
+        desk = self if is_cuda else replace(self, own_process=False)
+        return desk.work(runs[:half], mine) + desk.work(runs[half:], mine)
+
+    def _begin(self, run: Run, where: dict[str, Any], *, is_wanted: bool) -> RunProgress:
+        tracking = self.tracking if is_wanted else Silence()
+        return RunProgress(run, tracking.start(_head(run, where, self.invocation.get("sweep"))), is_wanted)
+
+    def _train_and_store(
+        self, progress: list[RunProgress], started: str, about: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        first = progress[0].run
+        loaded = backbone.load(first.blueprint, precision=first.precision, device=resolve_device(first.config.device))
+        task, tokens = first.task, first.tokens()
+        n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
+        sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])
+        ids = [each.run.run_id for each in progress]
+        checkpoint = Checkpoint(self.store.root, ids, about["environment"]["id"])
+        try:
+            trained, pack_seconds = self._train(progress, loaded, task, tokens, sample, checkpoint)
+        except Exception:
+            checkpoint.remove()
+            raise
+        peak = _peak_bytes(loaded.device) if self.own_process else None
+
+        n_tokens = _tokens_trained(first, tokens["train"].lengths)
+        flops = [run_flops(loaded.blueprint, each.run.config, each.run.matrices, n_tokens) for each in progress]
+        shares = attribute(pack_seconds, flops)
+        records = []
+        for index, each in enumerate(progress):
+            if not each.is_wanted:
+                continue
+            state = trained.states[index]
+            cost = {
+                "pack_seconds": pack_seconds,
+                "pack_size": len(progress),
+                "attributed_seconds": shares[index],
+                "tokens": n_tokens,
+                "flops": flops[index],
+                "adapter_bytes": sum(tensor.nbytes for tensor in state.tensors()),
+                "peak_bytes": peak,
+                "overhead_seconds": None,
+            }
+            known = _identity(each, started) | about | {"parameters": _count(each.run, state, loaded), "cost": cost}
+            try:
+                if trained.finite_steps[index] < first.steps:
+                    raise NonFiniteError(
+                        f"the loss or the gradient is not finite at step {trained.finite_steps[index]}"
+                    )
+                logits = {split: values[index] for split, values in trained.logits.items()}
+                held = {"start_gap": trained.start_gap, "frozen_weights_unchanged": trained.is_frozen_intact}
+                record = self._checked(
+                    each, known, loaded, task=task, tokens=tokens, sample=sample, state=state, logits=logits, held=held
+                )
+            except AlreadyFinished:
+                each.tracked.finish("finished")
+                continue
+            except StoreError:  # a full disk is no failure of the run: it stays missing, and whoever called must stop
+                raise
+            except Exception as error:
+                record = new_record(**known, error=failure(error))
+            records.append(self._store(each, record))
+        checkpoint.remove()
+        return records
+
+    def _train(
+        self,
+        progress: list[RunProgress],
+        loaded: Backbone,
+        task: Task,
+        tokens: dict[str, Tokens],
+        sample: np.ndarray,
+        checkpoint: Checkpoint,
+    ) -> tuple[_Trained, float]:
+        """Train and predict, from where the checkpoint stands; what came of it and the seconds that all of it took."""
+        clock = time.perf_counter()
+        runs, configs = [each.run for each in progress], [each.run.config for each in progress]
+        with (pack := _open(loaded, runs)):
+            start_gap = guards.require_unchanged_start(pack, tokens["train"])
+            listener = Listener(pack, progress, task, tokens["select"], self.notify)
+            start = checkpoint.load()
+            if start is not None:
+                clock -= listener.restore(start)
+                log.info("pack of %d runs: goes on at step %d of %d", len(runs), start.values["steps"], runs[0].steps)
+
+            def keep(position: Position) -> None:
+                if checkpoint.is_due():
+                    state = position.state()
+                    listener.add_to(state, seconds=time.perf_counter() - clock)
+                    checkpoint.save(state)
+
+            train_pack(
+                pack,
+                tokens["train"],
+                configs,
+                total_steps=runs[0].steps,
+                on_step=listener.on_step,
+                on_epoch=listener.on_epoch,
+                on_boundary=keep,
+                start=start,
+            )
+            if configs[0].train.checkpoint == "best":
+                pack.set_states([each.best_state or pack.state(index) for index, each in enumerate(progress)])
+            known = {"select": listener.last_select} if configs[0].train.checkpoint == "last" else {}
+            logits = known | {
+                split: predict(pack, each) for split, each in tokens.items() if split not in ("train", *known)
+            }
+            logits["train"] = predict(pack, tokens["train"], sample)
+            states = [pack.state(index) for index in range(len(runs))]
+        trained = _Trained(states, logits, start_gap, pack.is_frozen_intact(), listener.finite_steps())
+        return trained, time.perf_counter() - clock
+
+    def _checked(
+        self,
+        each: RunProgress,
+        known: dict[str, Any],
+        loaded: Backbone,
+        *,
+        task: Task,
+        tokens: dict[str, Tokens],
+        sample: np.ndarray,
+        state: AdapterState,
+        logits: dict[str, np.ndarray],
+        held: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Score a run, make it pass its guards, and write it with its predictions and adapter."""
+        clock = time.perf_counter()
+        run = each.run
+        scores: dict[str, Any] = {
+            split: score(task.metrics, tokens[split].labels, logits[split]) for split in logits if split != "train"
+        }
+        scores["train"] = score(task.metrics, tokens["train"].labels[sample], logits["train"])
+        scores |= {split.replace("validation", "report"): None for split in task.facts["absent"]}
+        start = backbone.head_state(loaded, run.config.seed)
+        held["head_moved"] = any(not torch.equal(state.head[name].cpu(), start[name]) for name in start)
+        if run.matrices:
+            held["update_moved"] = all(pair.norm() > 0 for pair in state.low_rank.values())
+        elif state.extra:
+            weights = dict(loaded.model.named_parameters())
+            held["update_moved"] = any(
+                not torch.equal(tensor, weights[name].to(tensor.dtype)) for name, tensor in state.extra.items()
+            )
+        with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch:
+            folder = Path(scratch) / "adapter"
+            with explained(f"keep the adapter of run {run.run_id}", Path(scratch)):
+                adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
+            held["reload_gap"] = guards.reload_gap(folder, loaded, tokens["report"], logits["report"])
+            held["reloads"] = held["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
+            require_guards(held)
+            norms = matrix_norms(loaded, run.matrices, state)
+            known["cost"]["overhead_seconds"] = time.perf_counter() - clock
+            record = new_record(**known, scores=scores, guards=held, norms=norms)
+            is_kept = run.config.keep_adapters != "none"
+            if not is_kept:
+                record["adapter_dropped"] = adapter_dropped("store.keep_adapters=none")
+            predictions = _predictions(task, tokens, logits)
+            self.store.write(record, predictions=predictions, adapter=_copier(folder) if is_kept else None)
+        return record
+
+    def _store(self, each: RunProgress, record: dict[str, Any]) -> dict[str, Any]:
+        """Write a failed record (a finished one is written by now), close the mirror and tell whoever listens."""
+        if record["status"] == "failed":
+            self.store.write(record)
+        each.tracked.finish(record["status"], summary_of(record))
+        self.notify({"event": "record", "run_id": record["run_id"], "status": record["status"], "record": record})
+        return record
+
+
+def _open(loaded: Backbone, runs: Sequence[Run]) -> Pack | SoloPack:
+    """The runs' adapters on the backbone: stacked where methods allow it, else alone on a copy."""
+    config = runs[0].config
+    head = backbone.head_state(loaded, config.seed)
+    if not packable(runs[0]):
+        return SoloPack(loaded, config.adapter, runs[0].matrices, head, dropout=config.train.dropout, seed=config.seed)
+    return Pack(
+        loaded,
+        [adapters.make(loaded, run.config.adapter, run.matrices, head, config.seed) for run in runs],
+        adapter_dropouts=[run.config.adapter.dropout if run.matrices else 0.0 for run in runs],
+        dropout=config.train.dropout,
+        seed=config.seed,
+        compile=config.train.compile,
+    )
+
+
+def _identity(each: RunProgress, started: str) -> dict[str, Any]:
+    run = each.run
+    return {
+        "run_id": run.run_id,
+        "cell_id": run.cell_id,
+        "config": run.science,
+        "metrics": run.task.metrics,
+        "manifest": run.manifest,
+        "parameters": {"adapter": run.counted_parameters, "head": None, "total": None},
+        "history": {**each.curve, "epochs": each.epochs},
+        "data": run.task.facts | ({"budget_gap": run.budget_gap} if run.budget_gap is not None else {}),
+        "started": started,
+    }
+
+
+def _head(run: Run, where: dict[str, Any], sweep: str | None) -> dict[str, Any]:
+    return head_of(
+        run_id=run.run_id,
+        cell_id=run.cell_id,
+        config=run.science,
+        manifest=run.manifest,
+        parameters={"adapter": run.counted_parameters, "head": None, "total": None},
+        metrics=run.task.metrics,
+        environment=where,
+        sweep=sweep,
+    )
+
+
+def _tokens_trained(run: Run, lengths: np.ndarray) -> int:
+    """Tokens of the rows of every step; the last batch of an epoch may be short."""
+    steps = batches(lengths, run.config.train.batch_size, run.config.seed, run.steps)
+    return sum(int(lengths[rows].sum()) for _, _, rows in steps)
+
+
+def _predictions(task: Task, tokens: dict[str, Tokens], logits: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Logits of every row outside train: split, idx, label, logit_0 ..."""
+    tables = []
+    for split in (each for each in logits if each != "train"):
+        values = logits[split].astype(np.float32)
+        columns = {f"logit_{label}": values[:, label] for label in range(values.shape[1])}
+        rows = task.splits[split]
+        tables.append(
+            pd.DataFrame({"split": split, "idx": rows["idx"].to_numpy(), "label": tokens[split].labels, **columns})
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def _count(run: Run, state: AdapterState, loaded: Backbone) -> dict[str, int]:
+    """Parameters that the adapter, the head and the frozen or fine-tuned backbone hold."""
+    rest = sum(parameter.numel() for _, parameter in backbone.frozen_parameters(loaded.model, loaded.new_modules))
+    head = sum(tensor.numel() for tensor in state.head.values())
+    adapter = run.adapter_parameters + sum(tensor.numel() for tensor in state.extra.values())
+    added = adapter if run.matrices else 0  # full fine-tuning and BitFit train parameters that `rest` holds
+    return {"adapter": adapter, "head": head, "backbone": rest, "total": rest + added + head}
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _copier(source: Path) -> Callable[[Path], object]:
+    return lambda folder: shutil.copytree(source, folder / ADAPTER)

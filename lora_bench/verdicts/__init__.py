@@ -1,0 +1,1 @@
+"""From records to estimates, contrasts and verdicts."""

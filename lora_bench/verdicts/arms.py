@@ -1,0 +1,235 @@
+"""From the runs of a setting to estimates and contrasts.
+
+An arm is a cell without its learning rate: what an ablation compares, each arm at its own best rate (`tuning`). Rates
+are chosen on `select`, scores are read on `report`; failed runs stay, counted and named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.grammar import GROUPS, parse_targets, spell_targets
+from lora_bench.verdicts import settings, stats, tuning
+from lora_bench.verdicts.settings import FLOOR, PLACEMENTS, REFERENCE_TARGETS
+
+_ESTIMATED = ("arm", "lr", "seed", "status", "scored", "report", "train")
+
+
+def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with arms named by placement and rank, `qv r=4`; methods without targets by their own name. Sorted."""
+    ranks = [rank_text(*one) for one in zip(runs["rank"], runs["rank_min"], runs["rank_max"], strict=True)]
+    arms = [
+        f"{targets} r={rank}" if targets else method
+        for targets, rank, method in zip(runs["targets"], ranks, runs["method"], strict=True)
+    ]
+    named = runs.assign(arm=arms)
+    points = named.drop_duplicates("arm")
+    place = {targets: i for i, targets in enumerate(PLACEMENTS)}
+    order = sorted(
+        zip(points["arm"], points["targets"], points["rank_max"], strict=True),
+        key=lambda one: (one[1] == "", place.get(one[1], len(place)), one[1], one[2]),
+    )
+    return sort_arms(named, [arm for arm, _, _ in order])
+
+
+def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series) -> pd.DataFrame:
+    """Mean and 95 % t interval over seeds of each arm's report score at its rate, with what failed or is missing.
+
+    Returns:
+        indexed by arm: method, targets, ranks, adapter_parameters, lr, n_seeds, n_failed, n_missing, mean, low, high,
+        sd, train, gap (train minus report) with its interval, seconds, bytes, scores ({seed: score}), failures
+        ({seed: why}).
+    """
+    everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
+    points = runs.drop_duplicates("arm").set_index("arm").to_dict("index")
+    spent = runs.groupby("arm")["adapter_parameters"].max().to_dict()  # a failed run may not have been counted
+    rate_of = {str(arm): float(rate) for arm, rate in rates.items()}
+    kept = [name for name in (*_ESTIMATED, "error_kind", "attributed_seconds", "adapter_bytes") if name in runs]
+    chosen = runs.loc[runs["lr"] == runs["arm"].map(rate_of), kept].sort_values("seed")
+    nothing = chosen.iloc[:0]
+    by_arm = {str(arm): at for arm, at in chosen.groupby("arm", sort=False)}
+    rows = {}
+    for arm, first in ((str(name), point) for name, point in points.items()):
+        at = by_arm.get(arm, nothing)
+        is_scored = at["scored"].to_numpy(bool)
+        scored, failed = (at, nothing) if is_scored.all() else (at[is_scored], at[~is_scored])
+        scores = scored["report"].to_numpy(float)
+        low, high = stats.mean_interval(scores)
+        gaps = scored["train"].to_numpy(float) - scores
+        has_train = gaps.size > 0 and bool(np.isfinite(gaps).all())
+        gap_low, gap_high = stats.mean_interval(gaps) if has_train else (math.nan, math.nan)
+        rows[arm] = {
+            "method": first["method"],
+            "targets": first["targets"],
+            "ranks": rank_text(first["rank"], first["rank_min"], first["rank_max"]),
+            "adapter_parameters": spent.get(arm, math.nan),
+            "lr": rate_of[arm],
+            "n_seeds": len(scored),
+            "n_failed": len(failed),
+            "n_missing": len(everyone - set(at["seed"])) if first["method"] != FLOOR else 0,
+            "mean": float(scores.mean()) if scores.size else math.nan,
+            "low": low,
+            "high": high,
+            "sd": float(scores.std(ddof=1)) if scores.size > 1 else math.nan,
+            "train": float(scored["train"].mean()) if has_train else math.nan,
+            "gap": float(gaps.mean()) if has_train else math.nan,
+            "gap_low": gap_low,
+            "gap_high": gap_high,
+            "seconds": _mean_of(scored, "attributed_seconds"),
+            "bytes": _mean_of(scored, "adapter_bytes"),
+            "scores": dict(zip(scored["seed"].astype(int), scores, strict=True)),
+            "failures": _failures_by_seed(failed) if len(failed) else {},
+        }
+    return tuning.by_arm(rows)
+
+
+def compare(estimates: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float) -> pd.DataFrame:
+    """Contrast arms paired by seed; `pairs` is the declared family, and an arm that is absent still counts in it.
+
+    Returns:
+        one row per pair: first, second, and the fields of `stats.Contrast` (differences are first minus second); the
+        verdict is `missing` where no seed is shared.
+    """
+    rng = np.random.default_rng(0)
+    scores_of = estimates["scores"].to_dict() if len(estimates) else {}
+    family = []
+    for first, second in pairs:
+        scores = [scores_of.get(arm, {}) for arm in (first, second)]
+        seeds = sorted(set(scores[0]) & set(scores[1]))
+        ours, theirs = (np.array([one[seed] for seed in seeds]) for one in scores)
+        family.append(stats.contrast(ours, theirs, margin=margin, rng=rng))
+    judged = stats.judge(family)
+    rows = []
+    for (first, second), one in zip(pairs, judged, strict=True):
+        absent = [arm for arm in (first, second) if arm not in scores_of]
+        note = f"{' and '.join(absent)} not in the store" if absent else one.note
+        dropped = 0
+        if not absent:
+            dropped = max(len(scores_of[arm]) for arm in (first, second)) - one.n_pairs
+        if dropped and not note:
+            note = f"{dropped} seed{'s' if dropped > 1 else ''} without a partner left out"
+        verdict = one.verdict if one.n_pairs else "missing"
+        rows.append({"first": first, "second": second, **one.__dict__, "verdict": verdict, "note": note})
+    columns = ["first", "second", *stats.Contrast.__dataclass_fields__]
+    table = pd.DataFrame(rows, columns=columns)
+    table["seeds_needed"] = table["seeds_needed"].astype("Int64")
+    return table
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a sweep says: each arm's rate, its estimate, and the verdicts of the declared contrasts."""
+
+    rates: pd.DataFrame
+    estimates: pd.DataFrame
+    contrasts: pd.DataFrame
+
+
+def judge(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float) -> Judgement:
+    """Rates chosen on `select`, cells estimated and contrasted on `report`: the way from runs to verdicts that analyses
+    of real sweeps share with their calibration on sweeps of known truth."""
+    rates = tuning.choose_rates(runs)
+    estimates = estimate(runs, rates["lr"])
+    return Judgement(rates, estimates, compare(estimates, pairs, margin=margin))
+
+
+def against_reference(arms: Iterable[str], reference: str = REFERENCE_TARGETS) -> list[tuple[str, str]]:
+    """The contrasts that a sweep of placements declares: the reference against each other one.
+
+    The paper's placements belong to the family, run or not, unless the sweep asks something else: it has none of them
+    but qv and all four, which are what the MLP is held against.
+    """
+    arms = [arm for arm in dict.fromkeys(arms) if arm != FLOOR]
+    asks_as_paper = set(arms) & set(PLACEMENTS) - {REFERENCE_TARGETS, PLACEMENTS[-1]}
+    declared = dict.fromkeys((*PLACEMENTS, *arms)) if asks_as_paper else arms
+    return [(reference, arm) for arm in declared if arm != reference]
+
+
+def same_targets(word: str, targets: str) -> bool:
+    """Whether a word as a sweep writes it means a run's targets: `attention` and `vqok` mean `qkvo`, and `mlp` the MLP
+    with a gate or without, whichever the backbone has."""
+    try:
+        names = parse_targets(word)
+    except ConfigError:
+        return False
+    roles = {role for name in names for role in GROUPS.get(name, (name,))}
+    return targets in (spell_targets(roles), spell_targets(roles - ({"gate"} - set(names))))
+
+
+def difference_sd(runs: pd.DataFrame) -> float:
+    """Typical sd of seed-wise differences between arms at equal rates, pooled over a setting: what a plan needs.
+
+    For each rate the arms-by-seeds table is stripped of arm and seed means; the residual variance doubled is that of a
+    difference of two arms. nan if no rate has two arms with two common seeds.
+    """
+    squares, freedom = 0.0, 0
+    scored = runs[runs["scored"] & (runs["method"] != FLOOR)]
+    for _, at in scored.groupby("lr"):
+        table = at.pivot_table(index="arm", columns="seed", values="report").dropna(axis=1).to_numpy()
+        if min(table.shape, default=0) >= 2:
+            residual = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+            squares += float((residual**2).sum())
+            freedom += (table.shape[0] - 1) * (table.shape[1] - 1)
+    return math.sqrt(2 * squares / freedom) if freedom else math.nan
+
+
+def on_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Which cells no other cell beats: none costs at most as much and scores more, or costs less and scores as much."""
+    costs, scores = np.asarray(costs, dtype=float), np.asarray(scores, dtype=float)
+    cheaper = (costs[None] < costs[:, None]) & (scores[None] >= scores[:, None])
+    better = (costs[None] <= costs[:, None]) & (scores[None] > scores[:, None])
+    known = np.isfinite(costs) & np.isfinite(scores)
+    return known & ~((cheaper | better) & known[None]).any(axis=1)
+
+
+def highest(table: pd.DataFrame, column: str) -> pd.Series:
+    """The row with the highest value of a column, the first of equals."""
+    return table.iloc[table[column].argmax()]
+
+
+def sort_arms(runs: pd.DataFrame, order: Sequence[str] = (*PLACEMENTS, FLOOR)) -> pd.DataFrame:
+    """Runs with their arms in the given order, unknown arms before the floor."""
+    place: dict[str, float] = {arm: i for i, arm in enumerate(order)}
+    last = place.get(FLOOR, len(order))
+    key = runs["arm"].map(lambda arm: place.get(str(arm), last - 0.5))
+    return runs.assign(_key=key).sort_values(["_key", "arm", "lr", "seed"], kind="stable").drop(columns="_key")
+
+
+def rank_text(rank: float, lowest: float, highest: float) -> str:
+    """A run's rank in words: `4`, or `2-3` where it goes by matrix."""
+    if pd.notna(rank):
+        return f"{int(rank)}"
+    if pd.notna(lowest):
+        return f"{int(lowest)}" if lowest == highest else f"{int(lowest)}-{int(highest)}"
+    return ""
+
+
+def _mean_of(scored: pd.DataFrame, name: str) -> float:
+    return float(pd.to_numeric(scored[name], errors="coerce").mean()) if name in scored and len(scored) else math.nan
+
+
+def why_failed(failed: pd.DataFrame) -> pd.Series:
+    kinds = failed["error_kind"] if "error_kind" in failed else pd.Series(None, index=failed.index, dtype=object)
+    kinds = kinds.where(kinds.notna(), None)
+    return kinds.where(failed["status"] != "finished", "finished without a finite score").map(
+        lambda kind: kind or "failed"
+    )
+
+
+def _failures_by_seed(failed: pd.DataFrame) -> dict[int, str]:
+    return {int(seed): str(why) for seed, why in zip(failed["seed"], why_failed(failed), strict=True)}
+
+
+def chosen_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """The scored runs of every arm at the rate that `select` chose for it: those that tables and section 7 read.
+
+    Arms compete within what may be compared (`settings.comparable`).
+    """
+    groups = settings.comparable(settings.prepare(frame))
+    return pd.concat([tuning.at_chosen_rates(name_arms(group)) for group in groups])

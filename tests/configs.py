@@ -1,0 +1,32 @@
+"""Configurations, composed as the command line composes them."""
+
+from hydra import compose, initialize_config_dir
+
+from lora_bench.config.compose import parse
+from lora_bench.launch.plan import Candidate
+from lora_bench.paths import resource_root
+
+ROOT = resource_root()
+
+
+def names(folder):
+    return sorted(path.stem for path in (ROOT / folder).glob("*.yaml"))
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+SMALL = (
+    "model=tiny",
+    "tracking=none",
+    "task.train_rows=40",
+    "task.report_rows=20",
+    "train.epochs=1",
+    "train.max_length=32",
+)
+
+
+def candidates(*points, store):
+    return [Candidate(parse(composed(*SMALL, f"store={store}", *point)), tuple(point)) for point in points]

@@ -1,0 +1,514 @@
+"""The results pack: what the folder says, in few files, to the last digit; and nothing that was touched is read."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from analysis import amplification as amplification_command
+from analysis import pack as pack_script
+from analysis import report as report_command
+from analysis import rescore as rescore_script
+from analysis import subspace as subspace_command
+from analysis import weight_types as weight_types_command
+from fake_store import fake_record, weight_types_records, write_store, write_with_adapters
+from lora_bench.reports import publish
+from lora_bench.store import archive
+from lora_bench.store.errors import StoreError
+from lora_bench.store.folder import MANIFEST, PREDICTIONS, RECORDS, Store
+from lora_bench.tasks.metrics import score
+from lora_bench.verdicts.settings import NothingToShow
+
+KINDS = {"cola": ("matthews", 2), "mnli": ("accuracy", 3), "stsb": ("pearson", 1)}
+RATES = (1e-3, 3e-3)  # the second is the better one on select
+
+
+def write_scored(root: Path, *, tasks: tuple[str, ...] = tuple(KINDS), n_seeds: int = 2) -> Path:
+    """Runs of two rates with predictions that give their scores, logits as close as float16 cannot tell among them."""
+    store, rng = Store(root), np.random.default_rng(0)
+    for task in tasks:
+        metric, n_labels = KINDS[task]
+        for seed in range(n_seeds):
+            for rate in RATES:
+                tables: list[pd.DataFrame] = []
+                scores: dict[str, Any] = {"train": None}
+                for split, n in (("select", 30), ("report", 50)):
+                    logits = rng.normal(size=(n, n_labels)).astype(np.float32)
+                    if n_labels > 1:
+                        logits[:4] = 1 + np.float32(1e-5) * np.arange(n_labels)  # equal in float16
+                        logits[4, :] = [-1e5, 1e5, 0.0][:n_labels]  # beyond float16
+                    is_better = rate == RATES[1]
+                    labels = logits.argmax(axis=1) if n_labels > 1 else logits[:, 0]
+                    labels = labels.copy() if is_better else rng.permutation(labels)
+                    labels[5:10] = labels[[6, 7, 8, 9, 5]]  # no score is whole
+                    scores[split] = score([metric], labels, logits)
+                    columns = {f"logit_{i}": logits[:, i] for i in range(n_labels)}
+                    tables.append(pd.DataFrame({"split": split, "idx": range(n), "label": labels, **columns}))
+                record = fake_record(task=task, metric=metric, seed=seed, lr=rate)
+                record["scores"] = scores
+                tables[0]["idx"] += 7
+                store.write(record, predictions=pd.concat(tables, ignore_index=True))
+        store.write(fake_record(task=task, metric=metric, seed=9, lr=RATES[0], error="nonfinite"))
+    return root
+
+
+def packed(root: Path, out: Path, **options: Any) -> Path:
+    return publish.write_pack([Store(root)], out, **options).root
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def tables_of(script: Any, store: Path, out: Path, *options: str) -> dict[str, bytes]:
+    assert script.main(["--store", str(store), "--out", str(out), *options]) == 0
+    return {path.name: path.read_bytes() for path in (out / "tables").glob("*.csv")}
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory) -> Path:
+    return write_scored(tmp_path_factory.mktemp("scored") / "runs")
+
+
+@pytest.fixture(scope="module")
+def scored_pack(scored) -> Path:
+    return packed(scored, scored.parent / "pack")
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory) -> Path:
+    """Four runs of one matrix kind with their adapters."""
+    records = [fake_record(targets="q", rank=rank, seed=seed) for rank in (2, 4) for seed in range(2)]
+    return write_with_adapters(tmp_path_factory.mktemp("adapted") / "runs", records)
+
+
+@pytest.fixture
+def pack(scored_pack, tmp_path) -> Path:
+    """A pack to spoil."""
+    return shutil.copytree(scored_pack, tmp_path / "pack")
+
+
+# Reading
+
+
+def test_a_pack_reads_as_the_folder_does(scored, scored_pack):
+    folder, pack = Store(scored), Store(scored_pack)
+    assert isinstance(pack, archive.PackedStore)
+    pd.testing.assert_frame_equal(pack.frame(), folder.frame())
+    assert list(pack.records()) == list(folder.records())
+    assert pack.statuses() == folder.statuses()
+    for run_id, status in folder.statuses().items():
+        assert pack.record(run_id) == folder.record(run_id)
+        assert (pack.status(run_id), pack.has(run_id)) == (status, status == "finished")
+    assert pack.quarantined == []
+    parts = pack.bytes_by_part()
+    assert parts["record"] == (15, (scored_pack / RECORDS).stat().st_size)
+    assert parts["predictions"] == (6, (scored_pack / PREDICTIONS).stat().st_size)
+    assert parts["adapter"] == (0, 0)
+    assert sorted(bytes_of(scored_pack)) == [MANIFEST, PREDICTIONS, RECORDS]
+    with pytest.raises(StoreError, match=r"no run '0+'; it holds 15 runs"):
+        pack.predictions("0" * 16)
+
+
+def test_predictions_are_those_of_the_chosen_rates_and_keep_rows_and_labels(scored, scored_pack):
+    folder, pack = Store(scored), Store(scored_pack)
+    held = {run_id for run_id in folder.statuses() if pack.predictions(run_id) is not None}
+    frame = folder.frame()
+    assert held == set(frame.loc[(frame["lr"] == RATES[1]) & (frame["status"] == "finished"), "run_id"])
+    for run_id in held:
+        ours, theirs = pack.predictions(run_id), folder.predictions(run_id)
+        assert ours is not None and theirs is not None
+        assert list(ours) == list(theirs)
+        logits = [name for name in map(str, theirs) if name.startswith("logit_")]
+        pd.testing.assert_frame_equal(ours.drop(columns=logits), theirs.drop(columns=logits), check_dtype=False)
+        assert ours["label"].dtype == (theirs["label"].dtype if len(logits) > 1 else "float64")
+        np.testing.assert_allclose(ours[logits], theirs[logits], rtol=2**-11)
+        if len(logits) == 1:
+            assert (ours["logit_0"] == theirs["logit_0"]).all()
+
+
+def test_rescoring_a_pack_gives_the_records_numbers(scored, scored_pack, tmp_path, capsys):
+    added = ("--add", "balanced_accuracy,spearman")
+    for store, name in ((scored, "folder"), (scored_pack, "pack")):
+        assert rescore_script.main(["--store", str(store), "--out", str(tmp_path / name), *added]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "12 of 12 scored splits of 6 runs are equal to the record, byte for byte" in out
+    assert "6 not checked: the pack holds no predictions of the run" in out
+    folder, pack = (pd.read_csv(tmp_path / name / "tables" / "rescored.csv") for name in ("folder", "pack"))
+    checked = pack[pack["state"] != "unchecked"].reset_index(drop=True)
+    same = folder[folder["run_id"].isin(set(checked["run_id"]))].reset_index(drop=True)
+    pd.testing.assert_frame_equal(checked, same, check_dtype=False)  # what is not checked has no rows to count
+
+
+def test_rows_keep_float32_where_rounding_could_move_a_score(scored_pack):
+    manifest = json.loads((scored_pack / MANIFEST).read_text(encoding="utf-8"))
+    regression, close = 2 * 80, 4 * 2 * (4 + 1)  # runs x rows; runs x splits x rows that float16 cannot hold
+    assert manifest["float32_rows"] == regression + close
+    assert manifest["float16_rows"] == 6 * 80 - regression - close
+
+
+CLOSE = st.floats(1, np.float32(1.001).item(), width=32)  # as far apart as float16's steps are there
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 20), st.integers(2, 4)),
+        elements=st.one_of(CLOSE, st.floats(-1e6, 1e6, width=32)),
+    )
+)
+def test_rounding_never_moves_the_largest_logit(logits):
+    rounded, is_rounded = publish._rounded(logits)
+    assert (rounded.argmax(axis=1) == logits.argmax(axis=1)).all()
+    assert (rounded[is_rounded] == rounded[is_rounded].astype(np.float16)).all()
+    assert (rounded[~is_rounded] == logits[~is_rounded]).all()
+
+
+def test_tables_from_a_pack_are_those_from_the_folder(tmp_path, unrendered, capsys):
+    records = weight_types_records(rates=(1e-3, 3e-3, 1e-2), n_seeds=3)
+    records += [fake_record(lr=0.3, seed=seed, error="nonfinite") for seed in range(3)]
+    records += weight_types_records(rates=(3e-3,), n_seeds=1, environment="gpu-b", with_floor=False)
+    store = write_store(tmp_path / "runs", records)
+    pack = packed(store, tmp_path / "pack")
+    for script in (weight_types_command, report_command):
+        ours, theirs = (tables_of(script, one, tmp_path / script.__name__ / one.name) for one in (pack, store))
+        assert ours == theirs
+        assert ours
+
+
+def test_section_7_reads_the_adapters_of_a_pack(adapted, tmp_path, unrendered):
+    pack = packed(adapted, tmp_path / "pack", adapters=["all"])
+    for script in (subspace_command, amplification_command):
+        ours, theirs = (tables_of(script, one, tmp_path / script.__name__ / one.name) for one in (pack, adapted))
+        assert ours == theirs
+    run_id = next(iter(Store(pack).statuses()))
+    assert bytes_of(Store(pack).path(run_id)) == {
+        name: content for name, content in bytes_of(Store(adapted).path(run_id)).items() if name != "record.json"
+    }
+
+
+# Damage
+
+
+def spoil(pack: Path, name: str, content: bytes) -> None:
+    """Change a file and let the manifest say that all is well."""
+    (pack / name).write_bytes(content)
+    manifest = json.loads((pack / MANIFEST).read_text(encoding="utf-8"))
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (pack / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def change_manifest(pack: Path, change: Callable[[dict], object]) -> None:
+    manifest = json.loads((pack / MANIFEST).read_text(encoding="utf-8"))
+    change(manifest)
+    (pack / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [RECORDS, PREDICTIONS])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content[:50] + bytes([content[50] ^ 1]) + content[51:], "does not match its checksum"),
+        (lambda content: content + b"x", "does not match its checksum"),
+        (lambda content: content[:-9], "is cut short"),
+        (None, "is missing"),
+    ],
+    ids=["flipped", "longer", "truncated", "absent"],
+)
+def test_a_file_that_was_touched_is_refused_by_name(pack, name, change, said, tmp_path, capsys):
+    assert len(Store(pack).frame()) == 15  # so that a pack once found sound is looked at again
+    content = (pack / name).read_bytes()
+    (pack / name).unlink()
+    if change:
+        (pack / name).write_bytes(change(content))
+    with pytest.raises(StoreError, match=f"{name} {said}"):
+        Store(pack)
+    assert weight_types_command.main(["--store", str(pack), "--out", str(tmp_path / "out")]) == 2
+    assert f"{pack / name} {said}" in capsys.readouterr().err
+
+
+def test_a_changed_adapter_is_refused_by_name(adapted, tmp_path):
+    pack = packed(adapted, tmp_path / "pack", adapters=["all"])
+    path = next(pack.rglob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreError, match=f"{path} does not match its checksum"):
+        Store(pack)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda manifest: manifest.update(format=2), f"{MANIFEST} has format 2, and this lora_bench reads format 1"),
+        (lambda manifest: manifest.pop("format"), f"{MANIFEST} has format None"),
+        (lambda manifest: manifest.pop("files"), f"{MANIFEST} is no manifest"),
+        (lambda manifest: manifest["files"].pop(RECORDS), f"{MANIFEST} is no manifest"),
+        (lambda manifest: manifest.update(runs="many"), f"{MANIFEST} is no manifest"),
+        (lambda manifest: manifest.update(runs=3), f"{RECORDS} has 15 records of 15 runs; {MANIFEST} says 3"),
+    ],
+)
+def test_a_manifest_that_cannot_be_followed_is_refused(pack, change, said):
+    change_manifest(pack, change)
+    with pytest.raises(StoreError, match=said):
+        Store(pack).frame()
+
+
+def test_a_manifest_that_is_absent_or_garbled_is_refused(pack):
+    (pack / MANIFEST).write_bytes(b'{"format": 1')
+    with pytest.raises(StoreError, match=f"cannot read .*{MANIFEST}"):
+        Store(pack)
+    (pack / MANIFEST).unlink()
+    with pytest.raises(StoreError, match=f"{MANIFEST} is missing"):
+        Store(pack)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../runs.json",
+        "/etc/passwd",
+        "adapters/../../x.json",
+        "adapters/00000000/adapter/../x.json",
+        "adapters/0000000A/adapter/x.json",
+        "adapters/00000000/adapter/.hidden.json",
+        "adapters/00000000/adapter/adapter_model.bin",
+        f"{RECORDS}\n",
+    ],
+)
+def test_a_name_that_leaves_the_folder_or_is_no_kind_of_ours_is_refused(pack, name):
+    change_manifest(pack, lambda manifest: manifest["files"].update({name: {"bytes": 0, "sha256": ""}}))
+    with pytest.raises(StoreError, match="is no file of a pack"):
+        Store(pack)
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/tmp/00000000", "0000000A", "00000000/..", "00000000\n"])
+def test_a_run_id_that_leaves_the_folder_is_refused(scored_pack, name):
+    store = Store(scored_pack)
+    for use in (store.path, store.status, store.record, store.predictions):
+        with pytest.raises(StoreError, match="is no run id"):
+            use(name)
+
+
+def test_links_and_files_that_are_not_listed_are_refused(pack, tmp_path):
+    shutil.move(pack / RECORDS, tmp_path / RECORDS)
+    (pack / RECORDS).symlink_to(tmp_path / RECORDS)
+    with pytest.raises(StoreError, match=f"{RECORDS} is a link"):
+        Store(pack)
+    (pack / RECORDS).unlink()
+    shutil.move(tmp_path / RECORDS, pack / RECORDS)
+    extra = pack / "adapters" / "00000000" / "adapter" / "adapter_model.safetensors"
+    extra.parent.mkdir(parents=True)
+    extra.write_bytes(b"")
+    with pytest.raises(StoreError, match=f"{extra} is not in {MANIFEST}"):
+        Store(pack)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (RECORDS, b"no gzip", "cannot read"),
+        (RECORDS, gzip.compress(b'{"format": 1}\n' * 15, mtime=0), "line 1 of .* cannot be read"),
+        (RECORDS, gzip.compress(b'{"format": 2}\n' * 15, mtime=0), "line 1 of .* was written by a newer lora_bench"),
+        (RECORDS, gzip.compress(json.dumps(fake_record() | {"run_id": "../../x"}).encode() + b"\n"), "is no run id"),
+        (RECORDS, gzip.compress((json.dumps(fake_record()).encode() + b"\n") * 15), "15 records of 1 runs"),
+        (RECORDS, pickle.dumps({"run_id": 1}), "cannot read"),
+        (PREDICTIONS, pickle.dumps({"run_id": 1}), "cannot read"),
+    ],
+)
+def test_content_that_no_writer_of_ours_made_is_refused_by_name(pack, name, content, said):
+    run_id = next(iter(Store(pack).statuses()))
+    spoil(pack, name, content)
+    store = Store(pack)
+    with pytest.raises(StoreError, match=said) as caught:
+        store.predictions(run_id)
+    assert name in str(caught.value)
+
+
+# No writing
+
+
+def test_a_pack_is_not_written_to(pack):
+    before, store = bytes_of(pack), Store(pack)
+    run_id = next(iter(store.statuses()))
+    refused = [
+        store.require_writable,
+        lambda: store.write(fake_record(seed=99)),
+        lambda: store.drop_adapter(run_id, "no room"),
+        lambda: store.claim(run_id).__enter__(),
+    ]
+    for use in refused:
+        with pytest.raises(StoreError, match="is a results pack, which is read alone; give another store=FOLDER"):
+            use()
+    assert bytes_of(pack) == before
+
+
+@pytest.mark.parametrize("arguments", [(), ("adapter.targets=q,v", "-m")], ids=["run", "sweep"])
+def test_a_command_that_would_train_into_a_pack_is_refused_at_once(pack, command, training, arguments):
+    before = bytes_of(pack)
+    ended = command("model=tiny", "tracking=none", "task.train_rows=40", f"store={pack}", *arguments)
+    assert ended.status == 2
+    assert f"store: {pack} is a results pack, which is read alone; give another store=FOLDER" in ended.text
+    assert training.packs == []
+    assert bytes_of(pack) == before
+
+
+# Writing
+
+
+def test_the_same_runs_give_the_same_bytes(scored, scored_pack, tmp_path):
+    again = tmp_path / "elsewhere"
+    shutil.copytree(scored, again, ignore=shutil.ignore_patterns("index.jsonl", ".claims"))
+    assert bytes_of(packed(again, tmp_path / "pack")) == bytes_of(scored_pack)
+    assert bytes_of(packed(scored_pack, tmp_path / "repacked")) == bytes_of(scored_pack)
+
+
+def test_another_pack_is_replaced_only_when_asked(scored, scored_pack, pack, capsys):
+    arguments = ["--store", str(scored), "--out", str(pack)]
+    (pack / "README.md").write_text("what this is", encoding="utf-8")
+    before = bytes_of(pack)
+    assert pack_script.main(arguments) == 0
+    assert "unchanged" in capsys.readouterr().out
+    assert pack_script.main([*arguments, "--task", "cola"]) == 2
+    assert f"{pack} holds another pack; give --overwrite" in capsys.readouterr().err
+    assert bytes_of(pack) == before
+    assert pack_script.main([*arguments, "--task", "cola", "--overwrite"]) == 0
+    assert set(Store(pack).frame()["task"]) == {"cola"}
+    assert (pack / "README.md").exists()
+    assert [path.name for path in pack.parent.iterdir()] == ["pack"]
+
+
+def test_a_folder_of_runs_never_becomes_a_pack(scored, tmp_path):
+    store = write_store(tmp_path / "runs", [fake_record()])
+    with pytest.raises(StoreError, match="holds something that is no pack"):
+        packed(scored, store, overwrite=True)
+    assert type(Store(store)) is Store
+
+
+def test_stores_are_joined_and_a_finished_run_stands_for_a_failed_one(tmp_path):
+    run = fake_record()
+    first = write_store(tmp_path / "a", [fake_record(error="died"), fake_record(seed=1)])
+    second = write_store(tmp_path / "b", [run, fake_record(seed=1), fake_record(seed=2)])
+    for order in ([first, second], [second, first]):
+        out = tmp_path / f"pack-{order[0].name}"
+        publish.write_pack([Store(root) for root in order], out)
+        assert sorted(Store(out).frame()["seed"]) == [0, 1, 2]
+        assert Store(out).record(run["run_id"]) == run
+    third = write_store(tmp_path / "c", [fake_record() | {"finished": "2026-01-02T00:00:00+00:00"}])
+    with pytest.raises(StoreError, match=f"different finished records of run {run['run_id']}"):
+        publish.write_pack([Store(second), Store(third)], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_adapters_are_kept_as_asked(adapted, tmp_path, capsys):
+    arguments = ["--store", str(adapted), "--out", str(tmp_path / "pack")]
+    assert pack_script.main([*arguments, "--adapters", "q r=4"]) == 0
+    store = Store(tmp_path / "pack")
+    held = [run_id for run_id in store.statuses() if (store.path(run_id) / "adapter").is_dir()]
+    assert set(store.frame().set_index("run_id").loc[held, "rank"]) == {4}
+    assert len(held) == store.bytes_by_part()["adapter"][0] == 2
+    assert "adapters: 2 runs" in capsys.readouterr().out
+    for name, kept in (("cola/q r=4:1", 1), ("q r=4:9", 2), ("q r=2:1,q r=2", 2)):
+        again = packed(adapted, tmp_path / name.replace("/", " "), adapters=name.split(","))
+        assert json.loads((again / "manifest.json").read_text(encoding="utf-8"))["runs_with_adapter"] == kept
+    with pytest.raises(NothingToShow, match="no cell rte/q r=4"):
+        packed(adapted, tmp_path / "other", adapters=["rte/q r=4"])
+    with pytest.raises(NothingToShow, match="--adapters: no cell q r=8 at its chosen rate; there are q r=2, q r=4"):
+        packed(adapted, tmp_path / "other", adapters=["q r=8"])
+
+
+def test_an_adapter_that_is_a_pickle_or_a_link_is_not_packed(tmp_path):
+    root = write_with_adapters(tmp_path / "runs", [fake_record(targets="q", rank=1)])
+    folder = next(root.glob("*/adapter"))
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(1))
+    with pytest.raises(StoreError, match=r"adapter_model\.bin' is no file of a pack"):
+        packed(root, tmp_path / "pack", adapters=["all"])
+    (folder / "adapter_model.bin").unlink()
+    (folder / "notes.md").symlink_to(__file__)
+    with pytest.raises(StoreError, match="holds a link"):
+        packed(root, tmp_path / "pack", adapters=["all"])
+    assert not (tmp_path / "pack").exists()
+
+
+def test_a_pack_that_is_too_large_is_told(scored, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(publish, "LARGEST_BYTES", 1000)
+    assert pack_script.main(["--store", str(scored), "--out", str(tmp_path / "pack"), "--task", "cola"]) == 0
+    out = capsys.readouterr().out
+    assert "predictions: 2 of 2 runs at their chosen rates" in out
+    assert "warning: larger than 1 kB" in out
+
+
+def test_runs_without_predictions_make_a_pack_without_the_table(adapted, tmp_path, capsys):
+    pack = packed(adapted, tmp_path / "pack")
+    assert sorted(bytes_of(pack)) == [MANIFEST, RECORDS]
+    assert rescore_script.main(["--store", str(pack), "--out", str(tmp_path / "out")]) == 0
+    assert "No score could be checked" in capsys.readouterr().out
+
+
+def test_what_cannot_be_packed_says_so(tmp_path, capsys):
+    store = write_store(tmp_path / "runs", [fake_record()])
+    arguments = ["--store", str(store), "--out", str(tmp_path / "pack")]
+    assert pack_script.main([*arguments, "--task", "rte"]) == 2
+    assert "no run has task 'rte'; the store holds cola" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        pack_script.main(["--store", str(tmp_path / "none"), "--out", str(tmp_path / "pack")])
+    assert "--store: no folder" in capsys.readouterr().err
+    with pytest.raises(NothingToShow, match="no run in"):
+        packed(tmp_path / "none", tmp_path / "pack")
+
+
+def test_the_table_is_one_file_of_plain_columns(scored_pack):
+    schema = pq.read_schema(scored_pack / PREDICTIONS)
+    assert schema.names == ["run_id", "split", "idx", "label", "logit_0", "logit_1", "logit_2"]
+    assert schema.metadata is None
+
+
+def test_curves_keep_what_float32_holds_and_no_digit_more(tmp_path):
+    """The shortest decimals read as the same float32, and a pack of a pack is the same."""
+    rng = np.random.default_rng(0)
+    drawn = (rng.standard_normal(2000) * 10.0 ** rng.integers(-40, 38, 2000)).astype(np.float32)
+    beyond = [None, 1e300, -5e-324, 0.0]
+    curve = [*map(float, drawn), *beyond]
+    history = {"step": list(range(len(curve))), "loss": curve, "lr": curve, "grad_norm": curve, "epochs": []}
+    store = write_store(tmp_path / "runs", [fake_record(history=history)])
+    pack = packed(store, tmp_path / "pack")
+    (record,) = Store(pack).records()
+    told = record["history"]
+    assert told["step"] == history["step"]
+    for name in ("loss", "lr", "grad_norm"):
+        assert np.array_equal(np.array(told[name][: len(drawn)], dtype=np.float32), drawn)
+        assert told[name][len(drawn) :] == [None, 1e300, 0.0, 0.0]
+    assert all(float(f"{one:.9g}") == one for one in told["loss"][: len(drawn)])
+    assert bytes_of(packed(pack, tmp_path / "again")) == bytes_of(pack)
+
+
+def test_the_folders_of_the_machine_are_not_published(tmp_path):
+    given = ["task=cola", f"task.data_dir={tmp_path}/cola", f"model.name='{tmp_path}/model'", "model.name=a/b"]
+    store = write_store(tmp_path / "runs", [fake_record(invocation={"overrides": given, "sweep": None})])
+    pack = publish.write_pack([Store(store)], tmp_path / "pack", command="x").root
+    (record,) = Store(pack).records()
+    told = ["task=cola", "task.data_dir=cola", "model.name=model", "model.name=a/b"]
+    assert record["invocation"]["overrides"] == told
+    assert str(tmp_path).encode() not in gzip.decompress((pack / RECORDS).read_bytes())
+
+
+def test_the_error_of_a_failed_run_is_published_without_folders(tmp_path):
+    trace = 'File "/opt/me/lib/torch/nn.py", line 3\nOSError: /mnt/lab/cola'
+    error = {"kind": "died", "type": "OSError", "message": "no /mnt/lab/cola", "traceback": trace}
+    failed = fake_record(seed=1, error="died") | {"error": error}
+    pack = packed(write_store(tmp_path / "runs", [fake_record(), failed]), tmp_path / "pack")
+    told = Store(pack).record(failed["run_id"])["error"]
+    assert told["message"] == "no cola"
+    assert told["traceback"] == 'File "nn.py", line 3\nOSError: cola'

@@ -1,0 +1,277 @@
+"""Every statistic against a closed form, a published example or an independent implementation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.weightstats import DescrStatsW
+
+from lora_bench.verdicts import across, power, stats
+
+SLEEP = np.array([1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4])  # Student 1908: hours gained, paired
+
+
+def test_paired_t_reproduces_student_1908():
+    """Student's own data: t = 4.0621 on 9 degrees of freedom, p = .00283, interval 0.70 to 2.46."""
+    assert stats.paired_t_p(SLEEP) == pytest.approx(0.002833, abs=1e-6)
+    assert stats.mean_interval(SLEEP) == pytest.approx((0.7001, 2.4599), abs=1e-4)
+
+
+def test_paired_t_matches_scipy_along_the_last_axis():
+    differences = np.random.default_rng(0).normal(0.3, 1, size=(4, 5, 8))
+    np.testing.assert_allclose(stats.paired_t_p(differences), scipy_stats.ttest_1samp(differences, 0, axis=-1).pvalue)
+
+
+def test_equivalence_matches_statsmodels():
+    values = np.random.default_rng(1).normal(0.1, 1, size=12)
+    expected = DescrStatsW(values).ttost_mean(-0.9, 0.9)[0]
+    assert stats.equivalence_p(values, 0.9) == pytest.approx(expected)
+
+
+def test_equivalence_agrees_with_the_interval_of_twice_the_error():
+    """TOST at 5 % says tie exactly when the 90 % interval lies inside the margin."""
+    rng = np.random.default_rng(2)
+    for values in rng.normal(0.2, 0.5, size=(200, 7)):
+        low, high = stats.mean_interval(values, level=0.90)
+        assert (stats.equivalence_p(values, 0.5) < 0.05) == (low > -0.5 and high < 0.5)
+
+
+def test_sign_flip_reproduces_fisher_1935():
+    """Fisher's Design of Experiments, Darwin's maize: 1,726 of 32,768 sign patterns, two-sided p = .05267."""
+    eighths_of_an_inch = np.array([49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48])
+    p = stats.sign_flip_p(eighths_of_an_inch, n_resamples=200_000, rng=np.random.default_rng(0))
+    assert p == pytest.approx(1726 / 32768, abs=0.002)
+
+
+def test_sign_flip_matches_scipy_exactly():
+    values = np.random.default_rng(3).normal(0.4, 1, size=(3, 9))
+    for row in values:
+        expected = scipy_stats.permutation_test((row,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+        assert stats.sign_flip_p(row) == pytest.approx(expected)
+    np.testing.assert_allclose(stats.sign_flip_p(values), [stats.sign_flip_p(row) for row in values])
+
+
+@pytest.mark.parametrize("n", [2, 5, 8, 12])
+def test_sign_flip_is_smallest_when_all_signs_agree(n):
+    assert stats.sign_flip_p(np.arange(1.0, n + 1)) == pytest.approx(2 / 2**n)
+
+
+def test_sign_flip_is_never_zero_when_drawn():
+    assert stats.sign_flip_p(np.ones(30) + np.arange(30), n_resamples=1000, rng=np.random.default_rng(0)) >= 1 / 1001
+
+
+def test_sign_flip_of_many_pairs_needs_a_generator():
+    with pytest.raises(ValueError, match="give a generator"):
+        stats.sign_flip_p(np.arange(20.0))
+
+
+def test_holm_matches_statsmodels():
+    p = np.random.default_rng(4).uniform(size=(8, 6)) ** 3
+    expected = [multipletests(row, method="holm")[1] for row in p]
+    np.testing.assert_allclose(stats.holm(p), expected)
+
+
+def test_holm_counts_an_untestable_contrast_in_the_family():
+    """A cell that is missing must not make the others easier to call."""
+    np.testing.assert_allclose(stats.holm(np.array([0.01, np.nan, 0.04])), [0.03, np.nan, 0.08])
+
+
+@pytest.mark.parametrize(
+    ("n", "effect", "error"), [(3, 1.0, 0.05), (5, 1.2, 0.05 / 6), (8, 0.9, 0.05), (40, 0.4, 0.01)]
+)
+def test_power_matches_statsmodels(n, effect, error):
+    assert power.detection_power(effect, 1.0, n, error=error) == pytest.approx(
+        TTestPower().power(effect, n, error), abs=1e-3
+    )
+
+
+def test_power_is_the_error_when_there_is_no_effect():
+    assert power.detection_power(0.0, 1.0, 6, error=0.05) == pytest.approx(0.05, abs=1e-3)
+
+
+def test_smallest_difference_matches_statsmodels():
+    expected = TTestPower().solve_power(None, 8, 0.05, 0.8)
+    assert power.smallest_difference(8, 2.0) == pytest.approx(2 * expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sd", "detect", "expected"),
+    [
+        (0.3, 0.5, (6, 10)),
+        (0.7, 1.0, (7, 12)),
+        (1.2, 1.0, (14, 27)),
+        (1.2, 2.0, (6, 10)),
+        (0.3, 2.0, (3, 4)),
+        (2.5, 2.0, (15, 29)),
+    ],
+)
+def test_seeds_to_detect_matches_the_simulated_table(sd, detect, expected):
+    """80 % power at 5 %, and at 5 % over 21 contrasts."""
+    assert (power.seeds_to_detect(detect, sd), power.seeds_to_detect(detect, sd, error=0.05 / 21)) == expected
+
+
+def test_tie_power_matches_simulation():
+    values = np.random.default_rng(5).normal(0.1, 1, size=(20_000, 10))
+    simulated = (stats.equivalence_p(values, 1.0) < 0.05).mean()
+    assert power.tie_power(1.0, 1.0, 10, difference=0.1) == pytest.approx(simulated, abs=0.01)
+
+
+def test_seeds_to_tie_is_the_first_number_with_the_power():
+    n = power.seeds_to_tie(1.0, 1.2)
+    assert power.tie_power(1.0, 1.2, n) >= 0.8 > power.tie_power(1.0, 1.2, n - 1)
+
+
+def test_bootstrap_interval_matches_scipy():
+    scores = np.random.default_rng(6).normal(size=(30, 1))
+    ours = stats.bootstrap_interval(scores, rng=np.random.default_rng(0))
+    theirs = scipy_stats.bootstrap(
+        (scores[:, 0],), np.mean, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_bootstrap_resamples_within_each_task():
+    """Tasks that differ a lot must not widen the interval: their seeds do not vary."""
+    scores = np.array([[0.1, 0.9], [0.1, 0.9], [0.1, 0.9]])
+    assert stats.bootstrap_interval(scores, rng=np.random.default_rng(0)) == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize("bad", [np.zeros(3), np.zeros((0, 2)), np.array([[np.nan, 1.0]])])
+def test_bootstrap_refuses_what_is_no_table_of_scores(bad):
+    with pytest.raises(ValueError):
+        stats.bootstrap_interval(bad, rng=np.random.default_rng(0))
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def judged(first, second, margin=0.02, others=0):
+    family = [stats.contrast(np.array(first), np.array(second), margin=margin)]
+    family += [stats.contrast(np.arange(4.0), np.array([0.0, 2.0, 1.0, 3.0]), margin=margin)] * others
+    return stats.judge(family)[0]
+
+
+def test_a_large_steady_difference_is_better_and_its_mirror_worse():
+    first, second = [0.60, 0.62, 0.61, 0.63], [0.50, 0.51, 0.52, 0.53]
+    assert judged(first, second).verdict == "better"
+    assert judged(second, first).verdict == "worse"
+
+
+def test_small_differences_around_zero_are_tied():
+    assert judged([0.500, 0.521, 0.510, 0.531], [0.501, 0.520, 0.511, 0.530]).verdict == "tied"
+
+
+def test_noise_is_unresolved_and_says_how_many_seeds_would_settle_it():
+    one = judged([0.50, 0.60, 0.55, 0.40], [0.52, 0.51, 0.58, 0.47])
+    assert one.verdict == "unresolved"
+    assert one.seeds_needed == max(power.seeds_to_detect(0.02, one.sd), power.seeds_to_tie(0.02, one.sd))
+
+
+def test_a_real_difference_below_the_margin_says_so():
+    one = judged([0.505, 0.506, 0.504, 0.505], [0.500, 0.500, 0.500, 0.499])
+    assert (one.verdict, one.note) == ("better", "real, but smaller than the margin")
+
+
+def test_correction_can_take_a_verdict_back():
+    first, second = [0.53, 0.56, 0.52, 0.57, 0.55], [0.50, 0.53, 0.51, 0.52, 0.50]
+    assert judged(first, second, margin=0.01).verdict == "better"
+    assert judged(first, second, margin=0.01, others=20).verdict == "unresolved"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "note"),
+    [
+        ([], [], "no shared seed"),
+        ([0.5], [0.4], "one shared seed"),
+        ([0.50, 0.51], [0.30, 0.32], "2 shared seeds: a verdict needs 3"),
+        ([0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0], "the scores do not vary over seeds"),
+        ([0.6, 0.7, 0.8], [0.1, 0.2, 0.3], "the difference is the same in every seed"),
+    ],
+    ids=["none", "one", "two", "constant", "constant_difference"],
+)
+def test_what_cannot_be_tested_is_unresolved_with_the_reason(first, second, note):
+    one = judged(first, second)
+    assert one.verdict == "unresolved"
+    assert note in one.note
+
+
+def test_a_score_that_is_not_finite_is_refused():
+    with pytest.raises(ValueError, match="not finite"):
+        stats.contrast(np.array([0.1, np.nan]), np.array([0.1, 0.2]), margin=0.01)
+
+
+def test_family_wise_errors_stay_at_the_nominal_level():
+    """2,000 sweeps of six contrasts without any effect: at most 5 % may call one, within binomial error."""
+    rng = np.random.default_rng(7)
+    scores = rng.normal(size=(2000, 7, 8))
+    differences = scores[:, :1] - scores[:, 1:]  # all share qv's scores, as in the real design
+    rate = (stats.holm(stats.paired_t_p(differences)).min(axis=1) < 0.05).mean()
+    assert rate <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 2000)
+
+
+def test_designs_that_can_say_nothing_are_named():
+    assert "no verdict" in (stats.cannot_resolve(2, 6) or "")
+    assert "sign-flip" in (stats.cannot_resolve(5, 6) or "")
+    assert stats.cannot_resolve(8, 6) is None
+
+
+# ---------------------------------------------------------------- several tasks
+
+
+def test_across_tasks_matches_definitions():
+    scores = np.random.default_rng(8).normal(size=(3, 4, 5))
+    found = across.across_tasks(scores, n_resamples=50, rng=np.random.default_rng(0))
+    ranks = scipy_stats.rankdata(-scores.mean(axis=-1), axis=1).mean(axis=0)
+    np.testing.assert_allclose(found.mean_rank, ranks)
+    np.testing.assert_allclose(found.iqm, [scipy_stats.trim_mean(scores[:, c].ravel(), 0.25) for c in range(4)])
+    wins = np.mean([scipy_stats.mannwhitneyu(scores[t, 1], scores[t, 2]).statistic / 25 for t in range(3)])
+    assert found.improvement[1, 2] == pytest.approx(wins)
+    assert found.improvement[2, 1] == pytest.approx(1 - wins)
+
+
+def test_across_tasks_gives_a_cell_that_always_wins_rank_one_for_certain():
+    scores = np.random.default_rng(9).uniform(0, 0.1, size=(2, 3, 6)) + np.array([0.5, 0.3, 0.1])[:, None]
+    found = across.across_tasks(scores, n_resamples=200, rng=np.random.default_rng(0))
+    assert found.mean_rank.tolist() == [1, 2, 3]
+    assert found.mean_rank_interval[0].tolist() == [1, 1]
+    assert found.improvement[0, 1] == 1
+
+
+# ---------------------------------------------------------------- seeds in two groups
+
+
+def test_seeds_that_learn_and_seeds_that_do_not_are_two_groups():
+    low, high = stats.two_groups(np.array([0.36, 0.0, 0.38, 0.35, 0.01, 0.37, 0.34, 0.36]), gap=0.1)
+    assert low.tolist() == [0.0, 0.01] and len(high) == 6
+
+
+def test_the_cut_is_that_of_exhaustive_search():
+    rng = np.random.default_rng(5)
+    scores = np.concatenate([rng.normal(0.0, 0.01, 4), rng.normal(0.4, 0.02, 5)])
+    ordered = np.sort(scores)
+    within = [ordered[:k].var() * k + ordered[k:].var() * (9 - k) for k in range(1, 9)]
+    low, high = stats.two_groups(scores, gap=0.1)
+    assert len(low) == 1 + int(np.argmin(within)) and len(low) + len(high) == 9
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        [0.30, 0.31, 0.33, 0.34, 0.36, 0.37, 0.39, 0.40],  # spread evenly
+        [0.30, 0.30, 0.30, 0.33, 0.33, 0.33, 0.33, 0.33],  # two groups, too close to matter
+        [0.0, 0.0, 0.4, 0.4],  # too few to tell
+        [0.4] * 8,
+    ],
+    ids=["even", "close", "few", "constant"],
+)
+def test_other_seeds_are_one_group(scores):
+    assert stats.two_groups(np.array(scores), gap=0.1) is None
+
+
+def test_normal_scores_are_rarely_called_two_groups():
+    rng = np.random.default_rng(7)
+    called = sum(stats.two_groups(rng.standard_normal(8), gap=0.0) is not None for _ in range(2000))
+    assert called / 2000 < 0.02

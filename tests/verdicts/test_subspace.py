@@ -1,0 +1,128 @@
+"""Section 7 on subspaces whose overlap is known, and on a weight with a known spectrum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from scipy.linalg import subspace_angles
+
+from lora_bench.verdicts import subspace
+
+D = 64
+
+
+@pytest.fixture
+def basis() -> np.ndarray:
+    return np.linalg.qr(np.random.default_rng(0).normal(size=(D, D)))[0]
+
+
+def test_identical_subspaces_overlap_fully(basis):
+    phi = subspace.overlap(basis[:, :6], basis[:, :6])
+    np.testing.assert_allclose(phi, 1.0)
+
+
+def test_orthogonal_subspaces_do_not_overlap(basis):
+    np.testing.assert_allclose(subspace.overlap(basis[:, :6], basis[:, 6:10]), 0.0, atol=1e-12)
+
+
+def test_nested_subspaces_overlap_fully_once_the_smaller_fits(basis):
+    """The larger basis holds the smaller one's vectors, but later: phi(1, j) jumps to 1 at their place."""
+    larger = basis[:, [10, 11, 0, 1, 12]]
+    phi = subspace.overlap(basis[:, :2], larger)
+    np.testing.assert_allclose(phi[0], [0, 0, 1, 1, 1], atol=1e-12)
+    np.testing.assert_allclose(phi[1, 2:], [0.5, 1, 1], atol=1e-12)
+
+
+def test_overlap_is_the_mean_squared_cosine_of_the_principal_angles(basis):
+    """An independent route: scipy's subspace angles."""
+    other = np.linalg.qr(np.random.default_rng(1).normal(size=(D, 5)))[0]
+    phi = subspace.overlap(basis[:, :3], other)
+    assert phi[2, 4] == pytest.approx((np.cos(subspace_angles(basis[:, :3], other)) ** 2).mean())
+
+
+def test_random_subspaces_overlap_by_chance_and_stay_in_the_band():
+    rng = np.random.default_rng(2)
+    draws = np.array(
+        [subspace.overlap(*(np.linalg.qr(rng.normal(size=(D, r)))[0] for r in (4, 16))) for _ in range(400)]
+    )
+    np.testing.assert_allclose(draws.mean(axis=0), subspace.chance_overlap(D, 4, 16), rtol=0.12)
+    low, high = subspace.null_band(D, 4, 16, rng=rng, n_draws=400)
+    inside = ((draws >= low) & (draws <= high)).mean(axis=0)
+    assert inside.min() > 0.87
+    assert inside.mean() == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_mean_over_pairs_has_a_narrower_band():
+    wide = subspace.null_band(D, 2, 2, rng=np.random.default_rng(0))
+    narrow = subspace.null_band(D, 2, 2, n_pairs=8, rng=np.random.default_rng(0))
+    assert (narrow[1] - narrow[0])[0, 0] < (wide[1] - wide[0])[0, 0] / 2
+
+
+def test_spaces_of_different_dimension_are_refused(basis):
+    with pytest.raises(ValueError, match="share their dimension"):
+        subspace.overlap(basis[:, :2], basis[:10, :2])
+
+
+def test_right_basis_spans_the_rows_of_a():
+    A = np.random.default_rng(3).normal(size=(4, D))
+    basis = subspace.right_basis(A)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(4), atol=1e-12)
+    np.testing.assert_allclose(A @ basis @ basis.T, A)
+
+
+def test_update_basis_is_that_of_the_product():
+    rng = np.random.default_rng(4)
+    A, B = rng.normal(size=(3, D)), rng.normal(size=(20, 3))
+    basis, values = subspace.update_basis(A, B)
+    _, expected, rows = np.linalg.svd(B @ A, full_matrices=False)
+    np.testing.assert_allclose(values, expected[:3])
+    np.testing.assert_allclose(np.abs(basis.T @ rows[:3].T), np.eye(3), atol=1e-9)
+
+
+def test_amplification_reproduces_table_7():
+    """6.91 / 0.32 = 21.6 at rank 4, and 3.57 / 1.90 = 1.88 at rank 64."""
+    assert subspace.amplification(6.91, 0.32) == pytest.approx(21.6, abs=0.05)
+    assert subspace.amplification(3.57, 1.90) == pytest.approx(1.88, abs=0.005)
+
+
+# ---------------------------------------------------------------- adapters of the store
+
+
+def matrix(module: str, rank: int, d_in: int = 8) -> dict:
+    return {"module": module, "rank": rank, "d_in": d_in, "d_out": 8, "role": module[-1], "layer": 0}
+
+
+def write_adapter(folder, pairs: dict) -> None:
+    (folder / "adapter").mkdir(parents=True)
+    tensors = {}
+    for module, (A, B) in pairs.items():
+        tensors[f"base_model.model.{module}.lora_A.weight"] = A
+        tensors[f"base_model.model.{module}.lora_B.weight"] = B
+    save_file(tensors, folder / "adapter" / subspace.WEIGHTS)
+
+
+def test_an_adapter_is_read_by_module(tmp_path):
+    A, B = np.random.default_rng(6).normal(size=(2, 8)), np.ones((8, 2))
+    write_adapter(tmp_path, {"layer.0.q": (A, B)})
+    read = subspace.read_adapter(tmp_path, [matrix("layer.0.q", 2)])
+    np.testing.assert_array_equal(read["layer.0.q"].A, A)
+
+
+def test_a_fused_pair_is_taken_apart_by_the_manifest(tmp_path):
+    A, B = np.random.default_rng(7).normal(size=(5, 8)), np.random.default_rng(8).normal(size=(24, 5))
+    write_adapter(tmp_path, {"h.0.c_attn": (A, B)})
+    read = subspace.read_adapter(tmp_path, [matrix("h.0.c_attn.q", 2), matrix("h.0.c_attn.v", 3)])
+    np.testing.assert_array_equal(read["h.0.c_attn.q"].A, A[:2])
+    np.testing.assert_array_equal(read["h.0.c_attn.v"].A, A[2:])
+    np.testing.assert_array_equal(read["h.0.c_attn.v"].B, B[:, 2:])
+
+
+def test_an_adapter_that_does_not_fit_its_manifest_is_refused(tmp_path):
+    write_adapter(tmp_path, {"layer.0.q": (np.ones((2, 8)), np.ones((8, 2)))})
+    with pytest.raises(ValueError, match=r"no pair for layer\.0\.v"):
+        subspace.read_adapter(tmp_path, [matrix("layer.0.v", 2)])
+    with pytest.raises(ValueError, match="manifest has rank 4"):
+        subspace.read_adapter(tmp_path, [matrix("layer.0.q", 4)])
+    with pytest.raises(FileNotFoundError):
+        subspace.read_adapter(tmp_path / "absent", [])
