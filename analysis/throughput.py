@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"round {number + 1}  {arm:13} K={pack:<3} {_told(row)}", flush=True)
     best = summarise(results)
     document = {"machine": _machine(options), "options": _public(options), "best": best, "rounds": results}
-    write(document, Path(options.out))
+    write(document, options.out)
     return 0
 
 
@@ -447,7 +447,8 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _public(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name, value in vars(options).items() if name not in ("child", "pack")}
+    values = {name: value for name, value in vars(options).items() if name not in ("child", "pack")}
+    return values | {"out": str(options.out)}
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
