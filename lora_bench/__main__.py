@@ -1,7 +1,6 @@
 """The command `lora-bench`: help at once, everything else through Hydra."""
 
 import contextlib
-import io
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -107,7 +106,6 @@ def run_hydra(arguments: Sequence[str]) -> int:
     restore = jobs.stop_on_signals()
     try:
         with _raising(), _arguments([schema_override(one) for one in arguments]):
-            _replace_unspeakable()
             paths.settle_caches()
             entry()
     except (ConfigError, StoreError, paths.PathError, HydraException, OmegaConfBaseException) as error:
@@ -118,12 +116,6 @@ def run_hydra(arguments: Sequence[str]) -> int:
     finally:
         restore()
     return 0
-
-
-def _replace_unspeakable() -> None:
-    """Standard output in a locale that lacks a character of ours says `?`: no sweep shall end over a middle dot."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
-        sys.stdout.reconfigure(errors="replace")
 
 
 @contextlib.contextmanager

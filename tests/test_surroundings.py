@@ -199,10 +199,10 @@ def test_a_folder_that_the_locale_cannot_spell_is_refused_before_training(tmp_pa
 
 def test_a_character_that_standard_output_lacks_ends_no_sweep(monkeypatch):
     """Its table has a middle dot, and is printed when all has been trained."""
-    from lora_bench.__main__ import _replace_unspeakable
+    from lora_bench.wording import spell_out
 
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
-    _replace_unspeakable()
+    spell_out()
     print("tiny · cola", flush=True)
-    assert written.getvalue() == b"tiny ? cola\n"
+    assert written.getvalue() == b"tiny \\xb7 cola\n"
