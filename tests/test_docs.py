@@ -232,3 +232,32 @@ def test_links_and_named_files_exist(page):
             assert (page.parent / target).exists(), target
     for name in re.findall(r"`((?:conf|sweeps|lora_bench|analysis|tests|docs)/[\w./]+\.\w+)`", text):
         assert (ROOT / name).exists(), name
+
+
+def test_the_glossary_has_every_word_that_a_verdict_or_a_certificate_can_say():
+    """A reader of a table must be able to look a word up."""
+    import inspect
+
+    from lora_bench.verdicts import stats, tuning
+
+    words = {*tuning.UNCERTIFIED, "inside", "inside*", "better", "worse", "tied", "unresolved"}
+    source = inspect.getsource(stats) + inspect.getsource(tuning)
+    assert all(f'"{word}"' in source for word in words)
+    glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    explained = {
+        word for row in re.findall(r"^\| ([^|]+) \|", glossary, flags=re.MULTILINE) for word in row.split(", ")
+    }
+    assert not words - explained
+
+
+def test_the_map_of_contributing_names_what_is_there():
+    """Whoever follows it must not look for a room that was renamed."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*\|$", text, flags=re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([a-z_/]+(?:/|\.py))`", row)}
+    assert len(named) > 20
+    folders = ["", *(path.name for path in (ROOT / "lora_bench").iterdir() if path.is_dir())]
+    places = [ROOT, *(ROOT / "lora_bench" / folder for folder in folders)]
+    assert not [name for name in sorted(named) if not any((place / name).exists() for place in places)]
+    rooms = {path.name for path in (ROOT / "lora_bench").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert all(f"`{room}/`" in text for room in rooms - {"conf", "sweeps", "analysis"})
