@@ -32,7 +32,6 @@ LAW = {  # room -> the rooms of lora_bench that it may import
 }
 EDGES = {  # what the law forbids, and why it stands
     ("lora_bench.questions.subspaces", "lora_bench.models.adapters"): "step zero draws A again, as training drew it",
-    ("lora_bench.questions.subspaces", "lora_bench.seeds"): "step zero draws A again, from the run's own stream",
 }
 CIRCLES = {  # and why it stands
     ("lora_bench.store.archive", "lora_bench.store.folder"): "Store(ARCHIVE) opens an archive; until open_store does",

@@ -75,6 +75,28 @@ def init_scale(init: str, d_in: int, rank: int) -> float | None:
     )
 
 
+def draw_A(
+    init: str, module: str, shape: tuple[int, int], *, seed: int, replicate: int, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """A of one matrix before the first step, from the stream of the run's seed, replicate, matrix and rank.
+
+    Args:
+        init: one of `PACKED_INITS`; the others take A out of the weight.
+        shape: (rank, d_in).
+        dtype: of the result; the draw itself is float32.
+    """
+    rank, d_in = shape
+    stream = seeds.generator("adapter", seed, replicate, module, rank)
+    A = torch.empty(shape)
+    if init == "kaiming":
+        nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=stream)
+    else:
+        std = init_scale(init, d_in, rank)
+        assert std is not None, f"init={init} does not draw A"
+        nn.init.normal_(A, std=std, generator=stream)
+    return A.to(dtype)
+
+
 def lora_config(adapter: AdapterConfig, matrices: Sequence[Matrix], head_modules: Sequence[str]) -> LoraConfig:
     """The stock peft configuration of these matrices at their ranks, by full module paths."""
     ranks = {matrix.module: matrix.rank for matrix in matrices}
@@ -113,15 +135,16 @@ def make(
         config = lora_config(adapter, matrices, backbone.new_modules)
         scales = _peft_scales(backbone.blueprint, json.dumps(config.to_dict(), sort_keys=True, default=_plain))
         for matrix in matrices:
-            stream = seeds.generator("adapter", seed, adapter.replicate, matrix.module, matrix.rank)
-            A = torch.empty(matrix.rank, matrix.d_in)
-            if adapter.init == "kaiming":
-                nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=stream)
-            else:
-                nn.init.normal_(A, std=init_scale(adapter.init, matrix.d_in, matrix.rank) or 0.0, generator=stream)
-            low_rank[matrix.module] = LowRank(
-                A.to(dtype), torch.zeros(matrix.d_out, matrix.rank, dtype=dtype), scales[matrix.module]
+            A = draw_A(
+                adapter.init,
+                matrix.module,
+                (matrix.rank, matrix.d_in),
+                seed=seed,
+                replicate=adapter.replicate,
+                dtype=dtype,
             )
+            B = torch.zeros(matrix.d_out, matrix.rank, dtype=dtype)
+            low_rank[matrix.module] = LowRank(A, B, scales[matrix.module])
     return AdapterState(low_rank=low_rank, head={name: tensor.clone() for name, tensor in head.items()})
 
 

@@ -106,20 +106,16 @@ class Adapter:
 
     def at_start(self) -> Adapter:
         """The same run before its first step: A drawn again from the run's own stream, B zero."""
-        import torch
+        from lora_bench.models.adapters import PACKED_INITS, draw_A
 
-        from lora_bench import seeds
-        from lora_bench.models.adapters import init_scale
-
-        if self.init not in ("gaussian", "peft_gaussian"):
+        if self.init not in PACKED_INITS:
             raise NothingToShow(
                 f"--step-zero: A of init={self.init} cannot be drawn again without the backbone's weights"
             )
         pairs = {}
         for matrix in self.manifest:
-            stream = seeds.generator("adapter", self.seed, self.replicate, matrix["module"], matrix["rank"])
-            A = torch.empty(matrix["rank"], matrix["d_in"])
-            torch.nn.init.normal_(A, std=init_scale(self.init, matrix["d_in"], matrix["rank"]) or 1.0, generator=stream)
+            shape = (matrix["rank"], matrix["d_in"])
+            A = draw_A(self.init, matrix["module"], shape, seed=self.seed, replicate=self.replicate)
             pairs[matrix["module"]] = subspace.LowRank(A.numpy(), np.zeros((matrix["d_out"], matrix["rank"])))
         run = type("Run", (), {"seed": self.seed, "rank": self.rank})
         return Adapter(run, pairs, self.manifest, self.init, self.replicate)

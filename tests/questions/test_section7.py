@@ -108,22 +108,23 @@ def test_random_directions_hold_what_chance_gives(known):
 # ---------------------------------------------------------------- A before training
 
 
-def test_a_at_step_zero_is_the_a_that_training_started_from(tmp_path, capsys):
-    """Drawn again by the script, against what the trainer itself draws."""
+@pytest.mark.parametrize("init", ["gaussian", "kaiming", "peft_gaussian"])
+def test_a_at_step_zero_is_the_a_that_training_started_from(tmp_path, init):
+    """Drawn again by the script, against what a run saves before its first step."""
     import torch
 
     from lora_bench.models import adapters, backbone
     from lora_bench.training.resolve import resolve
     from tiny import tiny_config
 
-    run = resolve(tiny_config(seed=3, adapter__replicate=1))
+    run = resolve(tiny_config(seed=3, adapter__replicate=1, adapter__init=init))
     loaded = backbone.load(run.blueprint, precision="fp32", device=torch.device("cpu"))
     made = adapters.make(loaded, run.config.adapter, run.matrices, backbone.head_state(loaded, 3), 3)
-    manifest = run.manifest
-    pairs = {path: subspace.LowRank(pair.A.numpy(), pair.B.numpy()) for path, pair in made.low_rank.items()}
+    adapters.save(tmp_path / "adapter", loaded, run.config.adapter, run.matrices, made)
+    pairs = subspace.read_adapter(tmp_path, run.manifest)
     about = type("Run", (), {"seed": 3, "rank": 4})
-    again = subspaces.Adapter(about, {}, manifest, "gaussian", 1).at_start()
-    assert set(again.pairs) == set(pairs)
+    again = subspaces.Adapter(about, {}, run.manifest, init, 1).at_start()
+    assert set(again.pairs) == set(pairs) == {matrix.module for matrix in run.matrices}
     for path, pair in pairs.items():
         np.testing.assert_array_equal(again.pairs[path].A, pair.A)
 
