@@ -129,7 +129,7 @@ def make(
         matrices: the adapted matrices with their ranks; none for `head_only`.
         head: the initial head, from `backbone.head_state`.
     """
-    dtype = torch.float64 if backbone.precision == "fp64" else torch.float32
+    dtype = backbone.trained_dtype
     low_rank: dict[str, LowRank] = {}
     if matrices and adapter.method != "head_only":
         config = lora_config(adapter, matrices, backbone.new_modules)

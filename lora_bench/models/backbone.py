@@ -58,6 +58,11 @@ class Backbone:
         return frozenset({"input_ids", "attention_mask", *(["token_type_ids"] if has_types else [])})
 
     @property
+    def trained_dtype(self) -> torch.dtype:
+        """Of all that trains and of its optimizer: small steps on a large value vanish in bf16."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
+
+    @property
     def is_split(self) -> bool:
         return any(matrix.fused for matrix in self.blueprint.matrices)
 
@@ -88,7 +93,6 @@ def head_state(backbone: Backbone, seed: int) -> dict[str, torch.Tensor]:
     New parameters are drawn as the architecture itself does (`_init_weights`), from the seed's head stream; parameters
     that the checkpoint brings (a head fine-tuned before) keep their values.
     """
-    dtype = torch.float64 if backbone.precision == "fp64" else torch.float32
     state: dict[str, torch.Tensor] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds.derive("head", seed))
@@ -103,7 +107,7 @@ def head_state(backbone: Backbone, seed: int) -> dict[str, torch.Tensor]:
             for name, parameter in drawn.named_parameters():
                 path = f"{module_name}.{name}"
                 kept = parameter if path in backbone.fresh_parameters else module.get_parameter(name)
-                state[path] = kept.detach().to(dtype)
+                state[path] = kept.detach().to(backbone.trained_dtype)
     return state
 
 

@@ -55,7 +55,7 @@ def train_pack(
         start: what `Position.state` gave; steps before it are not taken again.
     """
     shared, device = configs[0].train, pack.backbone.device
-    dtype = torch.float64 if pack.backbone.precision == "fp64" else torch.float32
+    dtype = pack.backbone.trained_dtype
     optimizer = make_optimizer(pack, configs)
     max_norms = torch.tensor([config.train.max_grad_norm for config in configs], dtype=dtype, device=device)
     factors = _factors(configs, total_steps, dtype, device)
@@ -129,10 +129,9 @@ def run_losses(pack: Pack | SoloPack, tensors: dict[str, torch.Tensor]) -> torch
 
 def make_optimizer(pack: Pack | SoloPack, configs: Sequence[RunConfig]) -> PackedAdamW:
     """AdamW with each run's own rates: the adapter's, the head's, and B's where LoRA+ raises it."""
-    dtype = torch.float64 if pack.backbone.precision == "fp64" else torch.float32
 
     def vector(values: list[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=dtype, device=pack.backbone.device)
+        return torch.tensor(values, dtype=pack.backbone.trained_dtype, device=pack.backbone.device)
 
     rates = {
         "A": vector([config.train.lr for config in configs]),

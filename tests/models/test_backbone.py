@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from transformers import AutoModel
 
 from configs import composed
 from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
-from lora_bench.models import blueprint
+from lora_bench.models import adapters, backbone, blueprint
 from lora_bench.training.resolve import resolve
 from tiny import tiny_config
 
@@ -68,3 +69,13 @@ def test_another_name_or_a_revision_never_gets_the_packages_weights(overrides, m
 def test_a_hash_holds_for_whatever_is_loaded(folder):
     with pytest.raises(ConfigError, match=r"model\.sha256: model\.safetensors of .* expected 0000"):
         blueprint.blueprint(model(f"model.name={folder}", f"model.sha256={'0' * 64}"), 2)
+
+
+@pytest.mark.parametrize(("precision", "name"), [("fp64", "float64"), ("fp32", "float32"), ("bf16", "float32")])
+def test_what_trains_never_is_in_bf16(precision, name):
+    """A small step on a large value vanishes in 8 bits; heads, adapters and their optimizer ask one property."""
+    run = resolve(tiny_config(train__precision=precision))
+    loaded = backbone.load(run.blueprint, precision=precision, device=torch.device("cpu"))
+    head = backbone.head_state(loaded, 0)
+    made = adapters.make(loaded, run.config.adapter, run.matrices, head, 0)
+    assert {tensor.dtype for tensor in made.tensors()} == {loaded.trained_dtype} == {getattr(torch, name)}
