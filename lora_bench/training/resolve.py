@@ -3,7 +3,7 @@ load."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lora_bench.config.errors import ConfigError
@@ -26,6 +26,7 @@ class Run:
         science: what its result depends on, canonically; `run_id` hashes it, `cell_id` hashes it without the seed.
         matrices: the adapted matrices with their ranks; empty for methods without targets.
         budget_gap: adapter parameters over what `adapter.budget` asks for, minus 1; None without a budget.
+        task, blueprint: shared by all runs of a process that name the same.
     """
 
     config: RunConfig
@@ -35,6 +36,8 @@ class Run:
     matrices: tuple[Matrix, ...]
     budget_gap: float | None
     steps: int
+    task: Task = field(repr=False, compare=False)
+    blueprint: Blueprint = field(repr=False, compare=False)
 
     @property
     def adapter_parameters(self) -> int:
@@ -46,22 +49,13 @@ class Run:
         """The same, but None for full fine-tuning and BitFit, whose trained parameters are the backbone's own."""
         return None if self.config.adapter.method in ("full", "bitfit") else self.adapter_parameters
 
-    @property
-    def task(self) -> Task:
-        return task_of(self.config)
-
-    @property
-    def blueprint(self) -> Blueprint:
-        return blueprint.blueprint(self.config.model, self.task.n_labels)
-
     def tokens(self) -> dict[str, Tokens]:
         """The token ids of every split, from the cache where they are known."""
-        plan = self.blueprint
         return tokenise(
             self.task,
-            plan.tokenizer,
+            self.blueprint.tokenizer,
             max_length=self.config.train.max_length,
-            tokenizer_fingerprint=plan.tokenizer_fingerprint,
+            tokenizer_fingerprint=self.blueprint.tokenizer_fingerprint,
         )
 
     @property
@@ -83,15 +77,15 @@ def resolve(config: RunConfig) -> Run:
     """
     task = task_of(config)
     config = replace(config, task=replace(config.task, name=task.name))  # a planted task is named by its teacher
-    plan = blueprint.blueprint(config.model, task.n_labels)
+    backbone = blueprint.blueprint(config.model, task.n_labels)
     device = resolve_device(config.device)
-    _check_length(config, plan)
-    matrices, gap, spelled, layers = _select(config, plan)
+    _check_length(config, backbone)
+    matrices, gap, spelled, layers = _select(config, backbone)
     _check_method(config, matrices)
     n_train = len(task.splits["train"])
     document = science(
         config,
-        model_fingerprint=plan.fingerprint,
+        model_fingerprint=backbone.fingerprint,
         task_fingerprint=task.fingerprint,
         metrics=task.metrics,
         train_rows=n_train,
@@ -108,6 +102,8 @@ def resolve(config: RunConfig) -> Run:
         matrices=tuple(matrices),
         budget_gap=gap,
         steps=count_steps(n_train, config),
+        task=task,
+        blueprint=backbone,
     )
 
 
@@ -150,25 +146,27 @@ def count_steps(n_rows: int, config: RunConfig) -> int:
     return max(1, math.ceil(config.train.epochs * math.ceil(n_rows / config.train.batch_size) - 1e-9))
 
 
-def _select(config: RunConfig, plan: Blueprint) -> tuple[Sequence[Matrix], float | None, str, str | list[int]]:
+def _select(config: RunConfig, backbone: Blueprint) -> tuple[Sequence[Matrix], float | None, str, str | list[int]]:
     adapter = config.adapter
     if adapter.method not in LORA_METHODS:
         return [], None, "", "all"
-    selected = roles.select_targets(plan.matrices, adapter.targets, adapter.layers, backbone=plan.name)
+    selected = roles.select_targets(backbone.matrices, adapter.targets, adapter.layers, backbone=backbone.name)
     solved = budget.solve_ranks(
-        selected, rank=adapter.rank, budget=adapter.budget, all_matrices=plan.matrices, backbone=plan.name
+        selected, rank=adapter.rank, budget=adapter.budget, all_matrices=backbone.matrices, backbone=backbone.name
     )
     gap = None
     if adapter.budget is not None:
-        wanted = budget.budget_parameters(adapter.budget, selected, all_matrices=plan.matrices, backbone=plan.name)
+        wanted = budget.budget_parameters(
+            adapter.budget, selected, all_matrices=backbone.matrices, backbone=backbone.name
+        )
         gap = budget.budget_gap(solved, wanted)
-    numbers = roles.select_layers(plan.matrices, adapter.layers)
-    n_layers = 1 + max(matrix.layer for matrix in plan.matrices)
+    numbers = roles.select_layers(backbone.matrices, adapter.layers)
+    n_layers = 1 + max(matrix.layer for matrix in backbone.matrices)
     layers = "all" if len(numbers) == n_layers else numbers
     return (
         [m for m in solved if m.rank],
         gap,
-        roles.canonical_targets(plan.matrices, adapter.targets, backbone=plan.name),
+        roles.canonical_targets(backbone.matrices, adapter.targets, backbone=backbone.name),
         layers,
     )
 
@@ -193,9 +191,10 @@ def _uniform_rank(matrices: Sequence[Matrix]) -> int | dict[str, int] | None:
     return ranks.pop() if len(ranks) == 1 else {matrix.module: matrix.rank for matrix in matrices}
 
 
-def _check_length(config: RunConfig, plan: Blueprint) -> None:
-    longest = plan.longest_input
+def _check_length(config: RunConfig, backbone: Blueprint) -> None:
+    longest = backbone.longest_input
     if longest is not None and config.train.max_length > longest:
         raise ConfigError(
-            f"train.max_length: {config.train.max_length} is above {longest}, the most tokens that {plan.name} can read"
+            f"train.max_length: {config.train.max_length} is above {longest}, "
+            f"the most tokens that {backbone.name} can read"
         )

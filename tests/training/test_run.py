@@ -45,6 +45,15 @@ def test_a_run_ends_in_one_complete_folder(store):
     assert targets == sorted(targets) and len(targets) == 4  # peft's own order differs from process to process
 
 
+def test_a_run_holds_its_rows_and_its_blueprint(monkeypatch):
+    """Looked up once, when the run is resolved, and shared: seven runs of one task hold its rows once."""
+    one, other = resolve(tiny_config()), resolve(tiny_config(adapter__rank=2))
+    for function in ("lora_bench.training.resolve.load_task", "lora_bench.models.blueprint.blueprint"):
+        monkeypatch.setattr(function, lambda *_: pytest.fail("looked up again"))
+    assert one.task is other.task and one.blueprint is other.blueprint
+    assert set(one.tokens()) == set(one.task.splits)
+
+
 def test_scores_are_those_of_the_stored_predictions(store):
     """The official metric, computed by another library from the file, gives the record's number."""
     one = resolve(tiny_config())
@@ -307,16 +316,9 @@ def test_the_best_checkpoint_is_chosen_on_select(store, monkeypatch):
     """`checkpoint=best` keeps the epoch with the best select score, and that state is what is scored and saved."""
     one = resolve(tiny_config(train__checkpoint="best", train__epochs=3))
     fake = iter([0.1, 0.9, 0.2])
-    score = run.score
-
-    def scripted(metrics, labels, logits):
-        """At the ends of the three epochs, select scores as if by `fake`; the final scores are the true ones."""
-        value = next(fake, None)
-        return score(metrics, labels, logits) if value is None else {"matthews": value}
-
     states = []
     keep = Pack.set_states
-    monkeypatch.setattr(run, "score", scripted)
+    monkeypatch.setattr(curves, "score", lambda *_: {"matthews": next(fake)})  # at the ends of the three epochs
     monkeypatch.setattr(Pack, "set_states", lambda self, given: (states.append(given), keep(self, given))[1])
     kept = []
     state = Pack.state
