@@ -20,9 +20,9 @@ from omegaconf.errors import (
 
 from lora_bench import paths
 from lora_bench.config.errors import ConfigError, did_you_mean
-from lora_bench.config.schema import RunConfig, check
+from lora_bench.config.schema import KEYS, RunConfig, check
 
-KEY_ALIASES = {"store.keep_adapters": "keep_adapters"}
+KEY_ALIASES = {key.fact.alias: key.path for key in KEYS if key.fact.alias}
 """Keys by the name that people give them, and by the name that the schema has: `store` itself is a folder."""
 
 COMMAND_KEYS = ("hydra", "show", "pack")

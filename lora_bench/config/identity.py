@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_bench.config.schema import LORA_METHODS, RunConfig, TrainConfig
+from lora_bench.config.facts import ALWAYS
+from lora_bench.config.schema import KEYS, RunConfig, scientific
 
 PROTOCOL = 1
 """Version of everything that turns a configuration into scores. Raised whenever old records stop being comparable."""
 
-LATER_FIELDS: dict[str, Any] = {}
+LATER_FIELDS: dict[str, Any] = {key.path: key.fact.later for key in KEYS if key.fact.later is not ALWAYS}
 """Scientific fields added after protocol 1, by dotted path, with the value that earlier versions amounted to.
 
 They enter a run's identity only where they differ from it, so the records from before keep their ids.
@@ -43,55 +44,39 @@ def science(
         layers: `all`, or the layer numbers.
         train_rows: rows of the train split after cutting.
     """
-    adapter, train = config.adapter, config.train
+    train = config.train
+    resolved = {
+        "adapter.targets": targets,
+        "adapter.rank": rank,
+        "adapter.layers": layers if isinstance(layers, str) else list(layers),
+        "train.head_lr": train.lr if train.head_lr is None else train.head_lr,
+        "train.precision": precision,
+    }
     model = {"name": display_name(config.model.name), "fingerprint": model_fingerprint}
     if config.model.revision:
         model["revision"] = config.model.revision
-    result: dict[str, Any] = {
+    task = {
+        "name": config.task.name,
+        "fingerprint": task_fingerprint,
+        "metrics": list(metrics),
+        "train_rows": train_rows,
+    }
+    return {
         "protocol": PROTOCOL,
         "model": model,
-        "task": {
-            "name": config.task.name,
-            "fingerprint": task_fingerprint,
-            "metrics": list(metrics),
-            "train_rows": train_rows,
-        },
-        "adapter": {"method": adapter.method},
-        "train": _science_of_training(train, precision),
-        "seed": config.seed,
+        "task": task | _part("task", config, resolved),
+        "adapter": _part("adapter", config, resolved),
+        "train": _part("train", config, resolved),
+        **_part("run", config, resolved),
     }
-    if adapter.method != "head_only":
-        result["train"]["lr"] = train.lr
-    if adapter.method in LORA_METHODS:
-        result["adapter"] |= {
-            "targets": targets,
-            "rank": rank,
-            "alpha": adapter.alpha,
-            "alpha_policy": adapter.alpha_policy,
-            "dropout": adapter.dropout,
-            "init": adapter.init,
-            "layers": layers if isinstance(layers, str) else list(layers),
-            "replicate": adapter.replicate,
-        }
-    if adapter.method == "lora_plus":
-        result["adapter"]["b_lr_ratio"] = adapter.b_lr_ratio
-    return result
 
 
-def _science_of_training(train: TrainConfig, precision: str) -> dict[str, Any]:
+def _part(part: str, config: RunConfig, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """The scientific fields of a part that count for the run's method, resolved where that is another value."""
     return {
-        "head_lr": train.lr if train.head_lr is None else train.head_lr,
-        "epochs": train.epochs,
-        "batch_size": train.batch_size,
-        "grad_accumulation": train.grad_accumulation,
-        "max_length": train.max_length,
-        "schedule": train.schedule,
-        "warmup_ratio": train.warmup_ratio,
-        "weight_decay": train.weight_decay,
-        "max_grad_norm": train.max_grad_norm,
-        "precision": precision,
-        "dropout": train.dropout,
-        "checkpoint": train.checkpoint,
+        key.name: resolved[key.path] if key.path in resolved else key.of(config)
+        for key in scientific(part)
+        if key.counts(config.adapter.method)
     }
 
 

@@ -282,7 +282,7 @@ def document(base, **values):
 
 
 def test_run_ids_never_change(base):
-    """Pinned: if this fails, every record that exists loses its run. Raise PROTOCOL, or add to LATER_FIELDS."""
+    """Pinned: if this fails, every record that exists loses its run. Raise PROTOCOL, or give the field `later`."""
     assert run_id(document(base)) == "6abbce71b3e0a073"
 
 
