@@ -18,7 +18,7 @@ LAW = {  # room -> the rooms of lora_bench that it may import
     "seeds": set(),
     "paths": set(),
     "config": {"paths", "wording"},
-    "store": {"paths", "wording"},
+    "store": {"config", "paths", "wording"},
     "tasks": {"config", "paths"},
     "verdicts": {"config"},
     "models": {"config", "seeds"},

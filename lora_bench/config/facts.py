@@ -37,6 +37,7 @@ class Fact:
             keeps the id that it had.
         column: its name in a store's frame, where another part has a field of the same name.
         factor: whether its levels may be contrasted, all else held equal.
+        label: its name on the report's page; None: its column's, in words; empty: the page leaves it out.
         alias: the key that people give, where it is not the field's.
     """
 
@@ -53,6 +54,7 @@ class Fact:
     later: Any = ALWAYS
     column: str | None = None
     factor: bool = False
+    label: str | None = None
     alias: str | None = None
 
     def __post_init__(self) -> None:
@@ -84,6 +86,10 @@ class Key:
     @property
     def column(self) -> str:
         return self.fact.column or self.name
+
+    @property
+    def label(self) -> str:
+        return self.column.replace("_", " ") if self.fact.label is None else self.fact.label
 
     @property
     def members(self) -> set[Any]:

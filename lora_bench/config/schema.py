@@ -149,6 +149,7 @@ class AdapterConfig:
         of="adapter",
         methods=LORA_METHODS,
         factor=True,
+        label="init of A",
         help="of A: `gaussian` (standard deviation independent of the rank), `kaiming`, `peft_gaussian`, `pissa`, "
         "`olora`",
     )
@@ -163,6 +164,7 @@ class AdapterConfig:
         of="adapter",
         methods=LORA_METHODS,
         factor=True,
+        label="",
         help="another draw of A and nothing else, for A/A comparisons",
     )
     b_lr_ratio: float = fact(  # arXiv:2402.12354
@@ -172,6 +174,7 @@ class AdapterConfig:
         methods=("lora_plus",),
         factor=True,
         note="lora_plus",
+        label="",
         help="learning rate of B over that of A (LoRA+)",
     )
 
@@ -188,22 +191,27 @@ class TrainConfig:
         of="train",
         factor=True,
         note="null: lr",
+        label="head's rate",
         help="peak learning rate of the head; null takes `train.lr`",
     )
     epochs: float = fact(
         above=0, at_most=10_000, of="train", factor=True, help="passes over the train split; fractions work"
     )
-    batch_size: int = fact(at_least=1, of="train", factor=True, help="rows per optimizer step")
-    grad_accumulation: int = fact(at_least=1, of="train", help="a step's rows are taken in this many parts")
-    max_length: int = fact(at_least=4, at_most=1_000_000, of="train", help="tokens; longer rows are cut")
+    batch_size: int = fact(at_least=1, of="train", factor=True, label="batch", help="rows per optimizer step")
+    grad_accumulation: int = fact(at_least=1, of="train", label="", help="a step's rows are taken in this many parts")
+    max_length: int = fact(
+        at_least=4, at_most=1_000_000, of="train", label="longest input, tokens", help="tokens; longer rows are cut"
+    )
     schedule: str = fact(
         choices=SCHEDULES, of="train", factor=True, help="`linear` to zero, or `constant`, after the warm-up"
     )
-    warmup_ratio: float = fact(at_least=0, at_most=1, of="train", factor=True, help="fraction of all steps")
+    warmup_ratio: float = fact(at_least=0, at_most=1, of="train", factor=True, label="", help="fraction of all steps")
     weight_decay: float = fact(
         at_least=0, at_most=10, of="train", factor=True, help="of AdamW; biases and norms are spared"
     )
-    max_grad_norm: float = fact(above=0, of="train", factor=True, help="per run, over adapter and head together")
+    max_grad_norm: float = fact(
+        above=0, of="train", factor=True, label="", help="per run, over adapter and head together"
+    )
     precision: str = fact(
         choices=PRECISIONS,
         of="train",
@@ -219,11 +227,13 @@ class TrainConfig:
         of="train",
         column="train_dropout",
         factor=True,
+        label="dropout",
         help="of the backbone; null keeps its own",
     )
     checkpoint: str = fact(
         choices=("last", "best"),
         of="train",
+        label="",
         help="`last`, or `best` by the primary metric on select at the ends of epochs",
     )
     compile: bool = fact(False, help="torch.compile")

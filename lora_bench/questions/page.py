@@ -29,7 +29,7 @@ from lora_bench.reports.section import Section, Table
 from lora_bench.store.environment import ENVIRONMENT_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
-from lora_bench.verdicts.settings import NothingToShow, Setting, filter_runs
+from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingToShow, Setting, filter_runs
 from lora_bench.wording import duration, size
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -44,19 +44,7 @@ ANALYSES: dict[str, Callable] = {
 }
 FACTS = {  # what a setting's design box tells, in order
     "train_rows": "train rows",
-    "epochs": "epochs",
-    "batch_size": "batch",
-    "max_length": "longest input, tokens",
-    "train_dropout": "dropout",
-    "schedule": "schedule",
-    "weight_decay": "weight decay",
-    "head_rate": "head's rate",
-    "precision": "precision",
-    "alpha": "alpha",
-    "alpha_policy": "alpha policy",
-    "init": "init of A",
-    "adapter_dropout": "adapter dropout",
-    "layers": "layers",
+    **{name: OF_FIELD[name].label for name in (*SHARED, *OF_ADAPTER) if name in OF_FIELD and OF_FIELD[name].label},
     "environment": "environment",
 }
 

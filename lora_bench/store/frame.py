@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from lora_bench.config.facts import ALWAYS, Key
+from lora_bench.config.schema import KEYS
+
 if TYPE_CHECKING:
     import pandas as pd  # a fifth of a second: imported where a table is made or read, behind what is refused
 
@@ -12,6 +15,19 @@ if TYPE_CHECKING:
 TEXT = "text"
 NUMBER = "number"
 FLAG = "flag"
+
+
+def kind_of(key: Key) -> str:
+    """The kind of the column that mirrors a field."""
+    if key.members & {int, float} and str not in key.members:
+        return NUMBER
+    return FLAG if bool in key.members else TEXT
+
+
+MIRRORED = {part: [key for key in KEYS if key.fact.of == part] for part in ("adapter", "task", "train", "run")}
+"""Part of a run's science -> its fields, each of which has a column."""
+
+_KINDS = {part: {key.column: kind_of(key) for key in keys} for part, keys in MIRRORED.items()}
 # The columns of `frame`, in order; scores by metric name (select_<metric> ...) follow them.
 COLUMNS = {
     "run_id": TEXT,
@@ -27,28 +43,12 @@ COLUMNS = {
     "rank_min": NUMBER,
     "rank_max": NUMBER,
     "ranks": TEXT,
-    "alpha": NUMBER,
-    "alpha_policy": TEXT,
-    "adapter_dropout": NUMBER,
-    "init": TEXT,
-    "layers": TEXT,
-    "replicate": NUMBER,
-    "b_lr_ratio": NUMBER,
-    "lr": NUMBER,
-    "head_lr": NUMBER,
-    "epochs": NUMBER,
-    "batch_size": NUMBER,
-    "grad_accumulation": NUMBER,
-    "max_length": NUMBER,
-    "schedule": TEXT,
-    "warmup_ratio": NUMBER,
-    "weight_decay": NUMBER,
-    "max_grad_norm": NUMBER,
-    "train_dropout": NUMBER,
-    "checkpoint": TEXT,
+    **_KINDS["adapter"],
+    **_KINDS["task"],
+    **{name: kind for name, kind in _KINDS["train"].items() if name != "precision"},
     "train_rows": NUMBER,
     "precision": TEXT,
-    "seed": NUMBER,
+    **_KINDS["run"],
     "protocol": NUMBER,
     "adapter_parameters": NUMBER,
     "low_rank_parameters": NUMBER,  # of A and B alone, and of failed runs too
@@ -75,11 +75,6 @@ COLUMNS = {
     "started": TEXT,
     "finished": TEXT,
 }
-_OF_ADAPTER = ("method", "targets", "alpha", "alpha_policy", "init", "replicate", "b_lr_ratio")
-_OF_TRAIN = (
-    *("lr", "head_lr", "epochs", "batch_size", "grad_accumulation", "max_length", "schedule", "warmup_ratio"),
-    *("weight_decay", "max_grad_norm", "checkpoint", "precision"),
-)
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,10 +84,9 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         AttributeError, KeyError, TypeError: if a part of the record is not of the kind that it must be.
     """
     config, scores, parameters = record["config"], record["scores"], record["parameters"]
-    model, task, adapter, train = (config.get(part) or {} for part in ("model", "task", "adapter", "train"))
+    model, task, adapter = (config.get(part) or {} for part in ("model", "task", "adapter"))
     metric = record["metrics"][0] if record["metrics"] else None
     error, where = record.get("error") or {}, record["environment"]
-    layers = adapter.get("layers")
     row = {
         "run_id": record["run_id"],
         "cell_id": record["cell_id"],
@@ -104,13 +98,8 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "task": task.get("name"),
         "task_fingerprint": task.get("fingerprint"),
         "train_rows": task.get("train_rows"),
-        **{name: adapter.get(name) for name in _OF_ADAPTER},
+        **_mirrored(config, adapter.get("method")),
         **_ranks(record["manifest"], adapter.get("rank")),
-        "adapter_dropout": adapter.get("dropout"),
-        "layers": ",".join(map(str, layers)) if isinstance(layers, list) else layers,
-        **{name: train.get(name) for name in _OF_TRAIN},
-        "train_dropout": train.get("dropout"),
-        "seed": config.get("seed"),
         "protocol": config.get("protocol"),
         **{f"{part}_parameters": parameters.get(part) for part in ("adapter", "head", "total")},
         "low_rank_parameters": sum(one["rank"] * (one["d_in"] + one["d_out"]) for one in record["manifest"]),
@@ -141,6 +130,18 @@ def frame_of(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     data = {name: _column([row.get(name) for row in ordered], kind) for name, kind in COLUMNS.items()}
     data |= {name: _column([row["by_metric"].get(name) for row in ordered], NUMBER) for name in scored}
     return pd.DataFrame(data)
+
+
+def _mirrored(config: Mapping[str, Any], method: object) -> dict[str, Any]:
+    """The columns of the scientific fields; one that came later holds in older records what they amounted to."""
+    row = {}
+    for part, keys in MIRRORED.items():
+        held = config if part == "run" else config.get(part) or {}
+        for key in keys:
+            has_earlier = key.fact.later is not ALWAYS and key.counts(method)
+            value = held.get(key.name, key.fact.later if has_earlier else None)
+            row[key.column] = ",".join(map(str, value)) if isinstance(value, list) else value
+    return row | {"rank": None}  # `_ranks` reads it off the manifest
 
 
 def _ranks(manifest: list[dict[str, Any]], configured: Any) -> dict[str, Any]:

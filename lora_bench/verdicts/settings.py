@@ -13,12 +13,25 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from lora_bench.config.schema import LORA_METHODS
+from lora_bench.config.facts import Key
+from lora_bench.config.schema import KEYS, LORA_METHODS
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
 FLOOR = "head_only"
 SAME_BUDGET = 0.02  # parameter counts this near each other, as a share, are one budget
+
+_APART = ("adapter.method", "adapter.targets", "adapter.rank", "train.lr", "seed")  # what tells runs of a setting apart
+_FIRST, _LAST = ("method", "layers", "init"), ("replicate", "precision")  # of the factors of their part
+
+
+def _column(key: Key) -> str:
+    """The column that is compared: what the head's rate is depends on whether it follows the adapter's."""
+    return "head_rate" if key.path == "train.head_lr" else key.column
+
+
+OF_FIELD = {_column(key): key for key in KEYS if key.fact.of and key.path not in _APART}
+"""Column -> the scientific field that all runs of a setting share."""
 
 SHARED = (  # of the backbone, the data and the training
     "model",
@@ -27,40 +40,26 @@ SHARED = (  # of the backbone, the data and the training
     "task_fingerprint",
     "metric",
     "train_rows",
-    "epochs",
-    "batch_size",
-    "grad_accumulation",
-    "max_length",
-    "schedule",
-    "warmup_ratio",
-    "weight_decay",
-    "max_grad_norm",
-    "train_dropout",
-    "checkpoint",
+    *(name for name, key in OF_FIELD.items() if key.fact.of != "adapter" and name not in ("head_rate", "precision")),
     "precision",
     "protocol",
     "environment",
 )
-OF_ADAPTER = ("head_rate", "alpha", "alpha_policy", "adapter_dropout", "init", "layers", "replicate", "b_lr_ratio")
-FACTORS = {  # what levels of one factor may be contrasted -> the key that a sweep varies
-    "method": "adapter",
-    "layers": "adapter.layers",
-    "init": "adapter.init",
-    "alpha": "adapter.alpha",
-    "alpha_policy": "adapter.alpha_policy",
-    "adapter_dropout": "adapter.dropout",
-    "b_lr_ratio": "adapter.b_lr_ratio",
-    "replicate": "adapter.replicate",
-    "head_rate": "train.head_lr",
-    "epochs": "train.epochs",
-    "batch_size": "train.batch_size",
-    "schedule": "train.schedule",
-    "warmup_ratio": "train.warmup_ratio",
-    "weight_decay": "train.weight_decay",
-    "max_grad_norm": "train.max_grad_norm",
-    "train_dropout": "train.dropout",
-    "precision": "train.precision",
-}
+OF_ADAPTER = ("head_rate", *(name for name, key in OF_FIELD.items() if key.fact.of == "adapter"))
+
+
+def _factors() -> dict[str, str]:
+    """What levels of one factor may be contrasted -> the key that a sweep varies."""
+
+    def place(key: Key) -> tuple[str, int, bool]:
+        name = _column(key)
+        return key.section, _FIRST.index(name) if name in _FIRST else len(_FIRST), name in _LAST
+
+    keys = sorted((key for key in KEYS if key.fact.factor), key=place)
+    return {_column(key): "adapter" if key.name == "method" else key.path for key in keys}
+
+
+FACTORS = _factors()
 METHOD_SETTINGS = ("init", "alpha_policy", "b_lr_ratio")  # what tells PiSSA, OLoRA, rsLoRA and LoRA+ from LoRA
 REQUIRED = ("run_id", "status", "model", "task", "method", "targets", "lr", "seed", "report", "select", "environment")
 
