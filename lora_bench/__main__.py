@@ -25,12 +25,9 @@ key=value
   task.            data_dir (local files), train_rows, select_rows, report_rows, phenomena (embedded tasks)
                    planted_targets, planted_rank, planted_noise (task=planted)
   adapter=         {adapter}
-  adapter.         targets (letters of qkvo, up, gate, down joined by +; attention, mlp, all)
-                   rank, or rank=null budget=q@8 (a number of parameters, or what a placement costs)
-                   alpha, alpha_policy (fixed, ratio, rslora), dropout, init, layers, replicate
+  adapter.         {of_adapter}
   train=           {train}
-  train.           lr, head_lr (null: lr), epochs, batch_size, grad_accumulation, max_length, schedule, warmup_ratio,
-                   weight_decay, max_grad_norm, precision (auto, fp32, bf16, fp64), dropout, checkpoint, compile
+  train.           {of_train}
   seed             a number; range(8) in sweeps                       default 0
   store            the folder of records                              default runs
   store.keep_adapters   all, best (each placement's runs at the rate that select chose) or none; scores always stay
@@ -63,7 +60,8 @@ def main() -> None:
 
 
 def help_text() -> str:
-    """The help, with the groups' names as the files say."""
+    """The help, with the groups' names as the files say and the keys as the schema has them."""
+    from lora_bench.config.schema import KEYS
     from lora_bench.paths import resource_root
 
     root = resource_root()
@@ -74,7 +72,15 @@ def help_text() -> str:
         sorted(path.stem for path in (root / "conf" / "hydra" / "launcher").glob("*.yaml")), indent=27
     )
     sweeps = _folded(sorted(path.stem for path in (root / "sweeps").glob("*.yaml")), indent=9)
-    return HELP.format(**groups, sweeps=sweeps, version=__version__)
+    keys = {f"of_{part}": _keys([key.brief for key in KEYS if key.section == part]) for part in ("adapter", "train")}
+    return HELP.format(**groups, **keys, sweeps=sweeps, version=__version__)
+
+
+def _keys(briefs: Sequence[str]) -> str:
+    """The keys of a section; one that takes many words has a line of its own."""
+    long = [brief for brief in briefs if len(brief) > 60]
+    short = [brief for brief in briefs if 0 < len(brief) <= 60]
+    return ("\n" + " " * 19).join([*long, _folded(short, indent=19, width=120)])
 
 
 def _folded(names: Sequence[str], *, indent: int, width: int = 100) -> str:

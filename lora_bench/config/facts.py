@@ -29,7 +29,7 @@ class Fact:
 
     Attributes:
         help: what the field does, for docs/config.md.
-        note: what `--help` adds to its name, in brackets.
+        brief: how `--help` names it; None: by its name; empty: not at all.
         filled: a text that must not be empty.
         of: the part of a run's science that the field enters; None: it cannot change a result.
         methods: those whose results it can change; None: all.
@@ -42,7 +42,7 @@ class Fact:
     """
 
     help: str
-    note: str = ""
+    brief: str | None = None
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
@@ -88,6 +88,10 @@ class Key:
         return self.fact.column or self.name
 
     @property
+    def brief(self) -> str:
+        return self.name if self.fact.brief is None else self.fact.brief
+
+    @property
     def label(self) -> str:
         return self.column.replace("_", " ") if self.fact.label is None else self.fact.label
 
@@ -106,11 +110,11 @@ class Key:
 
 
 def keys_of(schema: type, section: str = "") -> Iterator[Key]:
-    """Every field of a configuration that has facts, sections first to last."""
+    """Every field of a configuration, in order; each must be declared by `fact`."""
     for each in fields(schema):
         if is_dataclass(each.default_factory):
             yield from keys_of(each.default_factory, each.name)
-        elif "fact" in each.metadata:
+        else:
             yield Key(section, each.name, each.type, each.metadata["fact"])
 
 

@@ -57,7 +57,6 @@ class TaskConfig:
     source: str = fact(choices=SOURCES, help="`glue`, `generated`, `files` or `planted`; set by the task's file")
     data_dir: str | None = fact(
         None,
-        note="local files",
         help="GLUE: a folder of local parquet, csv, tsv or jsonl files in the Hub's schema; files: their folder",
     )
     revision: str | None = fact(None, help="of the data on the Hub")
@@ -66,7 +65,7 @@ class TaskConfig:
     select_rows: int | None = fact(
         None, at_least=1, help="rows cut from train to choose rates on; null takes a tenth, at most 1,000"
     )
-    phenomena: list[str] = fact([], note="embedded tasks", help="constructions of an embedded task; empty takes all")
+    phenomena: list[str] = fact([], help="constructions of an embedded task; empty takes all")
     kind: str = fact("classification", choices=KINDS, help="files: `classification` or `regression`")
     train_file: str | None = fact(None, help="files: required")
     select_file: str | None = fact(None, help="files: null cuts select from train")
@@ -103,13 +102,14 @@ class AdapterConfig:
         choices=METHODS,
         of="adapter",
         factor=True,
+        brief="",
         help="`lora`, `lora_plus`, `dora`, `head_only`, `bitfit`, `full`; set by `adapter=`, which also knows "
         "`rslora`, `pissa`, `olora`",
     )
     targets: str = fact(
         of="adapter",
         methods=LORA_METHODS,
-        note="letters of qkvo, up, gate, down joined by +; attention, mlp, all",
+        brief="targets (letters of qkvo, up, gate, down joined by +; attention, mlp, all)",
         help="letters of `qkvo`, `up`, `gate`, `down` joined by `+`; groups `attention`, `mlp`, `all`",
     )
     rank: int | None = fact(
@@ -118,11 +118,12 @@ class AdapterConfig:
         at_most=65536,
         of="adapter",
         methods=LORA_METHODS,
+        brief="rank, or rank=null budget=q@8 (a number of parameters, or what a placement costs)",
         help="of every adapted matrix; null where a budget is given",
     )
     budget: int | str | None = fact(
         None,
-        note="with rank=null: a number of parameters, or what a placement costs, as q@8",
+        brief="",
         help="adapter parameters, as a number or as what a placement costs: `q@8`",
     )
     alpha: float = fact(
@@ -133,6 +134,7 @@ class AdapterConfig:
         of="adapter",
         methods=LORA_METHODS,
         factor=True,
+        brief=f"alpha_policy ({', '.join(ALPHA_POLICIES)})",
         help="scale of the update: `fixed` alpha / rank, `ratio` alpha, `rslora` alpha / sqrt(rank)",
     )
     dropout: float = fact(
@@ -173,7 +175,7 @@ class AdapterConfig:
         of="adapter",
         methods=("lora_plus",),
         factor=True,
-        note="lora_plus",
+        brief="",
         label="",
         help="learning rate of B over that of A (LoRA+)",
     )
@@ -190,7 +192,7 @@ class TrainConfig:
         at_most=1e7,
         of="train",
         factor=True,
-        note="null: lr",
+        brief="head_lr (null: lr)",
         label="head's rate",
         help="peak learning rate of the head; null takes `train.lr`",
     )
@@ -216,6 +218,7 @@ class TrainConfig:
         choices=PRECISIONS,
         of="train",
         factor=True,
+        brief=f"precision ({', '.join(PRECISIONS)})",
         help="`auto`, `fp32`, `bf16`, `fp64`. On CUDA, auto is bf16 where the card multiplies it; on a CPU where a "
         "product in bf16 was measured at 1.5 times the rate of fp32. The store keeps what it came to, the record says "
         "it, and `show=config` shows both rates",
