@@ -53,7 +53,7 @@ def _one_pack(reference: str) -> dict[str, Any]:
     from hydra.core.hydra_config import HydraConfig
 
     from lora_bench.launch.jobs import run_isolated
-    from lora_bench.launch.plan import parse_reference
+    from lora_bench.launch.plan_file import parse_reference
 
     is_job = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().job, "num")
     if not is_job:

@@ -22,9 +22,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lora_bench.launch import plan
 from lora_bench.launch.files import environment_file, log_file, mark_file, offline_file, stop_file, store_of
 from lora_bench.launch.gpus import claim_gpu
+from lora_bench.launch.plan_file import Entry, PlanFile, parse_reference
 from lora_bench.launch.worker import INTERRUPTED, STORE_LOST, Worker
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, StoreError, explained
@@ -82,45 +82,43 @@ def run_isolated(reference: str, worker: Worker | None = None) -> dict[str, Any]
     outcome: dict[str, Any] = {"pack": reference, "finished": 0, "failed": 0, "missing": 0, "message": None}
     outcome["is_held"] = False
     try:
-        path, number = plan.parse_reference(reference)
+        path, number = parse_reference(reference)
         path = path.absolute()
-        document = plan.load(path)
-        pack = document["packs"][number]
+        plan = PlanFile.load(path)
+        pack = plan.packs[number]
         store = Store(store_of(path))
         if stop_file(path).exists():
-            outcome |= {"missing": len(_pending(document, pack, store)), "message": "the sweep was stopped"}
+            outcome |= {"missing": len(_pending(plan, pack, store)), "message": "the sweep was stopped"}
             return outcome
         with claim_pack(path, number) as is_ours:
             if is_ours:
                 with _under_way(path, number), contextlib.ExitStack() as own:
                     worker = worker or own.enter_context(Worker())
-                    outcome["message"] = _run_pack_in_child(path, number, document, store, worker)
+                    outcome["message"] = _run_pack_in_child(path, number, plan, store, worker)
             else:
                 outcome |= {"message": "another process trains this pack", "is_held": True}
-        statuses = [store.status(run_id) for run_id in pack]
+        statuses = [store.status(entry.run_id) for entry in pack]
         outcome |= {name: statuses.count(name) for name in ("finished", "failed")} | {"missing": statuses.count(None)}
     except Exception as error:
         outcome["message"] = f"{type(error).__name__}: {error}"
     return outcome
 
 
-def _run_pack_in_child(
-    path: Path, number: int, document: Mapping[str, Any], store: Store, worker: Worker
-) -> str | None:
+def _run_pack_in_child(path: Path, number: int, plan: PlanFile, store: Store, worker: Worker) -> str | None:
     """Train what is missing of a pack; returns why the store could not take it, if so."""
-    pending = _pending(document, document["packs"][number], store)
+    pending = _pending(plan, plan.packs[number], store)
     if not pending:
         return None
-    before = {run_id: _finished_at(store, run_id) for run_id in pending}
+    before = {entry.run_id: _finished_at(store, entry.run_id) for entry in pending}
     started = utc_now()
     log = log_file(path, number)
-    threads = {"OMP_NUM_THREADS": str(document["threads"])} if document.get("threads") else {}
-    with claim_gpu(document["runs"][pending[0]]["config"]["device"]) as gpu:
-        status = worker.train(path, number, folder=document.get("folder"), environment=threads | gpu)
+    threads = {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}
+    with claim_gpu(pending[0].config["device"]) as gpu:
+        status = worker.train(path, number, folder=plan.folder, environment=threads | gpu)
     _scrub_file(log)
-    lost = [run_id for run_id in pending if _finished_at(store, run_id) == before[run_id]]
+    lost = [entry for entry in pending if _finished_at(store, entry.run_id) == before[entry.run_id]]
     if lost and status not in (0, INTERRUPTED, STORE_LOST, *(-one for one in STOPPING_SIGNALS)):
-        _fail(document, lost, store, died(_obituary(status, log)), started, where=environment_file(path, number))
+        _fail(plan, lost, store, died(_obituary(status, log)), started, where=environment_file(path, number))
     return (_last_words(log).splitlines() or ["the store could not be written"])[-1] if status == STORE_LOST else None
 
 
@@ -176,13 +174,13 @@ def abandoned(path: Path, numbers: Sequence[int]) -> list[int]:
 
 def fail_abandoned(path: Path, number: int, reason: str) -> None:
     """Write failed records for what a lost worker left of its pack."""
-    document = plan.load(path)
+    plan = PlanFile.load(path)
     store = Store(store_of(path))
     with claim_pack(path, number) as is_ours:
         if is_ours:
-            lost = _pending(document, document["packs"][number], store)
+            lost = _pending(plan, plan.packs[number], store)
             error = died(f"the worker that trained this pack was lost: {reason}")
-            _fail(document, lost, store, error, utc_now(), where=environment_file(path, number))
+            _fail(plan, lost, store, error, utc_now(), where=environment_file(path, number))
             mark_file(path, number).unlink(missing_ok=True)
 
 
@@ -314,34 +312,32 @@ def train(path: Path, number: int, *, own_process: bool) -> int:
     Args:
         own_process: whether this process has trained nothing else, so that its peak memory is the pack's.
     """
-    document = plan.load(path)
+    plan = PlanFile.load(path)
+    pack = plan.packs[number]
     store = Store(store_of(path))
-    pending = _pending(document, document["packs"][number], store)
+    pending = _pending(plan, pack, store)
     started = utc_now()
     try:
         from lora_bench.training.resolve import resolve
         from lora_bench.training.run import environment_here
 
-        device = document["runs"][pending[0]]["config"]["device"]
         where = environment_file(path, number)
         where.parent.mkdir(parents=True, exist_ok=True)
         # Told early, in case this process does not live to write its records.
-        where.write_text(json.dumps(environment_here(device)), encoding="utf-8")
-        pack = document["packs"][number]
-        runs = [resolve(plan.config_of(document["runs"][run_id])) for run_id in pack]
-        moved = [run_id for run_id, run in zip(pack, runs, strict=True) if run.run_id != run_id]
+        where.write_text(json.dumps(environment_here(pending[0].config["device"])), encoding="utf-8")
+        runs = [resolve(entry.checked_config()) for entry in pack]
+        moved = [entry.run_id for entry, run in zip(pack, runs, strict=True) if run.run_id != entry.run_id]
         if moved:
             raise RuntimeError(
                 f"here, run {moved[0]} is another one: backbone, data or precision differ from the planner's"
             )
         tracking = _open_tracking(runs[0].config.tracking, path, store)
-        invocation = {"overrides": document["command"], "sweep": document["sweep"]}
         run_here(
             runs,
             store,
-            only=pending,
+            only=[entry.run_id for entry in pending],
             tracking=tracking,
-            invocation=invocation,
+            invocation=plan.invocation,
             on_progress=_tell_progress(path, number),
             own_process=own_process,
         )
@@ -354,15 +350,15 @@ def train(path: Path, number: int, *, own_process: bool) -> int:
         print(error, file=sys.stderr)
         return STORE_LOST
     except Exception as error:
-        lost = [run_id for run_id in pending if not store.has(run_id)]
-        _fail(document, lost, store, failure(error), started, where=environment_file(path, number))
+        lost = [entry for entry in pending if not store.has(entry.run_id)]
+        _fail(plan, lost, store, failure(error), started, where=environment_file(path, number))
     return 0
 
 
-def _pending(document: Mapping[str, Any], pack: Sequence[str], store: Store) -> list[str]:
-    retry = set(document["retry"])
-    statuses = {run_id: store.status(run_id) for run_id in pack}
-    return [run_id for run_id in pack if statuses[run_id] is None or (statuses[run_id] == "failed" and run_id in retry)]
+def _pending(plan: PlanFile, pack: Sequence[Entry], store: Store) -> list[Entry]:
+    statuses = {entry.run_id: store.status(entry.run_id) for entry in pack}
+    again = {run_id for run_id, status in statuses.items() if status == "failed" and run_id in plan.retry}
+    return [entry for entry in pack if statuses[entry.run_id] is None or entry.run_id in again]
 
 
 def _finished_at(store: Store, run_id: str) -> str | None:
@@ -397,8 +393,8 @@ def _last_words(log: Path) -> str:
 
 
 def _fail(
-    document: Mapping[str, Any],
-    run_ids: Sequence[str],
+    plan: PlanFile,
+    lost: Sequence[Entry],
     store: Store,
     error: Mapping[str, Any],
     started: str,
@@ -410,21 +406,20 @@ def _fail(
         place = json.loads(where.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         place = environment(device="unknown", threads=os.cpu_count() or 1)
-    for run_id in run_ids:
-        entry = document["runs"][run_id]
+    for entry in lost:
         record = new_record(
-            run_id=run_id,
-            cell_id=entry["cell_id"],
-            config=entry["science"],
-            metrics=entry["science"]["task"]["metrics"],
-            manifest=entry["manifest"],
-            parameters={"adapter": entry["adapter_parameters"]},
+            run_id=entry.run_id,
+            cell_id=entry.cell_id,
+            config=entry.science,
+            metrics=entry.science["task"]["metrics"],
+            manifest=entry.manifest,
+            parameters={"adapter": entry.adapter_parameters},
             environment=place,
             started=started,
             error=error,
-            invocation={"overrides": document["command"], "sweep": document["sweep"]},
+            invocation=plan.invocation,
         )
-        with store.claim(run_id) as is_ours, contextlib.suppress(AlreadyFinished):
+        with store.claim(entry.run_id) as is_ours, contextlib.suppress(AlreadyFinished):
             if is_ours:
                 store.write(record)
 

@@ -16,16 +16,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from filelock import FileLock
 
-from lora_bench.config.compose import parse, to_dict
+from lora_bench.config.compose import to_dict
 from lora_bench.config.errors import ConfigError
-from lora_bench.config.identity import PROTOCOL
 from lora_bench.config.schema import LORA_METHODS, RunConfig
 from lora_bench.launch.files import FOLDER
 from lora_bench.launch.packs import activation_bytes, form_packs
+from lora_bench.launch.plan_file import Entry, PlanFile
 from lora_bench.launch.precision import settle
 from lora_bench.models import machine
 from lora_bench.store.errors import explained
@@ -33,7 +32,6 @@ from lora_bench.store.folder import Store
 from lora_bench.store.secrets import scrub
 from lora_bench.training import inputs
 
-FORMAT = 1
 PROCESS_BYTES = 2**30
 """Of a process that trains, before weights and activations."""
 MEMORY_SHARE = 0.9
@@ -199,73 +197,35 @@ def save(plan: Plan) -> None:
         with FileLock(plan.path.with_suffix("") / "plan.lock"):
             kept = _kept(plan.path, plan.runs)
             plan.packs, plan.threads = _all_packs(plan, kept.packs or plan.packs), kept.threads or plan.threads
-            _write(plan)
+            _file_of(plan).save(plan.path)
 
 
-def _write(plan: Plan) -> None:
-    document = {
-        "format": FORMAT,
-        "protocol": PROTOCOL,
-        "sweep": plan.sweep,
-        "command": [scrub(one) for one in plan.command],
-        "folder": os.getcwd(),
-        "retry": sorted(plan.retry),
-        "threads": plan.threads,
-        "packs": plan.packs,
-        "runs": {run_id: _entry(one) for run_id, one in plan.runs.items()},
-    }
-    temporary = plan.path.with_name(f".{plan.path.name}.{uuid4().hex[:8]}")
-    try:
-        temporary.write_text(json.dumps(document, indent=1, allow_nan=False), encoding="utf-8")
-        os.replace(temporary, plan.path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _file_of(plan: Plan) -> PlanFile:
+    runs = {run_id: _entry(planned) for run_id, planned in plan.runs.items()}
+    return PlanFile(
+        runs=runs,
+        packs=[[runs[run_id] for run_id in pack] for pack in plan.packs],
+        retry=frozenset(plan.retry),
+        threads=plan.threads,
+        folder=os.getcwd(),
+        command=tuple(scrub(word) for word in plan.command),
+        sweep=plan.sweep,
+    )
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The plan file as plain values.
-
-    Raises:
-        ConfigError: when it is absent or no plan.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"pack: cannot read the plan {str(path)!r} ({error}); start the sweep again") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ConfigError(f"pack: {str(path)!r} is no plan of this version; start the sweep again")
-    return document
-
-
-def parse_reference(text: str) -> tuple[Path, int]:
-    """`PLAN#i` as a path and a number.
-
-    Raises:
-        ConfigError: when it is something else.
-    """
-    path, mark, number = str(text).rpartition("#")
-    if not mark or not path or not number.isdigit():
-        raise ConfigError(f"pack: cannot read {text!r}; give PLAN#i, the file of a plan and the number of a pack")
-    return Path(path), int(number)
-
-
-def config_of(entry: Mapping[str, Any]) -> RunConfig:
-    """The checked configuration of a plan file's run."""
-    return parse(entry["config"])
-
-
-def _entry(planned: Planned) -> dict[str, Any]:
+def _entry(planned: Planned) -> Entry:
     run = planned.run
     config = to_dict(run.config)
     config["tracking"]["tags"] = [scrub(tag) for tag in run.config.tracking.tags]
-    return {
-        "cell_id": run.cell_id,
-        "config": config,
-        "overrides": [scrub(one) for one in planned.overrides],
-        "science": run.science,
-        "manifest": run.manifest,
-        "adapter_parameters": run.counted_parameters,
-    }
+    return Entry(
+        run_id=run.run_id,
+        cell_id=run.cell_id,
+        config=config,
+        overrides=[scrub(override) for override in planned.overrides],
+        science=run.science,
+        manifest=run.manifest,
+        adapter_parameters=run.counted_parameters,
+    )
 
 
 @dataclass(frozen=True)
@@ -282,13 +242,13 @@ def _kept(path: Path, runs: Mapping[str, Planned]) -> _Kept:
     if not path.is_file():
         return _Kept()
     try:
-        document = load(path)
-        packs = document["packs"]
-    except (ConfigError, KeyError):
+        file = PlanFile.load(path)
+    except ConfigError:
         return _Kept()
-    held = [one for pack in packs for one in pack]
+    packs = [[entry.run_id for entry in pack] for pack in file.packs]
+    held = [run_id for pack in packs for run_id in pack]
     fits = len(set(held)) == len(held) and set(held) <= set(runs)
-    return _Kept(packs, document.get("threads")) if fits else _Kept()
+    return _Kept(packs, file.threads) if fits else _Kept()
 
 
 # Checking

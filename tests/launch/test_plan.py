@@ -14,7 +14,8 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TrackingConfig
 from lora_bench.launch import files, jobs, worker
 from lora_bench.launch import packs as packs_module
-from lora_bench.launch.plan import config_of, load, make, parse_reference, save
+from lora_bench.launch.plan import make, save
+from lora_bench.launch.plan_file import PlanFile, parse_reference
 from lora_bench.store.folder import Store
 from patience import PATIENCE_SECONDS
 
@@ -25,6 +26,10 @@ def two_seeds(tmp_path):
     store = Store(tmp_path / "runs")
     points = [(f"adapter.targets={targets}", f"seed={seed}") for targets in ("q", "v") for seed in (0, 1)]
     return make(candidates(*points, store=store.root), store, sweep="mine", command=["+sweeps=mine"]), store
+
+
+def packs_in(path):
+    return [[entry.run_id for entry in pack] for pack in PlanFile.load(path).packs]
 
 
 # Forming
@@ -89,7 +94,7 @@ def test_two_launches_speak_of_the_same_packs(two_seeds, training):
     save(other)
     save(late)
     assert late.packs == plan.packs
-    assert load(plan.path)["packs"] == plan.packs
+    assert packs_in(plan.path) == plan.packs
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"format": 99}', '{"format": 1, "packs": [["00000000"]]}', "[]"])
@@ -99,6 +104,36 @@ def test_a_damaged_plan_is_made_anew(two_seeds, content):
     plan.path.write_text(content, encoding="utf-8")
     points = [one.overrides for one in plan.runs.values()]
     assert make(candidates(*points, store=store.root), store).packs == plan.packs
+
+
+@pytest.fixture
+def plan_of_before(tmp_path):
+    """A plan as written when the file was read as a dictionary, in a store."""
+    path = tmp_path / "runs" / files.FOLDER / "218a71e5a3c6df6f.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(Path(__file__).with_name("plan_of_format_1.json").read_bytes())
+    return path
+
+
+def test_a_plan_of_before_is_read_and_written_back_byte_for_byte(plan_of_before):
+    """A sweep that began under an earlier version goes on under this one, and the other way round."""
+    before = plan_of_before.read_bytes()
+    file = PlanFile.load(plan_of_before)
+    assert [[entry.run_id for entry in pack] for pack in file.packs] == [["34916e9eb6aeeac7"], ["2e16786e399d73a1"]]
+    assert [pack[0].checked_config().seed for pack in file.packs] == [0, 1]
+    assert (file.invocation, file.threads) == ({"overrides": ["+sweeps=mine"], "sweep": "mine"}, None)
+    file.save(plan_of_before)
+    assert plan_of_before.read_bytes() == before
+
+
+def test_packs_of_a_plan_of_before_are_trained_and_failed_by_their_numbers(plan_of_before, monkeypatch):
+    """A job knows nothing but the file: what it lacks, a record lacks."""
+    child(monkeypatch, "import os; os._exit(7)")
+    outcome = jobs.run_isolated(f"{plan_of_before}#1")
+    assert (outcome["failed"], outcome["message"]) == (1, None)
+    record = Store(files.store_of(plan_of_before)).record("2e16786e399d73a1")
+    assert record["config"]["seed"] == 1 and record["error"]["kind"] == "died"
+    assert [matrix["layer"] for matrix in record["manifest"]] == [0]
 
 
 def test_another_pack_size_is_another_plan(two_seeds):
@@ -113,10 +148,9 @@ def test_a_plan_file_holds_configurations_that_resolve_to_the_same_runs(two_seed
 
     plan, _ = two_seeds
     save(plan)
-    document = load(plan.path)
-    assert document["packs"] == plan.packs
-    for run_id, entry in document["runs"].items():
-        assert resolve(config_of(entry)).run_id == run_id
+    assert packs_in(plan.path) == plan.packs
+    for run_id, entry in PlanFile.load(plan.path).runs.items():
+        assert resolve(entry.checked_config()).run_id == entry.run_id == run_id
     assert not list(plan.path.parent.glob(".*"))
 
 
@@ -230,7 +264,7 @@ def test_a_dead_childs_finished_runs_stay_finished(two_seeds, monkeypatch, train
         training([plan.runs[done].run], store, tracking=None, invocation={})
         process.send_signal(signal.SIGKILL)
 
-    popen = jobs.subprocess.Popen
+    popen = worker.subprocess.Popen
 
     def remember(*arguments, **options):
         nonlocal process
@@ -239,7 +273,7 @@ def test_a_dead_childs_finished_runs_stay_finished(two_seeds, monkeypatch, train
         return process
 
     process = None
-    monkeypatch.setattr(jobs.subprocess, "Popen", remember)
+    monkeypatch.setattr(worker.subprocess, "Popen", remember)
     killer = threading.Thread(target=finish_one_then_kill)
     killer.start()
     jobs.run_isolated(f"{plan.path}#0")

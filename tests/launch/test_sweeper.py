@@ -467,7 +467,7 @@ def test_runs_that_a_sweep_with_other_packs_is_training_are_told(command, traini
 def test_packs_of_a_launcher_tell_how_far_they_are(command, training, monkeypatch, launch_with):
     """By their marks; the runs of a pack end together, so that records alone would say nothing until then."""
     from lora_bench.launch import jobs
-    from lora_bench.launch.plan import parse_reference
+    from lora_bench.launch.plan_file import parse_reference
 
     seen = []
 
@@ -541,7 +541,7 @@ LONG = (
 def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, monkeypatch, launch_with):
     """Three packs were under way when the pool broke: each gets a launch of its own, and one breaks it again."""
     from lora_bench.launch import files, jobs
-    from lora_bench.launch.plan import config_of, load, parse_reference
+    from lora_bench.launch.plan_file import PlanFile, parse_reference
     from lora_bench.training.resolve import resolve
 
     launches = []
@@ -556,9 +556,9 @@ def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, m
                 files.mark_file(path, number).touch()
         if broken:
             raise RuntimeError("the pool is broken")
-        document = load(path)
+        plan = PlanFile.load(path)
         for number in numbers:
-            runs = [resolve(config_of(document["runs"][run_id])) for run_id in document["packs"][number]]
+            runs = [resolve(entry.checked_config()) for entry in plan.packs[number]]
             training(runs, Store(files.store_of(path)), tracking=None, invocation={})
         return []
 
@@ -580,7 +580,7 @@ def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(
 ):
     """joblib and Ray drop every pack behind a lost worker; a machine that loses them all must not be tried for ever."""
     from lora_bench.launch import files
-    from lora_bench.launch.plan import config_of, load, parse_reference
+    from lora_bench.launch.plan_file import PlanFile, parse_reference
     from lora_bench.training.resolve import resolve
 
     launches = []
@@ -591,8 +591,8 @@ def test_packs_behind_a_lost_worker_are_launched_again_while_that_helps(
             if (len(launches) == 1 and place == 1) or (len(launches) == 2 and not gets_on):
                 raise RuntimeError("a worker was lost")
             path, number = parse_reference(reference)
-            document = load(path)
-            runs = [resolve(config_of(document["runs"][run_id])) for run_id in document["packs"][number]]
+            plan = PlanFile.load(path)
+            runs = [resolve(entry.checked_config()) for entry in plan.packs[number]]
             training(runs, Store(files.store_of(path)), tracking=None, invocation={})
         return []
 

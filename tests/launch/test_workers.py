@@ -104,7 +104,7 @@ def test_a_child_ends_with_the_parent(four_packs):
     plan, _ = four_packs
     reader, writer = os.pipe()
     command = worker.child_command(plan.path, writer)
-    child = jobs.subprocess.Popen(command, stdin=jobs.subprocess.PIPE, pass_fds=[writer])
+    child = worker.subprocess.Popen(command, stdin=worker.subprocess.PIPE, pass_fds=[writer])
     os.close(writer)
     assert child.stdin is not None
     child.stdin.close()

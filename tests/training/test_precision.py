@@ -21,7 +21,8 @@ from checkpoints import stop_at
 from configs import composed, names
 from lora_bench.config.compose import parse
 from lora_bench.config.schema import RunConfig
-from lora_bench.launch.plan import Candidate, config_of, load, make, save
+from lora_bench.launch.plan import Candidate, make, save
+from lora_bench.launch.plan_file import PlanFile
 from lora_bench.models import backbone
 from lora_bench.models import device as devices
 from lora_bench.packing.solo import START_TOLERANCE
@@ -98,10 +99,9 @@ def ran(request, tmp_path_factory) -> Ran:
         store, resumed = Store(root / "whole"), Store(root / "resumed")
         plan = make(candidates, store)
         save(plan)
-        document = load(plan.path)
-        for pack in document["packs"]:
-            runs = [resolve(config_of(document["runs"][run_id])) for run_id in pack]
-            assert [one.run_id for one in runs] == pack
+        for pack in PlanFile.load(plan.path).packs:
+            runs = [resolve(entry.checked_config()) for entry in pack]
+            assert [one.run_id for one in runs] == [entry.run_id for entry in pack]
             run_pack(runs, store)
             with patch.context() as always:
                 always.setattr(checkpoints, "EVERY_SECONDS", 0.0)
