@@ -23,7 +23,7 @@ class DropoutMasks(TorchFunctionMode):
 
     def __init__(self, pack: Any, rate: float | None, seed: int) -> None:
         super().__init__()
-        self._pack, self.rate, self.seed = [pack], rate, seed
+        self._pack, self.rate, self.seed = pack, rate, seed
         self.stream = seeds.generator("dropout", seed, device=pack.backbone.device)
         own = [module.p for module in pack.model.modules() if isinstance(module, nn.Dropout)]
         own += [
@@ -51,7 +51,7 @@ class DropoutMasks(TorchFunctionMode):
         rate = p if self.rate is None else self.rate
         if not training or rate == 0:
             return input
-        shape = (self._pack[0].rows, *input.shape[1:])
+        shape = (self._pack.rows, *input.shape[1:])
         kept = torch.rand(shape, generator=self.stream, device=input.device) >= rate
         mask = (kept / (1 - rate)).to(input.dtype)
         repeats = input.shape[0] // shape[0]

@@ -18,7 +18,7 @@ class PackedDense(nn.Module):
 
     def __init__(self, pack: Stacked, path: str, stacks: dict[str, torch.Tensor]) -> None:
         super().__init__()
-        self._pack, self._path = [pack], path
+        self._pack, self._path = pack, path
         self.stack_weight = nn.Parameter(stacks["weight"])
         self.stack_bias = nn.Parameter(stacks["bias"]) if "bias" in stacks else None
 
@@ -28,13 +28,13 @@ class PackedDense(nn.Module):
         return self.stack_weight
 
     def trained(self) -> Iterator[Trained]:
-        return _head_trained(self._path, self._pack[0].n_runs, weight=self.stack_weight, bias=self.stack_bias)
+        return _head_trained(self._path, self._pack.n_runs, weight=self.stack_weight, bias=self.stack_bias)
 
     def tensors(self, path: str, run: int) -> Iterator[tuple[str, torch.Tensor]]:
         return _head_tensors(path, run, weight=self.stack_weight, bias=self.stack_bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pack = self._pack[0]
+        pack = self._pack
         x = pack.repeat(x).to(self.stack_weight.dtype)
         x_PND = x.reshape(pack.n_runs, -1, x.shape[-1])
         if self.stack_bias is None:
@@ -49,18 +49,18 @@ class PackedNorm(nn.Module):
 
     def __init__(self, pack: Stacked, path: str, stacks: dict[str, torch.Tensor], eps: float) -> None:
         super().__init__()
-        self._pack, self._path, self.eps = [pack], path, eps
+        self._pack, self._path, self.eps = pack, path, eps
         self.stack_weight = nn.Parameter(stacks["weight"])
         self.stack_bias = nn.Parameter(stacks["bias"]) if "bias" in stacks else None
 
     def trained(self) -> Iterator[Trained]:
-        return _head_trained(self._path, self._pack[0].n_runs, weight=self.stack_weight, bias=self.stack_bias)
+        return _head_trained(self._path, self._pack.n_runs, weight=self.stack_weight, bias=self.stack_bias)
 
     def tensors(self, path: str, run: int) -> Iterator[tuple[str, torch.Tensor]]:
         return _head_tensors(path, run, weight=self.stack_weight, bias=self.stack_bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pack = self._pack[0]
+        pack = self._pack
         x = pack.repeat(x).to(self.stack_weight.dtype)
         y_PND = (
             F.layer_norm(x, x.shape[-1:], eps=self.eps).reshape(pack.n_runs, -1, x.shape[-1])

@@ -29,11 +29,12 @@ from lora_bench.models.backbone import Backbone, frozen_parameters, weights_hash
 from lora_bench.packing import positions
 from lora_bench.packing.dropout import DropoutMasks
 from lora_bench.packing.layers import PackedDense, PackedNorm
+from lora_bench.packing.packed import Modes
 from lora_bench.packing.product import PackedLinear
 from lora_bench.packing.shortcuts import FIRST_TOKEN_FAMILIES, FirstTokenLayer, RepeatAt, choose_attention
 
 
-class Pack(contextlib.AbstractContextManager):
+class Pack(Modes, contextlib.AbstractContextManager):
     """The adapters of `states` on one backbone. Inside the `with` block the backbone's modules are replaced, afterwards
     restored.
 
@@ -59,7 +60,6 @@ class Pack(contextlib.AbstractContextManager):
         self.masks = DropoutMasks(self, dropout, seed)
         self.rows = 0
         self.adapters_on = True
-        self.training = False
         self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
         self._repeated: tuple[torch.Tensor, torch.Tensor] | None = None
         self._linears = self._stack_low_rank(states)
@@ -88,8 +88,6 @@ class Pack(contextlib.AbstractContextManager):
             vars(attention).pop("transpose_for_scores", None)
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (P, B, n_labels) of one batch that all runs share: input_ids, attention_mask, [token_type_ids], each
-        (B, T)."""
         self.rows = batch["input_ids"].shape[0]
         self._repeated = None
         choose_attention(self.model, batch["input_ids"].shape[1], own_masks=self.training and self.masks.active)
@@ -100,36 +98,12 @@ class Pack(contextlib.AbstractContextManager):
             logits = self._forward(**inputs, **self._no_cache).logits
         return logits.view(self.n_runs, self.rows, -1)
 
-    @contextlib.contextmanager
-    def train(self) -> Iterator[None]:
-        """Dropout on, where there is any."""
-        self.training = True
-        self.model.train(self.masks.active)
-        try:
-            yield
-        finally:
-            self.training = False
-            self.model.eval()
-
     start_tolerance = 0.0
     """B is zero, so before the first step the update is exactly zero."""
 
     def is_frozen_intact(self) -> bool:
-        """Whether the backbone still has the bytes that it was loaded with. To be asked outside the `with` block."""
         frozen = frozen_parameters(self.model, self.backbone.new_modules)
         return weights_hash(frozen) == self.backbone.frozen_hash
-
-    @contextlib.contextmanager
-    def evaluate(self) -> Iterator[None]:
-        """Dropout off and no gradients, also in the middle of training."""
-        was_training, self.training = self.training, False
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self.training = was_training
-            self.model.train(was_training and self.masks.active)
 
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:
@@ -141,7 +115,6 @@ class Pack(contextlib.AbstractContextManager):
             self.adapters_on = True
 
     def streams(self) -> dict[str, torch.Tensor]:
-        """Where the generators stand that training draws from."""
         streams = {"dropout": self.masks.stream}
         streams |= {
             path: each.dropout_stream for path, each in self._linears.items() if each.dropout_stream is not None
@@ -149,7 +122,6 @@ class Pack(contextlib.AbstractContextManager):
         return {name: stream.get_state() for name, stream in streams.items()}
 
     def set_streams(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Put back what `streams` gave."""
         for name, state in states.items():
             if name == "dropout":
                 self.masks.stream.set_state(state)
@@ -166,7 +138,6 @@ class Pack(contextlib.AbstractContextManager):
 
     @torch.no_grad()
     def set_states(self, states: Sequence[AdapterState]) -> None:
-        """Put back tensors that `state` gave, one per run."""
         for path, module in self._linears.items():
             for run, state in enumerate(states):
                 if path in state.low_rank:
@@ -183,10 +154,6 @@ class Pack(contextlib.AbstractContextManager):
         if self._repeated is None or self._repeated[0] is not x:
             self._repeated = (x, x.repeat(self.n_runs, *[1] * (x.dim() - 1)))
         return self._repeated[1]
-
-    @property
-    def pad_id(self) -> int:
-        return self.backbone.blueprint.tokenizer.pad_token_id
 
     @property
     def _shares_batch(self) -> bool:

@@ -27,7 +27,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.weight, self.bias = base.weight, base.bias
         self.sees_repeats = False
-        self._pack = [pack]  # in a list, so that the pack is no submodule and no reference cycle of modules
+        self._pack = pack
         self._path = path
         self.groups: Any = nn.ModuleList(
             RankGroup({run: pairs[run] for run in runs}, self.weight.device) for runs in _bucketed(pairs)
@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
                 group.A[m, :rank], group.B[m, :, :rank] = pair.A, pair.B
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        pack = self._pack[0]
+        pack = self._pack
         groups = list(self.groups) if pack.adapters_on else []
         has_no_batch = x.shape[0] == 1 and pack.n_runs * pack.rows > 1
         if pack.training and any(pack.adapter_dropouts[run] for group in groups for run in group.run_list):
@@ -61,7 +61,7 @@ class PackedLinear(nn.Module):
         return y
 
     def _without_dropout(self, x: torch.Tensor, groups: Sequence[Any], *, has_no_batch: bool) -> torch.Tensor:
-        pack = self._pack[0]
+        pack = self._pack
         is_shared = self.sees_repeats or has_no_batch
         shape = (pack.n_runs if has_no_batch else x.shape[0], *x.shape[1:-1], self.weight.shape[0])
         if self.sees_repeats:
@@ -76,7 +76,7 @@ class PackedLinear(nn.Module):
 
     def _with_dropout(self, x: torch.Tensor, groups: Sequence[Any]) -> torch.Tensor:
         """One uniform draw a site and step, shared by all runs; a run keeps what lies above its own rate."""
-        pack = self._pack[0]
+        pack = self._pack
         if self.dropout_stream is None:
             self.dropout_stream = seeds.generator("adapter dropout", pack.masks.seed, self._path, device=x.device)
         x_PND = x.reshape(pack.n_runs, -1, x.shape[-1])

@@ -22,13 +22,13 @@ class RepeatAt(nn.Module):
 
     def __init__(self, pack: Stacked, layer: nn.Module) -> None:
         super().__init__()
-        self._pack = [pack]
+        self._pack = pack
         self.wrapped = layer
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Any:
-        pack = self._pack[0]
+        pack = self._pack
         if hidden_states.shape[0] == pack.rows and pack.n_runs > 1:
             hidden_states = hidden_states.repeat(pack.n_runs, 1, 1)
         mask = None if attention_mask is None else pack.repeat(attention_mask)

@@ -1,7 +1,7 @@
 """Methods that cannot share a frozen backbone: DoRA, PiSSA and OLoRA (stock peft), BitFit and full fine-tuning.
 
-A solo pack holds one run on a private copy of the backbone and offers what `pack.Pack` offers, so the loop, the
-evaluation and the guards are the same. What peft has is used as it is.
+A solo pack holds one run on a private copy of the backbone and is a `packed.Packed`, so the loop, the evaluation and
+the guards are the same. What peft has is used as it is.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from lora_bench.models.backbone import Backbone, weights_hash
 from lora_bench.models.blueprint import quiet
 from lora_bench.models.roles import Matrix
 from lora_bench.packing.dropout import DropoutMasks
-from lora_bench.packing.packed import Trained
+from lora_bench.packing.packed import Modes, Trained
 from lora_bench.packing.shortcuts import choose_attention
 
 START_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 5e-2}
@@ -29,7 +29,7 @@ START_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 5e-2}
 and OLoRA take their factors out of the weight, and DoRA divides by a norm, which rounds."""
 
 
-class SoloPack(contextlib.AbstractContextManager):
+class SoloPack(Modes, contextlib.AbstractContextManager):
     """One run on a private copy of the backbone.
 
     Args:
@@ -50,7 +50,7 @@ class SoloPack(contextlib.AbstractContextManager):
         seed: int = 0,
     ) -> None:
         self.backbone, self.adapter, self.matrices, self._start_head = backbone, adapter, list(matrices), head
-        self.rows, self.training = 0, False
+        self.rows = 0
         self._has_peft = bool(matrices)
         # Weights that train need a float32 copy; bf16 is then autocast's business.
         self._autocast = not self._has_peft and backbone.precision == "bf16"
@@ -68,15 +68,10 @@ class SoloPack(contextlib.AbstractContextManager):
         return None
 
     @property
-    def pad_id(self) -> int:
-        return self.backbone.blueprint.tokenizer.pad_token_id
-
-    @property
     def start_tolerance(self) -> float:
         return 0.0 if self.adapter.method in ("full", "bitfit") else START_TOLERANCE[self.backbone.precision]
 
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (1, B, n_labels); input as for `Pack.logits`."""
         model = self.model if self._bare is None else self._bare
         self.rows = batch["input_ids"].shape[0]
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -87,29 +82,6 @@ class SoloPack(contextlib.AbstractContextManager):
             torch.autocast(self.backbone.device.type, torch.bfloat16, enabled=self._autocast),
         ):
             return model(**inputs).logits[None]
-
-    @contextlib.contextmanager
-    def train(self) -> Iterator[None]:
-        """Dropout on, where there is any."""
-        self.training = True
-        self.model.train(self.masks.active)
-        try:
-            yield
-        finally:
-            self.training = False
-            self.model.eval()
-
-    @contextlib.contextmanager
-    def evaluate(self) -> Iterator[None]:
-        """Dropout off and no gradients, also in the middle of training."""
-        was_training, self.training = self.training, False
-        self.model.eval()
-        try:
-            with torch.inference_mode():
-                yield
-        finally:
-            self.training = was_training
-            self.model.train(was_training and self.masks.active)
 
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:
@@ -125,11 +97,9 @@ class SoloPack(contextlib.AbstractContextManager):
         return weights_hash(self._frozen) == self._frozen_hash
 
     def streams(self) -> dict[str, torch.Tensor]:
-        """Where the generators stand that training draws from."""
         return {"dropout": self.masks.stream.get_state()}
 
     def set_streams(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Put back what `streams` gave."""
         self.masks.stream.set_state(states["dropout"])
 
     def state(self, run: int) -> AdapterState:
@@ -158,7 +128,6 @@ class SoloPack(contextlib.AbstractContextManager):
 
     @torch.no_grad()
     def set_states(self, states: Sequence[AdapterState]) -> None:
-        """Put back tensors that `state` gave."""
         state = states[0]
         for each in self.trained:
             if each.kind == "head":

@@ -9,8 +9,7 @@ import torch
 
 from lora_bench.models import adapters
 from lora_bench.models.adapters import AdapterState
-from lora_bench.packing.pack import Pack
-from lora_bench.packing.solo import SoloPack
+from lora_bench.packing.packed import Packed
 from lora_bench.tasks.metrics import score
 from lora_bench.tasks.rows import Task
 from lora_bench.tasks.tokens import Tokens
@@ -39,9 +38,7 @@ class RunProgress:
 class Listener:
     """Keeps the curves of a pack's runs, thinned to some hundred points, and passes them on."""
 
-    def __init__(
-        self, pack: Pack | SoloPack, progress: list[RunProgress], task: Task, select: Tokens, notify: Notify
-    ) -> None:
+    def __init__(self, pack: Packed, progress: list[RunProgress], task: Task, select: Tokens, notify: Notify) -> None:
         self.pack, self.progress, self.task, self.select, self.notify = pack, progress, task, select, notify
         self.n_steps = progress[0].run.steps
         self.n_wanted = sum(each.is_wanted for each in progress)

@@ -5,15 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from lora_bench.packing.pack import Pack
-from lora_bench.packing.solo import SoloPack
+from lora_bench.packing.packed import Packed
 from lora_bench.tasks.tokens import Tokens, batch
 
 TOKENS_PER_PASS = {"cpu": 16_384, "cuda": 262_144}
 """Tokens, padding and all runs included, of one forward pass without gradients."""
 
 
-def predict(pack: Pack | SoloPack, tokens: Tokens, rows: np.ndarray | None = None) -> np.ndarray:
+def predict(pack: Packed, tokens: Tokens, rows: np.ndarray | None = None) -> np.ndarray:
     """Logits of every run: (P, n_rows, n_labels) float32 (float64 in fp64 runs), in the order of `rows` (default:
     all)."""
     rows = np.arange(len(tokens)) if rows is None else rows

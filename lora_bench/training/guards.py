@@ -7,8 +7,7 @@ import torch
 
 from lora_bench.models import adapters
 from lora_bench.models.backbone import Backbone
-from lora_bench.packing.pack import Pack
-from lora_bench.packing.solo import SoloPack
+from lora_bench.packing.packed import Packed
 from lora_bench.store.errors import GuardError
 from lora_bench.tasks.tokens import Tokens, batch
 from lora_bench.training.evaluate import to_tensors
@@ -27,7 +26,7 @@ RELOAD_OTHER_LABELS = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.1}
 """Share of rows whose label may differ though it is no tie."""
 
 
-def require_unchanged_start(pack: Pack | SoloPack, tokens: Tokens) -> float:
+def require_unchanged_start(pack: Packed, tokens: Tokens) -> float:
     """Before the first step every adapter must compute what the backbone computes. Returns the largest relative gap
     seen.
 

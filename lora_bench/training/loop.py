@@ -14,8 +14,7 @@ import torch.nn.functional as F
 
 from lora_bench import seeds
 from lora_bench.config.schema import RunConfig
-from lora_bench.packing.pack import Pack
-from lora_bench.packing.solo import SoloPack
+from lora_bench.packing.packed import Packed
 from lora_bench.tasks.tokens import Tokens, batch
 from lora_bench.training.checkpoint import State
 from lora_bench.training.evaluate import to_tensors
@@ -35,7 +34,7 @@ class OnStep(Protocol):
 
 
 def train_pack(
-    pack: Pack | SoloPack,
+    pack: Packed,
     tokens: Tokens,
     configs: Sequence[RunConfig],
     *,
@@ -93,7 +92,7 @@ def train_pack(
 class Position:
     """Where the training of a pack stands between two steps."""
 
-    pack: Pack | SoloPack
+    pack: Packed
     optimizer: PackedAdamW
     alive: torch.Tensor
 
@@ -115,7 +114,7 @@ class Position:
         self.optimizer.steps = state.values["steps"]
 
 
-def run_losses(pack: Pack | SoloPack, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+def run_losses(pack: Packed, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean loss of each run over the batch: cross-entropy, or squared error for a single output. (P,)."""
     logits_PBC = pack.logits(tensors)
     labels = tensors["labels"].repeat(pack.n_runs)
@@ -127,7 +126,7 @@ def run_losses(pack: Pack | SoloPack, tensors: dict[str, torch.Tensor]) -> torch
     return each.view(pack.n_runs, -1).mean(1)
 
 
-def make_optimizer(pack: Pack | SoloPack, configs: Sequence[RunConfig]) -> PackedAdamW:
+def make_optimizer(pack: Packed, configs: Sequence[RunConfig]) -> PackedAdamW:
     """AdamW with each run's own rates: the adapter's, the head's, and B's where LoRA+ raises it."""
 
     def vector(values: list[float]) -> torch.Tensor:

@@ -23,6 +23,7 @@ from lora_bench.models.adapters import AdapterState
 from lora_bench.models.backbone import Backbone
 from lora_bench.models.device import resolve_device, set_threads
 from lora_bench.packing.pack import Pack
+from lora_bench.packing.packed import Packed
 from lora_bench.packing.solo import SoloPack
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, NonFiniteError, StoreError, explained
@@ -331,7 +332,7 @@ class _Desk:
         return record
 
 
-def _open(loaded: Backbone, runs: Sequence[Run]) -> Pack | SoloPack:
+def _open(loaded: Backbone, runs: Sequence[Run]) -> Packed:
     """The runs' adapters on the backbone: stacked where methods allow it, else alone on a copy."""
     config = runs[0].config
     head = backbone.head_state(loaded, config.seed)

@@ -523,6 +523,19 @@ def test_a_saved_adapter_gives_the_packed_logits_in_stock_peft(name, tokens, tmp
         assert guards.reload_gap(tmp_path / "spoilt", loaded, tokens, logits[0], None) > 1e-6
 
 
+def test_a_packs_modules_can_be_listed_and_copied(tokens):
+    """They know the pack that they belong to, and it knows them: nothing may go round in circles."""
+    loaded = tiny()
+    tensors = to_tensors(batch(tokens, FIRST_ROWS, loaded.blueprint.tokenizer.pad_token_id), loaded.device)
+    with Pack(loaded, make_states(loaded, [config(), config(rank=2)])) as pack, pack.evaluate():
+        logits = pack.logits(tensors)
+        copied = copy.deepcopy(pack.model)
+        assert [name for name, _ in copied.named_modules()] == [name for name, _ in pack.model.named_modules()]
+        assert [name for name, _ in copied.named_parameters()] == [name for name, _ in pack.model.named_parameters()]
+        again = copied(**{name: tensor for name, tensor in tensors.items() if name in loaded.inputs}).logits
+    assert torch.equal(again.view_as(logits), logits)
+
+
 def test_the_backbone_is_left_as_it_was(tokens):
     """After a pack, modules, weights and attention are the backbone's own again."""
     loaded = tiny()
