@@ -22,8 +22,8 @@ from typing import Any
 from lora_bench import wording
 from lora_bench.paths import argument
 from lora_bench.questions import findings
+from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import Store
 
 WORKSPACE = "lora_bench: placements and ranks"
 REPORT = "lora_bench: which matrices, at which rank, and how sure"
@@ -98,7 +98,7 @@ def read_facts(root: Path) -> Facts:
     Raises:
         StoreError: when the store cannot be read.
     """
-    frame = Store(root).frame()
+    frame = open_store(root).frame()
     by_script = findings.sections(frame, store=root) if len(frame) else {}
     made = [section for found in by_script.values() for section in found]
     notes = [note for section in made for note in section.notes]

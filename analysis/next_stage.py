@@ -11,8 +11,8 @@ from lora_bench import wording
 from lora_bench.paths import argument
 from lora_bench.questions import next_stage
 from lora_bench.reports import tables
+from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import Store
 from lora_bench.verdicts import settings
 
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     name = Path(options.sweep).stem if options.sweep.endswith((".yaml", ".yml")) else options.sweep
     try:
         sweep = next_stage.read_sweep(options.sweep)
-        store = Store(options.store)
+        store = open_store(options.store)
         chosen, run_id = next_stage.chosen_rates(store.frame(), sweep, name=name)
         stage = next_stage.next_stage(
             sweep, chosen, n_rates=options.rates, n_seeds=options.seeds, head_only=options.head_only

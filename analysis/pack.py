@@ -15,8 +15,8 @@ from rich.console import Console
 
 from lora_bench.paths import argument
 from lora_bench.reports import publish, script
+from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import Store
 from lora_bench.store.secrets import scrub
 from lora_bench.verdicts import settings
 from lora_bench.wording import size
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--store: no folder {', '.join(absent)}; give the folder that the sweep wrote (store=...)")
     try:
         pack = publish.write_pack(
-            [Store(root) for root in options.store],
+            [open_store(root) for root in options.store],
             options.out,
             task=options.task,
             adapters=wanted,
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def tell(pack: publish.ResultsPack, console: Console, *, has_adapters: bool) -> None:
     """What was kept, and how large it is."""
-    held, by_part = pack.manifest, Store(pack.root).bytes_by_part()
+    held, by_part = pack.manifest, open_store(pack.root).bytes_by_part()
     state = "written" if pack.is_new else "unchanged, as it was there already"
     console.print(f"{pack.root}: {size(pack.n_bytes)}, {state}", style="bold", soft_wrap=True)
     told = [

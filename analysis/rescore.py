@@ -18,8 +18,9 @@ import pandas as pd
 from lora_bench.paths import argument
 from lora_bench.reports import output, script
 from lora_bench.reports.section import Table
+from lora_bench.store import StoreReader, open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import Store, is_pack
+from lora_bench.store.reader import is_archive
 from lora_bench.tasks.metrics import CLASSIFICATION, REGRESSION, score
 from lora_bench.verdicts import settings
 
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    result = rescore(Store(options.store), frame, added)
+    result = rescore(open_store(options.store), frame, added)
     console = script.console()
     console.print(sentence(result), style="bold", soft_wrap=True)
     for row in result[result["state"] == "differs"].head(20).itertuples():
@@ -73,14 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if (result["state"] == "differs").any() else 0
 
 
-def rescore(store: Store, frame: pd.DataFrame, added: list[str]) -> pd.DataFrame:
+def rescore(store: StoreReader, frame: pd.DataFrame, added: list[str]) -> pd.DataFrame:
     """One row per run and split.
 
     Returns:
         run_id, split, n_rows, state (equal, differs, unchecked), why, recorded, recomputed, added metrics.
     """
     rows = []
-    absent = "the pack holds no predictions of the run" if is_pack(store.root) else "the run kept no predictions"
+    absent = "the pack holds no predictions of the run" if is_archive(store.root) else "the run kept no predictions"
     for run in frame[frame["status"] == "finished"].itertuples():
         record = store.record(str(run.run_id))
         try:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from lora_bench.config.compose import parse, to_dict, unknown_key
 from lora_bench.config.errors import ConfigError, did_you_mean
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import is_pack
+from lora_bench.store.reader import is_archive
 
 SWEEPER_KEYS = ("params", "grids", "pack_size", "workers", "dry_run", "fail_fast", "retry_failed")
 SHOWS = ("targets", "store", "config")
@@ -75,6 +75,7 @@ def _one_run(composed: DictConfig) -> int:
     from lora_bench.launch.gpus import claim_gpu
     from lora_bench.launch.precision import keep_precision, settle
     from lora_bench.models import machine
+    from lora_bench.store import open_store
     from lora_bench.store.folder import Store
     from lora_bench.tracking.live import open_tracking
     from lora_bench.training import inputs
@@ -83,17 +84,18 @@ def _one_run(composed: DictConfig) -> int:
     if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "dry_run", False):
         raise ConfigError("hydra.sweeper.dry_run: it plans a sweep; add -m or +sweeps=NAME, or look with show=config")
     config = parse(composed)
-    store = Store(config.store)
+    known = open_store(config.store)
     inputs.check(config)
     machine.be_considerate()
     from lora_bench.training.resolve import resolve  # imports torch: what can be refused without it has been
 
-    one = resolve(settle(config, store))
-    folder = store.path(one.run_id)
-    if store.has(one.run_id):
+    one = resolve(settle(config, known))
+    folder = known.path(one.run_id)
+    if known.has(one.run_id):
         print(f"{one.run_id} is in the store already; remove its folder to train it again")
-        _tell_scores(store.record(one.run_id), folder)
+        _tell_scores(known.record(one.run_id), folder)
         return 0
+    store = Store(config.store)
     store.require_writable()
     keep_precision(store)
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
@@ -147,10 +149,10 @@ def show_config(config: Any) -> None:
         return
     from lora_bench.launch.precision import settle
     from lora_bench.models.device import BF16_GAIN, cpu_rates, resolve_device, resolve_precision
-    from lora_bench.store.folder import Store
+    from lora_bench.store import open_store
 
     device = resolve_device(config.device)
-    settled = settle(config, Store(config.store)).train.precision
+    settled = settle(config, open_store(config.store)).train.precision
     told = f"# train.precision=auto: {resolve_precision(settled, device)} on this {device.type}"
     if device.type == "cpu":
         rates = "; ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in cpu_rates().items())
@@ -187,12 +189,12 @@ def show_targets(config: Any) -> None:
 def show_store(config: Any) -> None:
     """How many runs of what, how they ended and why, what they take on the disk, and what could not be read."""
     from lora_bench.launch.tell import console
-    from lora_bench.store.folder import Store
+    from lora_bench.store import open_store
     from lora_bench.wording import size
 
     if not Path(config.store).is_dir():
         raise ConfigError(f"store: no folder {config.store!r}; give the one that a sweep wrote (store=...)")
-    store = Store(config.store)
+    store = open_store(config.store)
     frame: Any = store.frame()
     out = console()
     failed = frame[frame["status"] == "failed"]
@@ -205,7 +207,7 @@ def show_store(config: Any) -> None:
         out.print(f"  {size(sum(n_bytes for _, n_bytes in parts.values()))}: {told}")
         lacking = len(frame) - len(failed) - parts["adapter"][0]
         if lacking:
-            why = "the pack's --adapters" if is_pack(store.root) else "store.keep_adapters"
+            why = "the pack's --adapters" if is_archive(store.root) else "store.keep_adapters"
             out.print(f"  {lacking} finished run{'s' if lacking > 1 else ''} without an adapter ({why})")
         out.print(_store_table(frame))
     for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from fake_store import depth_records, weight_types_records, write_store
 from hydra_plugins.lora_bench.sweeper import SweeperConf
 from lora_bench.config.schema import RunConfig
-from lora_bench.store.folder import Store
+from lora_bench.store import open_store
 from patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -102,7 +102,7 @@ def test_single_runs_of_the_documentation_train(line, command, tmp_path):
     given = ["task=acceptability" if word == "task=cola" else word for word in given]
     ended = command(*given, "tracking=none", *(f"{key}={value}" for key, value in SHORT.items()))
     assert ended.status == 0, ended.text
-    assert set(Store(tmp_path / "runs").frame()["status"]) == {"finished"}
+    assert set(open_store(tmp_path / "runs").frame()["status"]) == {"finished"}
 
 
 def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
@@ -130,7 +130,7 @@ def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, n
             assert ended.status == 0, ended.text
         else:
             assert runpy.run_path(str(ROOT / words[1]))["main"](words[2:]) == 0
-    frame = Store(tmp_path / "results" / "my_study").frame()
+    frame = open_store(tmp_path / "results" / "my_study").frame()
     assert set(frame["sweep"]) == {"my_coarse", "my_fine", "my_final"}
     assert frame.query("sweep == 'my_final' and method == 'lora'").groupby("targets")["seed"].nunique().min() >= 6
 

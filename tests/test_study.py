@@ -15,7 +15,7 @@ from lora_bench import wording
 from lora_bench.questions import amplification, rank, weight_types
 from lora_bench.questions.across import across
 from lora_bench.reports.section import Section
-from lora_bench.store.folder import Store
+from lora_bench.store import open_store
 from lora_bench.verdicts import arms, settings, tuning
 from lora_bench.verdicts import paper as published
 
@@ -55,7 +55,7 @@ def tables_of(heading: str) -> list[list[dict[str, str]]]:
 
 
 def sections_of(question: ModuleType, **options) -> list[Section]:
-    return question.sections(settings.prepare(Store(STUDY).frame()), Namespace(**(OPTIONS | options)))
+    return question.sections(settings.prepare(open_store(STUDY).frame()), Namespace(**(OPTIONS | options)))
 
 
 @pytest.fixture(scope="module")
@@ -107,13 +107,13 @@ def test_cola_is_that_of_the_records(cola):
     assert_contrasts(contrasts, cola.facts["contrasts"])
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"(qv, eighths of the training: {losses_of('cola', 'qv', 5e-4)})" in text
-    frame = Store(STUDY).frame().query("task == 'cola' and lr == 0.003")
+    frame = open_store(STUDY).frame().query("task == 'cola' and lr == 0.003")
     assert len(frame) == 7 and not frame["report"].any()
 
 
 def test_eight_seeds_chose_the_rates_that_the_page_says():
     """The mean on `select` of the first rate of each placement, and both means of the second, over all seeds."""
-    frame = Store(STUDY).frame().query("task == 'cola' and method == 'lora'")
+    frame = open_store(STUDY).frame().query("task == 'cola' and method == 'lora'")
     means = frame.groupby(["targets", "lr"])[["select", "report"]].agg(["mean", "size"])
     for row in tables_of("CoLA")[2]:
         first, second = (means.loc[(row["placement"], float(row[rate]))] for rate in ("rate", "second-best rate"))
@@ -151,7 +151,7 @@ def test_attention_against_the_mlp_is_that_of_the_records():
 
 def at_rates(rates: dict[str, float], *pairs: tuple[str, str]) -> tuple[pd.DataFrame, list[dict]]:
     """Estimates, and contrasts as rows, at rates that the page names, whatever `select` chose."""
-    (setting,) = settings.settings(settings.prepare(Store(STUDY).frame()), task="sst2")
+    (setting,) = settings.settings(settings.prepare(open_store(STUDY).frame()), task="sst2")
     runs = arms.name_arms(setting.runs)
     estimates = arms.estimate(runs, tuning.choose_rates(runs)["lr"].to_dict() | rates)
     return estimates, arms.compare(estimates, list(pairs), margin=0.01).to_dict("records")
@@ -183,7 +183,7 @@ def test_what_the_page_says_of_other_rates_is_that_of_the_records():
 
 def losses_of(task: str, targets: str, rate: float) -> str:
     """The training loss in eighths of the training, averaged over eight seeds, as the page writes it."""
-    store = Store(STUDY)
+    store = open_store(STUDY)
     frame = store.frame().query(
         "task == @task and targets == @targets and lr == @rate and adapter_parameters == 36_864"
     )

@@ -70,7 +70,7 @@ class LoraBenchSweeper(Sweeper):
         """Plan, train, conclude. Ends the process with status 1 if a run failed or is missing."""
         from lora_bench.cli import set_up_logging
         from lora_bench.launch.plan import make
-        from lora_bench.store.folder import Store
+        from lora_bench.store import open_store
 
         set_up_logging()
         _check_options(self.switches, pack_size=self.pack_size, workers=self.workers)
@@ -79,7 +79,7 @@ class LoraBenchSweeper(Sweeper):
         if self._config.get("pack"):
             raise ConfigError("pack: one pack is one job; leave out +sweeps and -m")
         candidates = self._candidates(arguments)
-        records = Store(candidates[0].config.store)
+        records = open_store(candidates[0].config.store)
         plan = make(
             candidates,
             records,

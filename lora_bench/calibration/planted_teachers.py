@@ -13,7 +13,7 @@ from lora_bench.reports import script
 from lora_bench.reports.figures import instrument
 from lora_bench.reports.figures.verdicts import ranks
 from lora_bench.reports.section import Column, Section, Table
-from lora_bench.store.folder import Store
+from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, settings, stats, tuning
 
 
@@ -24,7 +24,7 @@ def planted(options: argparse.Namespace) -> list[Section]:
         NothingToShow: when the store has no planted task.
     """
     runs = prepared(options)
-    teachers = _teachers(runs, Store(options.store))
+    teachers = _teachers(runs, open_store(options.store))
     if not teachers:
         raise settings.NothingToShow("no run has a planted task; start with: lora-bench +sweeps=calibration_planted")
     runs = runs[runs["task_fingerprint"].isin(list(teachers))]
@@ -39,7 +39,7 @@ def planted(options: argparse.Namespace) -> list[Section]:
     ]
 
 
-def _teachers(runs: pd.DataFrame, store: Store) -> dict[str, dict]:
+def _teachers(runs: pd.DataFrame, store: StoreReader) -> dict[str, dict]:
     """Task fingerprint -> what the records say of the teacher."""
     found = {}
     names = runs["task"].astype(str)

@@ -18,6 +18,7 @@ from lora_bench.launch.gpus import claim_gpu
 from lora_bench.launch.plan import Plan, save
 from lora_bench.launch.progress import SweepProgress
 from lora_bench.launch.tell import frame_of_plan
+from lora_bench.store import StoreReader
 from lora_bench.store.folder import Store
 from lora_bench.store.secrets import without_folders
 from lora_bench.verdicts import arms
@@ -33,7 +34,7 @@ FAILED_FAST = "a run failed (hydra.sweeper.fail_fast=true)"
 
 def carry_out(
     plan: Plan,
-    store: Store,
+    store: StoreReader,
     out: Console,
     *,
     launch: Callable[[list[str]], Sequence[Any]] | None,
@@ -51,8 +52,9 @@ def carry_out(
     stopped = None
     if not plan.pending():
         return None, False
-    store.require_writable()
-    precision.keep_precision(store)
+    folder = Store(store.root)
+    folder.require_writable()
+    precision.keep_precision(folder)
     save(plan)
     for file in (files.stop_file(plan.path), files.offline_file(plan.path)):
         file.unlink(missing_ok=True)
@@ -61,10 +63,10 @@ def carry_out(
         with SweepProgress(len(plan.pending()), console=out) as progress:
             while numbers and not stopped:
                 if launch is None:
-                    stopped, held = _in_process(plan, store, numbers, progress, fail_fast=fail_fast)
+                    stopped, held = _in_process(plan, folder, numbers, progress, fail_fast=fail_fast)
                 else:
-                    stopped, held = _through_launcher(plan, store, numbers, progress, launch, fail_fast=fail_fast)
-                numbers = [] if stopped else _left_by_others(plan, store, held, out)
+                    stopped, held = _through_launcher(plan, folder, numbers, progress, launch, fail_fast=fail_fast)
+                numbers = [] if stopped else _left_by_others(plan, folder, held, out)
                 if numbers:
                     save(plan)
     except KeyboardInterrupt as error:
@@ -236,7 +238,7 @@ def _after_a_loss(
     return None, left
 
 
-def refresh(plan: Plan, store: Store, run_ids: Collection[str] | None = None) -> None:
+def refresh(plan: Plan, store: StoreReader, run_ids: Collection[str] | None = None) -> None:
     """Read statuses anew, of some runs or of all. What was to be tried again, and was, is not tried once more."""
     looked_at = plan.runs if run_ids is None else run_ids
     plan.status |= {run_id: store.status(run_id) for run_id in looked_at}
@@ -244,7 +246,7 @@ def refresh(plan: Plan, store: Store, run_ids: Collection[str] | None = None) ->
     plan.retry = {run_id: before for run_id, before in plan.retry.items() if run_id not in tried}
 
 
-def drop_adapters(plan: Plan, store: Store, out: Console) -> None:
+def drop_adapters(plan: Plan, store: StoreReader, out: Console) -> None:
     """Delete the adapters that `store.keep_adapters` does not keep, of this sweep's finished runs.
 
     With `best`, each cell keeps its runs at the rate that `select` chose, those that tables and section 7 read.
@@ -256,14 +258,18 @@ def drop_adapters(plan: Plan, store: Store, out: Console) -> None:
     if not finished:
         return
     kept = set(arms.chosen_runs(store.frame())["run_id"]) if wanted == "best" else set()
-    freed = [store.drop_adapter(run_id, f"store.keep_adapters={wanted}") for run_id in sorted(finished - kept)]
+    spare = sorted(finished - kept)
+    if not spare:
+        return
+    folder = Store(store.root)
+    freed = [folder.drop_adapter(run_id, f"store.keep_adapters={wanted}") for run_id in spare]
     n_dropped = sum(n_bytes > 0 for n_bytes in freed)
     if n_dropped:
         dropped = f"dropped {counted(n_dropped, 'adapter')}, {size(sum(freed))}"
         out.print(f"store.keep_adapters={wanted}: kept {counted(len(finished & kept), 'adapter')}, {dropped}")
 
 
-def log_findings(plan: Plan, store: Store) -> None:
+def log_findings(plan: Plan, store: StoreReader) -> None:
     """One W&B run of job type `analysis` with the tables, figures and sentences of this sweep.
 
     Costs a sweep nothing when it fails: the store has everything, and the scripts of analysis/ show it.
@@ -313,7 +319,7 @@ def _png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def remove_job_folder(store: Store) -> None:
+def remove_job_folder(store: StoreReader) -> None:
     """The launchers' own folder, when it is empty."""
     folder = store.root / files.FOLDER / "jobs"
     with contextlib.suppress(OSError):

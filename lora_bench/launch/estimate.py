@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_bench.launch.packs import lengths
 from lora_bench.launch.plan import Plan
-from lora_bench.store.folder import Store
+from lora_bench.store import StoreReader
 
 SHARE_OF_MATMUL = 0.5
 """Of the machine's matrix products' rate, what a pack was seen to reach, scoring and checks included."""
@@ -24,7 +24,7 @@ class Cost:
     basis: str
 
 
-def cost(plan: Plan, store: Store) -> Cost:
+def cost(plan: Plan, store: StoreReader) -> Cost:
     """Estimate what the pending runs cost, from finished runs of the store where it has some of the same kind."""
     pending = [plan.runs[run_id].run for run_id in plan.pending()]
     n_bytes = sum(_bytes(run) for run in pending)

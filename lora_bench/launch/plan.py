@@ -27,8 +27,8 @@ from lora_bench.launch.packs import activation_bytes, form_packs
 from lora_bench.launch.plan_file import Entry, PlanFile
 from lora_bench.launch.precision import settle
 from lora_bench.models import machine
+from lora_bench.store import StoreReader
 from lora_bench.store.errors import explained
-from lora_bench.store.folder import Store
 from lora_bench.store.secrets import scrub
 from lora_bench.training import inputs
 
@@ -118,7 +118,7 @@ class Places:
 
 def make(
     candidates: Sequence[Candidate],
-    store: Store,
+    store: StoreReader,
     *,
     pack_size: int | str = "auto",
     retry_failed: bool = False,
@@ -254,7 +254,7 @@ def _kept(path: Path, runs: Mapping[str, Planned]) -> _Kept:
 # Checking
 
 
-def _resolve_all(candidates: Sequence[Candidate], store: Store) -> list[Any]:
+def _resolve_all(candidates: Sequence[Candidate], store: StoreReader) -> list[Any]:
     stores = {candidate.config.store for candidate in candidates}
     if len(stores) > 1:
         raise PlanError(f"store: {len(stores)} folders in one sweep; give one ({', '.join(sorted(stores))})")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from lora_bench.config.schema import RunConfig
 from lora_bench.launch.files import FOLDER
+from lora_bench.store import StoreReader
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import explained
 from lora_bench.store.folder import Store
 
 
-def settle(config: RunConfig, store: Store) -> RunConfig:
+def settle(config: RunConfig, store: StoreReader) -> RunConfig:
     """The configuration with `train.precision=auto` decided for a CPU: measured once for a store on such a machine, so
     that no two of its runs differ for a measurement that came out otherwise. `keep_precision` writes it down.
 
@@ -51,7 +52,7 @@ def keep_precision(store: Store) -> None:
             json.dump(document, file, indent=1)
 
 
-def _precision_file(store: Store) -> Path:
+def _precision_file(store: StoreReader) -> Path:
     identity = hashlib.sha256(json.dumps(_this_cpu()).encode()).hexdigest()[:12]
     return store.root / FOLDER / "precision" / f"{identity}.json"
 

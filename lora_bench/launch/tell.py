@@ -13,6 +13,7 @@ from lora_bench.config.schema import LORA_METHODS
 from lora_bench.launch.estimate import cost
 from lora_bench.launch.plan import Plan, command_line
 from lora_bench.paths import resource_root
+from lora_bench.store import StoreReader
 from lora_bench.store.environment import ENVIRONMENT_KEYS, SOFTWARE_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
@@ -38,7 +39,7 @@ def console() -> Console:
 # Before
 
 
-def describe(plan: Plan, store: Store, out: Console, *, every_cell: bool, is_launched: bool = False) -> None:
+def describe(plan: Plan, store: StoreReader, out: Console, *, every_cell: bool, is_launched: bool = False) -> None:
     """Print what the plan will do; with `every_cell`, each cell's parameters and scales too.
 
     Args:
@@ -85,7 +86,7 @@ def _how(plan: Plan) -> str:
     return f", {plan.n_workers} side by side with {counted(plan.threads, 'thread')} each"
 
 
-def _environments_apart(plan: Plan, store: Store, *, is_launched: bool) -> Iterator[str]:
+def _environments_apart(plan: Plan, store: StoreReader, *, is_launched: bool) -> Iterator[str]:
     """Finished runs of the same backbone and task that no contrast will join with those to come, and what differs."""
     from lora_bench.training.run import environment_here
 
@@ -140,7 +141,7 @@ def _cell_table(plan: Plan) -> Table:
     return table
 
 
-def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
+def _resolution(plan: Plan, store: StoreReader, n_seeds: int) -> str:
     """What the sweep will be able to tell apart, from the spread of finished runs of its kind."""
     from lora_bench.verdicts import power, stats
 
@@ -167,7 +168,7 @@ def _resolution(plan: Plan, store: Store, n_seeds: int) -> str:
 # After
 
 
-def conclude(plan: Plan, store: Store, out: Console, *, stopped: str | None, command: Sequence[str]) -> int:
+def conclude(plan: Plan, store: StoreReader, out: Console, *, stopped: str | None, command: Sequence[str]) -> int:
     """Print the ranking, the failures and the next command. Returns the exit status: 0 if every run is finished."""
     frame = frame_of_plan(plan, store)
     statuses = list(plan.status.values())
@@ -196,13 +197,14 @@ def conclude(plan: Plan, store: Store, out: Console, *, stopped: str | None, com
     return 1 if failed or missing else 0
 
 
-def _n_trained_elsewhere(plan: Plan, store: Store) -> int:
+def _n_trained_elsewhere(plan: Plan, store: StoreReader) -> int:
     """Runs without a record that another process holds, as a sweep with other packs does."""
     held = 0
     with contextlib.suppress(StoreError):
+        folder = Store(store.root)
         for run_id, status in plan.status.items():
             if status is None:
-                with store.claim(run_id) as is_free:
+                with folder.claim(run_id) as is_free:
                     held += not is_free
     return held
 
@@ -257,7 +259,7 @@ def _failures(plan: Plan, frame: Any) -> Iterator[str]:
         yield f"{kind}: {told}  ({' '.join(first.overrides)}{others}; {group['run_id'].iloc[0]}/record.json)"
 
 
-def analysis_command(plan: Plan, store: Store) -> str:
+def analysis_command(plan: Plan, store: StoreReader) -> str:
     """The script that shows what this sweep found: by its axes, the placement first, then the rank, then any other."""
     methods = {one.run.config.adapter.method for one in plan.runs.values()} - {settings.FLOOR}
     varied = [by for by, key in settings.FACTORS.items() if key in plan.axes and (by != "method" or len(methods) > 1)]
@@ -288,7 +290,7 @@ def _short(path: Path) -> str:
         return str(path)
 
 
-def frame_of_plan(plan: Plan, store: Store) -> Any:
+def frame_of_plan(plan: Plan, store: StoreReader) -> Any:
     frame: Any = store.frame()
     return frame[frame["run_id"].isin(set(plan.runs))].reset_index(drop=True)
 

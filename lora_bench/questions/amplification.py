@@ -20,7 +20,7 @@ from lora_bench import wording
 from lora_bench.reports import script
 from lora_bench.reports.figures import section7
 from lora_bench.reports.section import Column, Section, Table
-from lora_bench.store.folder import Store
+from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, settings, subspace, tuning
 from lora_bench.verdicts import paper as published
 
@@ -34,13 +34,13 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
     Raises:
         NothingToShow: when no run at a chosen rate keeps its norms.
     """
-    store, wanted = Store(options.store), options.targets
+    store, wanted = open_store(options.store), options.targets
     return script.each_setting(
         runs, options, lambda one: [section(one, store, targets=wanted, name=f"amplification_{one.slug}")]
     )
 
 
-def section(setting: settings.Setting, store: Store, *, targets: str, name: str) -> Section:
+def section(setting: settings.Setting, store: StoreReader, *, targets: str, name: str) -> Section:
     """The table, the figure and the sentence for one setting.
 
     Raises:
@@ -76,7 +76,7 @@ def section(setting: settings.Setting, store: Store, *, targets: str, name: str)
     )
 
 
-def read_norms(runs: pd.DataFrame, store: Store) -> tuple[pd.DataFrame, int]:
+def read_norms(runs: pd.DataFrame, store: StoreReader) -> tuple[pd.DataFrame, int]:
     """One row per matrix of every scored run at its arm's chosen rate, and how many such runs kept no norms."""
     rows, lacking = [], 0
     for run in tuning.at_chosen_rates(runs).itertuples():

@@ -20,8 +20,9 @@ from lora_bench import wording
 from lora_bench.reports import script, tables
 from lora_bench.reports.figures.curves import learning_rates
 from lora_bench.reports.section import Column, Section, Table
+from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import Store, is_pack
+from lora_bench.store.reader import is_archive
 from lora_bench.verdicts import arms, gaps, settings, stats, tuning
 
 
@@ -133,7 +134,7 @@ def paste_line(
     sweep = None
     if store is not None:
         try:
-            invocation = Store(store).record(first["run_id"])["invocation"]
+            invocation = open_store(store).record(first["run_id"])["invocation"]
         except StoreError:
             invocation = {}
         sweep = invocation.get("sweep")
@@ -147,7 +148,7 @@ def paste_line(
         words += [f"adapter.rank={int(first['rank'])}", "adapter.budget=null"]  # the sweep's file may set a budget
     words += [f"{key}={level}" for key, level in levels.items() if level]
     words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
-    if store is not None and not is_pack(store):
+    if store is not None and not is_archive(store):
         words.append(f"store={store}")
     return shlex.join(words)
 

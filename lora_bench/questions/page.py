@@ -26,9 +26,9 @@ from lora_bench.questions.across import across
 from lora_bench.reports import output
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.section import Section, Table
+from lora_bench.store import StoreReader, open_store
 from lora_bench.store.environment import ENVIRONMENT_KEYS
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import Store
 from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingToShow, Setting, filter_runs
 from lora_bench.wording import duration, size
 
@@ -98,7 +98,7 @@ def build(runs: pd.DataFrame, options: Namespace) -> dict:
         "parts": list(parts.values()),
         "claims": claims_matrix(card),
         "overview": [shown_section("Across tasks", one, options.out) for one in across(sections)],
-        "environments": environments(runs, Store(options.store)),
+        "environments": environments(runs, open_store(options.store)),
         "missing": [*absent, *gaps(sections)],
         "mixed": options.mix_environments,
         "cost": cost(runs),
@@ -214,7 +214,7 @@ def cost(runs: pd.DataFrame) -> list[tuple[str, str]]:
     return told
 
 
-def environments(runs: pd.DataFrame, store: Store) -> list[dict]:
+def environments(runs: pd.DataFrame, store: StoreReader) -> list[dict]:
     """One row per environment, read from one of its records."""
     rows = []
     for identity, mine in runs.groupby("environment", sort=True):

@@ -20,7 +20,7 @@ from lora_bench import wording
 from lora_bench.reports import script
 from lora_bench.reports.figures import section7
 from lora_bench.reports.section import Column, Section, Table
-from lora_bench.store.folder import ADAPTER, Store
+from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, subspace, tuning
 from lora_bench.verdicts.settings import REFERENCE_TARGETS, NothingToShow, Setting
 
@@ -35,11 +35,11 @@ def sections(runs: pd.DataFrame, options) -> list[Section]:
     Raises:
         NothingToShow: when no setting has two adapters to compare.
     """
-    store = Store(options.store)
+    store = open_store(options.store)
     return script.each_setting(runs, options, lambda one: [section(one, store, options, name=f"subspace_{one.slug}")])
 
 
-def section(setting: Setting, store: Store, options, *, name: str) -> Section:
+def section(setting: Setting, store: StoreReader, options, *, name: str) -> Section:
     """The table, the figures and the sentence for one setting.
 
     Raises:
@@ -137,9 +137,9 @@ def sentence(setting: Setting, targets: str, table: pd.DataFrame) -> str:
     return f"On {setting.title}, {targets}: {'; '.join(parts)}."
 
 
-def _choose(setting: Setting, chosen: pd.DataFrame, store: Store, options) -> tuple[str, int, int]:
+def _choose(setting: Setting, chosen: pd.DataFrame, store: StoreReader, options) -> tuple[str, int, int]:
     """The placement and the two ranks that were asked for, else those of which the store holds adapters."""
-    has_adapter = chosen["run_id"].map(lambda run_id: (store.path(str(run_id)) / ADAPTER).is_dir()).astype(bool)
+    has_adapter = chosen["run_id"].map(lambda run_id: store.adapter(str(run_id)) is not None).astype(bool)
     with_adapter = chosen[has_adapter]
     asked = next((one for one in set(chosen["targets"]) if arms.same_targets(options.targets, one)), options.targets)
     if not options.ranks and (asked in set(with_adapter["targets"]) or (not asked and len(with_adapter))):
@@ -168,7 +168,7 @@ def _choose(setting: Setting, chosen: pd.DataFrame, store: Store, options) -> tu
     return targets, low, high
 
 
-def _read(chosen: pd.DataFrame, store: Store) -> tuple[dict, int]:
+def _read(chosen: pd.DataFrame, store: StoreReader) -> tuple[dict, int]:
     """(rank, seed) -> Adapter, and how many of these runs kept none."""
     adapters, lacking = {}, 0
     for run, rank, seed in zip(chosen.itertuples(), chosen["rank"], chosen["seed"], strict=True):

@@ -30,8 +30,8 @@ import pyarrow.parquet as pq
 from lora_bench import __version__
 from lora_bench.store.archive import ADAPTERS, FORMAT, Content, check_names, logit_names, sha256_of
 from lora_bench.store.errors import StoreError, explained
-from lora_bench.store.folder import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, Store, is_pack
 from lora_bench.store.frame import frame_of, row_of
+from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, StoreReader, is_archive
 from lora_bench.store.record import CURVES
 from lora_bench.store.secrets import without_folders
 from lora_bench.verdicts import settings
@@ -56,7 +56,7 @@ class ResultsPack:
 
 
 def write_pack(
-    stores: Sequence[Store],
+    stores: Sequence[StoreReader],
     out: Path,
     *,
     task: str | None = None,
@@ -80,7 +80,7 @@ def write_pack(
         StoreError: if `out` holds something else, stores hold different finished records of a run, or the disk refuses.
     """
     with explained("write the pack", out):
-        if out.exists() and not (out.is_dir() and (is_pack(out) or not any(out.iterdir()))):
+        if out.exists() and not (out.is_dir() and (is_archive(out) or not any(out.iterdir()))):
             raise StoreError(f"results: {out} holds something that is no pack; give a folder that is new or empty")
         lines, homes, frame = _gather(stores, task)
         best = chosen_runs(frame)
@@ -143,11 +143,13 @@ def _shortest(value: Any) -> Any:
     return float(str(single)) if np.isfinite(single) else value
 
 
-def _gather(stores: Sequence[Store], task: str | None) -> tuple[dict[str, bytes], dict[str, Store], pd.DataFrame]:
+def _gather(
+    stores: Sequence[StoreReader], task: str | None
+) -> tuple[dict[str, bytes], dict[str, StoreReader], pd.DataFrame]:
     """By run id: its record as a line, and the store that it lies in; and the frame of the runs that are wanted."""
     lines: dict[str, bytes] = {}
     rows: dict[str, dict[str, Any]] = {}
-    homes: dict[str, Store] = {}
+    homes: dict[str, StoreReader] = {}
     for store in stores:
         for record in store.records():
             run_id, status = record["run_id"], record["status"]
@@ -177,7 +179,7 @@ def _write_records(path: Path, lines: Sequence[bytes]) -> None:
             packed.write(line + b"\n")
 
 
-def _write_predictions(path: Path, homes: Mapping[str, Store]) -> dict[str, int]:
+def _write_predictions(path: Path, homes: Mapping[str, StoreReader]) -> dict[str, int]:
     """Write the table, if any of these runs kept its predictions. Returns the counts for the manifest."""
     tables, counts = [], {"float16_rows": 0, "float32_rows": 0}
     for run_id, store in homes.items():
@@ -231,9 +233,9 @@ def _of_cells(best: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(kept).drop_duplicates("run_id")
 
 
-def _copy_adapter(store: Store, run_id: str, folder: Path) -> bool:
-    source, target = store.path(run_id) / ADAPTER, folder / ADAPTERS / run_id / ADAPTER
-    if not source.is_dir():
+def _copy_adapter(store: StoreReader, run_id: str, folder: Path) -> bool:
+    source, target = store.adapter(run_id), folder / ADAPTERS / run_id / ADAPTER
+    if source is None:
         return False
     if any(path.is_symlink() for path in (source, *source.rglob("*"))):
         raise StoreError(f"results: {source} holds a link; a pack holds files alone")
@@ -243,7 +245,7 @@ def _copy_adapter(store: Store, run_id: str, folder: Path) -> bool:
 
 def _put(folder: Path, out: Path, manifest: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Move the pack from `folder` to `out`; False when the same files are there already."""
-    if is_pack(out):
+    if is_archive(out):
         try:
             is_same = Content(out).manifest["files"] == manifest["files"]
         except StoreError:

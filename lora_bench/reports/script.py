@@ -18,8 +18,8 @@ from lora_bench.config.schema import LORA_METHODS
 from lora_bench.paths import argument
 from lora_bench.reports.output import print_section, write_section
 from lora_bench.reports.section import Section
+from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import Store
 from lora_bench.verdicts import settings as comparisons
 from lora_bench.verdicts import stats
 
@@ -152,7 +152,7 @@ def read_frame(root: Path) -> pd.DataFrame:
         raise comparisons.NothingToShow(
             f"--store: no folder {str(root)!r}; give the folder that the sweep wrote (store=...)"
         )
-    frame = Store(root).frame()
+    frame = open_store(root).frame()
     if frame.empty:
         raise comparisons.NothingToShow(f"--store: {str(root)!r} holds no run; start with: lora-bench +sweeps=quick")
     return frame

@@ -5,8 +5,8 @@
     PACK/adapters/<run_id>/adapter/    the adapters that were asked for, in PEFT format
     PACK/manifest.json                 format version, counts, and the size and SHA-256 of every file above
 
-`Store(PACK)` reads the pack as it reads a folder of runs, and refuses to write. Every file is checked against the
-manifest when the pack is opened. `reports.publish` writes one.
+`open_store(PACK)` reads the pack as it reads a folder of runs. Every file is checked against the manifest when the pack
+is opened. `reports.publish` writes one.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import hashlib
 import json
 import re
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from lora_bench.store.document import RUN_ID, loads
 from lora_bench.store.errors import RecordError, StoreError
-from lora_bench.store.folder import MANIFEST, PREDICTIONS, RECORDS, Store
-from lora_bench.store.frame import row_of
+from lora_bench.store.frame import frame_of, row_of
+from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, checked_id, unknown_run
+
+if TYPE_CHECKING:
+    import pandas as pd  # a fifth of a second: imported where predictions are read
 
 FORMAT = 1
 ADAPTERS = "adapters"
@@ -44,23 +45,64 @@ def logit_names(table: pd.DataFrame) -> list[str]:
     return sorted(names, key=lambda name: int(name.removeprefix("logit_")))
 
 
-class PackedStore(Store):
-    """A results pack, read as a store. Writing is refused.
+class Archive:
+    """A results pack, read as a store. It has nothing that writes.
 
     Raises:
         StoreError: on opening, naming the file that is missing, cut short, changed, or of an unknown format.
     """
 
     def __init__(self, root: str | Path):
-        super().__init__(root)
+        self.root = Path(root)
         self._content = _open(self.root, _stamp(self.root))
 
     def __repr__(self) -> str:
-        return f"PackedStore({str(self.root)!r})"
+        return f"Archive({str(self.root)!r})"
+
+    def has(self, run_id: str) -> bool:
+        """Whether this run is finished."""
+        return self.status(run_id) == "finished"
+
+    def status(self, run_id: str) -> str | None:
+        """`finished`, `failed`, or None when there is no record of this run."""
+        known = self._content.records.get(checked_id(run_id))
+        return known[1]["status"] if known else None
+
+    def statuses(self) -> dict[str, str]:
+        """The status of every run."""
+        return {run_id: row["status"] for run_id, (_, row) in self._content.records.items()}
+
+    def written_at(self, run_id: str) -> int | None:
+        """None: a pack does not keep when a record was written."""
+        return None
 
     def path(self, run_id: str) -> Path:
         """The folder that holds the run's adapter, if the pack kept it."""
-        return self.root / ADAPTERS / super().path(run_id).name
+        return self.root / ADAPTERS / checked_id(run_id)
+
+    def adapter(self, run_id: str) -> Path | None:
+        """The folder of the run's adapter in PEFT format, or None when the pack kept none."""
+        folder = self.path(run_id) / ADAPTER
+        return folder if folder.is_dir() else None
+
+    def record(self, run_id: str) -> dict[str, Any]:
+        """The record of one run.
+
+        Raises:
+            StoreError: if there is none.
+        """
+        known = self._content.records.get(checked_id(run_id))
+        if known is None:
+            raise unknown_run(self.root, run_id, len(self._content.records))
+        return loads(known[0], run_id=run_id)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Every record, by run id."""
+        return (self.record(run_id) for run_id in sorted(self._content.records))
+
+    def frame(self) -> pd.DataFrame:
+        """One row per run, failed ones too, ordered by run id; see `frame.COLUMNS`. What a run has not is NaN."""
+        return frame_of({run_id: row for run_id, (_, row) in self._content.records.items()})
 
     def predictions(self, run_id: str) -> pd.DataFrame | None:
         """The predictions of a run at its arm's chosen rate; None when the pack holds none of it.
@@ -77,6 +119,11 @@ class PackedStore(Store):
         mine = mine.drop(columns=[name for name in mine if mine[name].isna().all()])
         return mine.astype({"label": "int64"}) if len(logit_names(mine)) > 1 else mine
 
+    @property
+    def quarantined(self) -> list[Path]:
+        """None: a pack is whole, or it is not opened."""
+        return []
+
     def bytes_by_part(self) -> dict[str, tuple[int, int]]:
         """Runs that have the part and its bytes in the pack, for record, predictions and adapter."""
         manifest = self._content.manifest
@@ -86,25 +133,6 @@ class PackedStore(Store):
             "predictions": (manifest["runs_with_predictions"], of_file.pop(PREDICTIONS, 0)),
             "adapter": (manifest["runs_with_adapter"], sum(of_file.values())),
         }
-
-    # What `Store` asks of the disk
-
-    def _names(self) -> list[str]:
-        return list(self._content.records)
-
-    def _load(self, run_id: str) -> dict[str, Any] | None:
-        known = self._content.records.get(run_id)
-        return None if known is None else loads(known[0], run_id=run_id)
-
-    def _row(self, run_id: str) -> dict[str, Any] | None:
-        known = self._content.records.get(run_id)
-        return None if known is None else known[1]
-
-    def _rows(self) -> dict[str, dict[str, Any]]:
-        return {run_id: row for run_id, (_, row) in self._content.records.items()}
-
-    def _make_root(self) -> None:
-        raise StoreError(f"store: {self.root} is a results pack, which is read alone; give another store=FOLDER")
 
 
 class Content:
@@ -149,6 +177,8 @@ class Content:
         path = self.root / PREDICTIONS
         if PREDICTIONS not in self.manifest["files"]:
             return {}
+        import pandas as pd
+
         try:
             table = pd.read_parquet(path)
             return {str(run_id): mine for run_id, mine in table.groupby("run_id", sort=False)}

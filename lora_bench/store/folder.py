@@ -1,4 +1,4 @@
-"""The store: the folder of records that every table and figure reads.
+"""The store as a folder of runs: the one kind that is written to.
 
     STORE/<run_id>/record.json, predictions.parquet, adapter/     one folder per run
     STORE/quarantine/<run_id>-<n>/                                what could not be read, and why
@@ -35,6 +35,7 @@ from lora_bench.store.errors import (
 )
 from lora_bench.store.frame import frame_of, row_of
 from lora_bench.store.index import RECORD, Indexed
+from lora_bench.store.reader import ADAPTER, PREDICTIONS, checked_id, is_archive, unknown_run
 from lora_bench.store.record import check_record, utc_now
 
 if TYPE_CHECKING:
@@ -42,29 +43,19 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
-PREDICTIONS = "predictions.parquet"
-ADAPTER = "adapter"
-# What a results pack holds in place of run folders; see `lora_bench.store.archive`.
-MANIFEST = "manifest.json"
-RECORDS = "records.jsonl.gz"
 
 
 class Store(Indexed):
     """The records under one folder, which appears with the first write. Safe for many processes at once.
 
-    The folder of a results pack opens as a `PackedStore`, which can be read alone.
+    Raises:
+        StoreError: on opening a file, or an archive, which `open_store` reads.
     """
-
-    def __new__(cls, root: str | Path) -> Store:
-        # As pathlib does it: whoever reads a store, scripts and sweeps alike, need not know that there are packs.
-        if cls is Store and is_pack(root):
-            from lora_bench.store.archive import PackedStore
-
-            return object.__new__(PackedStore)
-        return super().__new__(cls)
 
     def __init__(self, root: str | Path):
         self.root = Path(root)
+        if is_archive(self.root):
+            raise StoreError(f"store: {self.root} is a results pack, which is read alone; give another store=FOLDER")
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"store: {self.root} is a file; give a folder")
         super().__init__()
@@ -81,7 +72,7 @@ class Store(Indexed):
 
     def status(self, run_id: str) -> str | None:
         """`finished`, `failed`, or None when there is no sound record of this run."""
-        row = self._row(_checked(run_id))
+        row = self._row(checked_id(run_id))
         return row["status"] if row else None
 
     def statuses(self) -> dict[str, str]:
@@ -97,7 +88,12 @@ class Store(Indexed):
 
     def path(self, run_id: str) -> Path:
         """The folder of a run, whether or not it exists."""
-        return self.root / _checked(run_id)
+        return self.root / checked_id(run_id)
+
+    def adapter(self, run_id: str) -> Path | None:
+        """The folder of the run's adapter in PEFT format, or None when none was kept."""
+        folder = self.path(run_id) / ADAPTER
+        return folder if folder.is_dir() else None
 
     def record(self, run_id: str) -> dict[str, Any]:
         """The record of one run.
@@ -105,9 +101,9 @@ class Store(Indexed):
         Raises:
             StoreError: if there is none, or it is unreadable and was set aside.
         """
-        record = self._read(_checked(run_id))
+        record = self._read(checked_id(run_id))
         if record is None:
-            raise StoreError(f"store: {self.root} has no run {run_id!r}; it holds {len(self._names())} runs")
+            raise unknown_run(self.root, run_id, len(self._names()))
         return record
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -246,7 +242,7 @@ class Store(Indexed):
 
         The claim is a lock of the operating system, so that of a process that died is free again.
         """
-        lock = FileLock(self.root / ".claims" / f"{_checked(run_id)}.lock")
+        lock = FileLock(self.root / ".claims" / f"{checked_id(run_id)}.lock")
         with self._errors(f"claim run {run_id}"):
             self._make_root()
             is_held = _acquire(lock, timeout=0)
@@ -405,17 +401,6 @@ class Store(Indexed):
 def adapter_dropped(why: str) -> dict[str, str]:
     """What a record says, under the key of this name, of an adapter that was not kept."""
     return {"at": utc_now(), "why": why}
-
-
-def is_pack(root: str | Path) -> bool:
-    """Whether a folder is a results pack, be it one that lost a file."""
-    return any((Path(root) / name).is_file() for name in (MANIFEST, RECORDS))
-
-
-def _checked(run_id: str) -> str:
-    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
-        raise StoreError(f"store: {run_id!r} is no run id; one is 8 to 64 of 0-9a-f")
-    return run_id
 
 
 def _acquire(lock: FileLock, *, timeout: float) -> bool:

@@ -26,9 +26,9 @@ from typing import Any
 from lora_bench import wording
 from lora_bench.config.schema import TrackingConfig
 from lora_bench.paths import PathError, argument, settle_caches
+from lora_bench.store import StoreReader, open_store
 from lora_bench.store.document import RUN_ID
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import Store
 from lora_bench.store.secrets import scrub
 from lora_bench.tracking.live import CURVES, Tracking, choose_mode, head_of, open_tracking, summary_of
 
@@ -254,7 +254,7 @@ def _log_epoch(run: Any, epoch: Mapping[str, Any]) -> None:
     run.log({"epoch": epoch["epoch"], "select": epoch["select"]}, epoch["step"])
 
 
-def upload_all(run_ids: Iterable[str], store: Store, config: TrackingConfig) -> int:
+def upload_all(run_ids: Iterable[str], store: StoreReader, config: TrackingConfig) -> int:
     """Upload these runs; returns how many went where `config` asked, before the server was lost."""
     tracking = open_tracking(config, directory=_directory(store))
     mode, n_done = tracking.mode, 0
@@ -281,7 +281,7 @@ def mark_sent(run_ids: Iterable[str], directory: Path) -> int:
     return n_marked
 
 
-def _directory(store: Store) -> Path:
+def _directory(store: StoreReader) -> Path:
     return store.root / ".tracking"
 
 
@@ -320,7 +320,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def synchronise(options: argparse.Namespace) -> int:
     """Compare, upload and tell; returns the exit status of the command."""
-    store = Store(options.store)
+    store = open_store(options.store)
     n_runs = len(store.statuses())
     if not n_runs:
         raise StoreError(f"store: {store.root} holds no run")

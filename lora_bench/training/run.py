@@ -27,7 +27,8 @@ from lora_bench.packing.packed import Packed
 from lora_bench.packing.solo import SoloPack
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, NonFiniteError, StoreError, explained
-from lora_bench.store.folder import ADAPTER, Store, adapter_dropped
+from lora_bench.store.folder import Store, adapter_dropped
+from lora_bench.store.reader import ADAPTER
 from lora_bench.store.record import failure, new_record, require_guards, utc_now
 from lora_bench.tasks.metrics import score
 from lora_bench.tasks.rows import Task

@@ -27,9 +27,10 @@ from analysis import subspace as subspace_command
 from analysis import weight_types as weight_types_command
 from fake_store import fake_record, weight_types_records, write_store, write_with_adapters
 from lora_bench.reports import publish
-from lora_bench.store import archive
+from lora_bench.store import StoreReader, archive, open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.store.folder import MANIFEST, PREDICTIONS, RECORDS, Store
+from lora_bench.store.folder import Store
+from lora_bench.store.reader import MANIFEST, PREDICTIONS, RECORDS
 from lora_bench.tasks.metrics import score
 from lora_bench.verdicts.settings import NothingToShow
 
@@ -67,7 +68,7 @@ def write_scored(root: Path, *, tasks: tuple[str, ...] = tuple(KINDS), n_seeds: 
 
 
 def packed(root: Path, out: Path, **options: Any) -> Path:
-    return publish.write_pack([Store(root)], out, **options).root
+    return publish.write_pack([open_store(root)], out, **options).root
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -106,8 +107,8 @@ def pack(scored_pack, tmp_path) -> Path:
 
 
 def test_a_pack_reads_as_the_folder_does(scored, scored_pack):
-    folder, pack = Store(scored), Store(scored_pack)
-    assert isinstance(pack, archive.PackedStore)
+    folder, pack = open_store(scored), open_store(scored_pack)
+    assert isinstance(pack, archive.Archive)
     pd.testing.assert_frame_equal(pack.frame(), folder.frame())
     assert list(pack.records()) == list(folder.records())
     assert pack.statuses() == folder.statuses()
@@ -125,7 +126,7 @@ def test_a_pack_reads_as_the_folder_does(scored, scored_pack):
 
 
 def test_predictions_are_those_of_the_chosen_rates_and_keep_rows_and_labels(scored, scored_pack):
-    folder, pack = Store(scored), Store(scored_pack)
+    folder, pack = open_store(scored), open_store(scored_pack)
     held = {run_id for run_id in folder.statuses() if pack.predictions(run_id) is not None}
     frame = folder.frame()
     assert held == set(frame.loc[(frame["lr"] == RATES[1]) & (frame["status"] == "finished"), "run_id"])
@@ -195,9 +196,9 @@ def test_section_7_reads_the_adapters_of_a_pack(adapted, tmp_path, unrendered):
     for script in (subspace_command, amplification_command):
         ours, theirs = (tables_of(script, one, tmp_path / script.__name__ / one.name) for one in (pack, adapted))
         assert ours == theirs
-    run_id = next(iter(Store(pack).statuses()))
-    assert bytes_of(Store(pack).path(run_id)) == {
-        name: content for name, content in bytes_of(Store(adapted).path(run_id)).items() if name != "record.json"
+    run_id = next(iter(open_store(pack).statuses()))
+    assert bytes_of(open_store(pack).path(run_id)) == {
+        name: content for name, content in bytes_of(open_store(adapted).path(run_id)).items() if name != "record.json"
     }
 
 
@@ -230,13 +231,13 @@ def change_manifest(pack: Path, change: Callable[[dict], object]) -> None:
     ids=["flipped", "longer", "truncated", "absent"],
 )
 def test_a_file_that_was_touched_is_refused_by_name(pack, name, change, said, tmp_path, capsys):
-    assert len(Store(pack).frame()) == 15  # so that a pack once found sound is looked at again
+    assert len(open_store(pack).frame()) == 15  # so that a pack once found sound is looked at again
     content = (pack / name).read_bytes()
     (pack / name).unlink()
     if change:
         (pack / name).write_bytes(change(content))
     with pytest.raises(StoreError, match=f"{name} {said}"):
-        Store(pack)
+        open_store(pack)
     assert weight_types_command.main(["--store", str(pack), "--out", str(tmp_path / "out")]) == 2
     assert f"{pack / name} {said}" in capsys.readouterr().err
 
@@ -246,7 +247,7 @@ def test_a_changed_adapter_is_refused_by_name(adapted, tmp_path):
     path = next(pack.rglob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match=f"{path} does not match its checksum"):
-        Store(pack)
+        open_store(pack)
 
 
 @pytest.mark.parametrize(
@@ -263,16 +264,16 @@ def test_a_changed_adapter_is_refused_by_name(adapted, tmp_path):
 def test_a_manifest_that_cannot_be_followed_is_refused(pack, change, said):
     change_manifest(pack, change)
     with pytest.raises(StoreError, match=said):
-        Store(pack).frame()
+        open_store(pack).frame()
 
 
 def test_a_manifest_that_is_absent_or_garbled_is_refused(pack):
     (pack / MANIFEST).write_bytes(b'{"format": 1')
     with pytest.raises(StoreError, match=f"cannot read .*{MANIFEST}"):
-        Store(pack)
+        open_store(pack)
     (pack / MANIFEST).unlink()
     with pytest.raises(StoreError, match=f"{MANIFEST} is missing"):
-        Store(pack)
+        open_store(pack)
 
 
 @pytest.mark.parametrize(
@@ -291,12 +292,12 @@ def test_a_manifest_that_is_absent_or_garbled_is_refused(pack):
 def test_a_name_that_leaves_the_folder_or_is_no_kind_of_ours_is_refused(pack, name):
     change_manifest(pack, lambda manifest: manifest["files"].update({name: {"bytes": 0, "sha256": ""}}))
     with pytest.raises(StoreError, match="is no file of a pack"):
-        Store(pack)
+        open_store(pack)
 
 
 @pytest.mark.parametrize("name", ["../../etc", "/tmp/00000000", "0000000A", "00000000/..", "00000000\n"])
 def test_a_run_id_that_leaves_the_folder_is_refused(scored_pack, name):
-    store = Store(scored_pack)
+    store = open_store(scored_pack)
     for use in (store.path, store.status, store.record, store.predictions):
         with pytest.raises(StoreError, match="is no run id"):
             use(name)
@@ -306,14 +307,14 @@ def test_links_and_files_that_are_not_listed_are_refused(pack, tmp_path):
     shutil.move(pack / RECORDS, tmp_path / RECORDS)
     (pack / RECORDS).symlink_to(tmp_path / RECORDS)
     with pytest.raises(StoreError, match=f"{RECORDS} is a link"):
-        Store(pack)
+        open_store(pack)
     (pack / RECORDS).unlink()
     shutil.move(tmp_path / RECORDS, pack / RECORDS)
     extra = pack / "adapters" / "00000000" / "adapter" / "adapter_model.safetensors"
     extra.parent.mkdir(parents=True)
     extra.write_bytes(b"")
     with pytest.raises(StoreError, match=f"{extra} is not in {MANIFEST}"):
-        Store(pack)
+        open_store(pack)
 
 
 @pytest.mark.parametrize(
@@ -329,9 +330,9 @@ def test_links_and_files_that_are_not_listed_are_refused(pack, tmp_path):
     ],
 )
 def test_content_that_no_writer_of_ours_made_is_refused_by_name(pack, name, content, said):
-    run_id = next(iter(Store(pack).statuses()))
+    run_id = next(iter(open_store(pack).statuses()))
     spoil(pack, name, content)
-    store = Store(pack)
+    store = open_store(pack)
     with pytest.raises(StoreError, match=said) as caught:
         store.predictions(run_id)
     assert name in str(caught.value)
@@ -341,17 +342,13 @@ def test_content_that_no_writer_of_ours_made_is_refused_by_name(pack, name, cont
 
 
 def test_a_pack_is_not_written_to(pack):
-    before, store = bytes_of(pack), Store(pack)
-    run_id = next(iter(store.statuses()))
-    refused = [
-        store.require_writable,
-        lambda: store.write(fake_record(seed=99)),
-        lambda: store.drop_adapter(run_id, "no room"),
-        lambda: store.claim(run_id).__enter__(),
-    ]
-    for use in refused:
-        with pytest.raises(StoreError, match="is a results pack, which is read alone; give another store=FOLDER"):
-            use()
+    before = bytes_of(pack)
+    with pytest.raises(StoreError, match="is a results pack, which is read alone; give another store=FOLDER"):
+        Store(pack)
+    writes = {name for name in vars(Store) if not name.startswith("_")} - set(vars(StoreReader))
+    assert writes == {"require_writable", "write", "drop_adapter", "claim"}
+    assert not [name for name in writes if hasattr(archive.Archive, name)]
+    open_store(pack).frame()
     assert bytes_of(pack) == before
 
 
@@ -385,7 +382,7 @@ def test_another_pack_is_replaced_only_when_asked(scored, scored_pack, pack, cap
     assert f"{pack} holds another pack; give --overwrite" in capsys.readouterr().err
     assert bytes_of(pack) == before
     assert pack_script.main([*arguments, "--task", "cola", "--overwrite"]) == 0
-    assert set(Store(pack).frame()["task"]) == {"cola"}
+    assert set(open_store(pack).frame()["task"]) == {"cola"}
     assert (pack / "README.md").exists()
     assert [path.name for path in pack.parent.iterdir()] == ["pack"]
 
@@ -394,7 +391,7 @@ def test_a_folder_of_runs_never_becomes_a_pack(scored, tmp_path):
     store = write_store(tmp_path / "runs", [fake_record()])
     with pytest.raises(StoreError, match="holds something that is no pack"):
         packed(scored, store, overwrite=True)
-    assert type(Store(store)) is Store
+    assert type(open_store(store)) is Store
 
 
 def test_stores_are_joined_and_a_finished_run_stands_for_a_failed_one(tmp_path):
@@ -403,19 +400,19 @@ def test_stores_are_joined_and_a_finished_run_stands_for_a_failed_one(tmp_path):
     second = write_store(tmp_path / "b", [run, fake_record(seed=1), fake_record(seed=2)])
     for order in ([first, second], [second, first]):
         out = tmp_path / f"pack-{order[0].name}"
-        publish.write_pack([Store(root) for root in order], out)
-        assert sorted(Store(out).frame()["seed"]) == [0, 1, 2]
-        assert Store(out).record(run["run_id"]) == run
+        publish.write_pack([open_store(root) for root in order], out)
+        assert sorted(open_store(out).frame()["seed"]) == [0, 1, 2]
+        assert open_store(out).record(run["run_id"]) == run
     third = write_store(tmp_path / "c", [fake_record() | {"finished": "2026-01-02T00:00:00+00:00"}])
     with pytest.raises(StoreError, match=f"different finished records of run {run['run_id']}"):
-        publish.write_pack([Store(second), Store(third)], tmp_path / "none")
+        publish.write_pack([open_store(second), open_store(third)], tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_adapters_are_kept_as_asked(adapted, tmp_path, capsys):
     arguments = ["--store", str(adapted), "--out", str(tmp_path / "pack")]
     assert pack_script.main([*arguments, "--adapters", "q r=4"]) == 0
-    store = Store(tmp_path / "pack")
+    store = open_store(tmp_path / "pack")
     held = [run_id for run_id in store.statuses() if (store.path(run_id) / "adapter").is_dir()]
     assert set(store.frame().set_index("run_id").loc[held, "rank"]) == {4}
     assert len(held) == store.bytes_by_part()["adapter"][0] == 2
@@ -484,7 +481,7 @@ def test_curves_keep_what_float32_holds_and_no_digit_more(tmp_path):
     history = {"step": list(range(len(curve))), "loss": curve, "lr": curve, "grad_norm": curve, "epochs": []}
     store = write_store(tmp_path / "runs", [fake_record(history=history)])
     pack = packed(store, tmp_path / "pack")
-    (record,) = Store(pack).records()
+    (record,) = open_store(pack).records()
     told = record["history"]
     assert told["step"] == history["step"]
     for name in ("loss", "lr", "grad_norm"):
@@ -497,8 +494,8 @@ def test_curves_keep_what_float32_holds_and_no_digit_more(tmp_path):
 def test_the_folders_of_the_machine_are_not_published(tmp_path):
     given = ["task=cola", f"task.data_dir={tmp_path}/cola", f"model.name='{tmp_path}/model'", "model.name=a/b"]
     store = write_store(tmp_path / "runs", [fake_record(invocation={"overrides": given, "sweep": None})])
-    pack = publish.write_pack([Store(store)], tmp_path / "pack", command="x").root
-    (record,) = Store(pack).records()
+    pack = publish.write_pack([open_store(store)], tmp_path / "pack", command="x").root
+    (record,) = open_store(pack).records()
     told = ["task=cola", "task.data_dir=cola", "model.name=model", "model.name=a/b"]
     assert record["invocation"]["overrides"] == told
     assert str(tmp_path).encode() not in gzip.decompress((pack / RECORDS).read_bytes())
@@ -509,6 +506,6 @@ def test_the_error_of_a_failed_run_is_published_without_folders(tmp_path):
     error = {"kind": "died", "type": "OSError", "message": "no /mnt/lab/cola", "traceback": trace}
     failed = fake_record(seed=1, error="died") | {"error": error}
     pack = packed(write_store(tmp_path / "runs", [fake_record(), failed]), tmp_path / "pack")
-    told = Store(pack).record(failed["run_id"])["error"]
+    told = open_store(pack).record(failed["run_id"])["error"]
     assert told["message"] == "no cola"
     assert told["traceback"] == 'File "nn.py", line 3\nOSError: cola'
