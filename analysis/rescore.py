@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         type=argument,
         default=Path("runs"),
         metavar="DIR",
-        help="folder of records, or a results pack (default: runs)",
+        help="folder of records, or an archive (default: runs)",
     )
     parser.add_argument(
         "--out", type=argument, default=Path("report"), metavar="DIR", help="where tables/ goes (default: report)"
@@ -81,7 +81,7 @@ def rescore(store: StoreReader, frame: pd.DataFrame, added: list[str]) -> pd.Dat
         run_id, split, n_rows, state (equal, differs, unchecked), why, recorded, recomputed, added metrics.
     """
     rows = []
-    absent = "the pack holds no predictions of the run" if is_archive(store.root) else "the run kept no predictions"
+    absent = "the archive holds no predictions of the run" if is_archive(store.root) else "the run kept no predictions"
     for run in frame[frame["status"] == "finished"].itertuples():
         record = store.record(str(run.run_id))
         try:

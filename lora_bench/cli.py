@@ -207,7 +207,7 @@ def show_store(config: Any) -> None:
         out.print(f"  {size(sum(n_bytes for _, n_bytes in parts.values()))}: {told}")
         lacking = len(frame) - len(failed) - parts["adapter"][0]
         if lacking:
-            why = "the pack's --adapters" if is_archive(store.root) else "store.keep_adapters"
+            why = "the archive's --adapters" if is_archive(store.root) else "store.keep_adapters"
             out.print(f"  {lacking} finished run{'s' if lacking > 1 else ''} without an adapter ({why})")
         out.print(_store_table(frame))
     for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):

@@ -54,13 +54,13 @@ SINGLE = [line for line in COMMANDS if not re.search(r"\+sweeps=|show=|--help", 
 READ_STORES = [
     line
     for line in SCRIPTS
-    if re.search(r"analysis/(?!calibration|dashboard|pack).*--store (runs|study|results/study)\b", line)
+    if re.search(r"analysis/(?!calibration|dashboard|archive).*--store (runs|study|results/study)\b", line)
 ]
 SHORTENED = {  # what takes minutes, an account or a folder of GLUE, as short as its options make it
     "calibration.py": ("--sweeps", "6", "--power-sweeps", "2"),
     "dashboard.py": ("--dry-run",),
     "embedded_tasks.py": ("--task", "acceptability", "--rows", "32", "--report-rows", "32", "--epochs", "1"),
-    "pack.py": (),
+    "archive.py": (),
     "throughput.py": ("--rows", "32", "--batch-size", "8", "--arms", "solo,packed", "--packs", "2", "--rounds", "1"),
 }
 SHORT = {"task.train_rows": 16, "task.select_rows": 8, "task.report_rows": 8, "train.epochs": 1, "train.batch_size": 8}

@@ -1,4 +1,4 @@
-"""Publish a finished study: the runs of some stores as a results pack, which `store.archive` reads.
+"""Publish a finished study: the runs of some stores as an archive, which `store.archive` reads.
 
 Records are kept whole, but for the folders of the machine in the command that started a run, and for the digits of the
 training curves that float32 does not hold, which are half of a record. The same runs and command give the same bytes,
@@ -42,8 +42,8 @@ CELL = re.compile(r"(?:([^/]*)/)?(.*?)(?::(\d+))?", flags=re.DOTALL)  # a task, 
 
 
 @dataclass(frozen=True)
-class ResultsPack:
-    """A pack that was written, or found to be there already."""
+class Published:
+    """An archive that was written, or found to be there already."""
 
     root: Path
     manifest: dict[str, Any]
@@ -55,7 +55,7 @@ class ResultsPack:
         return sum(about["bytes"] for about in self.manifest["files"].values())
 
 
-def write_pack(
+def write_archive(
     stores: Sequence[StoreReader],
     out: Path,
     *,
@@ -63,8 +63,8 @@ def write_pack(
     adapters: Sequence[str] = (),
     command: str = "",
     overwrite: bool = False,
-) -> ResultsPack:
-    """Pack the runs of some stores, failed ones too, into the folder `out`.
+) -> Published:
+    """Archive the runs of some stores, failed ones too, into the folder `out`.
 
     A run that several stores hold counts once; a finished one stands for one that failed elsewhere.
 
@@ -73,15 +73,15 @@ def write_pack(
         adapters: cells whose LoRA adapters at their chosen rate are kept: `qv r=4`, of one task `sst2/qv r=4`, of its
             first two seeds `qv r=4:2`; or `all`; empty for none.
         command: what the manifest says of how it was made.
-        overwrite: replace a pack that differs; files that belong to no pack stay.
+        overwrite: replace an archive that differs; files that belong to no archive stay.
 
     Raises:
         NothingToShow: if no run is left, or there is no such cell.
         StoreError: if `out` holds something else, stores hold different finished records of a run, or the disk refuses.
     """
-    with explained("write the pack", out):
+    with explained("write the archive", out):
         if out.exists() and not (out.is_dir() and (is_archive(out) or not any(out.iterdir()))):
-            raise StoreError(f"results: {out} holds something that is no pack; give a folder that is new or empty")
+            raise StoreError(f"results: {out} holds something that is no archive; give a folder that is new or empty")
         lines, homes, frame = _gather(stores, task)
         best = chosen_runs(frame)
         folder = out.parent / f".tmp-{out.name}-{uuid4().hex[:12]}"
@@ -111,7 +111,7 @@ def write_pack(
             is_new = _put(folder, out, manifest, overwrite=overwrite)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return ResultsPack(out, manifest, is_new)
+    return Published(out, manifest, is_new)
 
 
 def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,9 +174,9 @@ def _gather(
 
 def _write_records(path: Path, lines: Sequence[bytes]) -> None:
     # Neither time nor name in the header: the same records are the same bytes.
-    with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as packed:
+    with path.open("wb") as file, gzip.GzipFile("", "wb", compresslevel=9, fileobj=file, mtime=0) as zipped:
         for line in lines:
-            packed.write(line + b"\n")
+            zipped.write(line + b"\n")
 
 
 def _write_predictions(path: Path, homes: Mapping[str, StoreReader]) -> dict[str, int]:
@@ -238,13 +238,13 @@ def _copy_adapter(store: StoreReader, run_id: str, folder: Path) -> bool:
     if source is None:
         return False
     if any(path.is_symlink() for path in (source, *source.rglob("*"))):
-        raise StoreError(f"results: {source} holds a link; a pack holds files alone")
+        raise StoreError(f"results: {source} holds a link; an archive holds files alone")
     shutil.copytree(source, target, copy_function=shutil.copyfile)
     return True
 
 
 def _put(folder: Path, out: Path, manifest: Mapping[str, Any], *, overwrite: bool) -> bool:
-    """Move the pack from `folder` to `out`; False when the same files are there already."""
+    """Move the archive from `folder` to `out`; False when the same files are there already."""
     if is_archive(out):
         try:
             is_same = Content(out).manifest["files"] == manifest["files"]
@@ -253,9 +253,9 @@ def _put(folder: Path, out: Path, manifest: Mapping[str, Any], *, overwrite: boo
         if is_same:
             return False
         if not overwrite:
-            raise StoreError(f"results: {out} holds another pack; give --overwrite to replace it, or another folder")
+            raise StoreError(f"results: {out} holds another archive; give --overwrite to replace it, or another folder")
     out.mkdir(parents=True, exist_ok=True)
-    # The manifest goes first and comes last, so that a pack that was half replaced is never taken for a whole one.
+    # The manifest goes first and comes last, so that an archive that was half replaced is never taken for a whole one.
     for name in (MANIFEST, PREDICTIONS):
         (out / name).unlink(missing_ok=True)
     if (out / ADAPTERS).exists():

@@ -38,7 +38,7 @@ def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.Ar
         type=argument,
         default=Path("runs"),
         metavar="DIR",
-        help="folder of records, or a results pack (default: runs)",
+        help="folder of records, or an archive (default: runs)",
     )
     made.add_argument(
         "--out",

@@ -1,11 +1,11 @@
-"""The results pack: a finished study's store in a few small files, which are published with the code.
+"""The archive: a finished study's store in a few small files, which are published with the code.
 
-    PACK/records.jsonl.gz              every record, one a line, by run id
-    PACK/predictions.parquet           run_id and the predictions of every run at its arm's chosen rate, in one table
-    PACK/adapters/<run_id>/adapter/    the adapters that were asked for, in PEFT format
-    PACK/manifest.json                 format version, counts, and the size and SHA-256 of every file above
+    ARCHIVE/records.jsonl.gz             every record, one a line, by run id
+    ARCHIVE/predictions.parquet          run_id and the predictions of every run at its arm's chosen rate, in one table
+    ARCHIVE/adapters/<run_id>/adapter/   the adapters that were asked for, in PEFT format
+    ARCHIVE/manifest.json                format version, counts, and the size and SHA-256 of every file above
 
-`open_store(PACK)` reads the pack as it reads a folder of runs. Every file is checked against the manifest when the pack
+`open_store(ARCHIVE)` reads it as it reads a folder of runs. Every file is checked against the manifest when the archive
 is opened. `reports.publish` writes one.
 """
 
@@ -46,7 +46,7 @@ def logit_names(table: pd.DataFrame) -> list[str]:
 
 
 class Archive:
-    """A results pack, read as a store. It has nothing that writes.
+    """An archive, read as a store. It has nothing that writes.
 
     Raises:
         StoreError: on opening, naming the file that is missing, cut short, changed, or of an unknown format.
@@ -73,15 +73,15 @@ class Archive:
         return {run_id: row["status"] for run_id, (_, row) in self._content.records.items()}
 
     def written_at(self, run_id: str) -> int | None:
-        """None: a pack does not keep when a record was written."""
+        """None: an archive does not keep when a record was written."""
         return None
 
     def path(self, run_id: str) -> Path:
-        """The folder that holds the run's adapter, if the pack kept it."""
+        """The folder that holds the run's adapter, if the archive kept it."""
         return self.root / ADAPTERS / checked_id(run_id)
 
     def adapter(self, run_id: str) -> Path | None:
-        """The folder of the run's adapter in PEFT format, or None when the pack kept none."""
+        """The folder of the run's adapter in PEFT format, or None when the archive kept none."""
         folder = self.path(run_id) / ADAPTER
         return folder if folder.is_dir() else None
 
@@ -105,7 +105,7 @@ class Archive:
         return frame_of({run_id: row for run_id, (_, row) in self._content.records.items()})
 
     def predictions(self, run_id: str) -> pd.DataFrame | None:
-        """The predictions of a run at its arm's chosen rate; None when the pack holds none of it.
+        """The predictions of a run at its arm's chosen rate; None when the archive holds none of it.
 
         Raises:
             StoreError: if there is no such run, or the table cannot be read.
@@ -121,11 +121,11 @@ class Archive:
 
     @property
     def quarantined(self) -> list[Path]:
-        """None: a pack is whole, or it is not opened."""
+        """None: an archive is whole, or it is not opened."""
         return []
 
     def bytes_by_part(self) -> dict[str, tuple[int, int]]:
-        """Runs that have the part and its bytes in the pack, for record, predictions and adapter."""
+        """Runs that have the part and its bytes in the archive, for record, predictions and adapter."""
         manifest = self._content.manifest
         of_file = {name: about["bytes"] for name, about in manifest["files"].items()}
         return {
@@ -136,7 +136,7 @@ class Archive:
 
 
 class Content:
-    """The files of a pack, found to be what the manifest says; records and predictions are parsed when asked for."""
+    """An archive's files, found to be what the manifest says; records and predictions are parsed when asked for."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -203,7 +203,7 @@ def _read_manifest(root: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise StoreError(f"results: {path} is missing; fetch the pack again") from None
+        raise StoreError(f"results: {path} is missing; fetch the archive again") from None
     except (OSError, ValueError) as error:
         raise StoreError(f"results: cannot read {path} ({error})") from error
     manifest = manifest if isinstance(manifest, dict) else {}
@@ -215,7 +215,7 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         for about in files.values()
     )
     if not is_sound or RECORDS not in files or not all(isinstance(manifest.get(name), int) for name in _COUNTS):
-        raise StoreError(f"results: {path} is no manifest of a pack; fetch the pack again")
+        raise StoreError(f"results: {path} is no manifest of an archive; fetch the archive again")
     check_names(files, root)
     return manifest
 
@@ -223,20 +223,22 @@ def _read_manifest(root: Path) -> dict[str, Any]:
 def check_names(names: Collection[str], root: Path) -> None:
     for name in names:
         if not _NAME.fullmatch(name):
-            raise StoreError(f"results: {root}: {name!r} is no file of a pack")
+            raise StoreError(f"results: {root}: {name!r} is no file of an archive")
 
 
 def _verify(root: Path, name: str, about: Mapping[str, Any]) -> None:
     path = root / name
     if path.resolve() != root.resolve() / name:
-        raise StoreError(f"results: {path} is a link; a pack holds files alone")
+        raise StoreError(f"results: {path} is a link; an archive holds files alone")
     if not path.is_file():
-        raise StoreError(f"results: {path} is missing; fetch the pack again")
+        raise StoreError(f"results: {path} is missing; fetch the archive again")
     n_bytes = path.stat().st_size
     if n_bytes < about["bytes"]:
-        raise StoreError(f"results: {path} is cut short: {n_bytes:,} of {about['bytes']:,} bytes; fetch the pack again")
+        raise StoreError(
+            f"results: {path} is cut short: {n_bytes:,} of {about['bytes']:,} bytes; fetch the archive again"
+        )
     if sha256_of(path) != about["sha256"]:
-        raise StoreError(f"results: {path} does not match its checksum in {MANIFEST}; fetch the pack again")
+        raise StoreError(f"results: {path} does not match its checksum in {MANIFEST}; fetch the archive again")
 
 
 def sha256_of(path: Path) -> str:

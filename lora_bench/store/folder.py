@@ -55,7 +55,7 @@ class Store(Indexed):
     def __init__(self, root: str | Path):
         self.root = Path(root)
         if is_archive(self.root):
-            raise StoreError(f"store: {self.root} is a results pack, which is read alone; give another store=FOLDER")
+            raise StoreError(f"store: {self.root} is an archive, which is read-only; give another store=FOLDER")
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"store: {self.root} is a file; give a folder")
         super().__init__()

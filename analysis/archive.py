@@ -1,4 +1,4 @@
-"""Pack a finished study's store into a few files that can be published with the code, and that every script reads.
+"""Archive a finished study's store: a few files that can be published with the code, and that every script reads.
 
 Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet and, if asked, OUT/adapters (the runs at their chosen
 learning rates), and OUT/manifest.json with their checksums. `--store OUT` then reads as the folder did.
@@ -24,9 +24,9 @@ from lora_bench.wording import size
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python analysis/pack.py",
+        prog="python analysis/archive.py",
         description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: python analysis/pack.py --store runs --out results/my_study --adapters 'qv r=4'",
+        epilog="example: python analysis/archive.py --store runs --out results/my_study --adapters 'qv r=4'",
     )
     parser.add_argument(
         "--store",
@@ -34,10 +34,14 @@ def main(argv: list[str] | None = None) -> int:
         nargs="+",
         default=[Path("runs")],
         metavar="DIR",
-        help="folders of records, or packs, joined into one (default: runs)",
+        help="folders of records, or archives, joined into one (default: runs)",
     )
     parser.add_argument(
-        "--out", type=argument, required=True, metavar="DIR", help="the pack: a folder that is new, empty or a pack"
+        "--out",
+        type=argument,
+        required=True,
+        metavar="DIR",
+        help="the archive: a folder that is new, empty or an archive",
     )
     parser.add_argument("--task", metavar="NAME", help="only this task (default: every one)")
     parser.add_argument(
@@ -47,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         help="keep the adapters of these cells at their chosen learning rates, for subspace.py: 'q r=8,qv r=4', of one "
         "task and two seeds 'sst2/qv r=64:2', or all (default: none)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a pack that differs")
+    parser.add_argument("--overwrite", action="store_true", help="replace an archive that differs")
     argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
     wanted = [one.strip() for one in options.adapters.split(",") if one.strip()]
@@ -55,26 +59,26 @@ def main(argv: list[str] | None = None) -> int:
     if absent:
         parser.error(f"--store: no folder {', '.join(absent)}; give the folder that the sweep wrote (store=...)")
     try:
-        pack = publish.write_pack(
+        archive = publish.write_archive(
             [open_store(root) for root in options.store],
             options.out,
             task=options.task,
             adapters=wanted,
-            command=scrub(f"python analysis/pack.py {shlex.join(argv)}"),
+            command=scrub(f"python analysis/archive.py {shlex.join(argv)}"),
             overwrite=options.overwrite,
         )
     except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    tell(pack, script.console(), has_adapters=bool(wanted))
+    tell(archive, script.console(), has_adapters=bool(wanted))
     return 0
 
 
-def tell(pack: publish.ResultsPack, console: Console, *, has_adapters: bool) -> None:
+def tell(archive: publish.Published, console: Console, *, has_adapters: bool) -> None:
     """What was kept, and how large it is."""
-    held, by_part = pack.manifest, open_store(pack.root).bytes_by_part()
-    state = "written" if pack.is_new else "unchanged, as it was there already"
-    console.print(f"{pack.root}: {size(pack.n_bytes)}, {state}", style="bold", soft_wrap=True)
+    held, by_part = archive.manifest, open_store(archive.root).bytes_by_part()
+    state = "written" if archive.is_new else "unchanged, as it was there already"
+    console.print(f"{archive.root}: {size(archive.n_bytes)}, {state}", style="bold", soft_wrap=True)
     told = [
         f"records: {held['runs']:,} runs, {held['finished']:,} of them finished; {size(by_part['record'][1])}",
         f"predictions: {held['runs_with_predictions']:,} of {held['chosen']:,} runs at their chosen rates; "
@@ -85,7 +89,7 @@ def tell(pack: publish.ResultsPack, console: Console, *, has_adapters: bool) -> 
     ]
     for line in told:
         console.print(f"- {line}", soft_wrap=True)
-    if pack.n_bytes > publish.LARGEST_BYTES:
+    if archive.n_bytes > publish.LARGEST_BYTES:
         largest = max(by_part, key=lambda part: by_part[part][1])
         console.print(
             f"warning: larger than {size(publish.LARGEST_BYTES)}, mostly for its {largest}s; "

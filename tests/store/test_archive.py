@@ -1,4 +1,4 @@
-"""The results pack: what the folder says, in few files, to the last digit; and nothing that was touched is read."""
+"""The archive: what the folder says, in few files, to the last digit; and nothing that was touched is read."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from analysis import amplification as amplification_command
-from analysis import pack as pack_script
+from analysis import archive as archive_command
 from analysis import report as report_command
 from analysis import rescore as rescore_script
 from analysis import subspace as subspace_command
 from analysis import weight_types as weight_types_command
 from fake_store import fake_record, weight_types_records, write_store, write_with_adapters
 from lora_bench.reports import publish
-from lora_bench.store import StoreReader, archive, open_store
+from lora_bench.store import StoreReader, open_store
+from lora_bench.store.archive import Archive
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
 from lora_bench.store.reader import MANIFEST, PREDICTIONS, RECORDS
@@ -67,8 +68,8 @@ def write_scored(root: Path, *, tasks: tuple[str, ...] = tuple(KINDS), n_seeds: 
     return root
 
 
-def packed(root: Path, out: Path, **options: Any) -> Path:
-    return publish.write_pack([open_store(root)], out, **options).root
+def archived(root: Path, out: Path, **options: Any) -> Path:
+    return publish.write_archive([open_store(root)], out, **options).root
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -86,8 +87,8 @@ def scored(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def scored_pack(scored) -> Path:
-    return packed(scored, scored.parent / "pack")
+def scored_archive(scored) -> Path:
+    return archived(scored, scored.parent / "archive")
 
 
 @pytest.fixture(scope="module")
@@ -98,40 +99,40 @@ def adapted(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def pack(scored_pack, tmp_path) -> Path:
-    """A pack to spoil."""
-    return shutil.copytree(scored_pack, tmp_path / "pack")
+def archive(scored_archive, tmp_path) -> Path:
+    """An archive to spoil."""
+    return shutil.copytree(scored_archive, tmp_path / "archive")
 
 
 # Reading
 
 
-def test_a_pack_reads_as_the_folder_does(scored, scored_pack):
-    folder, pack = open_store(scored), open_store(scored_pack)
-    assert isinstance(pack, archive.Archive)
-    pd.testing.assert_frame_equal(pack.frame(), folder.frame())
-    assert list(pack.records()) == list(folder.records())
-    assert pack.statuses() == folder.statuses()
+def test_an_archive_reads_as_the_folder_does(scored, scored_archive):
+    folder, archive = open_store(scored), open_store(scored_archive)
+    assert isinstance(archive, Archive)
+    pd.testing.assert_frame_equal(archive.frame(), folder.frame())
+    assert list(archive.records()) == list(folder.records())
+    assert archive.statuses() == folder.statuses()
     for run_id, status in folder.statuses().items():
-        assert pack.record(run_id) == folder.record(run_id)
-        assert (pack.status(run_id), pack.has(run_id)) == (status, status == "finished")
-    assert pack.quarantined == []
-    parts = pack.bytes_by_part()
-    assert parts["record"] == (15, (scored_pack / RECORDS).stat().st_size)
-    assert parts["predictions"] == (6, (scored_pack / PREDICTIONS).stat().st_size)
+        assert archive.record(run_id) == folder.record(run_id)
+        assert (archive.status(run_id), archive.has(run_id)) == (status, status == "finished")
+    assert archive.quarantined == []
+    parts = archive.bytes_by_part()
+    assert parts["record"] == (15, (scored_archive / RECORDS).stat().st_size)
+    assert parts["predictions"] == (6, (scored_archive / PREDICTIONS).stat().st_size)
     assert parts["adapter"] == (0, 0)
-    assert sorted(bytes_of(scored_pack)) == [MANIFEST, PREDICTIONS, RECORDS]
+    assert sorted(bytes_of(scored_archive)) == [MANIFEST, PREDICTIONS, RECORDS]
     with pytest.raises(StoreError, match=r"no run '0+'; it holds 15 runs"):
-        pack.predictions("0" * 16)
+        archive.predictions("0" * 16)
 
 
-def test_predictions_are_those_of_the_chosen_rates_and_keep_rows_and_labels(scored, scored_pack):
-    folder, pack = open_store(scored), open_store(scored_pack)
-    held = {run_id for run_id in folder.statuses() if pack.predictions(run_id) is not None}
+def test_predictions_are_those_of_the_chosen_rates_and_keep_rows_and_labels(scored, scored_archive):
+    folder, archive = open_store(scored), open_store(scored_archive)
+    held = {run_id for run_id in folder.statuses() if archive.predictions(run_id) is not None}
     frame = folder.frame()
     assert held == set(frame.loc[(frame["lr"] == RATES[1]) & (frame["status"] == "finished"), "run_id"])
     for run_id in held:
-        ours, theirs = pack.predictions(run_id), folder.predictions(run_id)
+        ours, theirs = archive.predictions(run_id), folder.predictions(run_id)
         assert ours is not None and theirs is not None
         assert list(ours) == list(theirs)
         logits = [name for name in map(str, theirs) if name.startswith("logit_")]
@@ -142,21 +143,21 @@ def test_predictions_are_those_of_the_chosen_rates_and_keep_rows_and_labels(scor
             assert (ours["logit_0"] == theirs["logit_0"]).all()
 
 
-def test_rescoring_a_pack_gives_the_records_numbers(scored, scored_pack, tmp_path, capsys):
+def test_rescoring_an_archive_gives_the_records_numbers(scored, scored_archive, tmp_path, capsys):
     added = ("--add", "balanced_accuracy,spearman")
-    for store, name in ((scored, "folder"), (scored_pack, "pack")):
+    for store, name in ((scored, "folder"), (scored_archive, "archive")):
         assert rescore_script.main(["--store", str(store), "--out", str(tmp_path / name), *added]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "12 of 12 scored splits of 6 runs are equal to the record, byte for byte" in out
-    assert "6 not checked: the pack holds no predictions of the run" in out
-    folder, pack = (pd.read_csv(tmp_path / name / "tables" / "rescored.csv") for name in ("folder", "pack"))
-    checked = pack[pack["state"] != "unchecked"].reset_index(drop=True)
+    assert "6 not checked: the archive holds no predictions of the run" in out
+    folder, archive = (pd.read_csv(tmp_path / name / "tables" / "rescored.csv") for name in ("folder", "archive"))
+    checked = archive[archive["state"] != "unchecked"].reset_index(drop=True)
     same = folder[folder["run_id"].isin(set(checked["run_id"]))].reset_index(drop=True)
     pd.testing.assert_frame_equal(checked, same, check_dtype=False)  # what is not checked has no rows to count
 
 
-def test_rows_keep_float32_where_rounding_could_move_a_score(scored_pack):
-    manifest = json.loads((scored_pack / MANIFEST).read_text(encoding="utf-8"))
+def test_rows_keep_float32_where_rounding_could_move_a_score(scored_archive):
+    manifest = json.loads((scored_archive / MANIFEST).read_text(encoding="utf-8"))
     regression, close = 2 * 80, 4 * 2 * (4 + 1)  # runs x rows; runs x splits x rows that float16 cannot hold
     assert manifest["float32_rows"] == regression + close
     assert manifest["float16_rows"] == 6 * 80 - regression - close
@@ -179,25 +180,25 @@ def test_rounding_never_moves_the_largest_logit(logits):
     assert (rounded[~is_rounded] == logits[~is_rounded]).all()
 
 
-def test_tables_from_a_pack_are_those_from_the_folder(tmp_path, unrendered, capsys):
+def test_tables_from_an_archive_are_those_from_the_folder(tmp_path, unrendered, capsys):
     records = weight_types_records(rates=(1e-3, 3e-3, 1e-2), n_seeds=3)
     records += [fake_record(lr=0.3, seed=seed, error="nonfinite") for seed in range(3)]
     records += weight_types_records(rates=(3e-3,), n_seeds=1, environment="gpu-b", with_floor=False)
     store = write_store(tmp_path / "runs", records)
-    pack = packed(store, tmp_path / "pack")
+    archive = archived(store, tmp_path / "archive")
     for script in (weight_types_command, report_command):
-        ours, theirs = (tables_of(script, one, tmp_path / script.__name__ / one.name) for one in (pack, store))
+        ours, theirs = (tables_of(script, one, tmp_path / script.__name__ / one.name) for one in (archive, store))
         assert ours == theirs
         assert ours
 
 
-def test_section_7_reads_the_adapters_of_a_pack(adapted, tmp_path, unrendered):
-    pack = packed(adapted, tmp_path / "pack", adapters=["all"])
+def test_section_7_reads_the_adapters_of_an_archive(adapted, tmp_path, unrendered):
+    archive = archived(adapted, tmp_path / "archive", adapters=["all"])
     for script in (subspace_command, amplification_command):
-        ours, theirs = (tables_of(script, one, tmp_path / script.__name__ / one.name) for one in (pack, adapted))
+        ours, theirs = (tables_of(script, one, tmp_path / script.__name__ / one.name) for one in (archive, adapted))
         assert ours == theirs
-    run_id = next(iter(open_store(pack).statuses()))
-    assert bytes_of(open_store(pack).path(run_id)) == {
+    run_id = next(iter(open_store(archive).statuses()))
+    assert bytes_of(open_store(archive).path(run_id)) == {
         name: content for name, content in bytes_of(open_store(adapted).path(run_id)).items() if name != "record.json"
     }
 
@@ -205,18 +206,18 @@ def test_section_7_reads_the_adapters_of_a_pack(adapted, tmp_path, unrendered):
 # Damage
 
 
-def spoil(pack: Path, name: str, content: bytes) -> None:
+def spoil(archive: Path, name: str, content: bytes) -> None:
     """Change a file and let the manifest say that all is well."""
-    (pack / name).write_bytes(content)
-    manifest = json.loads((pack / MANIFEST).read_text(encoding="utf-8"))
+    (archive / name).write_bytes(content)
+    manifest = json.loads((archive / MANIFEST).read_text(encoding="utf-8"))
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (pack / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    (archive / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def change_manifest(pack: Path, change: Callable[[dict], object]) -> None:
-    manifest = json.loads((pack / MANIFEST).read_text(encoding="utf-8"))
+def change_manifest(archive: Path, change: Callable[[dict], object]) -> None:
+    manifest = json.loads((archive / MANIFEST).read_text(encoding="utf-8"))
     change(manifest)
-    (pack / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    (archive / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [RECORDS, PREDICTIONS])
@@ -230,24 +231,24 @@ def change_manifest(pack: Path, change: Callable[[dict], object]) -> None:
     ],
     ids=["flipped", "longer", "truncated", "absent"],
 )
-def test_a_file_that_was_touched_is_refused_by_name(pack, name, change, said, tmp_path, capsys):
-    assert len(open_store(pack).frame()) == 15  # so that a pack once found sound is looked at again
-    content = (pack / name).read_bytes()
-    (pack / name).unlink()
+def test_a_file_that_was_touched_is_refused_by_name(archive, name, change, said, tmp_path, capsys):
+    assert len(open_store(archive).frame()) == 15  # so that an archive once found sound is looked at again
+    content = (archive / name).read_bytes()
+    (archive / name).unlink()
     if change:
-        (pack / name).write_bytes(change(content))
+        (archive / name).write_bytes(change(content))
     with pytest.raises(StoreError, match=f"{name} {said}"):
-        open_store(pack)
-    assert weight_types_command.main(["--store", str(pack), "--out", str(tmp_path / "out")]) == 2
-    assert f"{pack / name} {said}" in capsys.readouterr().err
+        open_store(archive)
+    assert weight_types_command.main(["--store", str(archive), "--out", str(tmp_path / "out")]) == 2
+    assert f"{archive / name} {said}" in capsys.readouterr().err
 
 
 def test_a_changed_adapter_is_refused_by_name(adapted, tmp_path):
-    pack = packed(adapted, tmp_path / "pack", adapters=["all"])
-    path = next(pack.rglob("*.safetensors"))
+    archive = archived(adapted, tmp_path / "archive", adapters=["all"])
+    path = next(archive.rglob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match=f"{path} does not match its checksum"):
-        open_store(pack)
+        open_store(archive)
 
 
 @pytest.mark.parametrize(
@@ -261,19 +262,19 @@ def test_a_changed_adapter_is_refused_by_name(adapted, tmp_path):
         (lambda manifest: manifest.update(runs=3), f"{RECORDS} has 15 records of 15 runs; {MANIFEST} says 3"),
     ],
 )
-def test_a_manifest_that_cannot_be_followed_is_refused(pack, change, said):
-    change_manifest(pack, change)
+def test_a_manifest_that_cannot_be_followed_is_refused(archive, change, said):
+    change_manifest(archive, change)
     with pytest.raises(StoreError, match=said):
-        open_store(pack).frame()
+        open_store(archive).frame()
 
 
-def test_a_manifest_that_is_absent_or_garbled_is_refused(pack):
-    (pack / MANIFEST).write_bytes(b'{"format": 1')
+def test_a_manifest_that_is_absent_or_garbled_is_refused(archive):
+    (archive / MANIFEST).write_bytes(b'{"format": 1')
     with pytest.raises(StoreError, match=f"cannot read .*{MANIFEST}"):
-        open_store(pack)
-    (pack / MANIFEST).unlink()
+        open_store(archive)
+    (archive / MANIFEST).unlink()
     with pytest.raises(StoreError, match=f"{MANIFEST} is missing"):
-        open_store(pack)
+        open_store(archive)
 
 
 @pytest.mark.parametrize(
@@ -289,32 +290,32 @@ def test_a_manifest_that_is_absent_or_garbled_is_refused(pack):
         f"{RECORDS}\n",
     ],
 )
-def test_a_name_that_leaves_the_folder_or_is_no_kind_of_ours_is_refused(pack, name):
-    change_manifest(pack, lambda manifest: manifest["files"].update({name: {"bytes": 0, "sha256": ""}}))
-    with pytest.raises(StoreError, match="is no file of a pack"):
-        open_store(pack)
+def test_a_name_that_leaves_the_folder_or_is_no_kind_of_ours_is_refused(archive, name):
+    change_manifest(archive, lambda manifest: manifest["files"].update({name: {"bytes": 0, "sha256": ""}}))
+    with pytest.raises(StoreError, match="is no file of an archive"):
+        open_store(archive)
 
 
 @pytest.mark.parametrize("name", ["../../etc", "/tmp/00000000", "0000000A", "00000000/..", "00000000\n"])
-def test_a_run_id_that_leaves_the_folder_is_refused(scored_pack, name):
-    store = open_store(scored_pack)
+def test_a_run_id_that_leaves_the_folder_is_refused(scored_archive, name):
+    store = open_store(scored_archive)
     for use in (store.path, store.status, store.record, store.predictions):
         with pytest.raises(StoreError, match="is no run id"):
             use(name)
 
 
-def test_links_and_files_that_are_not_listed_are_refused(pack, tmp_path):
-    shutil.move(pack / RECORDS, tmp_path / RECORDS)
-    (pack / RECORDS).symlink_to(tmp_path / RECORDS)
+def test_links_and_files_that_are_not_listed_are_refused(archive, tmp_path):
+    shutil.move(archive / RECORDS, tmp_path / RECORDS)
+    (archive / RECORDS).symlink_to(tmp_path / RECORDS)
     with pytest.raises(StoreError, match=f"{RECORDS} is a link"):
-        open_store(pack)
-    (pack / RECORDS).unlink()
-    shutil.move(tmp_path / RECORDS, pack / RECORDS)
-    extra = pack / "adapters" / "00000000" / "adapter" / "adapter_model.safetensors"
+        open_store(archive)
+    (archive / RECORDS).unlink()
+    shutil.move(tmp_path / RECORDS, archive / RECORDS)
+    extra = archive / "adapters" / "00000000" / "adapter" / "adapter_model.safetensors"
     extra.parent.mkdir(parents=True)
     extra.write_bytes(b"")
     with pytest.raises(StoreError, match=f"{extra} is not in {MANIFEST}"):
-        open_store(pack)
+        open_store(archive)
 
 
 @pytest.mark.parametrize(
@@ -329,10 +330,10 @@ def test_links_and_files_that_are_not_listed_are_refused(pack, tmp_path):
         (PREDICTIONS, pickle.dumps({"run_id": 1}), "cannot read"),
     ],
 )
-def test_content_that_no_writer_of_ours_made_is_refused_by_name(pack, name, content, said):
-    run_id = next(iter(open_store(pack).statuses()))
-    spoil(pack, name, content)
-    store = open_store(pack)
+def test_content_that_no_writer_of_ours_made_is_refused_by_name(archive, name, content, said):
+    run_id = next(iter(open_store(archive).statuses()))
+    spoil(archive, name, content)
+    store = open_store(archive)
     with pytest.raises(StoreError, match=said) as caught:
         store.predictions(run_id)
     assert name in str(caught.value)
@@ -341,56 +342,56 @@ def test_content_that_no_writer_of_ours_made_is_refused_by_name(pack, name, cont
 # No writing
 
 
-def test_a_pack_is_not_written_to(pack):
-    before = bytes_of(pack)
-    with pytest.raises(StoreError, match="is a results pack, which is read alone; give another store=FOLDER"):
-        Store(pack)
+def test_an_archive_is_not_written_to(archive):
+    before = bytes_of(archive)
+    with pytest.raises(StoreError, match="is an archive, which is read-only; give another store=FOLDER"):
+        Store(archive)
     writes = {name for name in vars(Store) if not name.startswith("_")} - set(vars(StoreReader))
     assert writes == {"require_writable", "write", "drop_adapter", "claim"}
-    assert not [name for name in writes if hasattr(archive.Archive, name)]
-    open_store(pack).frame()
-    assert bytes_of(pack) == before
+    assert not [name for name in writes if hasattr(Archive, name)]
+    open_store(archive).frame()
+    assert bytes_of(archive) == before
 
 
 @pytest.mark.parametrize("arguments", [(), ("adapter.targets=q,v", "-m")], ids=["run", "sweep"])
-def test_a_command_that_would_train_into_a_pack_is_refused_at_once(pack, command, training, arguments):
-    before = bytes_of(pack)
-    ended = command("model=tiny", "tracking=none", "task.train_rows=40", f"store={pack}", *arguments)
+def test_a_command_that_would_train_into_an_archive_is_refused_at_once(archive, command, training, arguments):
+    before = bytes_of(archive)
+    ended = command("model=tiny", "tracking=none", "task.train_rows=40", f"store={archive}", *arguments)
     assert ended.status == 2
-    assert f"store: {pack} is a results pack, which is read alone; give another store=FOLDER" in ended.text
+    assert f"store: {archive} is an archive, which is read-only; give another store=FOLDER" in ended.text
     assert training.packs == []
-    assert bytes_of(pack) == before
+    assert bytes_of(archive) == before
 
 
 # Writing
 
 
-def test_the_same_runs_give_the_same_bytes(scored, scored_pack, tmp_path):
+def test_the_same_runs_give_the_same_bytes(scored, scored_archive, tmp_path):
     again = tmp_path / "elsewhere"
     shutil.copytree(scored, again, ignore=shutil.ignore_patterns("index.jsonl", ".claims"))
-    assert bytes_of(packed(again, tmp_path / "pack")) == bytes_of(scored_pack)
-    assert bytes_of(packed(scored_pack, tmp_path / "repacked")) == bytes_of(scored_pack)
+    assert bytes_of(archived(again, tmp_path / "archive")) == bytes_of(scored_archive)
+    assert bytes_of(archived(scored_archive, tmp_path / "repacked")) == bytes_of(scored_archive)
 
 
-def test_another_pack_is_replaced_only_when_asked(scored, scored_pack, pack, capsys):
-    arguments = ["--store", str(scored), "--out", str(pack)]
-    (pack / "README.md").write_text("what this is", encoding="utf-8")
-    before = bytes_of(pack)
-    assert pack_script.main(arguments) == 0
+def test_another_archive_is_replaced_only_when_asked(scored, scored_archive, archive, capsys):
+    arguments = ["--store", str(scored), "--out", str(archive)]
+    (archive / "README.md").write_text("what this is", encoding="utf-8")
+    before = bytes_of(archive)
+    assert archive_command.main(arguments) == 0
     assert "unchanged" in capsys.readouterr().out
-    assert pack_script.main([*arguments, "--task", "cola"]) == 2
-    assert f"{pack} holds another pack; give --overwrite" in capsys.readouterr().err
-    assert bytes_of(pack) == before
-    assert pack_script.main([*arguments, "--task", "cola", "--overwrite"]) == 0
-    assert set(open_store(pack).frame()["task"]) == {"cola"}
-    assert (pack / "README.md").exists()
-    assert [path.name for path in pack.parent.iterdir()] == ["pack"]
+    assert archive_command.main([*arguments, "--task", "cola"]) == 2
+    assert f"{archive} holds another archive; give --overwrite" in capsys.readouterr().err
+    assert bytes_of(archive) == before
+    assert archive_command.main([*arguments, "--task", "cola", "--overwrite"]) == 0
+    assert set(open_store(archive).frame()["task"]) == {"cola"}
+    assert (archive / "README.md").exists()
+    assert [path.name for path in archive.parent.iterdir()] == ["archive"]
 
 
-def test_a_folder_of_runs_never_becomes_a_pack(scored, tmp_path):
+def test_a_folder_of_runs_never_becomes_an_archive(scored, tmp_path):
     store = write_store(tmp_path / "runs", [fake_record()])
-    with pytest.raises(StoreError, match="holds something that is no pack"):
-        packed(scored, store, overwrite=True)
+    with pytest.raises(StoreError, match="holds something that is no archive"):
+        archived(scored, store, overwrite=True)
     assert type(open_store(store)) is Store
 
 
@@ -399,113 +400,113 @@ def test_stores_are_joined_and_a_finished_run_stands_for_a_failed_one(tmp_path):
     first = write_store(tmp_path / "a", [fake_record(error="died"), fake_record(seed=1)])
     second = write_store(tmp_path / "b", [run, fake_record(seed=1), fake_record(seed=2)])
     for order in ([first, second], [second, first]):
-        out = tmp_path / f"pack-{order[0].name}"
-        publish.write_pack([open_store(root) for root in order], out)
+        out = tmp_path / f"archive-{order[0].name}"
+        publish.write_archive([open_store(root) for root in order], out)
         assert sorted(open_store(out).frame()["seed"]) == [0, 1, 2]
         assert open_store(out).record(run["run_id"]) == run
     third = write_store(tmp_path / "c", [fake_record() | {"finished": "2026-01-02T00:00:00+00:00"}])
     with pytest.raises(StoreError, match=f"different finished records of run {run['run_id']}"):
-        publish.write_pack([open_store(second), open_store(third)], tmp_path / "none")
+        publish.write_archive([open_store(second), open_store(third)], tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 
 def test_adapters_are_kept_as_asked(adapted, tmp_path, capsys):
-    arguments = ["--store", str(adapted), "--out", str(tmp_path / "pack")]
-    assert pack_script.main([*arguments, "--adapters", "q r=4"]) == 0
-    store = open_store(tmp_path / "pack")
+    arguments = ["--store", str(adapted), "--out", str(tmp_path / "archive")]
+    assert archive_command.main([*arguments, "--adapters", "q r=4"]) == 0
+    store = open_store(tmp_path / "archive")
     held = [run_id for run_id in store.statuses() if (store.path(run_id) / "adapter").is_dir()]
     assert set(store.frame().set_index("run_id").loc[held, "rank"]) == {4}
     assert len(held) == store.bytes_by_part()["adapter"][0] == 2
     assert "adapters: 2 runs" in capsys.readouterr().out
     for name, kept in (("cola/q r=4:1", 1), ("q r=4:9", 2), ("q r=2:1,q r=2", 2)):
-        again = packed(adapted, tmp_path / name.replace("/", " "), adapters=name.split(","))
+        again = archived(adapted, tmp_path / name.replace("/", " "), adapters=name.split(","))
         assert json.loads((again / "manifest.json").read_text(encoding="utf-8"))["runs_with_adapter"] == kept
     with pytest.raises(NothingToShow, match="no cell rte/q r=4"):
-        packed(adapted, tmp_path / "other", adapters=["rte/q r=4"])
+        archived(adapted, tmp_path / "other", adapters=["rte/q r=4"])
     with pytest.raises(NothingToShow, match="--adapters: no cell q r=8 at its chosen rate; there are q r=2, q r=4"):
-        packed(adapted, tmp_path / "other", adapters=["q r=8"])
+        archived(adapted, tmp_path / "other", adapters=["q r=8"])
 
 
-def test_an_adapter_that_is_a_pickle_or_a_link_is_not_packed(tmp_path):
+def test_an_adapter_that_is_a_pickle_or_a_link_is_not_archived(tmp_path):
     root = write_with_adapters(tmp_path / "runs", [fake_record(targets="q", rank=1)])
     folder = next(root.glob("*/adapter"))
     (folder / "adapter_model.bin").write_bytes(pickle.dumps(1))
-    with pytest.raises(StoreError, match=r"adapter_model\.bin' is no file of a pack"):
-        packed(root, tmp_path / "pack", adapters=["all"])
+    with pytest.raises(StoreError, match=r"adapter_model\.bin' is no file of an archive"):
+        archived(root, tmp_path / "archive", adapters=["all"])
     (folder / "adapter_model.bin").unlink()
     (folder / "notes.md").symlink_to(__file__)
     with pytest.raises(StoreError, match="holds a link"):
-        packed(root, tmp_path / "pack", adapters=["all"])
-    assert not (tmp_path / "pack").exists()
+        archived(root, tmp_path / "archive", adapters=["all"])
+    assert not (tmp_path / "archive").exists()
 
 
-def test_a_pack_that_is_too_large_is_told(scored, tmp_path, monkeypatch, capsys):
+def test_an_archive_that_is_too_large_is_told(scored, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(publish, "LARGEST_BYTES", 1000)
-    assert pack_script.main(["--store", str(scored), "--out", str(tmp_path / "pack"), "--task", "cola"]) == 0
+    assert archive_command.main(["--store", str(scored), "--out", str(tmp_path / "archive"), "--task", "cola"]) == 0
     out = capsys.readouterr().out
     assert "predictions: 2 of 2 runs at their chosen rates" in out
     assert "warning: larger than 1 kB" in out
 
 
-def test_runs_without_predictions_make_a_pack_without_the_table(adapted, tmp_path, capsys):
-    pack = packed(adapted, tmp_path / "pack")
-    assert sorted(bytes_of(pack)) == [MANIFEST, RECORDS]
-    assert rescore_script.main(["--store", str(pack), "--out", str(tmp_path / "out")]) == 0
+def test_runs_without_predictions_make_an_archive_without_the_table(adapted, tmp_path, capsys):
+    archive = archived(adapted, tmp_path / "archive")
+    assert sorted(bytes_of(archive)) == [MANIFEST, RECORDS]
+    assert rescore_script.main(["--store", str(archive), "--out", str(tmp_path / "out")]) == 0
     assert "No score could be checked" in capsys.readouterr().out
 
 
-def test_what_cannot_be_packed_says_so(tmp_path, capsys):
+def test_what_cannot_be_archived_says_so(tmp_path, capsys):
     store = write_store(tmp_path / "runs", [fake_record()])
-    arguments = ["--store", str(store), "--out", str(tmp_path / "pack")]
-    assert pack_script.main([*arguments, "--task", "rte"]) == 2
+    arguments = ["--store", str(store), "--out", str(tmp_path / "archive")]
+    assert archive_command.main([*arguments, "--task", "rte"]) == 2
     assert "no run has task 'rte'; the store holds cola" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        pack_script.main(["--store", str(tmp_path / "none"), "--out", str(tmp_path / "pack")])
+        archive_command.main(["--store", str(tmp_path / "none"), "--out", str(tmp_path / "archive")])
     assert "--store: no folder" in capsys.readouterr().err
     with pytest.raises(NothingToShow, match="no run in"):
-        packed(tmp_path / "none", tmp_path / "pack")
+        archived(tmp_path / "none", tmp_path / "archive")
 
 
-def test_the_table_is_one_file_of_plain_columns(scored_pack):
-    schema = pq.read_schema(scored_pack / PREDICTIONS)
+def test_the_table_is_one_file_of_plain_columns(scored_archive):
+    schema = pq.read_schema(scored_archive / PREDICTIONS)
     assert schema.names == ["run_id", "split", "idx", "label", "logit_0", "logit_1", "logit_2"]
     assert schema.metadata is None
 
 
 def test_curves_keep_what_float32_holds_and_no_digit_more(tmp_path):
-    """The shortest decimals read as the same float32, and a pack of a pack is the same."""
+    """The shortest decimals read as the same float32, and an archive of an archive is the same."""
     rng = np.random.default_rng(0)
     drawn = (rng.standard_normal(2000) * 10.0 ** rng.integers(-40, 38, 2000)).astype(np.float32)
     beyond = [None, 1e300, -5e-324, 0.0]
     curve = [*map(float, drawn), *beyond]
     history = {"step": list(range(len(curve))), "loss": curve, "lr": curve, "grad_norm": curve, "epochs": []}
     store = write_store(tmp_path / "runs", [fake_record(history=history)])
-    pack = packed(store, tmp_path / "pack")
-    (record,) = open_store(pack).records()
+    archive = archived(store, tmp_path / "archive")
+    (record,) = open_store(archive).records()
     told = record["history"]
     assert told["step"] == history["step"]
     for name in ("loss", "lr", "grad_norm"):
         assert np.array_equal(np.array(told[name][: len(drawn)], dtype=np.float32), drawn)
         assert told[name][len(drawn) :] == [None, 1e300, 0.0, 0.0]
     assert all(float(f"{one:.9g}") == one for one in told["loss"][: len(drawn)])
-    assert bytes_of(packed(pack, tmp_path / "again")) == bytes_of(pack)
+    assert bytes_of(archived(archive, tmp_path / "again")) == bytes_of(archive)
 
 
 def test_the_folders_of_the_machine_are_not_published(tmp_path):
     given = ["task=cola", f"task.data_dir={tmp_path}/cola", f"model.name='{tmp_path}/model'", "model.name=a/b"]
     store = write_store(tmp_path / "runs", [fake_record(invocation={"overrides": given, "sweep": None})])
-    pack = publish.write_pack([open_store(store)], tmp_path / "pack", command="x").root
-    (record,) = open_store(pack).records()
+    archive = publish.write_archive([open_store(store)], tmp_path / "archive", command="x").root
+    (record,) = open_store(archive).records()
     told = ["task=cola", "task.data_dir=cola", "model.name=model", "model.name=a/b"]
     assert record["invocation"]["overrides"] == told
-    assert str(tmp_path).encode() not in gzip.decompress((pack / RECORDS).read_bytes())
+    assert str(tmp_path).encode() not in gzip.decompress((archive / RECORDS).read_bytes())
 
 
 def test_the_error_of_a_failed_run_is_published_without_folders(tmp_path):
     trace = 'File "/opt/me/lib/torch/nn.py", line 3\nOSError: /mnt/lab/cola'
     error = {"kind": "died", "type": "OSError", "message": "no /mnt/lab/cola", "traceback": trace}
     failed = fake_record(seed=1, error="died") | {"error": error}
-    pack = packed(write_store(tmp_path / "runs", [fake_record(), failed]), tmp_path / "pack")
-    told = open_store(pack).record(failed["run_id"])["error"]
+    archive = archived(write_store(tmp_path / "runs", [fake_record(), failed]), tmp_path / "archive")
+    told = open_store(archive).record(failed["run_id"])["error"]
     assert told["message"] == "no cola"
     assert told["traceback"] == 'File "nn.py", line 3\nOSError: cola'
