@@ -73,9 +73,9 @@ def main(argv: list[str] | None = None) -> int:
 def measure_arm(options: argparse.Namespace) -> dict[str, Any]:
     """Train one arm in this process: {"examples_per_second", "peak_bytes", "precision", "gemm_flops", "fraction",
     ...}."""
-    from lora_bench.models.device import set_threads
+    from lora_bench.models import devices
 
-    set_threads()
+    devices.set_threads()
     arms: dict[str, Callable[[argparse.Namespace], Iterator[tuple[float, int]]]] = {
         "trainer": _trainer,
         "trainer_auto": _trainer,
@@ -169,8 +169,7 @@ def _packed(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
     """Our own loop over a pack; solo is a pack of one, placement after placement."""
     import torch
 
-    from lora_bench.models import adapters, backbone
-    from lora_bench.models.device import resolve_device
+    from lora_bench.models import adapters, backbone, devices
     from lora_bench.packing.pack import Pack
     from lora_bench.training.loop import train_pack
 
@@ -178,7 +177,9 @@ def _packed(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
     groups = [[run] for run in runs] if options.child == "solo" else [runs]
     for group in groups:
         first = group[0]
-        loaded = backbone.load(first.blueprint, precision=first.precision, device=resolve_device(options.device))
+        loaded = backbone.load(
+            first.blueprint, precision=first.precision, device=devices.resolve_device(options.device)
+        )
         tokens = first.tokens()["train"]
         head = backbone.head_state(loaded, 0)
         states = [adapters.make(loaded, run.config.adapter, run.matrices, head, 0) for run in group]
@@ -207,12 +208,11 @@ def _trainer(options: argparse.Namespace) -> Iterator[tuple[float, int]]:
     from peft import get_peft_model
     from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments
 
-    from lora_bench.models import adapters, backbone
-    from lora_bench.models.device import resolve_device
+    from lora_bench.models import adapters, backbone, devices
 
     is_fast = options.child == "trainer_auto"
     for run in _runs(options):
-        loaded = backbone.load(run.blueprint, precision="fp32", device=resolve_device(options.device))
+        loaded = backbone.load(run.blueprint, precision="fp32", device=devices.resolve_device(options.device))
         tokens = run.tokens()["train"]
         model = get_peft_model(
             loaded.untouched(),
@@ -341,18 +341,18 @@ def _runs(options: argparse.Namespace) -> list[Any]:
 
 
 def _precision(options: argparse.Namespace) -> str:
-    from lora_bench.models.device import resolve_device, resolve_precision
+    from lora_bench.models import devices
 
     if options.child == "trainer":
         return "fp32"
-    return resolve_precision(options.precision, resolve_device(options.device))
+    return devices.resolve_precision(options.precision, devices.resolve_device(options.device))
 
 
 def _gemm_rate(options: argparse.Namespace, precision: str) -> float:
     """FLOP per second of a large product at this precision, the best of several: the machine's own limit."""
     import torch
 
-    from lora_bench.models.device import DTYPES, resolve_device
+    from lora_bench.models.devices import DTYPES, resolve_device
 
     device = resolve_device(options.device)
     sizes = (2048, 384, 1536) if device.type == "cpu" else (8192, 8192, 8192)

@@ -148,15 +148,15 @@ def show_config(config: Any) -> None:
     if config.train.precision != "auto":
         return
     from lora_bench.launch.precision import settle
-    from lora_bench.models.device import BF16_GAIN, cpu_rates, resolve_device, resolve_precision
+    from lora_bench.models import devices
     from lora_bench.store import open_store
 
-    device = resolve_device(config.device)
+    device = devices.resolve_device(config.device)
     settled = settle(config, open_store(config.store)).train.precision
-    told = f"# train.precision=auto: {resolve_precision(settled, device)} on this {device.type}"
+    told = f"# train.precision=auto: {devices.resolve_precision(settled, device)} on this {device.type}"
     if device.type == "cpu":
-        rates = "; ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in cpu_rates().items())
-        told += f" ({rates} on one thread; bf16 where it is {BF16_GAIN:g} times as fast)"
+        rates = "; ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in devices.cpu_rates().items())
+        told += f" ({rates} on one thread; bf16 where it is {devices.BF16_GAIN:g} times as fast)"
     print(told)
 
 

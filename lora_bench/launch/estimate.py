@@ -95,7 +95,7 @@ def _matmul_rate(precision: str) -> float:
 
     import torch
 
-    from lora_bench.models.device import DTYPES, set_threads
+    from lora_bench.models.devices import DTYPES, set_threads
 
     set_threads()
     a = torch.randn(2048, 384, dtype=DTYPES[precision])

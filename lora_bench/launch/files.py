@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+FOLDER = ".plans"
+
 
 def mark_file(path: Path, number: int) -> Path:
     return path.with_suffix("") / f"pack-{number}.under_way"
@@ -28,6 +30,3 @@ def log_file(path: Path, number: int) -> Path:
 
 def environment_file(path: Path, number: int) -> Path:
     return path.with_suffix("") / f"pack-{number}.environment.json"
-
-
-FOLDER = ".plans"

@@ -61,9 +61,9 @@ def largest_pack(run: Any) -> int:
     One token keeps about 13 d values and, where attention weights are kept, 3 per head and token in each layer
     (measured: 26 d bytes in bf16).
     """
-    from lora_bench.models.device import resolve_device
+    from lora_bench.models import devices
 
-    device = resolve_device(run.config.device)
+    device = devices.resolve_device(run.config.device)
     most = ACTIVATION_BYTES[device.type] // max(1, activation_bytes(run))
     return max(1, min(LARGEST_PACK[device.type], int(most)))
 

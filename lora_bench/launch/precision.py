@@ -21,15 +21,15 @@ def settle(config: RunConfig, store: StoreReader) -> RunConfig:
     Raises:
         ConfigError: when the device is absent.
     """
-    from lora_bench.models.device import resolve_device, resolve_precision
+    from lora_bench.models import devices
 
-    device = resolve_device(config.device)
+    device = devices.resolve_device(config.device)
     if config.train.precision != "auto" or device.type != "cpu":
         return config
     try:
         precision = json.loads(_precision_file(store).read_text(encoding="utf-8"))["precision"]
     except (OSError, ValueError, KeyError):
-        precision = resolve_precision("auto", device)
+        precision = devices.resolve_precision("auto", device)
     return replace(config, train=replace(config.train, precision=precision))
 
 
@@ -39,12 +39,12 @@ def keep_precision(store: Store) -> None:
     Raises:
         StoreError: when the store cannot be written.
     """
-    from lora_bench.models.device import cpu_rates, faster_precision
+    from lora_bench.models import devices
 
-    if not cpu_rates.cache_info().currsize:
+    if not devices.cpu_rates.cache_info().currsize:
         return
-    path, rates = _precision_file(store), cpu_rates()
-    document = {"precision": faster_precision(rates), **_this_cpu()}
+    path, rates = _precision_file(store), devices.cpu_rates()
+    document = {"precision": devices.faster_precision(rates), **_this_cpu()}
     document |= {f"{name}_gflops": round(rate / 1e9, 1) for name, rate in rates.items()}
     with explained("keep the precision of this CPU", store.root):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from transformers import (
 from lora_bench import seeds
 from lora_bench.models import roles
 from lora_bench.models.blueprint import Blueprint, quiet
-from lora_bench.models.device import DTYPES
+from lora_bench.models.devices import DTYPES
 
 
 @dataclass(eq=False)

@@ -9,9 +9,8 @@ from typing import Any
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import cell_id, run_id, science
 from lora_bench.config.schema import LORA_METHODS, RunConfig
-from lora_bench.models import adapters, blueprint, budget, roles
+from lora_bench.models import adapters, blueprint, budget, devices, roles
 from lora_bench.models.blueprint import Blueprint
-from lora_bench.models.device import resolve_device, resolve_precision
 from lora_bench.models.roles import Matrix
 from lora_bench.tasks.load import load_task
 from lora_bench.tasks.rows import Task
@@ -78,7 +77,7 @@ def resolve(config: RunConfig) -> Run:
     task = task_of(config)
     config = replace(config, task=replace(config.task, name=task.name))  # a planted task is named by its teacher
     backbone = blueprint.blueprint(config.model, task.n_labels)
-    device = resolve_device(config.device)
+    device = devices.resolve_device(config.device)
     _check_length(config, backbone)
     matrices, gap, spelled, layers = _select(config, backbone)
     _check_method(config, matrices)
@@ -92,7 +91,7 @@ def resolve(config: RunConfig) -> Run:
         targets=spelled,
         rank=_uniform_rank(matrices),
         layers=layers,
-        precision=resolve_precision(config.train.precision, device),
+        precision=devices.resolve_precision(config.train.precision, device),
     )
     return Run(
         config=config,

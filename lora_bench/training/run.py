@@ -18,10 +18,9 @@ import torch
 
 from lora_bench import seeds
 from lora_bench.config.errors import ConfigError
-from lora_bench.models import adapters, backbone
+from lora_bench.models import adapters, backbone, devices
 from lora_bench.models.adapters import AdapterState
 from lora_bench.models.backbone import Backbone
-from lora_bench.models.device import resolve_device, set_threads
 from lora_bench.packing.pack import Pack
 from lora_bench.packing.packed import Packed
 from lora_bench.packing.solo import SoloPack
@@ -107,11 +106,11 @@ def environment_here(device: str, threads: int | None = None) -> dict[str, Any]:
     """What the records that this process writes say of it (`environment.environment`), for a configured device; with
     `threads`, those of a process beside it that has so many."""
     try:
-        where = resolve_device(device)
+        where = devices.resolve_device(device)
         name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
     except (ConfigError, RuntimeError):  # absent or out of order: its runs fail, and that is what they failed on
         name = device
-    return environment(device=name, threads=threads or set_threads())
+    return environment(device=name, threads=threads or devices.set_threads())
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class _Desk:
         # Out of memory: outside the handler, whose traceback keeps the pack's tensors alive.
         for each in progress:
             each.tracked.finish("stopped")
-        is_cuda = resolve_device(runs[0].config.device).type == "cuda"
+        is_cuda = devices.resolve_device(runs[0].config.device).type == "cuda"
         if is_cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
@@ -177,7 +176,9 @@ class _Desk:
         self, progress: list[RunProgress], started: str, about: dict[str, Any]
     ) -> list[dict[str, Any]]:
         first = progress[0].run
-        loaded = backbone.load(first.blueprint, precision=first.precision, device=resolve_device(first.config.device))
+        loaded = backbone.load(
+            first.blueprint, precision=first.precision, device=devices.resolve_device(first.config.device)
+        )
         task, tokens = first.task, first.tokens()
         n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])

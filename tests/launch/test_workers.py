@@ -190,7 +190,7 @@ def test_the_users_threads_win(plan_on, monkeypatch):
 
 
 def slow_and_fast(monkeypatch, rates):
-    from lora_bench.models import device
+    from lora_bench.models import devices
 
     measured = []
 
@@ -199,7 +199,7 @@ def slow_and_fast(monkeypatch, rates):
         return rates
 
     measure.cache_info = lambda: type("Info", (), {"currsize": len(measured)})
-    monkeypatch.setattr(device, "cpu_rates", measure)
+    monkeypatch.setattr(devices, "cpu_rates", measure)
     return measured
 
 
@@ -237,10 +237,10 @@ def test_the_measurement_is_short_and_of_one_thread():
     """On a busy machine many threads measure the others; how long it may take is said where it is written."""
     import torch
 
-    from lora_bench.models import device
+    from lora_bench.models import devices
 
     threads = torch.get_num_threads()
-    rates = device.cpu_rates()
+    rates = devices.cpu_rates()
     assert set(rates) == {"fp32", "bf16"}
     assert all(rate > 0 for rate in rates.values())
     assert torch.get_num_threads() == threads

@@ -23,8 +23,7 @@ from lora_bench.config.compose import parse
 from lora_bench.config.schema import RunConfig
 from lora_bench.launch.plan import Candidate, make, save
 from lora_bench.launch.plan_file import PlanFile
-from lora_bench.models import backbone
-from lora_bench.models import device as devices
+from lora_bench.models import backbone, devices
 from lora_bench.packing.solo import START_TOLERANCE
 from lora_bench.store.errors import GuardError
 from lora_bench.store.folder import Store

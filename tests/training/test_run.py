@@ -10,8 +10,7 @@ from peft import PeftModel
 from sklearn.metrics import matthews_corrcoef
 
 from architectures import ARCHITECTURES
-from lora_bench.models import adapters, backbone, blueprint
-from lora_bench.models import device as devices
+from lora_bench.models import adapters, backbone, blueprint, devices
 from lora_bench.packing.pack import Pack
 from lora_bench.store.folder import Store
 from lora_bench.tasks.tokens import tokenise
