@@ -16,8 +16,8 @@ With --neighbours N, N processes keep the machine busy beside every arm.
 Every arm trains in a process of its own, so that its peak memory is its own. The clock runs over the training loop,
 from its third step; loading, tokenising and the first steps are outside it in every arm. Rounds are interleaved and the
 best of each arm counts, because other work on the machine can only slow an arm down. The yardstick is this machine's
-own GEMM rate at the arm's precision, measured in the same rounds: fraction = 4 P FLOPs per token x tokens per second /
-rate, with P the encoder's linear weights.
+own GEMM rate at the arm's precision, measured in the same rounds: fraction = FLOPs per second / rate, with the FLOPs
+that a record holds (training/cost.py).
 """
 
 import argparse
@@ -89,8 +89,7 @@ def measure_arm(options: argparse.Namespace) -> dict[str, Any]:
     for spent, rows in arms[options.child](options):
         seconds, cell_examples = seconds + spent, cell_examples + rows
     runs = _runs(options)
-    tokens = runs[0].tokens()["train"].lengths.mean()
-    linear = sum(matrix.d_in * matrix.d_out for matrix in runs[0].blueprint.matrices)
+    lengths = runs[0].tokens()["train"].lengths
     rate = _gemm_rate(options, _precision(options))
     per_second = cell_examples / seconds
     return {
@@ -99,10 +98,18 @@ def measure_arm(options: argparse.Namespace) -> dict[str, Any]:
         "precision": _precision(options),
         "examples_per_second": per_second,
         "peak_bytes": _peak_bytes(options),
-        "tokens_per_example": float(tokens),
+        "tokens_per_example": float(lengths.mean()),
         "gemm_flops": rate,
-        "fraction": 4 * linear * float(tokens) * per_second / rate,
+        "fraction": _flops_per_example(runs, lengths) * per_second / rate,
     }
+
+
+def _flops_per_example(runs: list[Any], lengths: Any) -> float:
+    """Of one row and one run, on average."""
+    from lora_bench.training.cost import run_flops
+
+    flops = [run_flops(run.blueprint, run.config, run.matrices, int(lengths.sum())) for run in runs]
+    return sum(flops) / len(flops) / len(lengths)
 
 
 def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,21 +16,21 @@ SHARE_OF_MATMUL = 0.5
 
 
 @dataclass(frozen=True)
-class Cost:
-    """An estimate: seconds of training left, the bytes that it will leave, and what the seconds rest on."""
+class Estimate:
+    """What a plan will cost: seconds of training left, the bytes that it will leave, and what the seconds rest on."""
 
     seconds: float
     bytes: int
     basis: str
 
 
-def cost(plan: Plan, store: StoreReader) -> Cost:
-    """Estimate what the pending runs cost, from finished runs of the store where it has some of the same kind."""
+def estimate(plan: Plan, store: StoreReader) -> Estimate:
+    """What the pending runs cost, from finished runs of the store where it has some of the same kind."""
     pending = [plan.runs[run_id].run for run_id in plan.pending()]
     n_bytes = sum(_bytes(run) for run in pending)
     pending += [plan.runs[run_id].run for run_id in plan.riders()]
     if not pending:
-        return Cost(0.0, 0, "nothing to do")
+        return Estimate(0.0, 0, "nothing to do")
     frame = store.frame()
     if not frame.empty and "attributed_seconds" in frame:
         frame = frame[(frame["status"] == "finished") & (frame["attributed_seconds"] > 0)]
@@ -43,12 +43,12 @@ def cost(plan: Plan, store: StoreReader) -> Cost:
             seconds = float(sum(per_row[kind] * n for kind, n in zip(kinds, work, strict=True)))
             n_known = sum(len(by_kind[kind]) for kind in set(kinds))
             told = f"from {n_known} finished run{'s' if n_known > 1 else ''}"
-            return Cost(seconds / plan.n_workers, n_bytes, told)
+            return Estimate(seconds / plan.n_workers, n_bytes, told)
     precision = pending[0].precision
     rate = SHARE_OF_MATMUL * _matmul_rate(precision)
-    seconds = sum(flops(run) for run in pending) / rate
+    seconds = sum(_flops(run) for run in pending) / rate
     told = f"a guess from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"
-    return Cost(seconds, n_bytes, told)
+    return Estimate(seconds, n_bytes, told)
 
 
 def _seconds_per_row(known: Any, run: Any) -> float:
@@ -57,17 +57,19 @@ def _seconds_per_row(known: Any, run: Any) -> float:
 
 
 def _work(n_train: Any, epochs: Any, run: Any) -> Any:
-    """Rows of training, and rows scored at half the cost (`flops`): select at every epoch's end, report once."""
+    """Rows of training, and rows scored at half the cost: select at every epoch's end, report once."""
     n_select, n_report = (len(run.task.splits.get(name, ())) for name in ("select", "report"))
     return n_train * epochs + (n_select * np.ceil(epochs) + n_report) / 2
 
 
-def flops(run: Any) -> float:
-    """4 P per token and epoch for training (forward, and gradients of activations), 2 P per scored token."""
-    parameters = sum(matrix.d_in * matrix.d_out for matrix in run.blueprint.matrices)
+def _flops(run: Any) -> int:
+    """Of training, and of scoring select at every epoch's end and report once."""
+    from lora_bench.training.cost import run_flops, scoring_flops
+
     _, tokens = lengths(run)
+    trained = round(tokens["train"] * run.config.train.epochs)
     scored = tokens.get("select", 0) * max(1, math.ceil(run.config.train.epochs)) + tokens.get("report", 0)
-    return parameters * (4 * tokens["train"] * run.config.train.epochs + 2 * scored)
+    return run_flops(run.blueprint, run.config, run.matrices, trained) + scoring_flops(run.blueprint, scored)
 
 
 def _bytes(run: Any) -> int:
@@ -75,11 +77,11 @@ def _bytes(run: Any) -> int:
     n_rows = sum(len(rows) for name, rows in run.task.splits.items() if name != "train")
     width = run.blueprint.architecture.get_text_config().hidden_size
     head = 0 if run.config.adapter.method == "full" else run.task.n_labels * width + width * width
-    n_saved = 0 if run.config.keep_adapters == "none" else _trained(run) + head
+    n_saved = 0 if run.config.keep_adapters == "none" else _saved_parameters(run) + head
     return 4 * n_saved + n_rows * (24 + 8 * run.task.n_labels) + 20_000
 
 
-def _trained(run: Any) -> int:
+def _saved_parameters(run: Any) -> int:
     """Parameters that a run's adapter saves; full fine-tuning and BitFit save those of the backbone that they train."""
     method = run.config.adapter.method
     if method not in ("full", "bitfit"):

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lora_bench.config.schema import LORA_METHODS
-from lora_bench.launch.estimate import cost
+from lora_bench.launch.estimate import estimate
 from lora_bench.launch.plan import Plan, command_line
 from lora_bench.paths import resource_root
 from lora_bench.store import StoreReader
@@ -49,7 +49,7 @@ def describe(plan: Plan, store: StoreReader, out: Console, *, every_cell: bool, 
     n_seeds = len({one.run.config.seed for one in plan.runs.values()})
     pending = plan.pending()
     n_packs = sum(bool(plan.pending(pack)) for pack in plan.packs)
-    estimate = cost(plan, store) if every_cell else None
+    expected = estimate(plan, store) if every_cell else None
     if every_cell:
         out.print(_cell_table(plan))
     counts = (counted(plan.n_cells, "cell"), counted(n_seeds, "seed"), counted(len(plan.runs), "run"))
@@ -69,14 +69,14 @@ def describe(plan: Plan, store: StoreReader, out: Console, *, every_cell: bool, 
         out.print(f"  {line}")
     if n_failed and not plan.retry:
         out.print("  failed runs are left alone; hydra.sweeper.retry_failed=true trains them again")
-    if estimate is not None and pending:
+    if expected is not None and pending:
         sizes = [len(plan.pending(pack)) for pack in plan.packs if plan.pending(pack)]
         out.print(
             f"  packs of {min(sizes)} to {max(sizes)} runs" if min(sizes) < max(sizes) else f"  packs of {sizes[0]}"
         )
-        seconds = f"{duration(estimate.seconds)} ({estimate.basis})"
+        seconds = f"{duration(expected.seconds)} ({expected.basis})"
         where = "on one worker" if plan.n_workers == 1 else f"with {plan.n_workers} packs at once"
-        out.print(f"  about {seconds} {where}; about {size(estimate.bytes)} in {store.root}")
+        out.print(f"  about {seconds} {where}; about {size(expected.bytes)} in {store.root}")
         out.print(f"  {_resolution(plan, store, n_seeds)}")
 
 

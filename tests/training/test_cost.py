@@ -24,6 +24,16 @@ def test_nothing_below_the_lowest_adapted_layer_is_propagated_through(layers, sh
     )
 
 
+@pytest.mark.parametrize(("method", "times"), [("full", 6), ("bitfit", 4), ("head_only", 2)])
+def test_a_plan_expects_the_operations_that_records_will_hold(method, times):
+    """Full fine-tuning has half as many again as LoRA, which a plan told in LoRA's numbers until it was begun."""
+    one = resolve(config(adapter__method=method, train__epochs=3))
+    linear = sum(each.weight.numel() for each in one.blueprint.skeleton.modules() if type(each).__name__ == "Linear")
+    lengths = {split: int(tokens.lengths.sum()) for split, tokens in one.tokens().items()}
+    scored = 3 * lengths["select"] + lengths["report"]
+    assert estimate._flops(one) == linear * (times * 3 * lengths["train"] + 2 * scored)
+
+
 def test_tokens_are_those_of_the_rows_that_were_trained_on():
     one = resolve(config(task__train_rows=50, train__batch_size=32, train__epochs=3))
     lengths = np.arange(1, 51)
