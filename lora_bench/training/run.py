@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Trained:
+class _TrainedPack:
     """What is left of a pack after training."""
 
     states: list[AdapterState]
@@ -239,7 +239,7 @@ class _Desk:
         tokens: dict[str, Tokens],
         sample: np.ndarray,
         checkpoint: Checkpoint,
-    ) -> tuple[_Trained, float]:
+    ) -> tuple[_TrainedPack, float]:
         """Train and predict, from where the checkpoint stands; what came of it and the seconds that all of it took."""
         clock = time.perf_counter()
         runs, configs = [each.run for each in progress], [each.run.config for each in progress]
@@ -275,7 +275,7 @@ class _Desk:
             }
             logits["train"] = predict(pack, tokens["train"], sample)
             states = [pack.state(index) for index in range(len(runs))]
-        trained = _Trained(states, logits, start_gap, pack.is_frozen_intact(), listener.finite_steps())
+        trained = _TrainedPack(states, logits, start_gap, pack.is_frozen_intact(), listener.finite_steps())
         return trained, time.perf_counter() - clock
 
     def _checked(
