@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from lora_bench import wording
 from lora_bench.config.compose import parse, to_dict, unknown_key
 from lora_bench.config.errors import ConfigError, did_you_mean
 from lora_bench.store.errors import StoreError
@@ -208,12 +209,12 @@ def show_store(config: Any) -> None:
         lacking = len(frame) - len(failed) - parts["adapter"][0]
         if lacking:
             why = "the archive's --adapters" if is_archive(store.root) else "store.keep_adapters"
-            out.print(f"  {lacking} finished run{'s' if lacking > 1 else ''} without an adapter ({why})")
+            out.print(f"  {wording.counted(lacking, 'finished run')} without an adapter ({why})")
         out.print(_store_table(frame))
     for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):
         told = message if isinstance(message, str) else "no message"
         first = f"{group['run_id'].iloc[0]}/record.json"
-        out.print(f"failed: {kind}: {told} ({len(group)} run{'s' if len(group) > 1 else ''}, the first: {first})")
+        out.print(f"failed: {kind}: {told} ({wording.counted(len(group), 'run')}, the first: {first})")
     for folder in store.quarantined:
         out.print(f"set aside: {folder}: {_why_set_aside(folder)}")
 

@@ -87,6 +87,7 @@ def size(n_bytes: float) -> str:
 
 
 def counted(n: int, noun: str) -> str:
+    """`1 run`, `2 runs`: a count with its noun, whose plural takes an s."""
     return f"{n} {noun}{'' if n == 1 else 's'}"
 
 

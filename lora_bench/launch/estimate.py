@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_bench import wording
 from lora_bench.launch.packs import lengths
 from lora_bench.launch.plan import Plan
 from lora_bench.store import StoreReader
@@ -42,7 +43,7 @@ def estimate(plan: Plan, store: StoreReader) -> Estimate:
             work = [_work(run.science["task"]["train_rows"], run.config.train.epochs, run) for run in pending]
             seconds = float(sum(per_row[kind] * n for kind, n in zip(kinds, work, strict=True)))
             n_known = sum(len(by_kind[kind]) for kind in set(kinds))
-            told = f"from {n_known} finished run{'s' if n_known > 1 else ''}"
+            told = f"from {wording.counted(n_known, 'finished run')}"
             return Estimate(seconds / plan.n_workers, n_bytes, told)
     precision = pending[0].precision
     rate = SHARE_OF_MATMUL * _matmul_rate(precision)

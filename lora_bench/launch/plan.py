@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from lora_bench import wording
 from lora_bench.config.compose import to_dict
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import LORA_METHODS, RunConfig
@@ -299,11 +300,11 @@ def tell_problems(problems: Iterable[tuple[str, Sequence[str]]], n_candidates: i
     for message, overrides in problems:
         by_message.setdefault(message, []).append(overrides)
     n_bad = sum(map(len, by_message.values()))
-    lines = [f"{n_bad} of {n_candidates} run{'s' if n_candidates > 1 else ''} cannot run, so none was started:"]
+    lines = [f"{n_bad} of {wording.counted(n_candidates, 'run')} cannot run, so none was started:"]
     for message, which in by_message.items():
         lines.append(f"  {message}")
         if n_candidates > 1:
-            lines.append(f"      {len(which)} run{'s' if len(which) > 1 else ''}, the first: {' '.join(which[0])}")
+            lines.append(f"      {wording.counted(len(which), 'run')}, the first: {' '.join(which[0])}")
     return "\n".join(lines)
 
 

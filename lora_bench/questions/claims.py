@@ -116,7 +116,7 @@ def sentence(card: pd.DataFrame) -> str:
     counts = card["status"].value_counts()
     told = [f"{counts[status]} {status}" for status in STATUSES if counts.get(status)]
     n_settings = card["setting"].nunique()
-    judged = f"{card['claim'].nunique()} claims in {n_settings} setting{'s' if n_settings > 1 else ''}"
+    judged = f"{card['claim'].nunique()} claims in {wording.counted(n_settings, 'setting')}"
     return f"Of {judged}: {wording.listed(told)}."
 
 

@@ -86,7 +86,7 @@ def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
     factor = 10 ** per_seed.mean()
     words = (
         f"the tenfold rule is {verdict} here: the best LoRA rate is {factor:.2g} times that of full fine-tuning "
-        f"(geometric mean; {share:.0%} of {len(per_seed)} seed{'s' if len(per_seed) != 1 else ''} "
+        f"(geometric mean; {share:.0%} of {wording.counted(len(per_seed), 'seed')} "
         f"within a factor of {10**tuning.HALF_DECADE:.1f} of ten)"
     )
     return words, per_seed

@@ -119,7 +119,7 @@ def sentence(
     best = highest(scored, "mean")
     band = wording.interval(best["low"], best["high"])
     spread = f", 95 % interval {band}" if np.isfinite(best["low"]) else ", no interval from one seed"
-    seeds = f"{best['n_seeds']} seed{'s' if best['n_seeds'] != 1 else ''}"
+    seeds = wording.counted(best["n_seeds"], "seed")
     start = (
         f"On {setting.title} at {budget:,} adapter parameters, {best.name} has the highest mean "
         f"{style.short_metric(setting.metric)}: {wording.points(best['mean'])}{spread}, {seeds}"
@@ -142,7 +142,7 @@ def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str
             told = ""
             if len(more):
                 n_more = int(more.max())
-                seeds = f"{n_more} more seed{'s' if n_more > 1 else ''}"
+                seeds = wording.counted(n_more, "more seed")
                 told = f" (about {seeds} would show a difference of {100 * margin:g}, or none)"
             arms = [f"{arm} (by less than the margin)" if arm in small else arm for arm in rows["second"]]
             parts.append(phrase.format(wording.listed(arms)) + told)
