@@ -389,7 +389,7 @@ def test_a_launch_waits_for_a_pack_of_another_and_trains_what_that_one_leaves(co
             threading.Thread(target=hold, args=(plan.path,)).start()
             held.wait(PATIENCE_SECONDS)
 
-    monkeypatch.setattr("lora_bench.launch.plan.save", save)
+    monkeypatch.setattr("lora_bench.launch.carry_out.save", save)
     monkeypatch.setattr("lora_bench.launch.carry_out.POLL_SECONDS", 0.05)
     training.fate = lambda run: release.set() if len(training.packs) else None
     ended = sweep(command)
