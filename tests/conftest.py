@@ -130,7 +130,7 @@ class FakeTraining:
     def __call__(self, runs, store, *, tracking, invocation, only=None, on_progress=None, own_process=False):
         from lora_bench.store.environment import environment
         from lora_bench.store.errors import NonFiniteError
-        from lora_bench.store.record import failure, new_record, utc_now
+        from lora_bench.store.record import Failure, Measured, Outcome, Subject, failed, finished, utc_now
 
         if not runs:
             return []
@@ -142,22 +142,25 @@ class FakeTraining:
             if isinstance(fate, BaseException):
                 raise fate
             score = 0.5 + 0.01 * run.config.seed + 0.1 * (run.config.adapter.targets == "qv") + run.config.train.lr
-            record = new_record(
+            subject = Subject(
                 run_id=run.run_id,
                 cell_id=run.cell_id,
                 config=run.science,
                 metrics=run.science["task"]["metrics"],
                 manifest=run.manifest,
-                parameters={"adapter": run.adapter_parameters, "head": 66, "total": 1000},
                 environment=environment(device="cpu", threads=1),
                 started=utc_now(),
-                error=failure(NonFiniteError("the loss is not finite")) if fate else None,
-                scores=None
-                if fate
-                else {split: dict.fromkeys(run.science["task"]["metrics"], score) for split in SPLITS},
-                cost={"attributed_seconds": 1.0, "pack_seconds": 2.0, "pack_size": len(runs)},
                 invocation=invocation,
             )
+            measured = Measured(
+                parameters={"adapter": run.adapter_parameters, "head": 66, "total": 1000},
+                cost={"attributed_seconds": 1.0, "pack_seconds": 2.0, "pack_size": len(runs)},
+            )
+            if fate:
+                record = failed(subject, measured, Failure.of(NonFiniteError("the loss is not finite")))
+            else:
+                scores = {split: dict.fromkeys(run.science["task"]["metrics"], score) for split in SPLITS}
+                record = finished(subject, measured, Outcome(scores=scores))
             adapter = (lambda folder: (folder / "adapter").mkdir()) if self.saves_adapters and not fate else None
             store.write(record, adapter=adapter)
             records.append(record)

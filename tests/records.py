@@ -1,5 +1,9 @@
 """Records that are made up, part by part."""
 
+from dataclasses import fields
+
+from lora_bench.store.record import Failure, Measured, Outcome, Subject, failed, finished
+
 
 def parts(number: int = 1, **changed):
     """The parts of a sound, finished record; `number` names the run."""
@@ -26,3 +30,22 @@ def parts(number: int = 1, **changed):
         "started": "2026-01-01T00:00:00+00:00",
     }
     return sound | changed
+
+
+def finished_record(number: int = 1, **changed):
+    """The record of a run that finished, of `parts`."""
+    named = parts(number, **changed)
+    return finished(*_subject_and_measured(named), Outcome(**named))
+
+
+def failed_record(failure: Failure, number: int = 1, **changed):
+    """The record of the same run, if it failed."""
+    return failed(*_subject_and_measured(parts(number, **changed)), failure)
+
+
+def _subject_and_measured(named: dict):
+    """Taken out of `named`, which keeps what an outcome holds."""
+    taken = [
+        {one.name: named.pop(one.name) for one in fields(kind) if one.name in named} for kind in (Subject, Measured)
+    ]
+    return Subject(**taken[0]), Measured(**taken[1])

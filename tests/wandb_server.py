@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from lora_bench.config.schema import TrackingConfig
-from lora_bench.store.record import new_record
 from lora_bench.tracking import live as trackings
 from lora_bench.tracking.live import head_of
 from patience import PATIENCE_SECONDS
-from records import parts
+from records import finished_record, parts
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -135,4 +134,4 @@ HISTORY = {
 
 
 def finished(number: int) -> dict:
-    return new_record(**parts(number, history=HISTORY, invocation={"sweep": "quick"}))
+    return finished_record(number, history=HISTORY, invocation={"sweep": "quick"})

@@ -29,7 +29,7 @@ from lora_bench.launch.worker import INTERRUPTED, STORE_LOST, Worker
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, StoreError, explained
 from lora_bench.store.folder import Store
-from lora_bench.store.record import died, failure, new_record, utc_now
+from lora_bench.store.record import Failure, Measured, Subject, failed, utc_now
 from lora_bench.store.secrets import scrub
 
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -118,7 +118,7 @@ def _run_pack_in_child(path: Path, number: int, plan: PlanFile, store: Store, wo
     _scrub_file(log)
     lost = [entry for entry in pending if _finished_at(store, entry.run_id) == before[entry.run_id]]
     if lost and status not in (0, INTERRUPTED, STORE_LOST, *(-one for one in STOPPING_SIGNALS)):
-        _fail(plan, lost, store, died(_obituary(status, log)), started, where=environment_file(path, number))
+        _fail(plan, lost, store, Failure.died(_obituary(status, log)), started, where=environment_file(path, number))
     return (_last_words(log).splitlines() or ["the store could not be written"])[-1] if status == STORE_LOST else None
 
 
@@ -179,8 +179,8 @@ def fail_abandoned(path: Path, number: int, reason: str) -> None:
     with claim_pack(path, number) as is_ours:
         if is_ours:
             lost = _pending(plan, plan.packs[number], store)
-            error = died(f"the worker that trained this pack was lost: {reason}")
-            _fail(plan, lost, store, error, utc_now(), where=environment_file(path, number))
+            failure = Failure.died(f"the worker that trained this pack was lost: {reason}")
+            _fail(plan, lost, store, failure, utc_now(), where=environment_file(path, number))
             mark_file(path, number).unlink(missing_ok=True)
 
 
@@ -351,7 +351,7 @@ def train(path: Path, number: int, *, own_process: bool) -> int:
         return STORE_LOST
     except Exception as error:
         lost = [entry for entry in pending if not store.has(entry.run_id)]
-        _fail(plan, lost, store, failure(error), started, where=environment_file(path, number))
+        _fail(plan, lost, store, Failure.of(error), started, where=environment_file(path, number))
     return 0
 
 
@@ -396,7 +396,7 @@ def _fail(
     plan: PlanFile,
     lost: Sequence[Entry],
     store: Store,
-    error: Mapping[str, Any],
+    failure: Failure,
     started: str,
     *,
     where: Path,
@@ -407,18 +407,17 @@ def _fail(
     except (OSError, ValueError):
         place = environment(device="unknown", threads=os.cpu_count() or 1)
     for entry in lost:
-        record = new_record(
+        subject = Subject(
             run_id=entry.run_id,
             cell_id=entry.cell_id,
             config=entry.science,
             metrics=entry.science["task"]["metrics"],
             manifest=entry.manifest,
-            parameters={"adapter": entry.adapter_parameters},
             environment=place,
             started=started,
-            error=error,
             invocation=plan.invocation,
         )
+        record = failed(subject, Measured(parameters={"adapter": entry.adapter_parameters}), failure)
         with store.claim(entry.run_id) as is_ours, contextlib.suppress(AlreadyFinished):
             if is_ours:
                 store.write(record)

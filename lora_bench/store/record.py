@@ -1,6 +1,6 @@
 """The record: the one JSON document that a run ends in, and the rules that keep it honest.
 
-A record is built by `new_record` and checked by `check_record`. What was not measured is null.
+A record is built by `finished` or `failed` and checked by `check_record`. What was not measured is null.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,72 +33,107 @@ COSTS = (
 # Building
 
 
-def new_record(
-    *,
-    run_id: str,
-    cell_id: str,
-    config: Mapping[str, Any],
-    metrics: Iterable[str],
-    manifest: Iterable[Mapping[str, Any]],
-    parameters: Mapping[str, int | None],
-    environment: Mapping[str, Any],
-    started: str,
-    finished: str | None = None,
-    error: Mapping[str, Any] | None = None,
-    scores: Mapping[str, Any] | None = None,
-    history: Mapping[str, Any] | None = None,
-    cost: Mapping[str, Any] | None = None,
-    norms: Iterable[Mapping[str, Any]] = (),
-    guards: Mapping[str, Any] | None = None,
-    data: Mapping[str, Any] | None = None,
-    invocation: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A checked record in canonical form; it is `failed` when there is an `error`, else `finished`.
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What a record is about: the run, and where and how it was started. `started` is ISO 8601."""
 
-    Args:
-        error: from `failure` or `died`.
-        started, finished: ISO 8601; `finished` is now by default.
+    run_id: str
+    cell_id: str
+    config: Mapping[str, Any]
+    metrics: Iterable[str]
+    manifest: Iterable[Mapping[str, Any]]
+    environment: Mapping[str, Any]
+    started: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    invocation: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was counted and measured of a run, however it ended: as far as it came."""
+
+    parameters: Mapping[str, int | None]
+    history: Mapping[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run that finished came to."""
+
+    scores: Mapping[str, Any]
+    guards: Mapping[str, Any] = field(default_factory=dict)
+    norms: Iterable[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a run has no result; `kind` is one of ERROR_KINDS."""
+
+    kind: str
+    type: str
+    message: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """An exception: its kind, type, message and traceback, without secrets."""
+        text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        name = type(error).__name__
+        return cls(kind=_kind(error), type=name, message=scrub(str(error)) or name, traceback=scrub(text))
+
+    @classmethod
+    def died(cls, message: str) -> Failure:
+        """A process that ended without a word; there is no traceback to keep."""
+        return cls(kind="died", type="ProcessDied", message=scrub(message), traceback="")
+
+
+def finished(subject: Subject, measured: Measured, outcome: Outcome) -> dict[str, Any]:
+    """The checked record, in canonical form, of a run that ends now with a result.
 
     Raises:
-        RecordError: if the parts do not make a record, such as a score that is not finite in a finished run.
+        RecordError: if the parts do not make a record, such as a score that is not finite.
     """
+    return _record("finished", None, subject, measured, outcome)
+
+
+def failed(subject: Subject, measured: Measured, failure: Failure) -> dict[str, Any]:
+    """The checked record, in canonical form, of a run that ends now without a result.
+
+    Raises:
+        RecordError: if the parts do not make a record.
+    """
+    return _record("failed", failure, subject, measured, Outcome(scores={}))
+
+
+def _record(
+    status: str, failure: Failure | None, subject: Subject, measured: Measured, outcome: Outcome
+) -> dict[str, Any]:
     record = canonical(
         {
             "format": FORMAT,
-            "run_id": run_id,
-            "cell_id": cell_id,
-            "status": "failed" if error else "finished",
-            "error": error,
-            "config": config,
-            "metrics": metrics,
-            "manifest": manifest,
-            "parameters": {"adapter": None, "head": None, "total": None} | dict(parameters),
-            "scores": {"train": None, "select": None, "report": None} | dict(scores or {}),
-            "history": {name: [] for name in (*CURVES, "epochs")} | dict(history or {}),
-            "cost": dict.fromkeys(COSTS) | dict(cost or {}),
-            "norms": norms,
-            "guards": guards or {},
-            "data": data or {},
-            "environment": environment,
-            "invocation": {"overrides": [], "sweep": None} | dict(invocation or {}),
-            "started": started,
-            "finished": finished or utc_now(),
+            "run_id": subject.run_id,
+            "cell_id": subject.cell_id,
+            "status": status,
+            "error": asdict(failure) if failure else None,
+            "config": subject.config,
+            "metrics": subject.metrics,
+            "manifest": subject.manifest,
+            "parameters": {"adapter": None, "head": None, "total": None} | dict(measured.parameters),
+            "scores": {"train": None, "select": None, "report": None} | dict(outcome.scores),
+            "history": {name: [] for name in (*CURVES, "epochs")} | dict(measured.history),
+            "cost": dict.fromkeys(COSTS) | measured.cost,
+            "norms": outcome.norms,
+            "guards": outcome.guards,
+            "data": subject.data,
+            "environment": subject.environment,
+            "invocation": {"overrides": [], "sweep": None} | dict(subject.invocation),
+            "started": subject.started,
+            "finished": utc_now(),
         }
     )
     check_record(record)
     return record
-
-
-def failure(error: BaseException) -> dict[str, str]:
-    """What a failed record says about an exception: its kind, type, message and traceback, without secrets."""
-    message = scrub(str(error)) or type(error).__name__
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    return {"kind": _kind(error), "type": type(error).__name__, "message": message, "traceback": scrub(text)}
-
-
-def died(message: str) -> dict[str, str]:
-    """What a failed record says about a process that ended without a word; there is no traceback to keep."""
-    return {"kind": "died", "type": "ProcessDied", "message": scrub(message), "traceback": ""}
 
 
 def require_guards(guards: Mapping[str, Any]) -> None:

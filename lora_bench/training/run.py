@@ -28,7 +28,7 @@ from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, NonFiniteError, StoreError, explained
 from lora_bench.store.folder import Store, adapter_dropped
 from lora_bench.store.reader import ADAPTER
-from lora_bench.store.record import failure, new_record, require_guards, utc_now
+from lora_bench.store.record import Failure, Measured, Outcome, Subject, failed, finished, require_guards, utc_now
 from lora_bench.tasks.metrics import score
 from lora_bench.tasks.rows import Task
 from lora_bench.tasks.tokens import Tokens
@@ -140,11 +140,11 @@ class _Desk:
                 each.tracked.finish("stopped")
             raise
         except Exception as error:
-            fault = failure(error)
-            if fault["kind"] != "out_of_memory" or len(runs) == 1:
+            failure = Failure.of(error)
+            if failure.kind != "out_of_memory" or len(runs) == 1:
                 log.debug("pack failed", exc_info=error)
                 return [
-                    self._store(each, new_record(**_identity(each, started), error=fault, **about))
+                    self._store(each, failed(_subject(each, started, about), _measured(each), failure))
                     for each in progress
                     if each.is_wanted
                 ]
@@ -161,9 +161,9 @@ class _Desk:
             torch.cuda.reset_peak_memory_stats()
         half = (len(runs) + 1) // 2
         log.warning(
-            "pack of %d runs: out of memory (%s); trying %d and %d", len(runs), fault["message"], half, len(runs) - half
+            "pack of %d runs: out of memory (%s); trying %d and %d", len(runs), failure.message, half, len(runs) - half
         )
-        self.notify({"event": "split", "runs": len(runs), "message": fault["message"]})
+        self.notify({"event": "split", "runs": len(runs), "message": failure.message})
         # A CPU process's peak stays that of the attempt that failed.
         desk = self if is_cuda else replace(self, own_process=False)
         return desk.work(runs[:half], mine) + desk.work(runs[half:], mine)
@@ -209,7 +209,8 @@ class _Desk:
                 "peak_bytes": peak,
                 "overhead_seconds": None,
             }
-            known = _identity(each, started) | about | {"parameters": _count(each.run, state, loaded), "cost": cost}
+            subject = _subject(each, started, about)
+            measured = _measured(each, parameters=_count(each.run, state, loaded), cost=cost)
             try:
                 if trained.finite_steps[index] < first.steps:
                     raise NonFiniteError(
@@ -217,16 +218,15 @@ class _Desk:
                     )
                 logits = {split: values[index] for split, values in trained.logits.items()}
                 held = {"start_gap": trained.start_gap, "frozen_weights_unchanged": trained.is_frozen_intact}
-                record = self._checked(
-                    each, known, loaded, task=task, tokens=tokens, sample=sample, state=state, logits=logits, held=held
-                )
+                data: dict[str, Any] = {"task": task, "tokens": tokens, "sample": sample}
+                record = self._checked(each, subject, measured, loaded, **data, state=state, logits=logits, held=held)
             except AlreadyFinished:
                 each.tracked.finish("finished")
                 continue
             except StoreError:  # a full disk is no failure of the run: it stays missing, and whoever called must stop
                 raise
             except Exception as error:
-                record = new_record(**known, error=failure(error))
+                record = failed(subject, measured, Failure.of(error))
             records.append(self._store(each, record))
         checkpoint.remove()
         return records
@@ -281,7 +281,8 @@ class _Desk:
     def _checked(
         self,
         each: RunProgress,
-        known: dict[str, Any],
+        subject: Subject,
+        measured: Measured,
         loaded: Backbone,
         *,
         task: Task,
@@ -316,8 +317,8 @@ class _Desk:
             held["reloads"] = held["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
             require_guards(held)
             norms = matrix_norms(loaded, run.matrices, state)
-            known["cost"]["overhead_seconds"] = time.perf_counter() - clock
-            record = new_record(**known, scores=scores, guards=held, norms=norms)
+            measured.cost["overhead_seconds"] = time.perf_counter() - clock
+            record = finished(subject, measured, Outcome(scores=scores, guards=held, norms=norms))
             is_kept = run.config.keep_adapters != "none"
             if not is_kept:
                 record["adapter_dropped"] = adapter_dropped("store.keep_adapters=none")
@@ -350,19 +351,28 @@ def _open(loaded: Backbone, runs: Sequence[Run]) -> Packed:
     )
 
 
-def _identity(each: RunProgress, started: str) -> dict[str, Any]:
+def _subject(each: RunProgress, started: str, about: dict[str, Any]) -> Subject:
     run = each.run
-    return {
-        "run_id": run.run_id,
-        "cell_id": run.cell_id,
-        "config": run.science,
-        "metrics": run.task.metrics,
-        "manifest": run.manifest,
-        "parameters": {"adapter": run.counted_parameters, "head": None, "total": None},
-        "history": {**each.curve, "epochs": each.epochs},
-        "data": run.task.facts | ({"budget_gap": run.budget_gap} if run.budget_gap is not None else {}),
-        "started": started,
-    }
+    return Subject(
+        run_id=run.run_id,
+        cell_id=run.cell_id,
+        config=run.science,
+        metrics=run.task.metrics,
+        manifest=run.manifest,
+        data=run.task.facts | ({"budget_gap": run.budget_gap} if run.budget_gap is not None else {}),
+        started=started,
+        **about,
+    )
+
+
+def _measured(
+    each: RunProgress, *, parameters: dict[str, int] | None = None, cost: dict[str, Any] | None = None
+) -> Measured:
+    return Measured(
+        parameters=parameters or {"adapter": each.run.counted_parameters},
+        history={**each.curve, "epochs": each.epochs},
+        cost=cost or {},
+    )
 
 
 def _head(run: Run, where: dict[str, Any], sweep: str | None) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from lora_bench.store import record as records
 from lora_bench.store.document import dumps, loads
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import GuardError, NewerRecord, NonFiniteError, RecordError, UnreadableRecord
-from lora_bench.store.record import check_record, died, failure, new_record, problems, require_guards
+from lora_bench.store.record import Failure, check_record, problems, require_guards
 from lora_bench.store.secrets import scrub, without_folders
-from records import parts
+from records import failed_record, finished_record, parts
 
 
 def raised(error: Exception) -> Exception:
@@ -29,7 +29,7 @@ def raised(error: Exception) -> Exception:
 
 
 def test_a_record_reads_back_as_it_was_written():
-    record = new_record(**parts())
+    record = finished_record()
     assert record["status"] == "finished"
     assert loads(dumps(record), run_id=record["run_id"]) == record
     check_record(loads(dumps(record)))
@@ -40,7 +40,7 @@ def test_numbers_and_texts_survive_exactly(losses, text):
     """Tables are built from these files: no digit may move."""
     curve = [0.0] * len(losses)
     history = {"step": list(range(len(losses))), "loss": losses, "lr": curve, "grad_norm": curve, "epochs": []}
-    record = new_record(**parts(history=history, data={"note": text}))
+    record = finished_record(history=history, data={"note": text})
     read = loads(dumps(record))
     assert read["history"]["loss"] == losses
     assert read["data"] == record["data"]
@@ -49,7 +49,7 @@ def test_numbers_and_texts_survive_exactly(losses, text):
 @given(st.data())
 def test_every_cut_and_every_changed_byte_is_noticed_or_harmless(data):
     """A number must not change in silence, and the checksum is what sees it."""
-    record = new_record(**parts())
+    record = finished_record()
     content = bytearray(dumps(record))
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
@@ -68,7 +68,7 @@ def test_numpy_values_become_plain_json():
         "lr": (1.0, 2.0),
         "grad_norm": [np.float64(1), 2],
     }
-    record = new_record(**parts(history=history, guards={"frozen": np.bool_(True), "gap": np.float32(0.5)}))
+    record = finished_record(history=history, guards={"frozen": np.bool_(True), "gap": np.float32(0.5)})
     assert json.loads(dumps(record))["history"]["loss"] == [0.5, 0.25]
     assert record["guards"] == {"frozen": True, "gap": 0.5}
 
@@ -76,13 +76,13 @@ def test_numpy_values_become_plain_json():
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan")], ids=str)
 def test_a_finished_run_cannot_report_a_score_that_is_not_finite(value):
     with pytest.raises(RecordError, match=r"scores\.report\.matthews is not finite"):
-        new_record(**parts(scores={"report": {"matthews": value}}))
+        finished_record(scores={"report": {"matthews": value}})
 
 
 def test_a_loss_that_is_not_finite_becomes_null_and_is_noted():
     """A diverged run keeps its curve, but JSON has no NaN and a stand-in number would be a lie."""
     history = parts()["history"] | {"loss": [0.7, math.nan]}
-    record = new_record(**parts(history=history, scores=None, error=failure(raised(NonFiniteError("loss at step 1")))))
+    record = failed_record(Failure.of(raised(NonFiniteError("loss at step 1"))), history=history)
     assert record["history"]["loss"] == [0.7, None]
     assert record["not_finite"] == ["history.loss[1]"]
     assert record["error"]["kind"] == "nonfinite"
@@ -119,7 +119,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_is_no_record_is_refused_with_the_reason(change):
     break_it, message = CHANGES[change]
-    record = new_record(**parts())
+    record = finished_record()
     break_it(record)
     with pytest.raises(RecordError, match=message):
         check_record(record)
@@ -148,11 +148,11 @@ def test_unreadable_files_say_why(content, message):
 
 def test_a_record_under_another_runs_name_is_refused():
     with pytest.raises(UnreadableRecord, match="it is the record of run"):
-        loads(dumps(new_record(**parts(1))), run_id=f"{2:016x}")
+        loads(dumps(finished_record(1)), run_id=f"{2:016x}")
 
 
 def test_a_newer_format_is_not_called_broken():
-    record = new_record(**parts()) | {"format": 2}
+    record = finished_record() | {"format": 2}
     with pytest.raises(NewerRecord, match="newer lora_bench"):
         loads(dumps(record))
 
@@ -174,14 +174,14 @@ class OutOfMemoryError(RuntimeError):
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_failures_have_a_kind(error, kind):
-    record = new_record(**parts(scores=None, error=failure(raised(error))))
+    record = failed_record(Failure.of(raised(error)))
     assert record["status"] == "failed"
     assert record["error"]["kind"] == kind
     assert "raised" in record["error"]["traceback"]
 
 
 def test_a_process_that_died_leaves_a_sound_record():
-    record = new_record(**parts(scores=None, error=died("the process ended with signal 9")))
+    record = failed_record(Failure.died("the process ended with signal 9"))
     assert record["error"]["kind"] == "died"
 
 
@@ -192,12 +192,8 @@ def test_no_secret_and_no_machine_path_enters_a_record(monkeypatch):
     error = RuntimeError(
         f"0123456789abcdef-key refused for {Path.home()}/data, hf_{'a' * 34}, https://me:pw12345@host/x"
     )
-    record = new_record(
-        **parts(
-            scores=None,
-            error=failure(raised(error)),
-            invocation={"overrides": ["model.name=hunter2hunter2"], "sweep": None},
-        )
+    record = failed_record(
+        Failure.of(raised(error)), invocation={"overrides": ["model.name=hunter2hunter2"], "sweep": None}
     )
     text = dumps(record).decode()
     for hidden in ("0123456789abcdef-key", "hunter2", "hf_aaa", "pw12345", str(Path(records.__file__).parents[2])):

@@ -23,17 +23,17 @@ from lora_bench.store.document import dumps, loads
 from lora_bench.store.errors import AlreadyFinished, RecordError, StoreError
 from lora_bench.store.folder import Store
 from lora_bench.store.frame import COLUMNS
-from lora_bench.store.record import failure, new_record
+from lora_bench.store.record import Failure
 from patience import PATIENCE_SECONDS
-from records import parts
+from records import failed_record, finished_record, parts
 
 
 def finished(number: int = 1, **changed) -> dict:
-    return new_record(**parts(number, **changed))
+    return finished_record(number, **changed)
 
 
 def failed(number: int = 1, **changed) -> dict:
-    return new_record(**parts(number, scores=None, error=failure(ValueError("it broke")), **changed))
+    return failed_record(Failure.of(ValueError("it broke")), number, **changed)
 
 
 def rewrite(path: Path, content: bytes) -> None:

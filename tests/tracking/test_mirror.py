@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 from lora_bench.store.folder import Store
-from lora_bench.store.record import failure, new_record
+from lora_bench.store.record import Failure
 from lora_bench.tracking import sync as mirror
 from lora_bench.tracking.live import Silence, open_tracking, summary_of
 from lora_bench.tracking.sync import Copy, compare, copies_offline, read_offline
 from patience import PATIENCE_SECONDS
-from records import parts
+from records import failed_record
 from wandb_server import KEY, _no_account, _root, finished, read_back, settings, stub_server  # noqa: F401
 
 
 def failed(number: int) -> dict:
-    return new_record(**parts(number, scores=None, error=failure(ValueError("it broke\nbadly"))))
+    return failed_record(Failure.of(ValueError("it broke\nbadly")), number)
 
 
 def copy_of(record: dict, **changed) -> Copy:
