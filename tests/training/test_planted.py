@@ -221,7 +221,7 @@ def test_a_task_is_named_by_its_teacher(values, name):
         ({"planted_rank": 33}, "task.planted_rank: 33 does not fit"),
         ({"planted_rank": 0}, "task.planted_rank: 0 is too small"),
         ({"planted_noise": 0.6}, "task.planted_noise: 0.6 is too large"),
-        ({"planted_strength": 0.0}, "task.planted_strength: 0 is too small"),
+        ({"planted_strength": 0.0}, "task.planted_strength: 0.0 is too small"),
         ({"planted_seed": None}, "task.planted_seed: no value given"),
         ({"planted_texts": "cola"}, "task.planted_texts: no embedded task 'cola'"),
         ({"metrics": ["f1"], "train_rows": 99_999}, "task.train_rows: 99999 asked, but 'planted' has 7980 train rows"),
