@@ -197,6 +197,17 @@ def test_the_configuration_is_shown_as_it_is_read(command):
     assert compose.to_dict(compose.parse(shown)) == OmegaConf.to_container(shown)
 
 
+def test_a_folder_that_is_called_like_a_key_hides_it_not(command):
+    """`store=store` must work the second time, too: Hydra takes the folders that it searches for groups."""
+    for name in ("store", "task", "seed", "device"):
+        Path(name).mkdir()
+    Path("task/cola.yaml").write_text("name: another", encoding="utf-8")
+    ended = command("show=config", "model=tiny", "task=cola", "store=store", "seed=3", "device=cpu")
+    assert ended.status == 0, ended.text
+    assert "\nstore: store\n" in ended.out
+    assert "name: cola" in ended.out
+
+
 # The package
 
 
@@ -218,7 +229,7 @@ def test_a_wheel_works_from_any_folder(tmp_path):
     folder.mkdir()
     # A bare unpacking is what `pip install --no-deps --target` does with a wheel, without asking an index.
     zipfile.ZipFile(wheel).extractall(site)
-    arguments = ["-m", "lora_bench", "+sweeps=quick", *SMALL[:2], "hydra.sweeper.dry_run=true"]
+    arguments = ["-m", "lora_bench", "+sweeps=quick", *SMALL[:2], "hydra.sweeper.dry_run=true", "store=kept"]
     ended = run_command(*arguments, cwd=folder, PYTHONPATH=str(site))
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "63 runs to train" in ended.stdout

@@ -2,18 +2,36 @@
 
 from pathlib import Path
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from lora_bench.paths import resource_root
 
+GROUP = "sweeps"
+
+
+class SweepsSource(FileConfigSource):
+    """A folder of which only sweeps/ is seen. Hydra takes every folder that it finds for a group of configurations:
+    beside a folder called `store`, `store=runs` would ask for a file in it."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "sweeps"
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path.partition("/")[0] in ("", GROUP) and super().is_group(config_path)
+
+    def is_config(self, config_path: str) -> bool:
+        return config_path.startswith(f"{GROUP}/") and super().is_config(config_path)
+
 
 class LoraBenchSearchPath(SearchPathPlugin):
-    """Appends the current folder, then the folder that holds sweeps/; other Hydra applications are left alone."""
+    """Appends the sweeps of the current folder, then our own; other Hydra applications are left alone."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         ours = str(resource_root() / "conf")
         if not any(str(each.path).removeprefix("file://") == ours for each in search_path.get_path()):
             return
-        search_path.append(provider="current folder", path=f"file://{Path.cwd()}")
-        search_path.append(provider="lora_bench", path=f"file://{resource_root()}")
+        search_path.append(provider="current folder", path=f"{SweepsSource.scheme()}://{Path.cwd()}")
+        search_path.append(provider="lora_bench", path=f"{SweepsSource.scheme()}://{resource_root()}")
