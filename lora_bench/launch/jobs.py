@@ -34,6 +34,8 @@ from lora_bench.store.secrets import scrub
 
 STOPPING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOG_BYTES = 4_000
+ORPHAN_SECONDS = 60.0
+"""How long the child of a lost worker may take to end."""
 PROGRESS_SECONDS = 2.0
 
 
@@ -178,9 +180,15 @@ def fail_abandoned(path: Path, number: int, reason: str) -> None:
     store = Store(store_of(path))
     with claim_pack(path, number) as is_ours:
         if is_ours:
-            lost = _pending(plan, plan.packs[number], store)
             failure = Failure.died(f"the worker that trained this pack was lost: {reason}")
-            _fail(plan, lost, store, failure, utc_now(), where=environment_file(path, number))
+            given_up_at = time.monotonic() + ORPHAN_SECONDS
+            while lost := _pending(plan, plan.packs[number], store):
+                _fail(plan, lost, store, failure, utc_now(), where=environment_file(path, number))
+                # The worker's child ends with it, but holds its runs until it has.
+                if not plan.retry and _pending(plan, plan.packs[number], store) and time.monotonic() < given_up_at:
+                    time.sleep(1.0)
+                else:
+                    break
             mark_file(path, number).unlink(missing_ok=True)
 
 
