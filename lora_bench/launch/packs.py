@@ -7,7 +7,7 @@ from typing import Any
 
 LARGEST_PACK = {"cpu": 32, "cuda": 128}
 ACTIVATION_BYTES = {"cpu": 2 * 2**30, "cuda": 32 * 2**30}
-"""Activations that one pack may hold: a fixed rule, so the same sweep forms the same packs everywhere."""
+"""Activations that one pack may hold: a fixed rule; beside it only the number of workers decides how packs are cut."""
 
 
 def form_packs(runs: Sequence[Any], pack_size: int | str, *, n_workers: int = 1) -> list[list[str]]:
