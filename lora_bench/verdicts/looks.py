@@ -1,0 +1,310 @@
+"""One look at a family: what each open contrast's scores say, and the words that hold over all rates alive.
+
+    p(different) = max of paired t p over live rates     1 unless all mean differences have one sign
+    p(tied)      = max of TOST p over live rates
+    interval     = mean difference +- t(1 - level / 2k) s / sqrt(n)        k: contrasts of the family
+
+A word is given where it holds at every pair of live rates (intersection-union, so no correction over rates) after Holm
+at the look's level, and is final. A seed whose model predicts one class or diverges says nothing of the placements that
+learn: it is set aside and counted. Where one was, half of the level goes to Fisher's exact test of the shares that
+learn.
+
+Source: Berger 1982, Technometrics 24:295 (intersection-union); Holm 1979; Schuirmann 1987; Fisher 1935.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import special, stats
+
+from lora_bench.verdicts.family import MIN_PAIRS, Declaration, Points
+
+FUTILE = 0.10
+"""Chance of a word at the last look, below which an open contrast gets no more seeds."""
+LEARNS_LEVEL = 0.05
+
+BETTER, WORSE = "better", "worse"
+MORE_OFTEN, LESS_OFTEN = "learns more often", "learns less often"
+DIFFERENT = (BETTER, WORSE, MORE_OFTEN, LESS_OFTEN)
+TIED = "tied"
+OPEN = "open"
+NOT_LEARNED = "did not learn"
+
+LEARNS, UNPROVEN, FLAT = "learns", "unproven", "flat"
+
+
+# ---------------------------------------------------------------- what is said
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One contrast at one look, first minus second, at the live rates that `select` ranks highest.
+
+    Attributes:
+        word: one of DIFFERENT (said of the first), TIED, OPEN, NOT_LEARNED.
+        look: at which the word was given, by position from 0; None while it may change.
+        low, high: interval simultaneous over the family and its looks; nan where differences do not vary.
+        n_failed: seeds of the first and of the second that were set aside, of `n_seeds`.
+        p_different, p_tied: before Holm, over live rates.
+        chance: of a word at the last look, if it is open.
+    """
+
+    first: str
+    second: str
+    word: str = OPEN
+    look: int | None = None
+    difference: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    sd: float = math.nan
+    n_pairs: int = 0
+    n_seeds: int = 0
+    n_failed: tuple[int, int] = (0, 0)
+    p_different: float = 1.0
+    p_tied: float = 1.0
+    chance: float = math.nan
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        return self.first, self.second
+
+    @property
+    def is_final(self) -> bool:
+        return self.look is not None
+
+    @property
+    def is_spending(self) -> bool:
+        """Whether more seeds may bring a word."""
+        return not self.is_final and not self.chance < FUTILE
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is said after so many seeds, of settled contrasts as it was.
+
+    Attributes:
+        number: its position, from 0.
+        spent: the share of the error that it and the looks before it took.
+        alive: rates of each placement that were alive when it was held.
+        chosen: the rate of each placement that was looked at.
+        learning: LEARNS, UNPROVEN or FLAT, of each placement.
+    """
+
+    number: int
+    n_seeds: int
+    level: float
+    spent: float
+    alive: Mapping[str, tuple[float, ...]]
+    chosen: Mapping[str, float]
+    learning: Mapping[str, str]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The points of the placements that a look judges, at their live rates with the look's seeds.
+
+    Attributes:
+        points: of each placement, in the order of its live rates.
+        chosen: position of the rate that `select` ranks highest, of each placement.
+        learning: LEARNS, UNPROVEN or FLAT, of each placement of the family.
+    """
+
+    points: Mapping[str, Sequence[Points]]
+    chosen: Mapping[str, int]
+    learning: Mapping[str, str]
+
+
+def judge(family: Declaration, number: int, before: Sequence[Finding], scores: Scores) -> tuple[Finding, ...]:
+    """The family's findings after a look; those that were final, or whose placements are not looked at, as they were.
+
+    Args:
+        number: of the look, from 0.
+        before: the findings of the look before, in the order of the family's pairs.
+    """
+    level, k = family.level(number), len(before)
+    findings = list(before)
+    words = {}
+    for i, finding in enumerate(before):
+        if not finding.is_final and {*finding.pair} <= scores.points.keys():
+            findings[i], words[i] = _measure(finding.pair, scores, level=level / k, margin=family.margin)
+    given = _holm(findings, words, level)
+    for i in words:
+        pair = findings[i].pair
+        if i in given:
+            findings[i] = replace(findings[i], word=given[i], look=number)
+        elif any(scores.learning[name] != LEARNS for name in pair):
+            is_final = any(scores.learning[name] == FLAT for name in pair)
+            findings[i] = replace(findings[i], word=NOT_LEARNED, look=number if is_final else None)
+    n_settled = _n_different(findings)
+    for i in words:
+        if findings[i].word == OPEN:
+            findings[i] = replace(findings[i], chance=_chance(findings[i], family, n_settled=n_settled))
+    return tuple(findings)
+
+
+def _measure(pair: tuple[str, str], scores: Scores, *, level: float, margin: float) -> tuple[Finding, str]:
+    """A contrast's numbers at the chosen rates, and its p over all pairs of live rates; with the word of a difference
+    that it would get."""
+    ours, theirs = (scores.points[name] for name in pair)
+    has_failed = any(not points.learns.all() for points in (*ours, *theirs))
+    p_different = p_tied = p_fewer = p_more = 0.0
+    signs: set[float] = set()
+    for our, their in itertools.product(ours, theirs):
+        different, tied, sign = p_of((our.report - their.report)[our.learns & their.learns], margin)
+        p_different, p_tied = max(p_different, different), max(p_tied, tied)
+        signs.add(sign)
+        if has_failed:
+            fewer, more = p_of_shares(our.learns, their.learns)
+            p_fewer, p_more = max(p_fewer, fewer), max(p_more, more)
+    word = BETTER if signs == {1.0} else WORSE
+    if len(signs) > 1:
+        p_different = 1.0
+    if any(scores.learning[name] != LEARNS for name in pair):  # the scores of what never learned are of no placement
+        p_different = p_tied = 1.0
+    if has_failed:
+        level = level / 2
+        p_different, p_tied = min(1.0, 2 * p_different), min(1.0, 2 * p_tied)
+        p_share = min(1.0, 2 * min(p_fewer, p_more))
+        if p_share < p_different:
+            p_different, word = p_share, MORE_OFTEN if p_more < p_fewer else LESS_OFTEN
+    our, their = ours[scores.chosen[pair[0]]], theirs[scores.chosen[pair[1]]]
+    differences = (our.report - their.report)[our.learns & their.learns]
+    low, high = t_interval(differences, level)
+    finding = Finding(
+        *pair,
+        difference=float(differences.mean()) if differences.size else math.nan,
+        low=low,
+        high=high,
+        sd=float(differences.std(ddof=1)) if differences.size > 1 else math.nan,
+        n_pairs=differences.size,
+        n_seeds=our.learns.size,
+        n_failed=(int((~our.learns).sum()), int((~their.learns).sum())),
+        p_different=p_different,
+        p_tied=p_tied,
+    )
+    return finding, word
+
+
+def _holm(findings: Sequence[Finding], words: Mapping[int, str], level: float) -> dict[int, str]:
+    """The words that the look's level allows: Holm over the open contrasts, differences first and then ties, each kind
+    by itself. Those of earlier looks count as rejected; a tied contrast still counts in the family of differences."""
+    k = len(findings)
+    given: dict[int, str] = {}
+    n_rejected = _n_different(findings)
+    for step, i in enumerate(sorted(words, key=lambda i: findings[i].p_different)):
+        if findings[i].p_different > level / (k - n_rejected - step):
+            break
+        given[i] = words[i]
+    n_rejected = sum(finding.word == TIED for finding in findings)
+    rest = [i for i in words if i not in given]
+    for step, i in enumerate(sorted(rest, key=lambda i: findings[i].p_tied)):
+        if findings[i].p_tied > level / (k - n_rejected - step):
+            break
+        given[i] = TIED
+    return given
+
+
+def _n_different(findings: Iterable[Finding]) -> int:
+    return sum(finding.word in DIFFERENT for finding in findings)
+
+
+def _chance(finding: Finding, family: Declaration, *, n_settled: int) -> float:
+    """The chance of a word at the last look, the mean there drawn around the one of now; nan at the last look.
+
+    mean at N ~ Normal(d, s^2 (1/n - 1/N)); a word where it clears the t bound, or lies within the margin by it.
+    """
+    n, s = finding.n_pairs, finding.sd
+    if finding.n_seeds >= family.looks[-1] or n < 2:
+        return math.nan
+    if s == 0:
+        return 1.0
+    n_last = max(n + 1, round(family.looks[-1] * n / finding.n_seeds))
+    level = family.level(len(family.looks) - 1) / (len(family.pairs) - n_settled)
+    error = s / math.sqrt(n_last)
+    bound = float(special.stdtrit(n_last - 1, 1 - level / 2)) * error
+    room = min(bound, family.margin - float(special.stdtrit(n_last - 1, 1 - level)) * error)
+    spread = s * math.sqrt(1 / n - 1 / n_last)
+    below, above = ((bound + sign * finding.difference) / spread for sign in (1, -1))
+    chance = special.ndtr(-below) + special.ndtr(-above)
+    if room > 0:
+        low, high = ((end - finding.difference) / spread for end in (-room, room))
+        chance += special.ndtr(high) - special.ndtr(low)
+    return float(chance)
+
+
+# ---------------------------------------------------------------- tests and intervals
+
+
+def p_of(differences: np.ndarray, margin: float) -> tuple[float, float, float]:
+    """Two-sided paired t p, TOST p and the sign of the mean difference; (1, 1, nan) below MIN_PAIRS.
+
+    Differences that are the same in every seed fit no t distribution: the sign flip test has them, 2 / 2^n two-sided.
+    """
+    n = differences.size
+    if n < MIN_PAIRS:
+        return 1.0, 1.0, math.nan
+    mean = float(differences.mean())
+    sign = float(np.sign(mean))
+    if not _varies(differences):
+        return (2.0 ** (1 - n) if mean else 1.0), (2.0**-n if abs(mean) < margin else 1.0), sign
+    error = float(differences.std(ddof=1)) / math.sqrt(n)
+    different = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
+    tied = float(special.stdtr(n - 1, (abs(mean) - margin) / error))
+    return different, tied, sign
+
+
+def p_of_shares(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Fisher's exact test of who learns, each side doubled: that the first learns in fewer seeds, and in more.
+
+    Args:
+        ours, theirs: whether each seed learns.
+    """
+    n_ours, n_learn, n = int(ours.sum()), int(ours.sum() + theirs.sum()), ours.size + theirs.size
+    fewer = float(stats.hypergeom.cdf(n_ours, n, n_learn, ours.size))
+    more = float(stats.hypergeom.sf(n_ours - 1, n, n_learn, ours.size))
+    return min(1.0, 2 * fewer), min(1.0, 2 * more)
+
+
+def t_interval(differences: np.ndarray, error: float) -> tuple[float, float]:
+    """Student's t interval that misses the mean difference with this error; nan where differences do not vary."""
+    n = differences.size
+    if n < 2 or not _varies(differences):
+        return math.nan, math.nan
+    half = float(special.stdtrit(n - 1, 1 - error / 2)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    return float(differences.mean()) - half, float(differences.mean()) + half
+
+
+def failed_interval(n_failed: int, n: int) -> tuple[float, float]:
+    """The exact 95 % interval of the share of seeds that fail. Source: Clopper and Pearson 1934."""
+    interval = stats.binomtest(n_failed, n).proportion_ci(confidence_level=0.95, method="exact")
+    return float(interval.low), float(interval.high)
+
+
+def learning_of(points: Sequence[Points], floor: Points | None, margin: float) -> str:
+    """Whether a placement beats the floor on `select` at some live rate, is shown within a margin of it at all, or
+    neither; by one-sided paired t tests at 5 %. Without a floor it is taken to learn."""
+    if floor is None:
+        return LEARNS
+    is_flat = True
+    for at_rate in points:
+        differences = (at_rate.select - floor.select)[np.isfinite(at_rate.select) & np.isfinite(floor.select)]
+        n = differences.size
+        if n < 2:
+            continue
+        mean, sd = float(differences.mean()), float(differences.std(ddof=1))
+        error = sd / math.sqrt(n) if _varies(differences) else 0.0
+        bound = float(special.stdtrit(n - 1, 1 - LEARNS_LEVEL)) * error
+        if mean > bound and mean > 0:
+            return LEARNS
+        is_flat = is_flat and mean + bound < margin
+    return FLAT if is_flat else UNPROVEN
+
+
+def _varies(differences: np.ndarray) -> bool:
+    return bool(np.ptp(differences) > 1e-9 * max(float(np.abs(differences).max()), 1e-9))

@@ -1,0 +1,247 @@
+"""The way of a family from the first rate tried to its last look.
+
+    search:  every declared rate with one seed, and beyond an edge where the best sat; three around the best with two
+    alive:   a rate within 2.5 standard errors of its placement's best on `select`; one that fell behind stays out
+    look j:  every live rate of every open placement has n_j seeds; words are given (`looks`), and end the spending
+
+Rates are compared on `select` alone. A word holds at every rate alive, so that it does not rest on which of them looked
+best; and nothing is used that is joint over looks, so rates may drop out between them.
+
+`follow` is a function of the declaration and of the results alone: whoever has both gets the same looks and words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lora_bench.verdicts import looks, tuning
+from lora_bench.verdicts.family import Declaration, Points, Results, Wanted
+from lora_bench.verdicts.looks import Finding, Look, Scores
+
+ALIVE_ERRORS = 2.5
+"""Standard errors of a difference by which a rate may lie behind its placement's best on `select`."""
+MAX_ALIVE = 3
+MAX_EXTENSIONS = 2
+"""Rates tried beyond an edge of the declared ones, while the best sits there."""
+FINE_SEEDS = 2
+SECOND_CHANCE = 2
+"""Seeds that a rate of the search gets beside its own where fewer than half of those learn: a rare collapse must not
+decide where a placement is looked at."""
+
+Rates = Mapping[str, tuple[float, ...]]
+"""Placement -> rates, ascending."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How far a family is.
+
+    Attributes:
+        stage: the step that it is at, in words; `over` behind the last.
+        looks: those that were held.
+        step: all runs of the step that lacks some, those that are there already too: what is trained together must not
+            depend on where an interruption fell. Empty when the family is over.
+        tried: every rate of the search so far.
+        alive: rates that are still compared.
+    """
+
+    stage: str
+    looks: tuple[Look, ...]
+    step: tuple[Wanted, ...]
+    tried: Rates
+    alive: Rates
+
+    @property
+    def is_over(self) -> bool:
+        return not self.step
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Those of the last look."""
+        return self.looks[-1].findings if self.looks else ()
+
+
+def follow(family: Declaration, results: Results) -> Course:
+    """Follow a family through its search and looks, as far as the results go."""
+    tried, step = _search(family, results)
+    if step:
+        return Course("search", (), step, tried, {})
+    alive = {name: around(_best_of_search(family, results, name, rates)) for name, rates in tried.items()}
+    tried = {name: tuple(sorted({*tried[name], *alive[name]})) for name in tried}
+    step = _step_of_search(family, results, alive, FINE_SEEDS)
+    if step:
+        return Course("search around the best", (), step, tried, alive)
+    alive = _survivors(family, results, alive, FINE_SEEDS)
+    held: list[Look] = []
+    findings = tuple(Finding(*pair) for pair in family.pairs)
+    for number, n_seeds in enumerate(family.looks):
+        spending = {name: alive[name] for name in family.placements if name in _spending(findings)}
+        if not spending:
+            break
+        step = (*_cells(spending, family.seeds(n_seeds)), *_floor_cell(family, held))
+        if _is_lacking(results, step):
+            return Course(f"look {number + 1} of {len(family.looks)}", tuple(held), step, tried, alive)
+        alive |= _survivors(family, results, spending, n_seeds)
+        held.append(_hold(family, results, number, {name: alive[name] for name in spending}, alive, held))
+        findings = held[-1].findings
+    return Course("over", tuple(held), (), tried, alive)
+
+
+def _spending(findings: Iterable[Finding]) -> set[str]:
+    """Placements of contrasts that more seeds may settle."""
+    return {name for finding in findings if finding.is_spending for name in finding.pair}
+
+
+# ---------------------------------------------------------------- rates
+
+
+def around(rate: float) -> tuple[float, float, float]:
+    """The rate between its neighbours a quarter of a decade away, each 1, 2, 3 or 5 times a power of ten."""
+    return tuning.beyond(rate, 10**-0.25), rate, tuning.beyond(rate, 10**0.25)
+
+
+def _search(family: Declaration, results: Results) -> tuple[dict[str, tuple[float, ...]], tuple[Wanted, ...]]:
+    """The rates that each placement tries with one seed, and the step that lacks some of them.
+
+    All placements end a round before any goes on, so that a round's runs do not depend on where it was interrupted.
+    """
+    tried = dict.fromkeys(family.placements, family.rates)
+    for _ in range(MAX_EXTENSIONS):
+        if step := _step_of_search(family, results, tried, 1):
+            return tried, step
+        further = {}
+        for name, rates in tried.items():
+            best = _best_of_search(family, results, name, rates)
+            if best in (rates[0], rates[-1]):
+                step_up = best == rates[-1]
+                further[name] = tuple(sorted([*rates, tuning.beyond(best, 10**0.5 if step_up else 10**-0.5)]))
+        if not further:
+            return tried, ()
+        tried = tried | further
+    return tried, _step_of_search(family, results, tried, 1)
+
+
+def _survivors(family: Declaration, results: Results, judged: Rates, n_seeds: int) -> dict[str, tuple[float, ...]]:
+    """The rates that stay alive: within 2.5 standard errors of the placement's best, and three at most.
+
+    The spread is pooled over all rates that are judged.
+    """
+    squares = freedom = 0.0
+    for name, rates in judged.items():
+        for rate in rates:
+            points = _seen(family, results, name, rate, n_seeds)
+            scores = points.select[points.learns]
+            if scores.size > 1:
+                squares += float(scores.var() * scores.size)
+                freedom += scores.size - 1
+    room = ALIVE_ERRORS * math.sqrt(2 / n_seeds * squares / freedom) if freedom else 0.0
+    kept = {}
+    for name, rates in judged.items():
+        scores = np.array([_on_select(_seen(family, results, name, rate, n_seeds)) for rate in rates])
+        best = np.argsort(-scores, kind="stable")[:MAX_ALIVE]
+        kept[name] = tuple(rates[i] for i in sorted(best) if scores[i] >= scores.max() - room - 1e-12)
+    return kept
+
+
+def _on_select(points: Points) -> float:
+    """Mean score on `select` of the seeds that learn, which a rare collapse must not move; far below that where fewer
+    than half do, and least where none has a score."""
+    if _mostly_learns(points):
+        return float(points.select[points.learns].mean())
+    return int(points.learns.sum()) - 1e6 if np.isfinite(points.select).any() else -1e9
+
+
+def _seen(family: Declaration, results: Results, name: str, rate: float | None, n_seeds: int) -> Points:
+    """What a step with so many seeds sees of a rate, whatever else is in the store."""
+    return results.at(name, rate, _seeds_seen(family, results, name, rate, n_seeds))
+
+
+def _seeds_seen(family: Declaration, results: Results, name: str, rate: float | None, n_seeds: int) -> range:
+    seeds = family.seeds(n_seeds)
+    is_search = n_seeds <= FINE_SEEDS
+    has_chance = is_search and not _mostly_learns(results.at(name, rate, seeds))
+    return family.seeds(n_seeds + SECOND_CHANCE) if has_chance else seeds
+
+
+def _mostly_learns(points: Points) -> bool:
+    return 0 < int(points.has_ended.sum()) <= 2 * int(points.learns.sum())
+
+
+def _best_of_search(family: Declaration, results: Results, name: str, rates: Sequence[float]) -> float:
+    return _best(rates, [_seen(family, results, name, rate, 1) for rate in rates])
+
+
+def _best(rates: Sequence[float], points: Sequence[Points]) -> float:
+    """The rate that does best on `select`; of equals the higher, which is where others learn."""
+    scores = np.array([_on_select(of_rate) for of_rate in points])
+    return rates[int(np.flatnonzero(scores >= scores.max() - 1e-12)[-1])]
+
+
+# ---------------------------------------------------------------- what a step needs
+
+
+def _step_of_search(family: Declaration, results: Results, rates_of: Rates, n_seeds: int) -> tuple[Wanted, ...]:
+    """The runs of a step of the search, if some are lacking: its seeds, then those of rates that need a few more."""
+    cells = _cells(rates_of, family.seeds(n_seeds))
+    if _is_lacking(results, cells):
+        return cells
+    cells = tuple(
+        Wanted(cell.placement, cell.rate, tuple(_seeds_seen(family, results, cell.placement, cell.rate, n_seeds)))
+        for cell in cells
+    )
+    return cells if _is_lacking(results, cells) else ()
+
+
+def _cells(rates_of: Rates, seeds: Sequence[int]) -> tuple[Wanted, ...]:
+    return tuple(Wanted(name, rate, tuple(seeds)) for name, rates in rates_of.items() for rate in rates)
+
+
+def _floor_cell(family: Declaration, held: Sequence[Look]) -> tuple[Wanted, ...]:
+    return (Wanted(family.floor, None, tuple(_floor_seeds(family, held))),) if family.floor else ()
+
+
+def _floor_seeds(family: Declaration, held: Sequence[Look]) -> Sequence[int]:
+    """The floor is run with the first look's seeds, and with later ones while some placement may or may not learn."""
+    number = len(held)
+    while number and looks.UNPROVEN not in held[number - 1].learning.values():
+        number -= 1
+    return family.seeds(family.looks[number])
+
+
+def _is_lacking(results: Results, cells: Iterable[Wanted]) -> bool:
+    return not all(results.at(cell.placement, cell.rate, cell.seeds).has_ended.all() for cell in cells)
+
+
+# ---------------------------------------------------------------- one look
+
+
+def _hold(
+    family: Declaration, results: Results, number: int, spending: Rates, alive: Rates, held: Sequence[Look]
+) -> Look:
+    """Judge what is open with the look's seeds."""
+    seeds, floor_seeds = family.seeds(family.looks[number]), _floor_seeds(family, held)
+    floor = results.at(family.floor, None, floor_seeds) if family.floor else None
+    before = held[-1] if held else None
+    points, chosen, learning = {}, {}, dict(before.learning) if before else {}
+    for name, rates in spending.items():
+        points[name] = [results.at(name, rate, seeds) for rate in rates]
+        chosen[name] = _best(rates, points[name])
+        if learning.get(name) != looks.LEARNS:
+            with_floor = [results.at(name, rate, floor_seeds) for rate in rates]
+            learning[name] = looks.learning_of(with_floor, floor, family.margin)
+    scores = Scores(points, {name: spending[name].index(rate) for name, rate in chosen.items()}, learning)
+    findings = before.findings if before else tuple(Finding(*pair) for pair in family.pairs)
+    return Look(
+        number=number,
+        n_seeds=family.looks[number],
+        level=family.level(number),
+        spent=sum(family.level(earlier) for earlier in range(number + 1)),
+        alive=dict(alive),
+        chosen={**(before.chosen if before else {}), **chosen},
+        learning=learning,
+        findings=looks.judge(family, number, findings, scores),
+    )
