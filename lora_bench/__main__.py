@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from lora_bench import __version__, wording
+from lora_bench.config.arguments import spelled_out
 
 HELP = """\
 lora-bench: which weight matrices should LoRA adapt, at which rank, and how sure can we be?
@@ -46,7 +47,7 @@ version          {version}; hydra's own switches (-m, --cfg job, --info, ...) wo
 def main() -> None:
     """Entry point of `lora-bench` and `python -m lora_bench`."""
     wording.spell_out()
-    arguments = sys.argv[1:]
+    arguments = spelled_out(sys.argv[1:])
     if not arguments or any(one in ("-h", "--help") for one in arguments):
         print(help_text(), end="")
         return

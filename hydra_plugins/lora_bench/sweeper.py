@@ -10,7 +10,8 @@ import copy
 import functools
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from lora_bench.config.compose import Template, parse, schema_override
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import RunConfig
 
+FLOOR = "head_only"
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 
 
@@ -42,6 +44,9 @@ class SweeperConf:
     dry_run: Any = False
     fail_fast: Any = False
     retry_failed: Any = False
+    study: Any = None
+    as_study: Any = False
+    hours: Any = None
 
 
 store = ConfigStore.instance()
@@ -54,12 +59,13 @@ class LoraBenchSweeper(Sweeper):
     """Plans a sweep with `lora_bench.launch.plan` and carries it out with `lora_bench.launch.carry_out`."""
 
     def __init__(
-        self, params: Any, grids: Any, pack_size: Any, workers: Any, dry_run: Any, fail_fast: Any, retry_failed: Any
-    ) -> None:
+        self, params: Any, grids: Any, *, pack_size: Any, workers: Any, study: Any, hours: Any, **switches: Any
+    ):
         self.params = _plain(params) or {}
         self.grids = _plain(grids) or [{}]
         self.pack_size, self.workers = pack_size, workers
-        self.switches = {"dry_run": dry_run, "fail_fast": fail_fast, "retry_failed": retry_failed}
+        self.declared, self.hours = _plain(study), hours
+        self.switches = switches
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._context: HydraContext = hydra_context
@@ -74,10 +80,15 @@ class LoraBenchSweeper(Sweeper):
 
         set_up_logging()
         _check_options(self.switches, pack_size=self.pack_size, workers=self.workers)
+        if self.hours is not None and not self.switches["as_study"]:
+            raise ConfigError("hours: a study stops when they are over; run one with study=NAME")
         if self._config.get("show"):
             raise ConfigError(f"show: {self._config.show!r} is about one run; leave out +sweeps and -m")
         if self._config.get("pack"):
             raise ConfigError("pack: one pack is one job; leave out +sweeps and -m")
+        if self.switches["as_study"]:
+            self._study(arguments)
+            return
         candidates = self._candidates(arguments)
         records = open_store(candidates[0].config.store)
         plan = make(
@@ -111,6 +122,64 @@ class LoraBenchSweeper(Sweeper):
         if status:
             raise SystemExit(130 if is_asked else status)
 
+    # A study
+
+    def _study(self, arguments: list[str]) -> None:
+        """Follow the families that the sweep file declares. Ends the process with status 1 if a run failed."""
+        from lora_bench.launch import carry_out, study, tell
+        from lora_bench.launch.families import SEARCHED, Declared, families
+        from lora_bench.launch.plan import Candidate, make
+        from lora_bench.store import open_store
+
+        name = _sweep_name(arguments) or ""
+        declared = Declared.read(self.declared, sweep=name)
+        is_late = _deadline(self.hours)
+        asked = [one for one in arguments if one.lstrip("+").partition("=")[0] in SEARCHED]
+        if asked:
+            raise ConfigError(
+                f"{asked[0]}: a study searches its rates and counts its seeds; see study.rates, study.looks"
+            )
+        params, *grids = (
+            {key: value for key, value in grid.items() if key not in SEARCHED} for grid in (self.params, *self.grids)
+        )
+        composer = Composer(self._context.config_loader, self._config)
+
+        def compose(overrides: Sequence[str]) -> Candidate:
+            shown = tuple(one for one in overrides if not one.lstrip("+").startswith("sweeps="))
+            return Candidate(composer.parse(overrides), shown)
+
+        points = [point for point in expand(params, grids, arguments) if f"adapter={FLOOR}" not in point]
+        start = (f"train.lr={declared.rates[0]:g}", "seed=0")
+        first = compose([*points[0], *start]).config
+        records = open_store(first.store)
+        out = tell.console()
+        found = families(name, declared, points, compose, records)
+        if self.switches["dry_run"]:
+            study.dry_run(found, records, out, make=lambda candidates: make(candidates, records))
+            return
+
+        def plan(candidates: Sequence[Candidate]) -> Any:
+            return make(
+                candidates,
+                records,
+                pack_size=self.pack_size,
+                retry_failed=self.switches["retry_failed"],
+                sweep=name,
+                command=_arguments(),
+                places=self._places(first.device, is_steady=True),
+            )
+
+        def train(plan: Any) -> tuple[str | None, bool]:
+            launch = self._launcher(plan, records)
+            fail_fast = self.switches["fail_fast"]
+            return carry_out.carry_out(plan, records, out, launch=launch, fail_fast=fail_fast, is_late=is_late)
+
+        ended = study.carry_through(found, records, out, make=plan, train=train, is_late=is_late)
+        status = study.conclude(found, ended, records, out, command=_command())
+        carry_out.remove_job_folder(records)
+        if status:
+            raise SystemExit(130 if ended.is_asked and ended.stopped != carry_out.LATE else status)
+
     # Grids
 
     def _candidates(self, arguments: Sequence[str]) -> list[Any]:
@@ -131,9 +200,14 @@ class LoraBenchSweeper(Sweeper):
 
     # Jobs
 
-    def _places(self, device: str) -> Any:
+    def _places(self, device: str, *, is_steady: bool = False) -> Any:
         """Where packs can train at once: on every core of a CPU, a GPU each, or as many as joblib is told; a launcher
-        that leaves this machine has its own ways."""
+        that leaves this machine has its own ways.
+
+        Args:
+            is_steady: every process gets the same threads, though a step may have packs for one alone: runs that are
+                compared share an environment, and threads are part of it.
+        """
         from lora_bench.launch.gpus import visible_gpus
         from lora_bench.launch.plan import Places
         from lora_bench.models import machine
@@ -145,9 +219,10 @@ class LoraBenchSweeper(Sweeper):
                     works = "hydra/launcher=workers trains a pack on each GPU"
                     raise ConfigError(f"hydra.sweeper.workers: {self.workers} is for CPUs; {works}")
                 return Places()
-            if self.workers != "auto":
-                return Places(self.workers, on_these_cores=True)
-            return Places(max(1, machine.cores() // (machine.threads_asked() or 1)), on_these_cores=True)
+            asked = machine.threads_asked()
+            n_workers = self.workers if self.workers != "auto" else max(1, machine.cores() // (asked or 1))
+            threads = (asked or max(1, machine.cores() // n_workers)) if is_steady else None
+            return Places(n_workers, on_these_cores=True, threads=threads)
         if self.workers != "auto":
             raise ConfigError("hydra.sweeper.workers: the launcher has its own number of workers; leave it out")
         asked = self._config.hydra.launcher.get("n_jobs", 1)
@@ -320,6 +395,20 @@ def _value_text(value: Any) -> str:
 
 def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _deadline(hours: Any) -> Callable[[], bool]:
+    """Whether so many hours from now are over.
+
+    Raises:
+        ConfigError: when it is no number of hours.
+    """
+    if hours is None:
+        return lambda: False
+    if isinstance(hours, bool) or not isinstance(hours, (int, float)) or not hours > 0:
+        raise ConfigError(f"hours: no {hours!r}; give a number above 0, such as 2 or 0.5")
+    end = time.monotonic() + 3600 * hours
+    return lambda: time.monotonic() >= end
 
 
 def _sweep_name(arguments: Sequence[str]) -> str | None:

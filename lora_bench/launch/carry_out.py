@@ -8,7 +8,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -30,6 +30,7 @@ POLL_SECONDS = 1.0
 SHARE_OF_TRAINING = 0.8
 """Of a pack's time; scoring, checking and saving take the rest."""
 FAILED_FAST = "a run failed (hydra.sweeper.fail_fast=true)"
+LATE = "the hours that it was given are over"
 
 
 def carry_out(
@@ -39,12 +40,14 @@ def carry_out(
     *,
     launch: Callable[[list[str]], Sequence[Any]] | None,
     fail_fast: bool,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> tuple[str | None, bool]:
     """Train what is pending.
 
     Args:
         launch: starts one process-bound job per `pack=PLAN#i`, blocks, and returns what the jobs did; None trains in
             this process.
+        is_late: whether the time that was given is over; then no further pack is begun.
 
     Returns:
         (why it ended early or None, whether a user or a signal asked for that).
@@ -63,9 +66,10 @@ def carry_out(
         with SweepProgress(len(plan.pending()), console=out) as progress:
             while numbers and not stopped:
                 if launch is None:
-                    stopped, held = _in_process(plan, folder, numbers, progress, fail_fast=fail_fast)
+                    stopped, held = _in_process(plan, folder, numbers, progress, fail_fast=fail_fast, is_late=is_late)
                 else:
-                    stopped, held = _through_launcher(plan, folder, numbers, progress, launch, fail_fast=fail_fast)
+                    with _stopped_when(is_late, plan):
+                        stopped, held = _through_launcher(plan, folder, numbers, progress, launch, fail_fast=fail_fast)
                 numbers = [] if stopped else _left_by_others(plan, folder, held, out)
                 if numbers:
                     save(plan)
@@ -74,7 +78,29 @@ def carry_out(
         return str(error) or "Ctrl-C", True
     finally:
         refresh(plan, store)
+    if is_late() and plan.pending():
+        return LATE, True
     return stopped, False
+
+
+@contextlib.contextmanager
+def _stopped_when(is_late: Callable[[], bool], plan: Plan) -> Iterator[None]:
+    """While jobs run, tell those that have not begun to leave it at that once the time is over."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(POLL_SECONDS):
+            if is_late():
+                files.stop_file(plan.path).touch()
+                return
+
+    watcher = threading.Thread(target=watch, name="lora_bench-deadline", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        watcher.join()
 
 
 def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console) -> list[int]:
@@ -94,7 +120,13 @@ def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console)
 
 
 def _in_process(
-    plan: Plan, store: Store, numbers: Sequence[int], progress: SweepProgress, *, fail_fast: bool
+    plan: Plan,
+    store: Store,
+    numbers: Sequence[int],
+    progress: SweepProgress,
+    *,
+    fail_fast: bool,
+    is_late: Callable[[], bool],
 ) -> tuple[str | None, list[int]]:
     """Why it stopped, and the packs that another process holds."""
     from lora_bench.tracking.live import open_tracking
@@ -106,6 +138,8 @@ def _in_process(
     held = []
     try:
         for number in numbers:
+            if is_late():
+                return LATE, held
             with jobs.claim_pack(plan.path, number) as is_ours:
                 if not is_ours:
                     held.append(number)

@@ -111,10 +111,12 @@ class Places:
     Attributes:
         n_workers: at most so many.
         on_these_cores: whether they share this machine's cores, so that each gets its part of the threads.
+        threads: of each process, however many packs there are; None goes by that number.
     """
 
     n_workers: int = 1
     on_these_cores: bool = False
+    threads: int | None = None
 
 
 def make(
@@ -135,11 +137,11 @@ def make(
     Raises:
         PlanError: with every problem of every candidate.
     """
-    axes = _varied(candidates)
+    axes = varied_axes(candidates)
     runs: dict[str, Planned] = {}
     for candidate, run in zip(candidates, _resolve_all(candidates, store), strict=True):
         if run.run_id not in runs:
-            runs[run.run_id] = Planned(run, candidate.overrides, _arm(candidate, axes))
+            runs[run.run_id] = Planned(run, candidate.overrides, arm_name(candidate, axes))
     identity = json.dumps([sorted(runs), str(pack_size)])
     path = store.root / FOLDER / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
     known = store.statuses()
@@ -165,8 +167,9 @@ def _arrange(plan: Plan, places: Places) -> None:
         if plan.n_workers == 1 or sum(sizes[: plan.n_workers]) <= MEMORY_SHARE * machine.available_memory():
             break
     plan.n_workers = max(1, min(plan.n_workers, len(sizes)))
-    if places.on_these_cores and plan.threads is None and not kept.packs and plan.n_workers > 1:
-        plan.threads = machine.threads_asked() or max(1, machine.cores() // plan.n_workers)
+    is_shared = places.threads or plan.n_workers > 1
+    if places.on_these_cores and plan.threads is None and not kept.packs and is_shared:
+        plan.threads = places.threads or machine.threads_asked() or max(1, machine.cores() // plan.n_workers)
 
 
 def _all_packs(plan: Plan, kept: list[list[str]]) -> list[list[str]]:
@@ -311,7 +314,7 @@ def tell_problems(problems: Iterable[tuple[str, Sequence[str]]], n_candidates: i
 # Names
 
 
-def _varied(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+def varied_axes(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """Keys whose values differ along the sweep, in their order; a key that only some candidates have counts."""
     values: dict[str, set[str]] = {}
     for candidate in candidates:
@@ -326,7 +329,7 @@ def _split(override: str) -> tuple[str, str]:
     return key.lstrip("+~"), value
 
 
-def _arm(candidate: Candidate, axes: Sequence[str]) -> str:
+def arm_name(candidate: Candidate, axes: Sequence[str]) -> str:
     """A cell's name in tables, without its learning rate and seed: `qv`, or `qv rank=4` where more varies."""
     values = dict(map(_split, candidate.overrides))
     adapter = candidate.config.adapter

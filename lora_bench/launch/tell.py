@@ -178,7 +178,7 @@ def conclude(plan: Plan, store: StoreReader, out: Console, *, stopped: str | Non
             out.print(table)
     if failed:
         out.print(f"{counted(failed, 'run')} failed:", style="bold")
-        for line in _failures(plan, frame):
+        for line in failures(plan, frame):
             out.print(f"  {line}")
     if stopped:
         out.print(f"stopped early: {stopped}; every finished run is kept")
@@ -249,7 +249,7 @@ def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
         yield table
 
 
-def _failures(plan: Plan, frame: Any) -> Iterator[str]:
+def failures(plan: Plan, frame: Any) -> Iterator[str]:
     """Failed runs, those of one cause together."""
     failed = frame[frame["status"] == "failed"]
     for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):

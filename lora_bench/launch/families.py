@@ -1,0 +1,236 @@
+"""The families of a study: what its sweep file declares, over the placements of its grid.
+
+Points of the grid that differ in the adapter are compared with each other; all else, such as the task or the backbone,
+sets families apart, each with a journal of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lora_bench.config.errors import ConfigError, did_you_mean
+from lora_bench.launch.plan import Candidate, arm_name, varied_axes
+from lora_bench.launch.precision import settle
+from lora_bench.store import StoreReader
+from lora_bench.store.journal import Journal
+from lora_bench.verdicts import stats
+from lora_bench.verdicts.collapse import has_collapsed
+from lora_bench.verdicts.family import Declaration, Points, Wanted
+from lora_bench.verdicts.settings import FLOOR, REFERENCE_TARGETS
+
+KEYS = ("reference", "pairs", "rates", "looks", "margin", "first_seed")
+EXAMPLES = {"rates": "[1e-3,3e-3,1e-2]", "looks": "[8,16,32]", "margin": "0.01", "first_seed": "1000"}
+SEARCHED = ("train.lr", "seed")
+"""Axes that a study goes over by itself."""
+
+Compose = Callable[[Sequence[str]], Candidate]
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The study section of a sweep file, not yet measured against a metric.
+
+    Attributes:
+        rates: where each placement's search starts, ascending.
+        reference: the placement that is compared with every other; None compares all pairs.
+        margin: None takes the metric's own.
+    """
+
+    rates: tuple[float, ...]
+    reference: str | None
+    looks: tuple[int, ...]
+    margin: float | None
+    first_seed: int
+
+    @classmethod
+    def read(cls, section: Any, *, sweep: str | None) -> Declared:
+        """Check the section.
+
+        Raises:
+            ConfigError: naming the key, its value and what would work.
+        """
+        if not isinstance(section, Mapping):
+            raise ConfigError(
+                f"study: sweeps/{sweep}.yaml declares none; add hydra.sweeper.study to it, or run it as +sweeps={sweep}"
+            )
+        unknown = [str(key) for key in section if key not in KEYS]
+        if unknown:
+            known = f"keys are {', '.join(KEYS)}{did_you_mean(unknown[0], KEYS)}"
+            raise ConfigError(f"study.{unknown[0]}: no such key; {known}")
+        pairs, reference, margin = (section.get(key) for key in ("pairs", "reference", "margin"))
+        if pairs not in (None, "all"):
+            raise ConfigError(f"study.pairs: no {pairs!r}; give all, or leave it out")
+        if pairs and reference:
+            raise ConfigError("study.pairs: all pairs have no reference; set study.reference=null beside it")
+        return cls(
+            rates=tuple(sorted(_numbers("rates", section.get("rates"), float))),
+            reference=None if pairs else str(reference or REFERENCE_TARGETS),
+            looks=tuple(_numbers("looks", section.get("looks") or [8, 16, 32], int)),
+            margin=None if margin is None else _numbers("margin", margin, float)[0],
+            first_seed=_numbers("first_seed", section.get("first_seed", 0), int)[0],
+        )
+
+
+def _numbers(key: str, given: Any, kind: type) -> list[Any]:
+    values = given if isinstance(given, (list, tuple)) else str(given).split(",")
+    try:
+        return [kind(str(value)) for value in values]
+    except ValueError:
+        raise ConfigError(f"study.{key}: no {given!r}; give such as {EXAMPLES[key]}") from None
+
+
+# ---------------------------------------------------------------- runs
+
+
+@dataclass
+class Cells:
+    """Placements by name, and the runs that they are at a rate and a seed."""
+
+    overrides: Mapping[str, tuple[str, ...]]
+    compose: Compose
+    store: StoreReader
+    rate_of_floor: float
+    _runs: dict[tuple[str, float | None, int], Any] = field(default_factory=dict)
+
+    def candidate(self, placement: str, rate: float | None, seed: int) -> Candidate:
+        """The point of the grid that a run is; head-only's rate is its head's, whatever the adapter's says."""
+        shown = self.rate_of_floor if rate is None else rate
+        return self.compose([*self.overrides[placement], f"train.lr={shown:g}", f"seed={seed}"])
+
+    def run(self, placement: str, rate: float | None, seed: int) -> Any:
+        """The resolved run, each looked up once."""
+        from lora_bench.training.resolve import resolve
+
+        key = placement, rate, seed
+        if key not in self._runs:
+            self._runs[key] = resolve(settle(self.candidate(*key).config, self.store))
+        return self._runs[key]
+
+
+@dataclass
+class Family:
+    """One declared family, with its runs, their results as the store last had them, and its journal.
+
+    Attributes:
+        title: backbone and task, for people.
+        metric: that of all scores.
+    """
+
+    declaration: Declaration
+    cells: Cells
+    journal: Journal
+    title: str
+    metric: str
+    setting: Mapping[str, Any]
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _learned: dict[str, bool] = field(default_factory=dict)
+
+    def candidates(self, step: Sequence[Wanted]) -> list[Candidate]:
+        return [self.cells.candidate(cell.placement, cell.rate, seed) for cell in step for seed in cell.seeds]
+
+    def at(self, placement: str, rate: float | None, seeds: Sequence[int]) -> Points:
+        """What the runs came to; see `verdicts.family.Results`."""
+        run_ids = [self.cells.run(placement, rate, seed).run_id for seed in seeds]
+        rows = [self.rows.get(run_id, {}) for run_id in run_ids]
+        select, report = (np.array([_score(row, split) for row in rows]) for split in ("select", "report"))
+        is_scored = np.isfinite(select) & np.isfinite(report)
+        learns = [has_score and self._learns(run_id) for run_id, has_score in zip(run_ids, is_scored, strict=True)]
+        has_ended = [has_score or _diverged(row) for row, has_score in zip(rows, is_scored, strict=True)]
+        return Points(select, report, np.array(has_ended, dtype=bool), np.array(learns, dtype=bool))
+
+    def _learns(self, run_id: str) -> bool:
+        if run_id not in self._learned:
+            predictions = self.cells.store.predictions(run_id)
+            self._learned[run_id] = predictions is None or not has_collapsed(predictions)
+        return self._learned[run_id]
+
+
+def _score(row: Mapping[str, Any], split: str) -> float:
+    value = row.get(split) if row.get("status") == "finished" else None
+    return math.nan if value is None else float(value)
+
+
+def _diverged(row: Mapping[str, Any]) -> bool:
+    return row.get("status") == "finished" or row.get("error_kind") == "nonfinite"
+
+
+# ---------------------------------------------------------------- from the grid
+
+
+def families(
+    study: str, declared: Declared, points: Sequence[Sequence[str]], compose: Compose, store: StoreReader
+) -> list[Family]:
+    """Group the points of a grid into families.
+
+    Args:
+        study: the name of its sweep file.
+        points: overrides of each placement, without rate and seed.
+
+    Raises:
+        ConfigError: when a point cannot run, or the declaration does not fit the placements.
+    """
+    groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for overrides in points:
+        apart = tuple(override for override in overrides if not _is_of_adapter(override))
+        groups.setdefault(apart, []).append(tuple(overrides))
+    return [_family(study, declared, apart, group, compose, store) for apart, group in groups.items()]
+
+
+def _family(
+    study: str,
+    declared: Declared,
+    apart: tuple[str, ...],
+    points: Sequence[tuple[str, ...]],
+    compose: Compose,
+    store: StoreReader,
+) -> Family:
+    start = (f"train.lr={declared.rates[0]:g}", f"seed={declared.first_seed}")
+    candidates = [compose([*overrides, *start]) for overrides in points]
+    axes = [axis for axis in varied_axes(candidates) if axis not in SEARCHED]
+    names = [arm_name(candidate, axes) for candidate in candidates]
+    of_name = {FLOOR: (*apart, f"adapter={FLOOR}")} | dict(zip(names, points, strict=True))
+    cells = Cells(of_name, compose, store, rate_of_floor=declared.rates[len(declared.rates) // 2])
+    runs = [cells.run(name, declared.rates[0], declared.first_seed) for name in names if name != FLOOR]
+    if not runs:
+        raise ConfigError(f"study: {study} has no placement; give its grid adapter.targets")
+    metric = runs[0].task.metrics[0]
+    try:
+        declaration = Declaration(
+            placements=tuple(name for name in names if name != FLOOR),
+            reference=declared.reference,
+            rates=declared.rates,
+            margin=declared.margin or stats.margin_of(metric),
+            looks=declared.looks,
+            first_seed=declared.first_seed,
+            floor=FLOOR,
+        )
+    except ValueError as error:
+        raise ConfigError(f"study.{error}") from None
+    setting = _setting(runs) | {"first_seed": declared.first_seed}
+    title = f"{runs[0].blueprint.name.rpartition('/')[2]} · {runs[0].task.name}"
+    return Family(declaration, cells, Journal.of(store.root, study, setting), title, metric, setting)
+
+
+def _setting(runs: Sequence[Any]) -> dict[str, Any]:
+    """What all placements share, from the backbone to the training: another one is another family."""
+    science = runs[0].science
+    adapters = [run.science["adapter"] | {"budget": run.config.adapter.budget} for run in runs]
+    shared = {
+        key: value
+        for key, value in adapters[0].items()
+        if key not in ("targets", "rank") and all(adapter.get(key) == value for adapter in adapters)
+    }
+    train = {key: value for key, value in science["train"].items() if key != "lr"}
+    if runs[0].config.train.head_lr is None:
+        train["head_lr"] = "lr"  # the head follows the adapter's rate
+    return {"model": science["model"]["fingerprint"], "task": science["task"], "adapter": shared, "train": train}
+
+
+def _is_of_adapter(override: str) -> bool:
+    key = override.partition("=")[0].lstrip("+~")
+    return key == "adapter" or key.startswith("adapter.")

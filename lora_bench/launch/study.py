@@ -1,0 +1,261 @@
+"""A study: a loop of plan, carry out and look, until every contrast has its word or its last look.
+
+    follow the families -> the runs of their next step -> a plan, as of any sweep -> train -> follow again
+
+The families are followed from the records alone, so the same command goes on wherever it was stopped. What was declared
+and each look are in the store's journal before they are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from lora_bench.config.errors import ConfigError
+from lora_bench.launch import tell, tell_study
+from lora_bench.launch.carry_out import LATE
+from lora_bench.launch.estimate import estimate
+from lora_bench.launch.families import Family
+from lora_bench.launch.plan import Candidate, Plan, command_line
+from lora_bench.store import StoreReader
+from lora_bench.store.journal import plain
+from lora_bench.store.record import utc_now
+from lora_bench.verdicts import scheme
+from lora_bench.verdicts.looks import Look
+from lora_bench.verdicts.scheme import Course
+from lora_bench.wording import counted
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a launch of a study ended.
+
+    Attributes:
+        courses: of each family, as far as it came.
+        plan: of the last step that was carried out, which may lack runs; None when nothing had to be trained.
+        stopped: why it ended before the families were over, or None.
+        is_asked: whether a user or a signal asked for that.
+    """
+
+    courses: Sequence[Course]
+    plan: Plan | None
+    stopped: str | None = None
+    is_asked: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        return all(course.is_over for course in self.courses)
+
+
+def carry_through(
+    families: Sequence[Family],
+    store: StoreReader,
+    out: Console,
+    *,
+    make: Callable[[Sequence[Candidate]], Plan],
+    train: Callable[[Plan], tuple[str | None, bool]],
+    is_late: Callable[[], bool],
+) -> Ended:
+    """Follow the families as far as time and luck let them.
+
+    Args:
+        make: a plan of these runs.
+        train: carries a plan out; returns why it ended early, or None, and whether that was asked for.
+        is_late: whether the time that was given is over.
+
+    Raises:
+        ConfigError: when the journal of a family and what is asked or recorded disagree.
+    """
+    plan = None
+    while True:
+        courses = [_follow(family, store, out) for family in families]
+        steps = [(family, course) for family, course in zip(families, courses, strict=True) if course.step]
+        if not steps:
+            return Ended(courses, plan)
+        if is_late():
+            return Ended(courses, plan, stopped=LATE, is_asked=True)
+        candidates = [candidate for family, course in steps for candidate in family.candidates(course.step)]
+        plan = make(candidates)
+        for family, course in steps:
+            tell_study.announce(family, course, plan, out)
+        stopped, is_asked = train(plan)
+        if stopped or plan.pending() or _has_gaps(plan, store):
+            return Ended([_follow(family, store, out) for family in families], plan, stopped, is_asked)
+
+
+def _follow(family: Family, store: StoreReader, out: Console) -> Course:
+    course = _course(family, store)
+    for look in keep(family, course):
+        tell_study.show_look(family, look, out)
+    return course
+
+
+def _course(family: Family, store: StoreReader) -> Course:
+    """How far the records take the family, as they are now."""
+    frame: Any = store.frame()
+    family.rows = {str(row["run_id"]): row for row in frame.to_dict("records")} if len(frame) else {}
+    return scheme.follow(family.declaration, family)
+
+
+def _has_gaps(plan: Plan, store: StoreReader) -> bool:
+    """Whether runs failed in another way than that they diverged: the step cannot be judged without them."""
+    frame: Any = store.frame()
+    of_plan = frame[frame["run_id"].isin(list(plan.runs))]
+    failed = of_plan[of_plan["status"] == "failed"]
+    return bool((failed["error_kind"] != "nonfinite").any())
+
+
+# ---------------------------------------------------------------- the journal
+
+
+def keep(family: Family, course: Course) -> list[Look]:
+    """Hold a family's looks against its journal, and write down those that are new.
+
+    Returns:
+        the looks that the journal did not have, which may be shown now.
+
+    Raises:
+        ConfigError: when the journal holds another declaration, or looks that the records do not give.
+    """
+    written = family.journal.read()
+    declared = plain(asdict(family.declaration))
+    if written is None or (not written["looks"] and written["declaration"] != declared):
+        written = {
+            "title": family.title,
+            "metric": family.metric,
+            "declared": utc_now(),
+            "declaration": declared,
+            "setting": plain(family.setting),
+            "looks": [],
+        }
+        family.journal.write(written)
+    if written["looks"]:
+        _require_declaration(family, written["declaration"], declared)
+        _require_looks(family, written["looks"], course)
+    new = list(course.looks[len(written["looks"]) :])
+    written["looks"] += [_entry(family, look) for look in new]
+    if new:
+        family.journal.write(written)
+    return new
+
+
+def _entry(family: Family, look: Look) -> dict[str, Any]:
+    """A look as the journal keeps it, with the runs that it rests on."""
+    seeds = family.declaration.seeds(look.n_seeds)
+    run_ids = [
+        run_id
+        for placement, rates in look.alive.items()
+        for rate in rates
+        for seed in seeds
+        if (run_id := family.cells.run(placement, rate, seed).run_id) in family.rows
+    ]
+    environments = sorted({str(family.rows[run_id]["environment"]) for run_id in run_ids})
+    if len(environments) > 1:
+        raise ConfigError(
+            f"study: look {look.number + 1} of {family.title} would compare runs of {len(environments)} environments "
+            f"({', '.join(environments)}): go on with the software and machine of its first runs, or {_anew(family)}"
+        )
+    return {**plain(asdict(look)), "held": utc_now(), "environment": environments[0], "runs": run_ids}
+
+
+def _require_declaration(family: Family, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    differing = [f"{key} {_shown(before[key])} (now {_shown(now[key])})" for key in now if before[key] != now[key]]
+    if differing:
+        raise ConfigError(
+            f"study: {family.title} was declared with {'; '.join(differing)}, and has been looked at; "
+            f"run it as it was declared, or {_anew(family)}"
+        )
+
+
+def _require_looks(family: Family, held: Sequence[Mapping[str, Any]], course: Course) -> None:
+    absent = sorted({run_id for look in held for run_id in look["runs"]} - family.rows.keys())
+    if absent:
+        shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
+        raise ConfigError(
+            f"study: looks of {family.title} rest on {counted(len(absent), 'run')} that the store no longer has "
+            f"({shown}); put them back, or {_anew(family)}"
+        )
+    given = [plain(asdict(look)) for look in course.looks]
+    for number, before in enumerate(held):
+        changed = _difference(before, given[number]) if number < len(given) else "runs"
+        if changed:
+            raise ConfigError(
+                f"study: look {number + 1} of {family.title} was held with other {changed} than the records give now; "
+                f"put back the records that it rests on, or {_anew(family)}"
+            )
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """What two entries of one look disagree about; numbers may differ in their last digits, as libraries do."""
+    for key, word in {"n_seeds": "seeds", "alive": "rates", "chosen": "rates", "learning": "seeds that learn"}.items():
+        if before[key] != now[key]:
+            return word
+    for finding, other in zip(before["findings"], now["findings"], strict=True):
+        if any(finding[key] != other[key] for key in ("first", "second", "n_failed", "n_pairs")):
+            return "seeds"
+        if (finding["word"], finding["look"]) != (other["word"], other["look"]):
+            return "words"
+        numbers = [
+            [math.nan if of[key] is None else of[key] for key in ("difference", "sd")] for of in (finding, other)
+        ]
+        if not np.allclose(*numbers, rtol=1e-9, atol=1e-12, equal_nan=True):
+            return "scores"
+    return None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
+
+
+def _anew(family: Family) -> str:
+    first = max(1000, family.declaration.first_seed + 1000)
+    return f"declare a new family, with seeds of its own: study.first_seed={first}"
+
+
+# ---------------------------------------------------------------- before and after
+
+
+def dry_run(
+    families: Sequence[Family], store: StoreReader, out: Console, *, make: Callable[[Sequence[Candidate]], Plan]
+) -> None:
+    """Print what a study will do, and stop."""
+    for family in families:
+        course = _course(family, store)
+        seconds = n_bytes = math.nan
+        if course.step:
+            plan = make(family.candidates(course.step))
+            n_pending = len(plan.pending())
+            if n_pending:
+                expected = estimate(plan, store)
+                seconds, n_bytes = expected.seconds * plan.n_workers / n_pending, expected.bytes / n_pending
+        tell_study.describe(family, course, out, seconds_of_run=seconds, bytes_of_run=n_bytes)
+
+
+def conclude(
+    families: Sequence[Family], ended: Ended, store: StoreReader, out: Console, *, command: Sequence[str]
+) -> int:
+    """Print what is settled and the next command. Returns the exit status: 0 unless a run failed or is missing."""
+    out.print()
+    tell_study.conclude(families, ended.courses, out)
+    again = command_line(command)
+    if ended.is_over:
+        out.print(f"the study is over. Next:\n  {tell_study.report_command(store)}")
+        return 0
+    if ended.plan is not None and (failures := list(tell.failures(ended.plan, tell.frame_of_plan(ended.plan, store)))):
+        out.print("runs failed, and the next look needs them:", style="bold")
+        for line in failures:
+            out.print(f"  {line}")
+        retry = "hydra.sweeper.retry_failed=true"
+        out.print(f"Try them again with:\n  {again if retry in command else f'{again} {retry}'}")
+        return 1
+    out.print(
+        f"stopped early: {ended.stopped or 'runs are missing'}; every finished run is kept. Go on with:\n  {again}"
+    )
+    return 0 if ended.stopped == LATE else 1

@@ -1,0 +1,184 @@
+"""What a study says: before a step, at each look, and in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from lora_bench.launch.families import Family
+from lora_bench.launch.plan import Plan, command_line
+from lora_bench.store import StoreReader
+from lora_bench.verdicts import looks, power, scheme
+from lora_bench.verdicts.looks import Finding, Look
+from lora_bench.verdicts.scheme import Course
+from lora_bench.wording import counted, interval, p_value, signed
+
+
+def announce(family: Family, course: Course, plan: Plan, out: Console) -> None:
+    """The step of a family, and what it still has to train for it."""
+    run_ids = {family.cells.run(cell.placement, cell.rate, seed).run_id for cell in course.step for seed in cell.seeds}
+    to_train = sum(run_id in run_ids for run_id in plan.pending())
+    told = f"{family.title}: {course.stage}, {counted(to_train, 'run')} to train"
+    if course.alive:
+        told += f"; rates {_rates({cell.placement: course.alive[cell.placement] for cell in course.step if cell.rate})}"
+    out.print(told)
+
+
+def show_look(family: Family, look: Look, out: Console) -> None:
+    """The words of a look, and what is open."""
+    declaration = family.declaration
+    parts = [
+        f"look {look.number + 1} of {len(declaration.looks)}",
+        f"{look.n_seeds} seeds",
+        f"error spent {look.spent:.4f} of {declaration.error:.4f}",
+    ]
+    out.print(f"\n{family.title} | {' | '.join(parts)}")
+    out.print(f"  rates alive: {_rates(look.alive)}")
+    out.print(_table(family, look))
+    unlearned = [name for name, kind in look.learning.items() if kind != looks.LEARNS]
+    if unlearned:
+        out.print(f"  at no rate tried better than the head alone on select: {', '.join(unlearned)}")
+
+
+def word_of(finding: Finding, *, n_last: int) -> str:
+    """`better`, or `open (61 % to be settled at 32 seeds)`."""
+    if finding.word != looks.OPEN:
+        return finding.word
+    if not math.isfinite(finding.chance):
+        return f"open at {finding.n_seeds} seeds"
+    if finding.chance < looks.FUTILE:
+        return f"open; {n_last} seeds will not settle it"
+    return f"open ({100 * finding.chance:.0f} % to be settled at {n_last} seeds)"
+
+
+def failed_in_words(finding: Finding) -> str:
+    """`q 1 of 16 (0 to 30 %)`: seeds that predicted one class or diverged, with the exact interval of their share."""
+    told = []
+    for name, n_failed in zip(finding.pair, finding.n_failed, strict=True):
+        if n_failed:
+            low, high = looks.failed_interval(n_failed, finding.n_seeds)
+            told.append(f"{name} {n_failed} of {finding.n_seeds} ({100 * low:.0f} to {100 * high:.0f} %)")
+    return ", ".join(told) or "-"
+
+
+def _table(family: Family, look: Look) -> Table:
+    n_last = family.declaration.looks[-1]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("contrast", "difference", "interval", "it is", "seeds", "failed", "p", "p tied"):
+        table.add_column(name, justify="left" if name in ("contrast", "it is", "failed") else "right")
+    for finding in look.findings:
+        table.add_row(
+            f"{finding.first} − {finding.second}",
+            signed(finding.difference),
+            interval(finding.low, finding.high, signed),
+            word_of(finding, n_last=n_last),
+            str(finding.n_seeds),
+            failed_in_words(finding),
+            p_value(finding.p_different),
+            p_value(finding.p_tied),
+        )
+    title = f"{family.metric.replace('_', ' ')} × 100 on report, at the rate that select ranks first; intervals hold "
+    table.caption = (
+        f"{title}over all {counted(len(look.findings), 'contrast')} and looks; a word holds at every rate alive"
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def conclude(families: Sequence[Family], courses: Sequence[Course], out: Console) -> None:
+    """What is settled and what is open, a line each family."""
+    for family, course in zip(families, courses, strict=True):
+        findings = course.findings
+        if not findings:
+            out.print(f"{family.title}: no look yet ({course.stage})")
+            continue
+        by_word: dict[str, list[str]] = {}
+        for finding in findings:
+            by_word.setdefault(finding.word, []).append(f"{finding.first} − {finding.second}")
+        told = "; ".join(f"{word}: {', '.join(pairs)}" for word, pairs in by_word.items())
+        out.print(f"{family.title}, {counted(course.looks[-1].n_seeds, 'seed')}: {told}")
+
+
+# ---------------------------------------------------------------- before anything is trained
+
+
+def describe(family: Family, course: Course, out: Console, *, seconds_of_run: float, bytes_of_run: float) -> None:
+    """What a study will do: rates, looks, runs at least and at most, hours, disk, and the chance of a word.
+
+    Args:
+        seconds_of_run, bytes_of_run: what a run takes here, nan where unknown.
+    """
+    declared = family.declaration
+    least, most = runs_at_least(family, course), runs_at_most(family)
+    against = "all pairs" if declared.reference is None else f"{declared.reference} against each other"
+    out.print(
+        f"{family.title}: {counted(len(declared.placements), 'placement')}, {against}, {declared_in_words(family)}"
+    )
+    out.print(f"  it is at: {course.stage}")
+    out.print(f"  runs in all, those that are there included: {least} at least, {most} at most")
+    if math.isfinite(seconds_of_run):
+        hours = [seconds_of_run * n / 3600 for n in (least, most)]
+        out.print(f"  about {hours[0]:.1f} to {hours[1]:.1f} hours here, {bytes_of_run * most / 1e9:.1f} GB at most")
+    for line in chances(family, spread=math.nan):
+        out.print(f"  {line}")
+
+
+def declared_in_words(family: Family) -> str:
+    declared = family.declaration
+    seeds = ", ".join(map(str, declared.looks))
+    return (
+        f"rates from {', '.join(f'{rate:g}' for rate in declared.rates)}, looks at {seeds} seeds, "
+        f"margin {100 * declared.margin:g}, first seed {declared.first_seed}"
+    )
+
+
+def runs_at_least(family: Family, course: Course) -> int:
+    """Everything settled at the first look, with one rate alive each."""
+    declared = family.declaration
+    n_fine = 3 * scheme.FINE_SEEDS - 1  # the best of the coarse rates has its first seed
+    return (
+        len(declared.placements) * (len(declared.rates) + n_fine + declared.looks[0] - scheme.FINE_SEEDS)
+        + declared.looks[0]
+    )
+
+
+def runs_at_most(family: Family) -> int:
+    """Nothing settled, three rates alive to the end, the search going beyond its edges and given second chances."""
+    declared = family.declaration
+    n_coarse = (len(declared.rates) + scheme.MAX_EXTENSIONS) * (1 + scheme.SECOND_CHANCE)
+    return len(declared.placements) * (n_coarse + scheme.MAX_ALIVE * declared.looks[-1]) + declared.looks[-1]
+
+
+def chances(family: Family, *, spread: float) -> list[str]:
+    """How likely a contrast gets a word at each look, for a true difference of none and of two margins.
+
+    Args:
+        spread: sd of seed-wise differences; nan takes what small tasks show, a margin and two.
+    """
+    declared = family.declaration
+    k = len(declared.pairs)
+    told = []
+    for sd in (spread,) if math.isfinite(spread) else (declared.margin, 2 * declared.margin):
+        parts = []
+        for number, n in enumerate(declared.looks):
+            level = declared.level(number) / k
+            seen = float(power.detection_power(2 * declared.margin, sd, n, error=level))
+            tied = power.tie_power(declared.margin, sd, n, error=level)
+            parts.append(f"{n} seeds {100 * seen:.0f} and {100 * tied:.0f} %")
+        told.append(
+            f"chance of a word for a difference of two margins, and for none, if differences vary by {100 * sd:.1f} "
+            f"over seeds: {', '.join(parts)}"
+        )
+    return told
+
+
+def _rates(rates_of: Mapping[str, Sequence[float]]) -> str:
+    return ", ".join(f"{name} {' '.join(f'{rate:g}' for rate in rates)}" for name, rates in rates_of.items())
+
+
+def report_command(store: StoreReader) -> str:
+    """The command that draws and writes everything that a store holds."""
+    return command_line(["lora-bench", "report", f"store={store.root}"])
