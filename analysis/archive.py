@@ -7,7 +7,6 @@ learning rates), and OUT/manifest.json with their checksums. `--store OUT` then 
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.store.secrets import scrub
 from lora_bench.verdicts import settings
-from lora_bench.wording import size
+from lora_bench.wording import command_line, size
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             options.out,
             task=options.task,
             adapters=wanted,
-            command=scrub(f"python analysis/archive.py {shlex.join(argv)}"),
+            command=scrub(command_line(["python", "analysis/archive.py", *argv])),
             overwrite=options.overwrite,
         )
     except (settings.NothingToShow, StoreError) as error:

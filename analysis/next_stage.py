@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
 from lora_bench import wording
+from lora_bench.config.overrides import override
 from lora_bench.paths import argument
 from lora_bench.questions import next_stage
 from lora_bench.reports import tables
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--seeds: at least 1")
     if options.out.exists() and not options.overwrite:
         parser.error(f"--out: {options.out} is there already; add --overwrite to replace it")
-    command = shlex.join(["python", "analysis/next_stage.py", *argv])
+    command = wording.command_line(["python", "analysis/next_stage.py", *argv])
     name = Path(options.sweep).stem if options.sweep.endswith((".yaml", ".yml")) else options.sweep
     try:
         sweep = next_stage.read_sweep(options.sweep)
@@ -57,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
         told = " ".join(f"{value}" for value in point.values())
         print(f"{told}: {rate:g} ({certificate}) -> {next_stage.text_of(next_stage.around(rate, options.rates))}")
     kept = tables.settled_overrides(started)
-    print(shlex.join(["lora-bench", f"+sweeps={options.out.stem}", *kept, f"store={options.store}"]))
+    sweep_and_store = override("+sweeps", options.out.stem), override("store", str(options.store))
+    print(wording.command_line(["lora-bench", sweep_and_store[0], *kept, sweep_and_store[1]]))
     return 0
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import re
+import shlex
+import string
 import sys
 from collections.abc import Callable, Sequence
 
@@ -93,6 +96,27 @@ def counted(n: int, noun: str) -> str:
 
 def percent(value: object) -> str:
     return points(value)
+
+
+def command_line(words: Sequence[str]) -> str:
+    """A command as one line to paste into a shell, whatever its words hold: each is read back as it is.
+
+    Control characters, and what the terminal cannot write, are spelled as bytes: `$'a\\012b'` (bash, zsh, ksh).
+    """
+    return " ".join(map(_shell_word, words))
+
+
+def _shell_word(word: str) -> str:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if word.isprintable() and word.encode(encoding, "ignore").decode(encoding) == word:
+        return shlex.quote(word)
+    given = _NO_BYTE.sub("\N{REPLACEMENT CHARACTER}", word).encode("utf-8", "surrogateescape")
+    return "$'" + "".join(chr(byte) if chr(byte) in _AS_IT_IS else f"\\{byte:03o}" for byte in given) + "'"
+
+
+_NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Surrogates that stand for no byte of a file's name."""
+_AS_IT_IS = frozenset(string.ascii_letters + string.digits + string.punctuation + " ") - set("'\\")
 
 
 def spell_out() -> None:

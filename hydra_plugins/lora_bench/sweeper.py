@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lora_bench.config.compose import Template, parse, schema_override
 from lora_bench.config.errors import ConfigError
+from lora_bench.config.overrides import quote
 from lora_bench.config.schema import RunConfig
 
 FLOOR = "head_only"
@@ -361,12 +362,6 @@ def _check_options(switches: dict[str, Any], **numbers: Any) -> None:
             raise ConfigError(f"hydra.sweeper.{name}: no {value!r}; give auto or a number of {of[name]}, at least 1")
 
 
-def quote(text: str) -> str:
-    """Text as one quoted value of Hydra's override grammar."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'") if "'" in text else text
-    return f"'{escaped}'"
-
-
 def _values(override: Override) -> list[str]:
     if override.is_delete():
         return [override.input_line or ""]
@@ -412,8 +407,9 @@ def _deadline(hours: Any) -> Callable[[], bool]:
 
 
 def _sweep_name(arguments: Sequence[str]) -> str | None:
-    named = [one.partition("=")[2] for one in arguments if one.lstrip("+").startswith("sweeps=")]
-    return named[0] if named else None
+    """The sweep's name, without the quotes that the command line may need."""
+    named = [word for word in arguments if word.lstrip("+").startswith("sweeps=")]
+    return str(OverridesParser.create().parse_override(named[0]).value()) if named else None
 
 
 def _command() -> list[str]:

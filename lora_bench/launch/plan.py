@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -341,8 +340,3 @@ def arm_name(candidate: Candidate, axes: Sequence[str]) -> str:
             said = re.sub(r"\\(.)", r"\1", values[key].strip("'\""))  # as Hydra reads it: first\:3 is first:3
             named.append(f"{key.rpartition('.')[2]}={said}")
     return " ".join(named)
-
-
-def command_line(command: Sequence[str]) -> str:
-    """The command as it would be typed."""
-    return shlex.join(command)

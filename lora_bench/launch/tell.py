@@ -11,14 +11,14 @@ from rich.table import Table
 
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.launch.estimate import estimate
-from lora_bench.launch.plan import Plan, command_line
+from lora_bench.launch.plan import Plan
 from lora_bench.paths import resource_root
 from lora_bench.store import StoreReader
 from lora_bench.store.environment import ENVIRONMENT_KEYS, SOFTWARE_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
 from lora_bench.verdicts import arms, settings, tuning
-from lora_bench.wording import counted, duration, size
+from lora_bench.wording import command_line, counted, duration, size
 
 DOUBTS = {  # certificates of a chosen rate that another may beat, as a sweep's table tells them
     "edge": "edge: the best rate is the smallest or largest tried; a wider grid may find a better one",
@@ -263,31 +263,28 @@ def analysis_command(plan: Plan, store: StoreReader) -> str:
     """The script that shows what this sweep found: by its axes, the placement first, then the rank, then any other."""
     methods = {one.run.config.adapter.method for one in plan.runs.values()} - {settings.FLOOR}
     varied = [by for by, key in settings.FACTORS.items() if key in plan.axes and (by != "method" or len(methods) > 1)]
-    option = ""
+    options: list[str] = []
     if any(key.endswith(".rank") for key in plan.axes):
         script = "rank"
     elif "adapter.targets" in plan.axes:
         script = "weight_types"
     elif varied:
-        script, option = "factor", f" --by {varied[0]}"
+        script, options = "factor", ["--by", varied[0]]
     else:
         script = "rank" if "adapter.budget" in plan.axes else "learning_rate"
     root = resource_root()
     is_checkout = root.name != "lora_bench" or not (root / "analysis").is_dir()
-    start = (
-        f"python {_short(root / 'analysis' / f'{script}.py')}"
-        if is_checkout
-        else f"python -m lora_bench.analysis.{script}"
-    )
-    return f"{start}{option} --store {_short(store.root)} --out report"
+    start = [_short(root / "analysis" / f"{script}.py")] if is_checkout else ["-m", f"lora_bench.analysis.{script}"]
+    return command_line(["python", *start, *options, "--store", _short(store.root), "--out", "report"])
 
 
 def _short(path: Path) -> str:
-    """A path as seen from here."""
+    """A path as seen from here, that a command takes for neither an option nor a home."""
     try:
-        return str(path.absolute().relative_to(Path.cwd()))
+        text = str(path.absolute().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+    return f"./{text}" if text.startswith(("-", "~")) else text
 
 
 def frame_of_plan(plan: Plan, store: StoreReader) -> Any:

@@ -9,7 +9,6 @@ Source: Schulman et al. 2025, LoRA Without Regret (the rule); Lee et al. 2026, a
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +16,8 @@ import pandas as pd
 from scipy import special
 
 from lora_bench import wording
+from lora_bench.config import overrides
+from lora_bench.config.overrides import override
 from lora_bench.reports import script, tables
 from lora_bench.reports.figures.curves import learning_rates
 from lora_bench.reports.section import Column, Section, Table
@@ -130,7 +131,7 @@ def paste_line(
     """
     mine = runs[runs["arm"] == arm]
     first = mine.iloc[0]
-    overrides = [f"model={str(first['model']).rsplit('/', 1)[-1]}", f"task={first['task']}"]
+    started = [override("model", str(first["model"]).rsplit("/", 1)[-1]), override("task", first["task"])]
     sweep = None
     if store is not None:
         try:
@@ -138,19 +139,20 @@ def paste_line(
         except StoreError:
             invocation = {}
         sweep = invocation.get("sweep")
-        overrides = [str(one) for one in invocation.get("overrides") or overrides]
+        started = [str(word) for word in invocation.get("overrides") or started]
     levels = {settings.FACTORS[by]: _level(first, by) for by in pinned.get(str(sweep or ""), ())}
-    kept = [one for one in tables.settled_overrides(overrides) if one.partition("=")[0] not in levels]
+    kept = [one for one in tables.settled_overrides(started) if one.partition("=")[0] not in levels]
     seeds = sorted({int(seed) for seed in mine["seed"]})
     told = f"range({len(seeds)})" if seeds == list(range(len(seeds))) else ",".join(map(str, seeds))
-    words = ["lora-bench", f"+sweeps={sweep}" if sweep else "-m", *kept, f"adapter.targets={first['targets']}"]
+    targets = override("adapter.targets", first["targets"])
+    words = ["lora-bench", override("+sweeps", sweep) if sweep else "-m", *kept, targets]
     if not any(one.startswith("adapter.budget=") for one in kept) and pd.notna(first["rank"]):
         words += [f"adapter.rank={int(first['rank'])}", "adapter.budget=null"]  # the sweep's file may set a budget
     words += [f"{key}={level}" for key, level in levels.items() if level]
     words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
     if store is not None and not is_archive(store):
-        words.append(f"store={store}")
-    return shlex.join(words)
+        words.append(override("store", str(store)))
+    return wording.command_line(words)
 
 
 def _level(run: pd.Series, by: str) -> str:
@@ -161,8 +163,8 @@ def _level(run: pd.Series, by: str) -> str:
     if pd.isna(value):
         return "" if settings.FACTORS[by].startswith("adapter.") else "null"
     if isinstance(value, str) and by == "layers":
-        return f"'{value}'" if ":" in value else value if value == "all" else f"[{value}]"
-    return value if isinstance(value, str) else f"{value:g}"
+        return overrides.value(value) if ":" in value or value == "all" else f"[{value}]"
+    return overrides.value(value) if isinstance(value, str) else f"{value:g}"
 
 
 def _notes(

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lora_bench import __version__
+from lora_bench.config.overrides import override
 from lora_bench.store.archive import ADAPTERS, FORMAT, Content, check_names, logit_names, sha256_of
 from lora_bench.store.errors import StoreError, explained
 from lora_bench.store.frame import frame_of, row_of
@@ -118,10 +119,10 @@ def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record, its command and error without the folders of the machine: an absolute path keeps its last part."""
     invocation = dict(record.get("invocation") or {})
     told = []
-    for override in invocation.get("overrides") or []:
-        name, is_set, value = str(override).partition("=")
+    for given in invocation.get("overrides") or []:
+        name, is_set, value = str(given).partition("=")
         path = value.strip("'\"")
-        told.append(f"{name}={Path(path).name}" if is_set and Path(path).is_absolute() else override)
+        told.append(override(name, Path(path).name) if is_set and Path(path).is_absolute() else given)
     error = record.get("error")
     if error:
         error = {key: without_folders(value) if isinstance(value, str) else value for key, value in error.items()}

@@ -181,7 +181,11 @@ def rate_notes(rates: pd.DataFrame) -> list[str]:
 
 
 def settled_overrides(overrides: Sequence[str]) -> list[str]:
-    """Of the overrides that started a run, what a further sweep shares with it: no axis, sweep, store or launcher."""
+    """Of the overrides that started a run, what a further sweep shares with it: no axis, sweep, store or launcher.
+
+    Nor is leave to run a repository's code among them: a record may come from anywhere, and who pastes a line need not
+    have read it.
+    """
     axes = {"adapter.targets", "adapter.rank", "train.lr", "seed", "store"}
     names = {one: one.partition("=")[0].lstrip("+~") for one in map(str, overrides)}
     return [
@@ -192,6 +196,7 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
         and not name.startswith("hydra")
         and one not in ("-m", "--multirun")
         and one != "adapter.budget=null"
+        and "trust_remote_code" not in one
     ]
 
 

@@ -31,6 +31,7 @@ from lora_bench.store.document import RUN_ID
 from lora_bench.store.errors import StoreError
 from lora_bench.store.secrets import scrub
 from lora_bench.tracking.live import CURVES, Tracking, choose_mode, head_of, open_tracking, summary_of
+from lora_bench.wording import command_line
 
 log = logging.getLogger(__name__)
 
@@ -347,7 +348,8 @@ def synchronise(options: argparse.Namespace) -> int:
         if n_marked:
             print(f"{n_marked} offline folders are marked as sent: W&B holds their runs")
     elif mode == "offline" and not options.dry_run:
-        print(f"with a key and a network, the same command sends them; or: wandb sync {_directory(store) / 'wandb'}/*")
+        sync = command_line(["wandb", "sync", str(_directory(store) / "wandb")])
+        print(f"with a key and a network, the same command sends them; or: {sync}/*")
     is_whole = n_done == len(wanted) and (options.repair or not found.different)
     return 0 if is_whole else 1
 

@@ -18,9 +18,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from rich.console import Console
 
-from hydra_plugins.lora_bench.sweeper import Composer, expand, quote
+from hydra_plugins.lora_bench.sweeper import Composer, expand
 from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
+from lora_bench.config.overrides import quote
 from lora_bench.launch.progress import SweepProgress
 from lora_bench.paths import resource_root
 from lora_bench.reports.tables import settled_overrides
