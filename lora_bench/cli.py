@@ -24,6 +24,7 @@ LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slur
 
 def run(composed: DictConfig) -> Any:
     """Hydra's task function; jobs of a launcher call it with `pack=PLAN#i`."""
+    wording.spell_out()
     set_up_logging()
     try:
         if composed.get("pack"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
+import os
 import re
 import shlex
 import string
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TextIO
 
 
 def points(value: object, digits: int = 1) -> str:
@@ -119,11 +122,120 @@ _NO_BYTE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _AS_IT_IS = frozenset(string.ascii_letters + string.digits + string.punctuation + " ") - set("'\\")
 
 
-def spell_out() -> None:
-    """Have a character that the terminal's encoding lacks written as its escape, where it would end the command.
+# Where they read it
 
-    `±`, `−` and `·` stand in most tables; under LC_ALL=C none can be written, nor the name of a folder with an umlaut.
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+    "|[\U000e0000-\U000e007f]"
+)
+"""What a terminal obeys or hides: control characters but tab and line feed, marks of direction, tags, surrogates."""
+
+
+def visible(text: str) -> str:
+    """The text with its control characters and marks of direction spelled out: a name must not steer a terminal."""
+    return _UNSEEN.sub(lambda hidden: hidden[0].encode("unicode_escape").decode(), text)
+
+
+def spell_out() -> None:
+    """Make standard output and error fit for whatever is printed and wherever it goes.
+
+    A character that the terminal's encoding lacks is written as its escape: `±`, `−` and `·` stand in most tables, and
+    LC_ALL=C has none of them. Control characters are spelled out (`visible`). A stream that cannot be written, on a
+    full disk or to a reader that has gone, falls silent: what is trained and stored matters more than the telling.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for number in range(3):  # else the next file to be opened would take the messages
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115    as long as the process
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+            setattr(sys, name, _Plain(stream))
+
+
+class Steady:
+    """A text stream that falls silent where it cannot be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except OSError:
+            self._fall_silent()
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError:
+            self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        """Send the rest nowhere, what is still in the buffer included: else the interpreter's end would fail on it."""
+        with contextlib.suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            self._stream.flush()
+
+
+class _Plain(Steady):
+    """A stream for text without control characters, but for those of progress bars."""
+
+    _BAR = re.compile(r"(\r*)(.*?)(\r*)", flags=re.DOTALL)
+    _MOVES = re.compile(r"(?:\n|\r|\x1b\[A)+")
+
+    def write(self, text: str) -> int:
+        if self._MOVES.fullmatch(text):
+            return super().write(text)
+        start, body, end = self._BAR.fullmatch(text).groups()  # type: ignore[union-attr]  # it matches any text
+        super().write(f"{start}{visible(body)}{end}")
+        return len(text)
+
+    @property
+    def rich_proxied_file(self) -> Steady:
+        """Where rich writes, whose own control characters are meant."""
+        return Steady(self._stream)
+
+
+def console(*, least_width: int, **options: Any) -> Any:
+    """A rich console on standard output that shows text as it is: brackets are no markup, control characters are
+    spelled out. Where there is no terminal to ask, it has `least_width` columns or more."""
+    from rich.console import Console
+
+    spell_out()
+    made = Console(
+        file=getattr(sys.stdout, "rich_proxied_file", sys.stdout), highlight=False, markup=False, emoji=False, **options
+    )
+    made.push_render_hook(_Spelled())  # type: ignore[arg-type]
+    if not made.is_terminal:
+        made.width = max(made.width, least_width)
+    return made
+
+
+class _Spelled:
+    """A hook of rich's: what it renders, with the control characters of the text spelled out."""
+
+    def __init__(self, content: Any = None) -> None:
+        self._content = content
+
+    def process_renderables(self, renderables: list[Any]) -> list[Any]:
+        return [_Spelled(renderable) for renderable in renderables]
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        for segment in console.render(self._content, options):
+            yield segment if segment.control else type(segment)(visible(segment.text), segment.style)

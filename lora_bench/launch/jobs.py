@@ -22,10 +22,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from lora_bench import wording
 from lora_bench.launch.files import environment_file, log_file, mark_file, offline_file, stop_file, store_of
 from lora_bench.launch.gpus import claim_gpu
 from lora_bench.launch.plan_file import Entry, PlanFile, parse_reference
-from lora_bench.launch.worker import INTERRUPTED, STORE_LOST, Worker
+from lora_bench.launch.worker import INTERRUPTED, STORE_LOST, Worker, open_log
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, StoreError, explained
 from lora_bench.store.folder import Store
@@ -128,11 +129,12 @@ def _run_pack_in_child(path: Path, number: int, plan: PlanFile, store: Store, wo
 def _under_way(path: Path, number: int) -> Iterator[None]:
     """Leave a mark while a job trains a pack; a worker that is killed cannot take it away."""
     mark = mark_file(path, number)
-    mark.touch()
+    _note(mark)
     try:
         yield
     finally:
-        mark.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            mark.unlink(missing_ok=True)
 
 
 def _tell_progress(path: Path, number: int) -> Callable[[dict], None]:
@@ -143,10 +145,16 @@ def _tell_progress(path: Path, number: int) -> Callable[[dict], None]:
         nonlocal told_at
         if event.get("event") == "step" and time.monotonic() - told_at >= PROGRESS_SECONDS:
             told_at = time.monotonic()
-            with contextlib.suppress(OSError):  # the mark says nothing that training needs
-                mark_file(path, number).write_text(f"{event['step'] / event['steps']:.4f}", encoding="utf-8")
+            _note(mark_file(path, number), f"{event['step'] / event['steps']:.4f}")
 
     return listen
+
+
+def _note(file: Path, text: str = "") -> None:
+    """Leave word beside the plan, for whoever looks; no run fails for want of it."""
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
 
 
 def share_trained(path: Path, number: int) -> float | None:
@@ -247,7 +255,7 @@ def _open_tracking(config: Any, path: Path, store: Store) -> Any:
         config = dataclasses.replace(config, mode="offline")
     tracking = open_tracking(config, directory=store.root / ".tracking")
     if tracking.mode == "offline":
-        offline_file(path).touch()
+        _note(offline_file(path))
     return tracking
 
 
@@ -276,11 +284,12 @@ def main(arguments: Sequence[str]) -> int:
     """The child: train the packs whose numbers come in, and answer each with a status: 0 unless it could not even
     begin, or was stopped."""
     path = Path(arguments[0])
+    wording.spell_out()
     stop_on_signals()
     with os.fdopen(int(arguments[1]), "w", encoding="ascii") as answers:
         try:
             for count, number in enumerate(_numbers()):
-                with open(log_file(path, number), "ab", buffering=0) as log:
+                with open_log(path, number) as log:
                     for stream in (sys.stdout, sys.stderr):
                         stream.flush()
                         os.dup2(log.fileno(), stream.fileno())
@@ -329,10 +338,8 @@ def train(path: Path, number: int, *, own_process: bool) -> int:
         from lora_bench.training.resolve import resolve
         from lora_bench.training.run import environment_here
 
-        where = environment_file(path, number)
-        where.parent.mkdir(parents=True, exist_ok=True)
         # Told early, in case this process does not live to write its records.
-        where.write_text(json.dumps(environment_here(pending[0].config["device"])), encoding="utf-8")
+        _note(environment_file(path, number), json.dumps(environment_here(pending[0].config["device"])))
         runs = [resolve(entry.checked_config()) for entry in pack]
         moved = [entry.run_id for entry, run in zip(pack, runs, strict=True) if run.run_id != entry.run_id]
         if moved:
@@ -351,7 +358,7 @@ def train(path: Path, number: int, *, own_process: bool) -> int:
         )
         tracking.close()
         if tracking.mode == "offline":
-            offline_file(path).touch()
+            _note(offline_file(path))
     except KeyboardInterrupt:
         return INTERRUPTED
     except StoreError as error:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.launch.estimate import estimate
 from lora_bench.launch.plan import Plan
@@ -29,11 +30,8 @@ PLAIN_WIDTH = 140
 
 
 def console() -> Console:
-    """Standard output, wide enough for our tables where it is no terminal; brackets in a text are text, not markup."""
-    found = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-    if not found.is_terminal:
-        found.width = PLAIN_WIDTH
-    return found
+    """Standard output, wide enough for our tables where it is no terminal."""
+    return wording.console(least_width=PLAIN_WIDTH, soft_wrap=True)
 
 
 # Before

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from lora_bench.launch.files import log_file
 
@@ -67,12 +67,10 @@ class Worker(contextlib.AbstractContextManager):
     def _start(
         self, path: Path, number: int, folder: str | None, environment: Mapping[str, str]
     ) -> "subprocess.Popen[bytes]":
-        log = log_file(path, number)
-        log.parent.mkdir(parents=True, exist_ok=True)
         reader, writer = os.pipe()
         self._answers = open(reader, encoding="ascii")  # noqa: SIM115    closed with the child
         try:
-            with open(log, "ab") as file:
+            with open_log(path, number) as file:
                 self._child = subprocess.Popen(
                     child_command(path, writer),
                     stdin=subprocess.PIPE,
@@ -85,6 +83,16 @@ class Worker(contextlib.AbstractContextManager):
         finally:
             os.close(writer)
         return self._child
+
+
+def open_log(path: Path, number: int) -> BinaryIO:
+    """The log of a pack, to be written behind what it holds; nowhere, where that cannot be."""
+    log = log_file(path, number)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return open(log, "ab", buffering=0)
+    except OSError:
+        return open(os.devnull, "ab", buffering=0)
 
 
 def child_command(path: Path, answers: int) -> list[str]:

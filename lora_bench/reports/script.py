@@ -127,12 +127,8 @@ def run_script(sections: Callable[[pd.DataFrame], list[Section]], options: argpa
 
 
 def console() -> Console:
-    """Standard output, at least 100 columns wide where it is no terminal; brackets in a text are text, not markup."""
-    wording.spell_out()
-    made = Console(highlight=False, markup=False, emoji=False)
-    if not made.is_terminal:
-        made.width = max(made.width, 100)
-    return made
+    """Standard output, at least 100 columns wide where it is no terminal."""
+    return wording.console(least_width=100)
 
 
 def show_and_write(section: Section, folder: Path, out: Console) -> None:

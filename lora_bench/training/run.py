@@ -96,10 +96,19 @@ def run_pack(
             and claims.enter_context(store.claim(run.run_id))
             and not store.has(run.run_id)
         }
-        desk = _Desk(
-            store, tracking or Silence(), dict(invocation or {}), on_progress or (lambda event: None), own_process
-        )
+        desk = _Desk(store, tracking or Silence(), dict(invocation or {}), _at_no_cost(on_progress), own_process)
         return desk.work([run for run in runs if only is not None or run.run_id in mine], mine)
+
+
+def _at_no_cost(listener: Notify | None) -> Notify:
+    """The listener, where a log that cannot be written costs the pack nothing."""
+
+    def notify(event: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            if listener is not None:
+                listener(event)
+
+    return notify
 
 
 def environment_here(device: str, threads: int | None = None) -> dict[str, Any]:
