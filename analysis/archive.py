@@ -12,16 +12,17 @@ from pathlib import Path
 
 from rich.console import Console
 
+from lora_bench import wording
 from lora_bench.paths import argument
 from lora_bench.reports import publish, script
 from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.store.secrets import scrub
 from lora_bench.verdicts import settings
-from lora_bench.wording import command_line, size
 
 
 def main(argv: list[str] | None = None) -> int:
+    wording.spell_out()
     parser = argparse.ArgumentParser(
         prog="python analysis/archive.py",
         description=(__doc__ or "").split("\n\n")[0],
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
             options.out,
             task=options.task,
             adapters=wanted,
-            command=scrub(command_line(["python", "analysis/archive.py", *argv])),
+            command=scrub(wording.command_line(["python", "analysis/archive.py", *argv])),
             overwrite=options.overwrite,
         )
     except (settings.NothingToShow, StoreError) as error:
@@ -77,13 +78,13 @@ def tell(archive: publish.Published, console: Console, *, has_adapters: bool) ->
     """What was kept, and how large it is."""
     held, by_part = archive.manifest, open_store(archive.root).bytes_by_part()
     state = "written" if archive.is_new else "unchanged, as it was there already"
-    console.print(f"{archive.root}: {size(archive.n_bytes)}, {state}", style="bold", soft_wrap=True)
+    console.print(f"{archive.root}: {wording.size(archive.n_bytes)}, {state}", style="bold", soft_wrap=True)
     told = [
-        f"records: {held['runs']:,} runs, {held['finished']:,} of them finished; {size(by_part['record'][1])}",
+        f"records: {held['runs']:,} runs, {held['finished']:,} of them finished; {wording.size(by_part['record'][1])}",
         f"predictions: {held['runs_with_predictions']:,} of {held['chosen']:,} runs at their chosen rates; "
-        f"{size(by_part['predictions'][1])}; {held['float16_rows']:,} rows at the precision of float16, "
+        f"{wording.size(by_part['predictions'][1])}; {held['float16_rows']:,} rows at the precision of float16, "
         f"{held['float32_rows']:,} at that of float32, where rounding could move a score",
-        f"adapters: {held['runs_with_adapter']:,} runs; {size(by_part['adapter'][1])}"
+        f"adapters: {held['runs_with_adapter']:,} runs; {wording.size(by_part['adapter'][1])}"
         + ("" if has_adapters else "; --adapters all keeps those at the chosen rates"),
     ]
     for line in told:
@@ -91,7 +92,7 @@ def tell(archive: publish.Published, console: Console, *, has_adapters: bool) ->
     if archive.n_bytes > publish.LARGEST_BYTES:
         largest = max(by_part, key=lambda part: by_part[part][1])
         console.print(
-            f"warning: larger than {size(publish.LARGEST_BYTES)}, mostly for its {largest}s; "
+            f"warning: larger than {wording.size(publish.LARGEST_BYTES)}, mostly for its {largest}s; "
             "narrow it with --task and --adapters",
             soft_wrap=True,
         )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from lora_bench import wording
 from lora_bench.calibration import parts
 from lora_bench.reports import script
 from lora_bench.reports.section import Section
@@ -20,6 +21,7 @@ from lora_bench.verdicts import settings
 
 
 def main(argv: list[str] | None = None) -> int:
+    wording.spell_out()
     options = _parse(argv)
     wanted = options.parts or parts.PARTS
     made: list[Section] = []

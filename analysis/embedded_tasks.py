@@ -25,6 +25,7 @@ from sklearn.metrics import balanced_accuracy_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
+from lora_bench import wording
 from lora_bench.tasks.generated.draws import Draws
 from lora_bench.tasks.generated.grammars import GRAMMARS, LABEL_NAMES, generate
 from lora_bench.tasks.generated.lexicon import REPORT
@@ -36,6 +37,7 @@ RATES = {"acceptability": 3e-3, "sentiment": 3e-3, "entailment": 1e-3, "similari
 
 
 def main(argv: list[str] | None = None) -> int:
+    wording.spell_out()
     parser = argparse.ArgumentParser(description="Measure the embedded tasks: bag of words, head only, LoRA on qv.")
     parser.add_argument("--task", choices=[*GRAMMARS, "all"], default="all")
     parser.add_argument("--rows", type=int, default=8000, help="train rows (default 8000)")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from lora_bench import wording
 from lora_bench.paths import argument
 from lora_bench.reports import output, script
 from lora_bench.reports.section import Table
@@ -28,6 +29,7 @@ SPLITS = ("select", "report", "report_mismatched")
 
 
 def main(argv: list[str] | None = None) -> int:
+    wording.spell_out()
     parser = argparse.ArgumentParser(
         prog="python analysis/rescore.py",
         description=(__doc__ or "").split("\n\n")[0],

@@ -35,6 +35,7 @@ from typing import Any
 
 import yaml
 
+from lora_bench import wording
 from lora_bench.models import machine
 from lora_bench.paths import argument
 
@@ -54,6 +55,7 @@ ROBERTA_BASE = {
 
 def main(argv: list[str] | None = None) -> int:
     """Measure the arms and write OUT/throughput.json, OUT/tables/throughput.csv and OUT/figures/throughput.*"""
+    wording.spell_out()
     options = _parse(argv)
     if options.child:
         print(json.dumps(measure_arm(options)))
@@ -133,7 +135,6 @@ def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def write(document: dict[str, Any], out: Path) -> None:
     """JSON, CSV, a figure and a table on the terminal."""
     import pandas as pd
-    from rich.console import Console
     from rich.table import Table
 
     from lora_bench.reports.figures import instrument, style
@@ -168,7 +169,7 @@ def write(document: dict[str, Any], out: Path) -> None:
             f"{row['fraction']:.0%}",
             peak,
         )
-    Console().print(table)
+    wording.console(least_width=100).print(table)
     print(f"wrote {out / 'throughput.json'}, tables/throughput.csv and figures/throughput.png, .pdf, .svg")
 
 

@@ -161,3 +161,20 @@ def test_colours_of_our_own_and_bars_of_libraries_still_reach_a_terminal(capsys,
     for part in ("\r 50%|###   |", "\n", "\x1b[A", "\r      \r"):
         sys.stdout.write(part)
     assert capsys.readouterr().out.endswith("\x1b[1mx\x1b[0m\n\r 50%|###   |\n\x1b[A\r      \r")
+
+
+# Scripts
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "analysis").glob("*.py")))
+def test_every_script_can_say_everything_to_a_terminal_that_knows_ascii_alone(monkeypatch, name):
+    """Under LC_ALL=C a ± ended them; from its first word on, a script's streams are those of the command."""
+    script = getattr(__import__(f"analysis.{name}"), name)
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True))
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--help"])
+    assert ended.value.code == 0
+    for stream in (sys.stdout, sys.stderr):
+        stream.write("± 名前 \x1b[31m")
+        assert stream.buffer.getvalue().endswith(rb"\xb1 \u540d\u524d \x1b[31m")

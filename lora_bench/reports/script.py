@@ -27,7 +27,9 @@ T = TypeVar("T")
 
 
 def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.ArgumentParser:
-    """The options that every script has; the first line of the docstring is the help's sentence."""
+    """The options that every script has; the first line of the docstring is the help's sentence, which any terminal can
+    show from here on."""
+    wording.spell_out()
     made = argparse.ArgumentParser(
         prog=f"python analysis/{name}.py",
         description=(doc or "").strip().split("\n\n")[0],
