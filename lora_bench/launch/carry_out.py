@@ -16,6 +16,7 @@ from rich.console import Console
 from lora_bench.launch import files, jobs, precision
 from lora_bench.launch.gpus import claim_gpu
 from lora_bench.launch.plan import Plan, save
+from lora_bench.launch.plan_file import reference
 from lora_bench.launch.progress import SweepProgress
 from lora_bench.launch.tell import frame_of_plan
 from lora_bench.store import StoreReader
@@ -59,8 +60,7 @@ def carry_out(
     folder.require_writable()
     precision.keep_precision(folder)
     save(plan)
-    for file in (files.stop_file(plan.path), files.offline_file(plan.path)):
-        file.unlink(missing_ok=True)
+    files.offline_file(plan.path).unlink(missing_ok=True)
     numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     try:
         with SweepProgress(len(plan.pending()), console=out) as progress:
@@ -74,7 +74,7 @@ def carry_out(
                 if numbers:
                     save(plan)
     except KeyboardInterrupt as error:
-        files.stop_file(plan.path).touch()
+        _stop(plan)
         return str(error) or "Ctrl-C", True
     finally:
         refresh(plan, store)
@@ -91,7 +91,7 @@ def _stopped_when(is_late: Callable[[], bool], plan: Plan) -> Iterator[None]:
     def watch() -> None:
         while not is_over.wait(POLL_SECONDS):
             if is_late():
-                files.stop_file(plan.path).touch()
+                _stop(plan)
                 return
 
     watcher = threading.Thread(target=watch, name="lora_bench-deadline", daemon=True)
@@ -101,6 +101,12 @@ def _stopped_when(is_late: Callable[[], bool], plan: Plan) -> Iterator[None]:
     finally:
         is_over.set()
         watcher.join()
+
+
+def _stop(plan: Plan) -> None:
+    """Let jobs of this launch that have not begun do nothing."""
+    with contextlib.suppress(OSError):  # on a full disk they begin, and fail to write
+        files.stop_file(plan.path, plan.launch).touch()
 
 
 def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console) -> list[int]:
@@ -208,7 +214,7 @@ def _through_launcher(
             progress.update(done=len(seen), failed=failed, inside=SHARE_OF_TRAINING * sum(in_training))
             if failed and fail_fast and not has_failed.is_set():
                 has_failed.set()
-                files.stop_file(plan.path).touch()
+                _stop(plan)
             if is_last:
                 return
 
@@ -216,7 +222,7 @@ def _through_launcher(
     watcher.start()
     ended_early, outcomes, is_lost = None, [], False
     try:
-        outcomes = launch([f"{plan.path.absolute()}#{number}" for number in numbers])
+        outcomes = launch([reference(plan.path, number, plan.launch) for number in numbers])
     except Exception as error:  # a launcher that loses a worker; what the workers wrote counts
         ended_early = (
             f"the launcher gave up ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"

@@ -14,9 +14,12 @@ def store_of(plan_path: Path) -> Path:
     return plan_path.parent.parent
 
 
-def stop_file(plan_path: Path) -> Path:
-    """While this file exists, jobs of the plan that have not begun do nothing."""
-    return plan_path.with_suffix(".stop")
+def stop_file(plan_path: Path, launch: str) -> Path:
+    """Once this file exists, jobs of that launch of the plan that have not begun do nothing; those of others go on.
+
+    It stays: a cluster may begin a job of a launch that was stopped long ago.
+    """
+    return plan_path.with_suffix("") / f"{launch}.stop"
 
 
 def offline_file(plan_path: Path) -> Path:

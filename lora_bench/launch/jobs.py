@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from lora_bench import wording
 from lora_bench.launch.files import environment_file, log_file, mark_file, offline_file, stop_file, store_of
 from lora_bench.launch.gpus import claim_gpu
-from lora_bench.launch.plan_file import Entry, PlanFile, parse_reference
+from lora_bench.launch.plan_file import Entry, PlanFile, launch_of, parse_reference
 from lora_bench.launch.worker import INTERRUPTED, STORE_LOST, Worker, open_log
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, StoreError, explained
@@ -76,7 +76,7 @@ def run_isolated(reference: str, worker: Worker | None = None) -> dict[str, Any]
     """Run one pack in a child process. Never raises.
 
     Args:
-        reference: `PLAN#i`.
+        reference: `PLAN#i`, of a launch `PLAN#i@launch`.
         worker: who trains it; None starts one for this pack alone.
 
     Returns:
@@ -90,7 +90,7 @@ def run_isolated(reference: str, worker: Worker | None = None) -> dict[str, Any]
         plan = PlanFile.load(path)
         pack = plan.packs[number]
         store = Store(store_of(path))
-        if stop_file(path).exists():
+        if (launch := launch_of(reference)) and stop_file(path, launch).exists():
             outcome |= {"missing": len(_pending(plan, pack, store)), "message": "the sweep was stopped"}
             return outcome
         with claim_pack(path, number) as is_ours:

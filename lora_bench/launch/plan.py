@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock
 
@@ -73,6 +74,7 @@ class Plan:
         n_candidates: points of the grid before duplicates were dropped.
         n_workers: packs that train at once, in processes of their own where there are several.
         threads: those of each of these processes; None where one process has all that it may use.
+        launch: names this launch among those of the same plan, at other times or at once.
     """
 
     path: Path
@@ -87,6 +89,7 @@ class Plan:
     pack_size: int | str = "auto"
     n_workers: int = 1
     threads: int | None = None
+    launch: str = field(default_factory=lambda: uuid4().hex[:12])
 
     def pending(self, pack: Sequence[str] | None = None) -> list[str]:
         """Runs that are still to be trained, of one pack or of all."""

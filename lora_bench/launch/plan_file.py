@@ -5,6 +5,7 @@ STORE/.plans/<id>.json      packs of run ids, and by run id a resolved configura
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -119,13 +120,27 @@ class PlanFile:
             temporary.unlink(missing_ok=True)
 
 
+_REFERENCE = re.compile(r"(.+)#([0-9]+)(?:@([0-9a-f]+))?", flags=re.DOTALL)
+
+
+def reference(path: Path, number: int, launch: str) -> str:
+    """What a job is given: `PLAN#i@launch`, a pack of a plan and the launch that wants it trained."""
+    return f"{path.absolute()}#{number}@{launch}"
+
+
 def parse_reference(text: str) -> tuple[Path, int]:
-    """`PLAN#i` as a path and a number.
+    """`PLAN#i` as a path and a number, whatever launch it names.
 
     Raises:
         ConfigError: when it is something else.
     """
-    path, mark, number = str(text).rpartition("#")
-    if not mark or not path or not number.isdigit():
+    matched = _REFERENCE.fullmatch(str(text))
+    if not matched:
         raise ConfigError(f"pack: cannot read {text!r}; give PLAN#i, the file of a plan and the number of a pack")
-    return Path(path), int(number)
+    return Path(matched[1]), int(matched[2])
+
+
+def launch_of(text: str) -> str | None:
+    """The launch that a reference names; None for a pack that a user asks for."""
+    matched = _REFERENCE.fullmatch(str(text))
+    return matched[3] if matched else None

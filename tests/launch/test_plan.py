@@ -15,7 +15,7 @@ from lora_bench.config.schema import TrackingConfig
 from lora_bench.launch import files, jobs, worker
 from lora_bench.launch import packs as packs_module
 from lora_bench.launch.plan import make, save
-from lora_bench.launch.plan_file import PlanFile, parse_reference
+from lora_bench.launch.plan_file import PlanFile, launch_of, parse_reference, reference
 from lora_bench.store.folder import Store
 from patience import PATIENCE_SECONDS
 
@@ -187,12 +187,19 @@ def test_a_reference_that_is_none_is_refused(text):
 
 def test_a_reference_may_hold_the_mark_in_its_path():
     assert parse_reference("/a#b/c.json#12") == (Path("/a#b/c.json"), 12)
+    assert launch_of("/a#b@c/c.json#12") is None
+
+
+def test_a_reference_of_a_launch_is_that_of_its_pack():
+    text = reference(Path("/a#1@b/c\n.json"), 12, "00ff")
+    assert parse_reference(text) == (Path("/a#1@b/c\n.json"), 12)
+    assert launch_of(text) == "00ff"
 
 
 def test_a_job_never_raises():
     """An exception that leaves a job ends the whole sweep on joblib, submitit and Ray."""
-    for reference in ("nonsense", "/nowhere/plan.json#0"):
-        outcome = jobs.run_isolated(reference)
+    for text in ("nonsense", "/nowhere/plan.json#0"):
+        outcome = jobs.run_isolated(text)
         assert outcome["message"]
         assert outcome["finished"] == 0
 
@@ -282,12 +289,17 @@ def test_a_dead_childs_finished_runs_stay_finished(two_seeds, monkeypatch, train
 
 
 def test_jobs_behind_a_stop_do_nothing(two_seeds, monkeypatch):
+    """Of the launch that was stopped: Ctrl-C in one terminal ended the same sweep in another."""
     plan, _ = two_seeds
     save(plan)
-    files.stop_file(plan.path).touch()
+    files.stop_file(plan.path, plan.launch).touch()
     child(monkeypatch, "raise SystemExit('started')")
-    outcome = jobs.run_isolated(f"{plan.path}#1")
+    outcome = jobs.run_isolated(reference(plan.path, 1, plan.launch))
     assert (outcome["missing"], outcome["message"]) == (2, "the sweep was stopped")
+    for other in (reference(plan.path, 1, "0" * 12), f"{plan.path}#1"):
+        outcome = jobs.run_isolated(other)
+        assert outcome["failed"] == 2
+        assert outcome["message"] is None
 
 
 def test_a_pack_that_another_process_trains_is_left_to_it(two_seeds, monkeypatch):
