@@ -1,7 +1,16 @@
 """The command `lora-bench`: help at once, everything else through Hydra."""
 
-import contextlib
+import os
 import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # Python puts the current folder before its own modules: a `queue.py` there would run, in every process of a sweep.
+    _folder = sys.path.pop(0)
+    if _folder == os.path.dirname(os.path.dirname(os.path.abspath(__file__))) and _folder not in sys.path:
+        sys.path.append(_folder)  # a checkout that is not installed: processes to come find it, too
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _folder]))
+
+import contextlib
 from collections.abc import Iterator, Sequence
 
 from lora_bench import __version__, wording
@@ -112,7 +121,7 @@ def run_hydra(arguments: Sequence[str]) -> int:
     entry = hydra.main(config_path=str(resource_root() / "conf"), config_name="config", version_base="1.3")(cli.run)
     restore = jobs.stop_on_signals()
     try:
-        with _raising(), _arguments([schema_override(one) for one in arguments]):
+        with _safe_children(), _raising(), _arguments([schema_override(one) for one in arguments]):
             paths.settle_caches()
             entry()
     except (ConfigError, StoreError, paths.PathError, HydraException, OmegaConfBaseException) as error:
@@ -123,6 +132,18 @@ def run_hydra(arguments: Sequence[str]) -> int:
     finally:
         restore()
     return 0
+
+
+@contextlib.contextmanager
+def _safe_children() -> Iterator[None]:
+    """Let no process that a launcher starts take modules from its current folder; PYTHONPATH stays as it is."""
+    former = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = former or "1"
+    try:
+        yield
+    finally:
+        if former is None:
+            del os.environ["PYTHONSAFEPATH"]
 
 
 @contextlib.contextmanager

@@ -163,6 +163,56 @@ def test_a_cache_that_was_swapped_for_a_pickle_is_made_anew(tmp_path, monkeypatc
     assert (again["train"].input_ids == first["train"].input_ids).all()
 
 
+SHADOWS = ("queue", "torch", "json", "sitecustomize", "shlex", "hydra", "yaml", "filelock", "numpy", "hydra_plugins")
+
+
+@pytest.fixture
+def shadowed(tmp_path, monkeypatch):
+    """A working folder with files that are called like modules, and a command run in it; PYTHONPATH has a folder of the
+    user's."""
+    for name in SHADOWS:
+        text = f"open({str(tmp_path / 'sprung')!r}, 'a').write({name!r})\nraise SystemExit({name!r})\n"
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+    (tmp_path / "users").mkdir()
+    (tmp_path / "users" / "sitecustomize.py").write_text("import sys\nsys.is_users = True\n", encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path / 'users'}{os.pathsep}{ROOT}"}
+    environment.pop("PYTHONSAFEPATH", None)
+
+    def run(*command, **options):
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, **options
+        )
+
+    return run
+
+
+def test_the_command_runs_no_module_of_the_current_folder(shadowed, tmp_path):
+    """A folder of data that someone sent may hold a `json.py`."""
+    ended = shadowed(sys.executable, "-m", "lora_bench", "model=tiny", "train.precision=fp32", "show=config")
+    assert ended.returncode == 0, ended.stderr
+    assert "hidden_size" in ended.stdout
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_the_process_of_a_pack_runs_no_module_of_the_current_folder(shadowed, tmp_path):
+    """It failed every run of a launched sweep, and ran what lay there. What PYTHONPATH names is the user's wish."""
+    ended = shadowed(*worker.child_command(tmp_path / "plan.json", 1), input="")
+    assert ended.returncode == 0, ended.stderr
+    assert not (tmp_path / "sprung").exists()
+    flag = shadowed(*worker.child_command(tmp_path / "x", 1)[:2], "-c", "import sys; print(sys.is_users)")
+    assert flag.stdout == "True\n"
+
+
+def test_processes_that_a_launcher_starts_run_no_module_of_the_current_folder(command, training, monkeypatch):
+    """joblib, submitit and Ray start Python by themselves."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    seen = []
+    training.fate = lambda run: seen.append(os.environ.get("PYTHONSAFEPATH"))
+    assert command("model=tiny", "tracking=none", "task.train_rows=40").status == 0
+    assert seen == ["1"]
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
 # No secrets in files
 
 

@@ -96,5 +96,6 @@ def open_log(path: Path, number: int) -> BinaryIO:
 
 
 def child_command(path: Path, answers: int) -> list[str]:
-    """The process that trains packs of a plan, and the file descriptor that it answers on."""
-    return [sys.executable, "-m", "lora_bench.launch.jobs", str(path), str(answers)]
+    """The process that trains packs of a plan, and the file descriptor that it answers on. It takes no module from the
+    folder that it works in."""
+    return [sys.executable, "-P", "-m", "lora_bench.launch.jobs", str(path), str(answers)]
