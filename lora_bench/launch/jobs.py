@@ -26,7 +26,7 @@ from lora_bench import wording
 from lora_bench.launch.files import environment_file, log_file, mark_file, offline_file, stop_file, store_of
 from lora_bench.launch.gpus import claim_gpu
 from lora_bench.launch.plan_file import Entry, PlanFile, launch_of, parse_reference
-from lora_bench.launch.worker import INTERRUPTED, STORE_LOST, Worker, open_log
+from lora_bench.launch.worker import INTERRUPTED, STORE_LOST, Worker, is_orphan, open_log
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, StoreError, explained
 from lora_bench.store.folder import Store
@@ -77,7 +77,7 @@ def run_isolated(reference: str, worker: Worker | None = None) -> dict[str, Any]
 
     Args:
         reference: `PLAN#i`, of a launch `PLAN#i@launch`.
-        worker: who trains it; None starts one for this pack alone.
+        worker: who trains it; None starts one for this pack alone, which ends with the sweep that launched it.
 
     Returns:
         {"pack", "finished", "failed", "missing", "message", "is_held"}; held means that another process trains it.
@@ -90,13 +90,17 @@ def run_isolated(reference: str, worker: Worker | None = None) -> dict[str, Any]
         plan = PlanFile.load(path)
         pack = plan.packs[number]
         store = Store(store_of(path))
-        if (launch := launch_of(reference)) and stop_file(path, launch).exists():
+        is_stopped = (launch := launch_of(reference)) and stop_file(path, launch).exists()
+        if is_stopped or (worker is None and launch and is_orphan()):
             outcome |= {"missing": len(_pending(plan, pack, store)), "message": "the sweep was stopped"}
             return outcome
         with claim_pack(path, number) as is_ours:
             if is_ours:
                 with _under_way(path, number), contextlib.ExitStack() as own:
-                    worker = worker or own.enter_context(Worker())
+                    if worker is None:
+                        worker = own.enter_context(Worker())
+                        if launch:
+                            own.enter_context(worker.ending_with_parent())
                     outcome["message"] = _run_pack_in_child(path, number, plan, store, worker)
             else:
                 outcome |= {"message": "another process trains this pack", "is_held": True}

@@ -1,10 +1,12 @@
 """The process that trains packs, as the one that waits for it sees it."""
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -12,6 +14,8 @@ from lora_bench.launch.files import log_file
 
 INTERRUPTED = 130
 """Exit status of a child that was asked to stop: its runs are missing, not failed."""
+PARENT_SECONDS = 2.0
+"""A pack that a launcher's worker trains ends so long after the sweep was killed, with the step that it is at."""
 STORE_LOST = 74
 """Exit status of a child whose store could not be written: its runs are missing, not failed."""
 
@@ -49,6 +53,24 @@ class Worker(contextlib.AbstractContextManager):
             child.stdin.close()
         return child.wait()
 
+    @contextlib.contextmanager
+    def ending_with_parent(self) -> Iterator[None]:
+        """Stop the child within some `PARENT_SECONDS` where the parent of this process dies: killed, it could not."""
+        is_over = threading.Event()
+
+        def watch() -> None:
+            while not is_over.wait(PARENT_SECONDS):
+                if is_orphan():
+                    self.stop()
+                    return
+
+        is_orphan()
+        threading.Thread(target=watch, name="lora_bench-parent", daemon=True).start()
+        try:
+            yield
+        finally:
+            is_over.set()
+
     def stop(self) -> None:
         """Ask the child to stop at once, and start none; whoever waits in `train` is told how it ended."""
         self._is_stopped = True
@@ -83,6 +105,16 @@ class Worker(contextlib.AbstractContextManager):
         finally:
             os.close(writer)
         return self._child
+
+
+def is_orphan() -> bool:
+    """Whether the process that started this one has gone since this was first asked."""
+    return os.getppid() != _parent()
+
+
+@functools.cache
+def _parent() -> int:
+    return os.getppid()
 
 
 def open_log(path: Path, number: int) -> BinaryIO:

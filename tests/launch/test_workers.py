@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 
@@ -13,6 +14,7 @@ from lora_bench.launch import packs as packs_module
 from lora_bench.launch.plan import Places, make, save
 from lora_bench.models import machine
 from lora_bench.store.folder import Store
+from patience import PATIENCE_SECONDS
 
 OBEDIENT = """
 import os, sys
@@ -110,6 +112,40 @@ def test_a_child_ends_with_the_parent(four_packs):
     child.stdin.close()
     assert child.wait(300) == 0
     os.close(reader)
+
+
+ORPHANED = """
+import os, sys, time
+from lora_bench.launch import jobs, worker
+source, path = sys.argv[1:]
+worker.PARENT_SECONDS = 0.2
+worker.child_command = lambda path, answers: [sys.executable, "-c", source, str(path), str(answers)]
+print(os.getpid(), flush=True)
+told = [jobs.run_isolated(f"{path}#{number}@00") for number in range(2)]
+print(*(outcome["missing"] for outcome in told), told[1]["message"], flush=True)
+"""
+
+
+def test_a_killed_sweep_takes_its_launchers_workers_along(four_packs):
+    """joblib's workers went on for hours, and with the packs behind the one that they trained."""
+    plan, store = four_packs
+    sleeper = OBEDIENT.format(act="import time; time.sleep(600)")
+    job = [sys.executable, "-c", ORPHANED, sleeper, str(plan.path)]
+    start = "import subprocess, sys, time; subprocess.Popen(sys.argv[1:]); time.sleep(600)"
+    sweep = subprocess.Popen([sys.executable, "-c", start, *job], stdout=subprocess.PIPE, text=True)
+    seen = plan.path.with_suffix("") / "seen"
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not seen.exists() or not seen.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    sweep.kill()
+    assert sweep.stdout is not None
+    said = sweep.stdout.read().splitlines()  # ends with the job, whose output it is
+    sweep.wait()
+    assert said[1:] == ["1 1 the sweep was stopped"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(seen.read_text().split()[0]), 0)
+    assert not store.statuses()
 
 
 # What the plan decides
