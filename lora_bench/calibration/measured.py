@@ -77,9 +77,10 @@ def _replicates(
     table = scored.pivot_table(index=["cell", "lr", "seed"], columns="draw", values="report").dropna()
     residuals = (table[0] - table[1]).to_numpy() if {0, 1} <= set(table.columns) else np.empty(0)
     sd = float(np.sqrt((residuals**2).mean())) if residuals.size else float("nan")
+    cell_of = {_arm(cell, 0): cell for cell in paired}
     called = contrasts[contrasts["verdict"].isin(["better", "worse"])]
     tested = contrasts[contrasts["n_pairs"] >= stats.MIN_PAIRS]
-    told = f"{wording.listed(list(called['first'].str.removesuffix(' A')))} falsely" if len(called) else "none"
+    told = f"{wording.listed([cell_of[arm] for arm in called['first']])} falsely" if len(called) else "none"
     sentence = (
         f"A/A on {setting.title}: two draws of the adapter's init, all else shared, in {len(tested)} cells of "
         f"{int(contrasts['n_pairs'].max())} seeds; called different: {told}. The sd of such a difference is "
@@ -95,7 +96,7 @@ def _replicates(
     )
     shown = contrasts[contrasts["n_pairs"] > 0]
     if len(shown):
-        labels = shown["first"].str.removesuffix(" A") + ": A − B"
+        labels = shown["first"].map(cell_of) + ": A − B"
         section.figures[name] = verdicts.contrasts(shown.assign(label=labels, extra=""), margin=margin)
         section.captions[name] = (
             "Two draws of the adapter's init (A, B) under shared head, data order and dropout: paired differences on "

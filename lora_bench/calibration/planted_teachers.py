@@ -139,7 +139,7 @@ def _matrix_rows(about: dict, runs: pd.DataFrame, margin: float) -> list[dict]:
 
 
 def _teacher_name(about: dict) -> str:
-    return f"{about['targets']} r={about['rank']}"
+    return str(arms.Arm(about["targets"], int(about["rank"])))
 
 
 def _teacher_sentence(about: dict, rows: pd.DataFrame) -> str:

@@ -143,7 +143,7 @@ def _arms(claim: dict, estimates: pd.DataFrame) -> tuple[str, str] | str:
 
 
 def _ends(mine: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
-    ranks = {arm: int(ranks) for arm, ranks in mine["ranks"].items() if str(ranks).isdigit()}
+    ranks = {name: arm.rank for name, arm in mine["arm"].items() if isinstance(arm.rank, int)}
     if len(set(ranks.values())) < 2:
         return f"rank {', '.join(map(str, sorted(ranks.values())))}" if ranks else "none"
     ordered = sorted(ranks, key=lambda arm: ranks[arm])

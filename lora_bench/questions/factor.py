@@ -19,7 +19,7 @@ from lora_bench.reports import script, tables
 from lora_bench.reports.figures import style
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import gaps, settings
-from lora_bench.verdicts.arms import Judgement, judge, rank_text, sort_arms
+from lora_bench.verdicts.arms import Judgement, arms_of, judge, sort_arms
 
 USUAL = {"method": "lora", "layers": "all", "init": "gaussian", "alpha_policy": "fixed"}
 
@@ -226,9 +226,8 @@ def _words(by: str) -> str:
 def _placement(runs: pd.DataFrame) -> str:
     """`qv r=8`, or `qv at 36,864 parameters` where the rank goes with the level."""
     adapted = runs[runs["targets"] != ""]
-    ranks = {rank_text(*one) for one in adapted[["rank", "rank_min", "rank_max"]].to_numpy(float)}
-    targets = adapted["targets"].iloc[0]
-    return f"{targets} r={ranks.pop()}" if len(ranks) == 1 else f"{targets} at {_spent(adapted)}"
+    arms = set(arms_of(adapted))
+    return str(arms.pop()) if len(arms) == 1 else f"{adapted['targets'].iloc[0]} at {_spent(adapted)}"
 
 
 def _spent(runs: pd.DataFrame) -> str:

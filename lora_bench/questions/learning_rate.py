@@ -217,14 +217,15 @@ def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     by_cell = scored.groupby(["arm", "lr"], sort=False)["select"]
     curves = by_cell.agg(["mean", "std", "count"]).assign(scores=by_cell.agg(list)).reset_index()
     half = special.stdtrit(curves["count"] - 1, 0.975) * curves["std"] / np.sqrt(curves["count"])
-    points = scored.drop_duplicates("arm").set_index("arm")
+    points = scored.drop_duplicates("arm")
+    points = points.assign(ranks=[arm.ranks for arm in arms.arms_of(points)]).set_index("arm")
     most = curves.groupby("arm")["count"].transform("max")
     half = half.where(curves["count"] >= stats.MIN_PAIRS)  # of two seeds it would be wider than the page
     return curves.assign(
         low=curves["mean"] - half,
         high=curves["mean"] + half,
         targets=curves["arm"].map(points["targets"]),
-        rank=[arm.partition(" r=")[2] for arm in curves["arm"]],
+        rank=curves["arm"].map(points["ranks"]),
         rank_order=curves["arm"].map(points["rank_max"]),
         is_chosen=curves["lr"] == curves["arm"].map(rates["lr"]),
         is_full=curves["count"] == most,

@@ -15,7 +15,7 @@ from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import gaps, settings
 from lora_bench.verdicts import paper as published
-from lora_bench.verdicts.arms import judge, sort_arms
+from lora_bench.verdicts.arms import Arm, judge, name_arms, sort_arms
 
 PAPER_RANKS = (1, 2, 4, 8, 64)
 PAPER_TARGETS = ("q", "qv", "qkvo")
@@ -53,13 +53,12 @@ def section(setting: settings.Setting, *, margin: float, name: str) -> Section:
         )
     curves.sort(key=lambda t: (PAPER_TARGETS.index(t) if t in PAPER_TARGETS else len(PAPER_TARGETS), t))
     runs = runs[runs["targets"].isin(curves)]
-    runs = runs.assign(arm=[arm_name(t, r) for t, r in zip(runs["targets"], runs["rank"], strict=True)])
-    arms = {t: [arm_name(t, r) for r in sorted(runs.loc[runs["targets"] == t, "rank"].unique())] for t in curves}
-    runs = sort_arms(runs, [arm for mine in arms.values() for arm in mine])
+    arms = {t: [str(Arm(t, int(r))) for r in sorted(runs.loc[runs["targets"] == t, "rank"].unique())] for t in curves}
+    runs = sort_arms(name_arms(runs), [arm for of_curve in arms.values() for arm in of_curve])
     settings.refuse_duplicates(setting, runs)
-    judged = judge(runs, [(other, mine[0]) for mine in arms.values() for other in mine[1:]], margin=margin)
+    judged = judge(runs, [(other, lowest) for lowest, *others in arms.values() for other in others], margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
-    estimates["rank"] = [int(arm.rsplit("=", 1)[1]) for arm in estimates.index]
+    estimates["rank"] = [arm.rank for arm in estimates["arm"]]
     return Section(
         title=f"Rank: {setting.title}",
         sentence=sentence(setting, estimates, table, margin),
@@ -85,11 +84,6 @@ def section(setting: settings.Setting, *, margin: float, name: str) -> Section:
             "runs": runs,
         },
     )
-
-
-def arm_name(targets: str, rank: float) -> str:
-    """`qv r=8`."""
-    return f"{targets} r={int(rank)}"
 
 
 def sentence(setting: settings.Setting, estimates: pd.DataFrame, table: pd.DataFrame, margin: float) -> str:
@@ -129,7 +123,7 @@ def notes(
     if policy in scales:
         told.append(f"alpha {setting.facts.get('alpha'):g}, policy {policy}: the update is scaled by {scales[policy]}")
     here = sorted({int(rank) for rank in runs["rank"]})
-    expected = [arm_name(t, r) for t in curves for r in here]
+    expected = [str(Arm(t, r)) for t in curves for r in here]
     absent = gaps.missing(runs, expected)
     if absent:
         told.append(f"missing from the store: {absent}")

@@ -187,6 +187,7 @@ def _placements(
     reference: str,
 ) -> Table:
     frame = tables.cell_frame(setting, estimates, rates)
+    frame["cell_shown"] = [str(arm) for arm in estimates["arm"]]
     frame = tables.with_contrasts(frame, table, side="second", prefix="reference")
     paper = _paper(estimates).pivot(index="targets", columns="dataset", values="score")
     for dataset in map(str, paper):

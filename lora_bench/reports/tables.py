@@ -19,7 +19,7 @@ from lora_bench.wording import count, interval, listed, p_value, plus_minus, poi
 
 def cell_frame(setting: settings.Setting, estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     """Estimates as a tidy frame with the rate's certificate, and the columns that are shown in words."""
-    frame = estimates.drop(columns=["scores", "failures"]).rename_axis("cell").reset_index()
+    frame = estimates.drop(columns=["arm", "scores", "failures"]).rename_axis("cell").reset_index()
     drawn = [_bootstrap(tuple(scores.values())) for scores in estimates["scores"]]
     frame["bootstrap_low"], frame["bootstrap_high"] = np.array(drawn, dtype=float).reshape(-1, 2).T
     frame.insert(0, "task", setting.facts["task"])
@@ -32,10 +32,6 @@ def cell_frame(setting: settings.Setting, estimates: pd.DataFrame, rates: pd.Dat
         for n, failed, lacks in zip(frame["n_seeds"], frame["n_failed"], frame["n_missing"], strict=True)
     ]
     frame["score_shown"] = [plus_minus(mean, high) for mean, high in zip(frame["mean"], frame["high"], strict=True)]
-    frame["cell_shown"] = [
-        cell if " r=" in cell or not ranks else f"{cell} r={ranks}"
-        for cell, ranks in zip(frame["cell"], frame["ranks"], strict=True)
-    ]
     mark = dict.fromkeys(tuning.UNCERTIFIED, "*") | {"none": " (no score)"}
     frame["rate_shown"] = [
         f"{rate:g}" + ("" if method == settings.FLOOR else mark.get(certificate, ""))

@@ -6,6 +6,7 @@ are chosen on `select`, scores are read on `report`; failed runs stay, counted a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,39 +16,78 @@ import pandas as pd
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.grammar import GROUPS, parse_targets, spell_targets
+from lora_bench.config.schema import METHODS
 from lora_bench.verdicts import settings, stats, tuning
 from lora_bench.verdicts.settings import FLOOR, PLACEMENTS, REFERENCE_TARGETS
 
 _ESTIMATED = ("arm", "lr", "seed", "status", "scored", "report", "train")
 
 
-def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
-    """Runs with arms named by placement and rank, `qv r=4`; methods without targets by their own name. Sorted."""
-    ranks = [rank_text(*one) for one in zip(runs["rank"], runs["rank_min"], runs["rank_max"], strict=True)]
-    arms = [
-        f"{targets} r={rank}" if targets else method
-        for targets, rank, method in zip(runs["targets"], ranks, runs["method"], strict=True)
+@functools.total_ordering
+@dataclass(frozen=True)
+class Arm:
+    """A placement and its rank; methods without targets stand under their own name.
+
+    Ordered as the paper's Table 5 and by rank, other placements after it, methods last.
+    """
+
+    targets: str  # qv; of a method without: full
+    rank: int | tuple[int, int] | None = None  # (lowest, highest) where it goes by matrix; None where it is not known
+
+    @property
+    def ranks(self) -> str:
+        """The rank in words: `4`, `2-3` where it goes by matrix, empty where it is not known."""
+        if self.rank is None:
+            return ""
+        return f"{self.rank}" if isinstance(self.rank, int) else "{}-{}".format(*self.rank)
+
+    def __str__(self) -> str:
+        return f"{self.targets} r={self.ranks}" if self.ranks else self.targets
+
+    def __lt__(self, other: Arm) -> bool:
+        return self._place() < other._place()
+
+    def _place(self) -> tuple:
+        place = PLACEMENTS.index(self.targets) if self.targets in PLACEMENTS else len(PLACEMENTS)
+        low, high = (self.rank, self.rank) if isinstance(self.rank, int) else self.rank or (0, 0)
+        return self.targets in METHODS, place, self.targets, high, low
+
+
+def arms_of(runs: pd.DataFrame) -> list[Arm]:
+    """The arm of each prepared run, in their order."""
+    columns = (runs[name] for name in ("targets", "method", "rank", "rank_min", "rank_max"))
+    return [
+        Arm(targets, _rank_of(*ranks)) if targets else Arm(method)
+        for targets, method, *ranks in zip(*columns, strict=True)
     ]
-    named = runs.assign(arm=arms)
-    points = named.drop_duplicates("arm")
-    place = {targets: i for i, targets in enumerate(PLACEMENTS)}
-    order = sorted(
-        zip(points["arm"], points["targets"], points["rank_max"], strict=True),
-        key=lambda one: (one[1] == "", place.get(one[1], len(place)), one[1], one[2]),
-    )
-    return sort_arms(named, [arm for arm, _, _ in order])
+
+
+def _rank_of(rank: float, lowest: float, highest: float) -> int | tuple[int, int] | None:
+    if pd.notna(rank):
+        return int(rank)
+    if pd.isna(lowest):
+        return None
+    return int(lowest) if lowest == highest else (int(lowest), int(highest))
+
+
+def name_arms(runs: pd.DataFrame) -> pd.DataFrame:
+    """Prepared runs with arms named by placement and rank, `qv r=4`. Sorted."""
+    arms = arms_of(runs)
+    return sort_arms(runs.assign(arm=[str(arm) for arm in arms]), [str(arm) for arm in sorted(set(arms))])
 
 
 def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series) -> pd.DataFrame:
     """Mean and 95 % t interval over seeds of each arm's report score at its rate, with what failed or is missing.
 
     Returns:
-        indexed by arm: method, targets, ranks, adapter_parameters, lr, n_seeds, n_failed, n_missing, mean, low, high,
-        sd, train, gap (train minus report) with its interval, seconds, bytes, scores ({seed: score}), failures
-        ({seed: why}).
+        indexed by the arm's name: method, targets, arm (an `Arm`), ranks (in words), adapter_parameters,
+        lr, n_seeds, n_failed, n_missing, mean, low, high, sd, train, gap (train minus report) with its interval,
+        seconds, bytes, scores ({seed: score}), failures ({seed: why}).
     """
     everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
-    points = runs.drop_duplicates("arm").set_index("arm").to_dict("index")
+    first_runs = runs.drop_duplicates("arm")
+    arm_of = dict(zip(first_runs["arm"], arms_of(first_runs), strict=True))
+    points = first_runs.set_index("arm").to_dict("index")
     spent = runs.groupby("arm")["adapter_parameters"].max().to_dict()  # a failed run may not have been counted
     rate_of = {str(arm): float(rate) for arm, rate in rates.items()}
     kept = [name for name in (*_ESTIMATED, "error_kind", "attributed_seconds", "adapter_bytes") if name in runs]
@@ -67,7 +107,8 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series) -> pd.D
         rows[arm] = {
             "method": first["method"],
             "targets": first["targets"],
-            "ranks": rank_text(first["rank"], first["rank_min"], first["rank_max"]),
+            "arm": arm_of[arm],
+            "ranks": arm_of[arm].ranks,
             "adapter_parameters": spent.get(arm, math.nan),
             "lr": rate_of[arm],
             "n_seeds": len(scored),
@@ -199,15 +240,6 @@ def sort_arms(runs: pd.DataFrame, order: Sequence[str] = (*PLACEMENTS, FLOOR)) -
     last = place.get(FLOOR, len(order))
     key = runs["arm"].map(lambda arm: place.get(str(arm), last - 0.5))
     return runs.assign(_key=key).sort_values(["_key", "arm", "lr", "seed"], kind="stable").drop(columns="_key")
-
-
-def rank_text(rank: float, lowest: float, highest: float) -> str:
-    """A run's rank in words: `4`, or `2-3` where it goes by matrix."""
-    if pd.notna(rank):
-        return f"{int(rank)}"
-    if pd.notna(lowest):
-        return f"{int(lowest)}" if lowest == highest else f"{int(lowest)}-{int(highest)}"
-    return ""
 
 
 def _mean_of(scored: pd.DataFrame, name: str) -> float:
