@@ -9,8 +9,8 @@ from lora_bench.reports import script
 def main(argv: list[str] | None = None) -> int:
     parser = script.parser(amplification.__doc__, "amplification")
     parser.add_argument("--targets", default="", metavar="ROLES", help="only this placement (default: every one)")
-    options = parser.parse_args(argv)
-    return script.run_script(lambda runs: amplification.sections(runs, options), options)
+    scope, out, options = script.parse(parser, argv)
+    return script.run_script(lambda runs: amplification.sections(runs, scope, targets=options.targets), scope, out)
 
 
 if __name__ == "__main__":

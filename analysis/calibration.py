@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from lora_bench import wording
 from lora_bench.calibration import parts
+from lora_bench.calibration.simulate import Trials
 from lora_bench.reports import script
+from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts import settings
@@ -22,26 +25,27 @@ from lora_bench.verdicts import settings
 
 def main(argv: list[str] | None = None) -> int:
     wording.spell_out()
-    options = _parse(argv)
+    scope, out, options = _parse(argv)
+    trials = Trials(options.sd / 100, options.sweeps, options.power_sweeps, options.seed)
     wanted = options.parts or parts.PARTS
     made: list[Section] = []
     absent: list[tuple[str, str]] = []
     for part in wanted:
         try:
-            made += parts.section_makers()[part](options)
+            made += parts.sections(part, scope, trials)
         except (settings.NothingToShow, StoreError) as error:
             absent.append((part, str(error)))
     made.append(parts.summary(made, absent))
-    out = script.console()
+    screen = script.console()
     for section in made:
-        script.show_and_write(section, options.out, out)
+        script.show_and_write(section, out, screen)
     for part, why in absent:
         print(f"{part}: {why}", file=sys.stderr)
     is_all_absent = len(absent) == len(wanted)
     return 2 if is_all_absent or (options.parts and absent) else 0
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse(argv: list[str] | None) -> tuple[Scope, Path, argparse.Namespace]:
     parser = script.parser(__doc__, "calibration", by_method=False)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts.PARTS)} (default: all)")
     parser.add_argument(
@@ -54,13 +58,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--power-sweeps", type=int, default=300, metavar="N", help="sweeps per effect and seeds (default: 300)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the simulation (default: 0)")
-    options = parser.parse_args(argv)
+    scope, out, options = script.parse(parser, argv)
     unknown = [part for part in options.parts if part not in parts.PARTS]
     if unknown:
         parser.error(f"no part {unknown[0]!r}; parts are {', '.join(parts.PARTS)}")
     if not options.sd > 0 or min(options.sweeps, options.power_sweeps) < 1 or options.seed < 0:
         parser.error("--sd, --sweeps and --power-sweeps must be above 0, --seed not below")
-    return options
+    return scope, out, options
 
 
 if __name__ == "__main__":

@@ -12,12 +12,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--claims", type=argument, default=claims.SHIPPED, metavar="FILE", help="the claims (default: those shipped)"
     )
-    options = parser.parse_args(argv)
+    scope, out, options = script.parse(parser, argv)
     try:
         judged = claims.read_claims(options.claims)
     except claims.ClaimError as error:
         parser.error(str(error))
-    return script.run_script(lambda runs: claims.sections(runs, options, judged), options)
+    return script.run_script(lambda runs: claims.sections(runs, scope, judged), scope, out)
 
 
 if __name__ == "__main__":

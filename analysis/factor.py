@@ -21,9 +21,9 @@ def main(argv: list[str] | None = None) -> int:
         metavar="LEVEL",
         help=f"the level that the others are held against (default: {', '.join(factor.USUAL.values())}, or the lowest)",
     )
-    options = parser.parse_args(argv)
-    options.reference = options.reference and factor.plain_level(options.reference)
-    return script.run_script(lambda runs: factor.sections(runs, options), options)
+    scope, out, options = script.parse(parser, argv)
+    reference = options.reference and factor.plain_level(options.reference)
+    return script.run_script(lambda runs: factor.sections(runs, scope, by=options.by, reference=reference), scope, out)
 
 
 if __name__ == "__main__":

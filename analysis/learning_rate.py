@@ -7,9 +7,8 @@ from lora_bench.reports import script
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = script.parser(learning_rate.__doc__, "learning_rate")
-    options = parser.parse_args(argv)
-    return script.run_script(lambda runs: learning_rate.sections(runs, options), options)
+    scope, out, _ = script.parse(script.parser(learning_rate.__doc__, "learning_rate"), argv)
+    return script.run_script(lambda runs: learning_rate.sections(runs, scope), scope, out)
 
 
 if __name__ == "__main__":

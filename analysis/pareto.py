@@ -7,9 +7,8 @@ from lora_bench.reports import script
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = script.parser(pareto.__doc__, "pareto")
-    options = parser.parse_args(argv)
-    return script.run_script(lambda runs: pareto.sections(runs, options), options)
+    scope, out, _ = script.parse(script.parser(pareto.__doc__, "pareto"), argv)
+    return script.run_script(lambda runs: pareto.sections(runs, scope), scope, out)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,8 @@ from lora_bench.reports import script
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = script.parser(rank.__doc__, "rank")
-    options = parser.parse_args(argv)
-    return script.run_script(lambda runs: rank.sections(runs, options), options)
+    scope, out, _ = script.parse(script.parser(rank.__doc__, "rank"), argv)
+    return script.run_script(lambda runs: rank.sections(runs, scope), scope, out)
 
 
 if __name__ == "__main__":

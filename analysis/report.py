@@ -16,26 +16,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--title", default="Which weight matrices should LoRA adapt?", metavar="TEXT", help="the page's title"
     )
-    options = parser.parse_args(argv)
-    options.budget, options.targets, options.ranks, options.layer, options.step_zero = None, "", "", None, False
-    options.reference = settings.REFERENCE_TARGETS
+    scope, out, options = script.parse(parser, argv)
     clock = time.perf_counter()
     try:
-        frame = script.read_frame(options.store)
-        runs = settings.prepare(frame, metric=options.metric)
-        made = page.build(runs, options)
+        runs = scope.read()
+        made = page.build(runs, scope, out=out, title=options.title)
     except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    path = options.out / "index.html"
+    path = out / "index.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(made["html"], encoding="utf-8")
-    out = script.console()
+    screen = script.console()
     for sentence in made["verdict"]:
-        out.print(sentence, style="bold", soft_wrap=True)
+        screen.print(sentence, style="bold", soft_wrap=True)
     seconds = time.perf_counter() - clock
-    told = f"written: {path} with {made['n_figures']} figures, {len(frame)} runs, {seconds:.0f} s"
-    out.print(told, style="dim", soft_wrap=True)
+    told = f"written: {path} with {made['n_figures']} figures, {len(runs)} runs, {seconds:.0f} s"
+    screen.print(told, style="dim", soft_wrap=True)
     return 0
 
 

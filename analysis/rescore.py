@@ -17,7 +17,7 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.paths import argument
-from lora_bench.reports import output, script
+from lora_bench.reports import output, scope, script
 from lora_bench.reports.section import Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.errors import StoreError
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"--add: no metric {unknown[0]!r}; metrics are {', '.join((*CLASSIFICATION, *REGRESSION))}")
     try:
-        frame = script.read_frame(options.store)
+        frame = scope.read_frame(options.store)
     except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -18,8 +18,9 @@ def main(argv: list[str] | None = None) -> int:
         metavar="TARGETS",
         help=f"the placement that the others are held against (default: {settings.REFERENCE_TARGETS})",
     )
-    options = parser.parse_args(argv)
-    return script.run_script(lambda runs: weight_types.sections(runs, options), options)
+    scope, out, options = script.parse(parser, argv)
+    asked = {"budget": options.budget, "reference": options.reference}
+    return script.run_script(lambda runs: weight_types.sections(runs, scope, **asked), scope, out)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 import re
-from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +13,7 @@ from analysis import rescore
 from lora_bench import wording
 from lora_bench.questions import amplification, rank, weight_types
 from lora_bench.questions.across import across
+from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
 from lora_bench.store import open_store
 from lora_bench.verdicts import arms, settings, tuning
@@ -22,10 +22,6 @@ from lora_bench.verdicts import paper as published
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results" / "study"
 PAGE = ROOT / "docs" / "replication.md"
-OPTIONS = {
-    "task": "sst2", "model": None, "method": "lora", "mix_environments": False, "margin": None, "budget": None,
-    "reference": "qv", "store": STUDY,
-}  # fmt: skip
 
 
 def test_rescoring_reproduces_every_score_byte_for_byte(tmp_path, capsys):
@@ -54,8 +50,9 @@ def tables_of(heading: str) -> list[list[dict[str, str]]]:
     return found
 
 
-def sections_of(question: ModuleType, **options) -> list[Section]:
-    return question.sections(settings.prepare(open_store(STUDY).frame()), Namespace(**(OPTIONS | options)))
+def sections_of(question: ModuleType, *, task: str = "sst2", **asked) -> list[Section]:
+    scope = Scope(STUDY, task=task)
+    return question.sections(scope.read(), scope, **asked)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import itertools
 
 import numpy as np
@@ -10,11 +9,10 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.calibration import simulate
-from lora_bench.calibration.simulate import ERROR
+from lora_bench.calibration.simulate import ERROR, Trials
 from lora_bench.calibration.simulated import (
     SEEDS,
     error_row,
-    generators,
     null_table,
     power_rows,
     power_says,
@@ -22,8 +20,9 @@ from lora_bench.calibration.simulated import (
     power_table,
 )
 from lora_bench.config.schema import LORA_METHODS
-from lora_bench.reports import script, tables
+from lora_bench.reports import tables
 from lora_bench.reports.figures import instrument, verdicts
+from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import arms, gaps, settings, stats
 from lora_bench.wording import percent
@@ -35,26 +34,26 @@ COVERAGE_DRAWS = 2_000
 # ---------------------------------------------------------------- real A/A
 
 
-def replicates(options: argparse.Namespace) -> list[Section]:
+def replicates(scope: Scope, trials: Trials) -> list[Section]:
     """Runs that differ in the adapter's init alone, and what their differences do to simulated verdicts.
 
     Raises:
         NothingToShow: when the store has no such pair.
     """
-    runs = prepared(options)
+    runs = scope.read()
     runs = arms.name_arms(runs[runs["method"].isin(LORA_METHODS)])
     runs = runs[runs["replicate"].isin([0, 1])]
     # Two draws of one cell are two arms of one setting.
     runs = runs.assign(cell=runs["arm"], draw=runs["replicate"], replicate=0)
     runs = runs.assign(arm=[_arm(cell, draw) for cell, draw in zip(runs["cell"], runs["draw"], strict=True)])
     made = []
-    for setting in settings_of(runs, options):
+    for setting in settings_of(runs, scope):
         both = setting.runs.groupby("cell", sort=False)["draw"].nunique()
         paired = list(both.index[both == 2])
         if paired:
             runs = setting.runs[setting.runs["cell"].isin(paired)]
             is_pair = runs.groupby(["cell", "lr", "seed"])["draw"].transform("nunique") == 2  # others are no A/A runs
-            made.append(_replicates(setting, runs[is_pair], paired, options))
+            made.append(_replicates(setting, runs[is_pair], paired, scope, trials))
     if not made:
         raise settings.NothingToShow(
             "no cell was run with adapter.replicate=0 and 1; start with: lora-bench +sweeps=calibration_aa"
@@ -67,10 +66,10 @@ def _arm(cell: str, draw: float) -> str:
 
 
 def _replicates(
-    setting: settings.Setting, runs: pd.DataFrame, paired: list[str], options: argparse.Namespace
+    setting: settings.Setting, runs: pd.DataFrame, paired: list[str], scope: Scope, trials: Trials
 ) -> Section:
     settings.refuse_duplicates(setting, runs)
-    margin = script.margin(options, setting.metric)
+    margin = scope.margin_of(setting.metric)
     judged = arms.judge(runs, [(_arm(cell, 0), _arm(cell, 1)) for cell in paired], margin=margin)
     contrasts = judged.contrasts
     scored = runs[runs["scored"]]
@@ -103,17 +102,17 @@ def _replicates(
             "report with 95 % intervals and verdicts, Holm-corrected over the cells. There is nothing to find."
         )
     if residuals.size >= stats.MIN_PAIRS and sd > 0:
-        _add_resampled(section, name, residuals, sd, options)
+        _add_resampled(section, name, residuals, sd, trials)
     else:
         section.notes.append("too few differences that vary: they are not resampled")
     return section
 
 
-def _add_resampled(section: Section, name: str, residuals: np.ndarray, sd: float, options: argparse.Namespace) -> None:
+def _add_resampled(section: Section, name: str, residuals: np.ndarray, sd: float, trials: Trials) -> None:
     """Put false verdicts and power on the real differences into the section."""
     rows = []
     for n_seeds in SEEDS:
-        sweeps = generators(options, f"A/A residuals, {n_seeds} seeds", 200 + n_seeds, options.sweeps)
+        sweeps = trials.generators(200 + n_seeds, trials.n_sweeps, f"A/A residuals, {n_seeds} seeds")
         found = simulate.errors(simulate.resample(rng, residuals, n_seeds=n_seeds) for rng in sweeps)
         rows.append({"label": f"A/A residuals, {n_seeds} seeds", "n_seeds": n_seeds} | error_row(found))
     errors = pd.DataFrame(rows)
@@ -121,7 +120,7 @@ def _add_resampled(section: Section, name: str, residuals: np.ndarray, sd: float
     def draw(rng: np.random.Generator, n_seeds: int, effect: float) -> pd.DataFrame:
         return simulate.resample(rng, residuals, n_seeds=n_seeds, shift=effect * sd)
 
-    table = power_rows(options, sd, draw)
+    table = power_rows(trials, sd, draw)
     worst = arms.highest(errors, "share")
     section.sentence += (
         f" Sweeps made of the {residuals.size} real differences, with random signs, gave a false verdict in at most "
@@ -145,19 +144,19 @@ def _add_resampled(section: Section, name: str, residuals: np.ndarray, sd: float
 # ---------------------------------------------------------------- coverage
 
 
-def reference(options: argparse.Namespace) -> list[Section]:
+def reference(scope: Scope, trials: Trials) -> list[Section]:
     """Intervals of few seeds against the mean of many, for cells and for their paired differences.
 
     Raises:
         NothingToShow: when no cell has enough seeds.
     """
-    runs = arms.name_arms(prepared(options))
+    runs = arms.name_arms(scope.read())
     made = []
-    for setting in settings_of(runs[runs["method"].isin(LORA_METHODS)], options):
+    for setting in settings_of(runs[runs["method"].isin(LORA_METHODS)], scope):
         settings.refuse_duplicates(setting, setting.runs)
         scores = _scores(setting.runs)
         if scores:
-            made.append(_reference(setting, scores, options))
+            made.append(_reference(setting, scores, trials))
     if not made:
         raise settings.NothingToShow(
             f"no cell has {COVERAGE_SEEDS} seeds or more; start with: lora-bench +sweeps=calibration_reference"
@@ -181,8 +180,8 @@ def _scores(runs: pd.DataFrame) -> dict[str, np.ndarray]:
     return scores
 
 
-def _reference(setting: settings.Setting, scores: dict[str, np.ndarray], options: argparse.Namespace) -> Section:
-    rng = np.random.default_rng([options.seed, 300])
+def _reference(setting: settings.Setting, scores: dict[str, np.ndarray], trials: Trials) -> Section:
+    rng = np.random.default_rng([trials.seed, 300])
     rows = []
     for name, values in scores.items():
         for n_seeds in SEEDS:
@@ -239,14 +238,9 @@ def _reference(setting: settings.Setting, scores: dict[str, np.ndarray], options
     )
 
 
-def prepared(options: argparse.Namespace) -> pd.DataFrame:
-    return settings.prepare(script.read_frame(options.store), metric=options.metric)
-
-
-def settings_of(runs: pd.DataFrame, options: argparse.Namespace) -> list[settings.Setting]:
-    if runs.empty:
-        return []
-    return settings.settings(runs, model=options.model, task=options.task, mix_environments=options.mix_environments)
+def settings_of(runs: pd.DataFrame, scope: Scope) -> list[settings.Setting]:
+    """The settings of these runs; none of none, which each part tells in its own words."""
+    return [] if runs.empty else scope.settings(runs)
 
 
 def notes_of_missing(setting: settings.Setting, runs: pd.DataFrame) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 
 import pandas as pd
@@ -10,14 +9,29 @@ import pandas as pd
 from lora_bench import wording
 from lora_bench.calibration.measured import reference, replicates
 from lora_bench.calibration.planted_teachers import planted
+from lora_bench.calibration.simulate import Trials
 from lora_bench.calibration.simulated import null, power
+from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Column, Section, Table
 
 PARTS = ("null", "power", "aa", "coverage", "planted")
 
 
-def section_makers() -> dict[str, Callable[[argparse.Namespace], list[Section]]]:
-    return {"null": null, "power": power, "aa": replicates, "coverage": reference, "planted": planted}
+def sections(part: str, scope: Scope, trials: Trials) -> list[Section]:
+    """What one of PARTS finds.
+
+    Raises:
+        NothingToShow: when the store lacks the runs, naming the sweep that makes them.
+        StoreError: when the store cannot be read.
+    """
+    makers: dict[str, Callable[[], list[Section]]] = {
+        "null": lambda: null(trials),
+        "power": lambda: power(trials),
+        "aa": lambda: replicates(scope, trials),
+        "coverage": lambda: reference(scope, trials),
+        "planted": lambda: planted(scope),
+    }
+    return makers[part]()
 
 
 def summary(made: list[Section], absent: list[tuple[str, str]]) -> Section:

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import argparse
-
 import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.calibration.measured import notes_of_missing, prepared, settings_of
-from lora_bench.reports import script
+from lora_bench.calibration.measured import notes_of_missing, settings_of
 from lora_bench.reports.figures import instrument
 from lora_bench.reports.figures.verdicts import ranks
+from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, settings, stats, tuning
 
 
-def planted(options: argparse.Namespace) -> list[Section]:
+def planted(scope: Scope) -> list[Section]:
     """Teachers of known placement and rank: which students learn them?
 
     Raises:
         NothingToShow: when the store has no planted task.
     """
-    runs = prepared(options)
-    teachers = _teachers(runs, open_store(options.store))
+    runs = scope.read()
+    teachers = _teachers(runs, open_store(scope.store))
     if not teachers:
         raise settings.NothingToShow("no run has a planted task; start with: lora-bench +sweeps=calibration_planted")
     runs = runs[runs["task_fingerprint"].isin(list(teachers))]
     groups: dict[tuple, list[settings.Setting]] = {}
-    for setting in settings_of(runs, options):
+    for setting in settings_of(runs, scope):
         rest = [(key, str(value)) for key, value in setting.facts.items() if key not in ("task", "task_fingerprint")]
         about = teachers[setting.facts["task_fingerprint"]]
         groups.setdefault((*rest, about["seed"], about["noise"], about["texts"]), []).append(setting)
     return [
-        _planted(group, teachers, f"calibration_planted{f'_{i}' if len(groups) > 1 else ''}", options)
+        _planted(group, teachers, f"calibration_planted{f'_{i}' if len(groups) > 1 else ''}", scope)
         for i, group in enumerate(groups.values())
     ]
 
@@ -50,11 +48,9 @@ def _teachers(runs: pd.DataFrame, store: StoreReader) -> dict[str, dict]:
     return found
 
 
-def _planted(
-    group: list[settings.Setting], teachers: dict[str, dict], name: str, options: argparse.Namespace
-) -> Section:
+def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str, scope: Scope) -> Section:
     metric = group[0].metric
-    margin = script.margin(options, metric)
+    margin = scope.margin_of(metric)
     rows, parts, notes, curves = [], [], [], []
     for setting in sorted(group, key=lambda one: _place(teachers[one.facts["task_fingerprint"]]["targets"])):
         about = teachers[setting.facts["task_fingerprint"]]

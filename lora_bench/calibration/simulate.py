@@ -10,11 +10,13 @@ can in reality. `arms.judge` chooses, estimates and contrasts, as it does for a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from rich.progress import track
 from scipy import special, stats
 
 from lora_bench.verdicts import arms, power
@@ -34,6 +36,22 @@ NOISES = {
     "heavy": "heavy-tailed noise (t, 3 degrees of freedom)",
     "coarse": "scores in steps of 1/200",
 }
+
+
+@dataclass(frozen=True)
+class Trials:
+    """How the verdicts are put to the test: how noisy the sweeps are, and how many of them are drawn."""
+
+    sd: float = 0.02  # of the difference of two cells in one seed, as a share of 1
+    n_sweeps: int = 2000  # without an effect, of each kind
+    n_power_sweeps: int = 300  # with one, for each effect and number of seeds
+    seed: int = 0
+
+    def generators(self, stream: int, n_sweeps: int, label: str) -> Iterator[np.random.Generator]:
+        """One generator a sweep, all of one stream; with a bar on the terminal."""
+        rng = np.random.default_rng([self.seed, stream])
+        for _ in track(range(n_sweeps), label, transient=True, disable=not sys.stderr.isatty()):
+            yield rng
 
 
 @dataclass(frozen=True)

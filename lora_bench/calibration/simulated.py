@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
 from lora_bench import wording
 from lora_bench.calibration import simulate
-from lora_bench.calibration.simulate import ERROR, NOISES, PAIRS, SHIFTED, Share
+from lora_bench.calibration.simulate import ERROR, NOISES, PAIRS, SHIFTED, Share, Trials
 from lora_bench.reports.figures import instrument
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import arms
@@ -23,28 +20,25 @@ NULLS = [("normal", 3), ("normal", 5), ("normal", 8), ("heavy", 3), ("heavy", 8)
 EFFECTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # in standard deviations of a paired difference
 TIE_SD = 0.25  # noise over margin, at which eight seeds can show a tie
 
-Sweeps = Callable[[str, int, Callable[[np.random.Generator], pd.DataFrame]], Iterator[pd.DataFrame]]
-
-
 # ---------------------------------------------------------------- no effect
 
 
-def null(options: argparse.Namespace) -> list[Section]:
+def null(trials: Trials) -> list[Section]:
     """Simulated sweeps whose placements are all alike."""
     rows = []
     for noise, n_seeds in NULLS:
-        sweeps = generators(options, f"no effect, {noise}, {n_seeds} seeds", n_seeds, options.sweeps)
-        drawn = (simulate.simulate(rng, sd=options.sd / 100, n_seeds=n_seeds, noise=noise) for rng in sweeps)
+        sweeps = trials.generators(n_seeds, trials.n_sweeps, f"no effect, {noise}, {n_seeds} seeds")
+        drawn = (simulate.simulate(rng, sd=trials.sd, n_seeds=n_seeds, noise=noise) for rng in sweeps)
         found = simulate.errors(drawn)
         label = f"{noise}, {n_seeds} seeds"
         rows.append({"label": label, "noise": NOISES[noise], "n_seeds": n_seeds} | error_row(found))
     table = pd.DataFrame(rows)
-    tied = _false_ties(options)
+    tied = _false_ties(trials)
     low, high = tied.interval()
     worst = arms.highest(table, "share")
     holds = bool((table["low"] <= ERROR).all() and low <= ERROR)
     sentence = (
-        f"Without an effect, {options.sweeps:,} simulated sweeps of each kind gave a false verdict in at most "
+        f"Without an effect, {trials.n_sweeps:,} simulated sweeps of each kind gave a false verdict in at most "
         f"{percent(worst['share'])} % ({worst['label']}; 95 % binomial interval {percent(worst['low'])} to "
         f"{percent(worst['high'])}): " + ("within the nominal 5 %." if holds else "more than the nominal 5 %.")
     )
@@ -55,7 +49,7 @@ def null(options: argparse.Namespace) -> list[Section]:
             tables=[null_table("calibration_null", table)],
             figures={"calibration_null": instrument.error_rates(table, nominal=ERROR)},
             captions={
-                "calibration_null": f"Share of {options.sweeps:,} simulated sweeps (7 equal placements, 5 rates) in "
+                "calibration_null": f"Share of {trials.n_sweeps:,} simulated sweeps (7 equal placements, 5 rates) in "
                 "which any of the six contrasts is called better or worse, with 95 % binomial intervals; hollow: "
                 "before Holm's correction."
             },
@@ -66,17 +60,17 @@ def null(options: argparse.Namespace) -> list[Section]:
                 "the 95 % interval of qv at its chosen rate missed its true mean in "
                 f"{percent(table['missed'].min())} to {percent(table['missed'].max())} % of the sweeps: the rate is "
                 "chosen on select, whose luck report half shares",
-                f"noise: {options.sd:g} points (sd of a difference between two cells of one seed)",
+                f"noise: {100 * trials.sd:g} points (sd of a difference between two cells of one seed)",
             ],
             facts={"says": "holds" if holds else "fails", "table": table, "ties": tied},
         )
     ]
 
 
-def _false_ties(options: argparse.Namespace) -> Share:
+def _false_ties(trials: Trials) -> Share:
     """Sweeps in which qv beats all others by exactly the margin: a tie would be false."""
     n_seeds, margin = SEEDS[-1], simulate.MARGIN
-    sweeps = generators(options, f"a difference of one margin, {n_seeds} seeds", 100 + n_seeds, options.sweeps)
+    sweeps = trials.generators(100 + n_seeds, trials.n_sweeps, f"a difference of one margin, {n_seeds} seeds")
     drawn = (simulate.simulate(rng, sd=TIE_SD * margin, n_seeds=n_seeds, effects={"qv": margin}) for rng in sweeps)
     return simulate.ties(drawn)
 
@@ -118,14 +112,14 @@ def null_table(name: str, table: pd.DataFrame) -> Table:
 # ---------------------------------------------------------------- known effect
 
 
-def power(options: argparse.Namespace) -> list[Section]:
+def power(trials: Trials) -> list[Section]:
     """Simulated sweeps in which one placement is worse by a known difference."""
-    sd = options.sd / 100
+    sd = trials.sd
 
     def draw(rng: np.random.Generator, n_seeds: int, effect: float) -> pd.DataFrame:
         return simulate.simulate(rng, sd=sd, n_seeds=n_seeds, effects={SHIFTED: -effect * sd})
 
-    table = power_rows(options, sd, draw)
+    table = power_rows(trials, sd, draw)
     return [
         Section(
             title="Calibration: known effect",
@@ -134,7 +128,7 @@ def power(options: argparse.Namespace) -> list[Section]:
             figures={"calibration_power": instrument.power_curves(table)},
             captions={
                 "calibration_power": "How often qv is called better than a placement that is worse by a known "
-                f"difference: marks, {options.power_sweeps:,} simulated sweeps with 95 % binomial intervals; dashed, "
+                f"difference: marks, {trials.n_power_sweeps:,} simulated sweeps with 95 % binomial intervals; dashed, "
                 f"the power that the plan promises for one of {len(PAIRS)} contrasts."
             },
             facts={"says": power_says(table), "table": table},
@@ -143,13 +137,14 @@ def power(options: argparse.Namespace) -> list[Section]:
 
 
 def power_rows(
-    options: argparse.Namespace, sd: float, draw: Callable[[np.random.Generator, int, float], pd.DataFrame]
+    trials: Trials, sd: float, draw: Callable[[np.random.Generator, int, float], pd.DataFrame]
 ) -> pd.DataFrame:
     rows = []
     for n_seeds in SEEDS:
         for effect in EFFECTS:
             stream = 1_000 * n_seeds + round(100 * effect)
-            sweeps = generators(options, f"effect {effect:g} sd, {n_seeds} seeds", stream, options.power_sweeps)
+            label = f"effect {effect:g} sd, {n_seeds} seeds"
+            sweeps = trials.generators(stream, trials.n_power_sweeps, label)
             found = simulate.detections(draw(rng, n_seeds, effect) for rng in sweeps)
             low, high = found.interval()
             # All points together are to hold at 95 %.
@@ -204,10 +199,3 @@ def power_table(name: str, table: pd.DataFrame) -> Table:
             Column("promised", "promised %", percent),
         ],
     )  # fmt: skip
-
-
-def generators(options: argparse.Namespace, label: str, stream: int, n: int) -> Iterator[np.random.Generator]:
-    """One generator a sweep, all of one stream; with a bar on the terminal."""
-    rng = np.random.default_rng([options.seed, stream])
-    for _ in track(range(n), label, transient=True, disable=not sys.stderr.isatty()):
-        yield rng

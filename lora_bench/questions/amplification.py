@@ -17,8 +17,8 @@ import pandas as pd
 from scipy import special
 
 from lora_bench import wording
-from lora_bench.reports import script
 from lora_bench.reports.figures import section7
+from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, settings, subspace, tuning
@@ -28,15 +28,20 @@ NORMS = ("weight", "update", "weight_in_update", "weight_in_weight", "weight_in_
 FACTORS = {"amplification": "weight_in_update", "amplification_random": "weight_in_random"}  # of which norm, as a log
 
 
-def sections(runs: pd.DataFrame, options) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope, *, targets: str = "") -> list[Section]:
     """One section per setting.
+
+    Args:
+        targets: only this placement; empty takes every one.
 
     Raises:
         NothingToShow: when no run at a chosen rate keeps its norms.
     """
-    store, wanted = open_store(options.store), options.targets
-    return script.each_setting(
-        runs, options, lambda one: [section(one, store, targets=wanted, name=f"amplification_{one.slug}")]
+    store = open_store(scope.store)
+    return each_setting(
+        runs,
+        scope,
+        lambda setting: [section(setting, store, targets=targets, name=f"amplification_{setting.slug}")],
     )
 
 

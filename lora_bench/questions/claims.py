@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from lora_bench import wording
-from lora_bench.reports import script
+from lora_bench.reports.scope import Scope, gather
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import settings, stats, tuning
 from lora_bench.verdicts.arms import compare, estimate, name_arms, same_targets
@@ -61,11 +61,15 @@ def read_claims(path: Path) -> list[dict]:
     return claims
 
 
-def sections(runs: pd.DataFrame, options, claims: list[dict] | None = None) -> list[Section]:
-    """One card over all settings."""
+def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None) -> list[Section]:
+    """One card over all settings.
+
+    Raises:
+        NothingToShow: when no setting can be judged.
+    """
     claims = claims or read_claims(SHIPPED)
-    found = script.settings(runs, options)
-    rows, refused = script.gather(found, lambda one: judge(one, claims, margin=script.margin(options, one.metric)))
+    found = scope.settings(runs)
+    rows, refused = gather(found, lambda setting: judge(setting, claims, margin=scope.margin_of(setting.metric)))
     section = card_section(pd.DataFrame(rows), claims, several=len(found) > 1)
     section.notes.extend(dict.fromkeys(note for setting in found for note in setting.notes))
     section.notes.extend(refused)

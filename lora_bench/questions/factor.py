@@ -8,15 +8,15 @@ seed and Holm-corrected over all placements of a setting.
 
 from __future__ import annotations
 
-from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
-from lora_bench.reports import script, tables
+from lora_bench.reports import tables
 from lora_bench.reports.figures import style
+from lora_bench.reports.scope import Scope, gather
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import gaps, settings
 from lora_bench.verdicts.arms import Judgement, arms_of, judge, sort_arms
@@ -33,47 +33,49 @@ class Compared:
     levels: list[str]  # the reference first
 
 
-def sections(runs: pd.DataFrame, options) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope, *, by: str, reference: str | None = None) -> list[Section]:
     """One section per setting in which the factor has two levels or more at some placement and budget.
+
+    Args:
+        by: one of `settings.FACTORS`.
+        reference: the level that the others are held against; None takes the usual one, or the lowest.
 
     Raises:
         NothingToShow: when there is none, with what differs beside the factor; or when no level is the reference.
     """
-    by = options.by
-    for name in ("model", "task"):
-        runs = settings.filter_runs(runs, name, getattr(options, name))
+    runs = scope.within(runs)
     runs = runs.assign(level=_levels(runs, by))
     methods = [None] if by == "method" else [one for one in LORA_METHODS if one in set(runs["method"])]
     free = settings.METHOD_SETTINGS if by == "method" else (by,)
     found = [
-        (setting, compared(setting, by, options.reference))
+        (setting, compared(setting, by, reference))
         for method in methods
-        for setting in settings.settings(runs, method=method, mix_environments=options.mix_environments, free=free)
+        for setting in replace(scope, method=method).settings(runs, free=free)
     ]
     held = sorted({str(level) for level in runs.loc[runs["targets"] != "", "level"]}, key=_order)
-    if options.reference and options.reference not in held:
-        raise settings.NothingToShow(f"--reference: {by} is never {options.reference!r}; it is {wording.listed(held)}")
+    if reference and reference not in held:
+        raise settings.NothingToShow(f"--reference: {by} is never {reference!r}; it is {wording.listed(held)}")
     several = [(setting, placements) for setting, placements in found if placements]
     if not several:
         raise settings.NothingToShow(_nowhere(runs, by, held))
 
     def of(one: tuple[settings.Setting, list[Compared]]) -> list[Section]:
         setting, placements = one
-        return [section(setting, by, placements, margin=script.margin(options, setting.metric))]
+        return [section(setting, by, placements, margin=scope.margin_of(setting.metric))]
 
-    made, refused = script.gather(several, of)
+    made, refused = gather(several, of)
     made[-1].notes.extend(refused)
     return made
 
 
-def every(runs: pd.DataFrame, options) -> list[Section]:
+def every(runs: pd.DataFrame, scope: Scope) -> list[Section]:
     """The sections of every factor that the runs vary, for the page; what tells methods apart is told as the method."""
     found: list[Section] = []
     for by in (name for name in settings.FACTORS if name in runs and runs[name].nunique(dropna=False) > 1):
         if by in settings.METHOD_SETTINGS and any(section.facts["by"] == "method" for section in found):
             continue
         try:
-            found += sections(runs, Namespace(**{**vars(options), "by": by, "reference": None}))
+            found += sections(runs, scope, by=by)
         except settings.NothingToShow:
             continue
     return found

@@ -5,7 +5,7 @@ The questions stay the one place that computes tables and figures; here they are
 
 from __future__ import annotations
 
-from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pandas as pd
 
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.questions import factor, learning_rate, pareto, rank, weight_types
+from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
 from lora_bench.verdicts import arms, settings, tuning
 
@@ -31,18 +32,17 @@ def sections(frame: Any, *, store: Path) -> dict[str, list[Section]]:
         runs = settings.prepare(frame)
     except settings.NothingToShow:
         return {}
-    found: dict[str, list[Section]] = {}
-    options = Namespace(store=store, task=None, model=None, metric=None, margin=None, mix_environments=False)
-    for method in [one for one in LORA_METHODS if one in set(runs["method"])]:
-        options.method, options.budget, options.reference = method, None, settings.REFERENCE_TARGETS
+    by_script: dict[str, list[Section]] = {}
+    scope = Scope(store)
+    for method in [method for method in LORA_METHODS if method in set(runs["method"])]:
         for name, sections_of in SCRIPTS.items():
             try:
-                made = sections_of(runs, options)
+                made = sections_of(runs, replace(scope, method=method))
             except settings.NothingToShow:
                 continue
-            found.setdefault(name, []).extend(made)
-    between = factor.every(runs, options)
-    return found | ({"factor": between} if between else {})
+            by_script.setdefault(name, []).extend(made)
+    between = factor.every(runs, scope)
+    return by_script | ({"factor": between} if between else {})
 
 
 def chosen_cells(frame: Any) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,9 @@ from scipy import special
 from lora_bench import wording
 from lora_bench.config import overrides
 from lora_bench.config.overrides import override
-from lora_bench.reports import script, tables
+from lora_bench.reports import tables
 from lora_bench.reports.figures.curves import learning_rates
+from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
@@ -27,16 +29,17 @@ from lora_bench.store.reader import is_archive
 from lora_bench.verdicts import arms, gaps, settings, stats, tuning
 
 
-def sections(runs: pd.DataFrame, options) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope) -> list[Section]:
     """One section per setting."""
-    store = getattr(options, "store", None)
     pinned = settings.varied_factors(runs)
-    return script.each_setting(
-        runs, options, lambda one: [section(one, name=f"learning_rate_{one.slug}", store=store, pinned=pinned)]
+    return each_setting(
+        runs,
+        scope,
+        lambda setting: [section(setting, name=f"learning_rate_{setting.slug}", store=scope.store, pinned=pinned)],
     )
 
 
-def section(setting: settings.Setting, *, name: str, store=None, pinned: Mapping[str, Sequence[str]]) -> Section:
+def section(setting: settings.Setting, *, name: str, store: Path, pinned: Mapping[str, Sequence[str]]) -> Section:
     """The table, the figure and the sentence for one setting.
 
     Args:
@@ -122,7 +125,7 @@ def sentence(
 
 
 def paste_line(
-    runs: pd.DataFrame, arm: str, add: list[float], store=None, *, pinned: Mapping[str, Sequence[str]]
+    runs: pd.DataFrame, arm: str, add: list[float], store: Path, *, pinned: Mapping[str, Sequence[str]]
 ) -> str:
     """The command that runs an arm at the rates that its certificate lacks, from the way that its runs were started.
 
@@ -132,14 +135,12 @@ def paste_line(
     mine = runs[runs["arm"] == arm]
     first = mine.iloc[0]
     started = [override("model", str(first["model"]).rsplit("/", 1)[-1]), override("task", first["task"])]
-    sweep = None
-    if store is not None:
-        try:
-            invocation = open_store(store).record(first["run_id"])["invocation"]
-        except StoreError:
-            invocation = {}
-        sweep = invocation.get("sweep")
-        started = [str(word) for word in invocation.get("overrides") or started]
+    try:
+        invocation = open_store(store).record(first["run_id"])["invocation"]
+    except StoreError:
+        invocation = {}
+    sweep = invocation.get("sweep")
+    started = [str(word) for word in invocation.get("overrides") or started]
     levels = {settings.FACTORS[by]: _level(first, by) for by in pinned.get(str(sweep or ""), ())}
     kept = [one for one in tables.settled_overrides(started) if one.partition("=")[0] not in levels]
     seeds = sorted({int(seed) for seed in mine["seed"]})
@@ -150,7 +151,7 @@ def paste_line(
         words += [f"adapter.rank={int(first['rank'])}", "adapter.budget=null"]  # the sweep's file may set a budget
     words += [f"{key}={level}" for key, level in levels.items() if level]
     words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
-    if store is not None and not is_archive(store):
+    if not is_archive(store):
         words.append(override("store", str(store)))
     return wording.command_line(words)
 
@@ -168,7 +169,7 @@ def _level(run: pd.Series, by: str) -> str:
 
 
 def _notes(
-    setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, store, pinned: Mapping[str, Sequence[str]]
+    setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, store: Path, pinned: Mapping[str, Sequence[str]]
 ) -> list[str]:
     told = list(setting.notes)
     adapted = [arm for arm in rates.index if arm != settings.FLOOR]

@@ -10,7 +10,6 @@ import base64
 import math
 import multiprocessing
 import os
-from argparse import Namespace
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -25,11 +24,12 @@ from lora_bench.questions import amplification, claims, factor, learning_rate, p
 from lora_bench.questions.across import across
 from lora_bench.reports import output
 from lora_bench.reports.figures import style, verdicts
+from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.environment import ENVIRONMENT_KEYS
 from lora_bench.store.errors import StoreError
-from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingToShow, Setting, filter_runs
+from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingToShow, Setting
 from lora_bench.wording import duration, size
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -59,7 +59,7 @@ class Part:
     sections: list[dict] = field(default_factory=list)
 
 
-def build(runs: pd.DataFrame, options: Namespace) -> dict:
+def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str) -> dict:
     """Make every section, write tables and figures, and render the page.
 
     Raises:
@@ -68,7 +68,7 @@ def build(runs: pd.DataFrame, options: Namespace) -> dict:
     parts: dict[str, Part] = {}
     sections: list[tuple[str, Section]] = []
     cards, absent = [], []
-    for group in _groups(runs, options):
+    for group in _groups(runs, scope, out):
         for part in group.parts:
             part.anchor = f"setting-{len(parts)}"
             parts[part.title] = part
@@ -80,27 +80,27 @@ def build(runs: pd.DataFrame, options: Namespace) -> dict:
     judged = [card for card in cards if len(card)]
     table = pd.concat(judged, ignore_index=True) if judged else pd.DataFrame(columns=list(claims.CARD))
     card = claims.card_section(table, claims.read_claims(claims.SHIPPED), several=len(parts) > 1)
-    for title, mine in table.groupby("setting", sort=False):
-        part = parts.setdefault(str(title), Part(str(title), f"setting-{len(parts)}"))
-        part.sections.append(shown_claims(str(title), mine, f"{part.anchor}-claims"))
-    output.write_section(card, options.out)
+    for setting, of_setting in table.groupby("setting", sort=False):
+        part = parts.setdefault(str(setting), Part(str(setting), f"setting-{len(parts)}"))
+        part.sections.append(shown_claims(str(setting), of_setting, f"{part.anchor}-claims"))
+    output.write_section(card, out)
     matrix = verdict_table([section for kind, section in sections if kind == "Weight types"])
     if len(matrix):
-        style.save(verdicts.verdict_matrix(matrix), options.out / "figures", "verdict_matrix")
-        output.write_table(Table("verdicts", "every contrast", matrix), options.out / "tables")
+        style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix")
+        output.write_table(Table("verdicts", "every contrast", matrix), out / "tables")
     verdict = verdict_sentences(sections, card)
     context = {
-        "title": options.title,
+        "title": title,
         "question": "Which weight matrices should LoRA adapt, at which rank, and how sure can we be?",
         "verdict": verdict,
         "numbers": numbers(runs),
         "matrix": shown_matrix(matrix),
         "parts": list(parts.values()),
         "claims": claims_matrix(card),
-        "overview": [shown_section("Across tasks", one, options.out) for one in across(sections)],
-        "environments": environments(runs, open_store(options.store)),
+        "overview": [shown_section("Across tasks", one, out) for one in across(sections)],
+        "environments": environments(runs, open_store(scope.store)),
         "missing": [*absent, *gaps(sections)],
-        "mixed": options.mix_environments,
+        "mixed": scope.mix_environments,
         "cost": cost(runs),
     }
     loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -119,38 +119,37 @@ class Group:
     absent: list[str]
 
 
-def _groups(runs: pd.DataFrame, options: Namespace) -> list[Group]:
+def _groups(runs: pd.DataFrame, scope: Scope, out: Path) -> list[Group]:
     """Each backbone and task by itself, in processes of their own where there are many: drawing takes the time."""
-    for name in ("model", "task"):
-        runs = filter_runs(runs, name, getattr(options, name))
+    runs = scope.within(runs)
     names = runs["model"].astype(str).str.rsplit("/", n=1).str[-1]
     work = [mine for _, mine in runs.groupby([names, runs["task"]], sort=True)]
     workers = min(len(work), os.cpu_count() or 1)
     if workers < 2 or len(work) < 4:
-        return [make_group(mine, options) for mine in work]
+        return [make_group(mine, scope, out) for mine in work]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(make_group, work, [options] * len(work)))
+        return list(pool.map(make_group, work, [scope] * len(work), [out] * len(work)))
 
 
-def make_group(runs: pd.DataFrame, options: Namespace) -> Group:
+def make_group(runs: pd.DataFrame, scope: Scope, out: Path) -> Group:
     """Run every analysis on the runs of one backbone and task, and write its tables and figures."""
     parts: dict[str, Part] = {}
     kept: list[tuple[str, Section]] = []
     absent: list[str] = []
     try:
-        card = claims.sections(runs, options)[0].facts["card"]
+        card = claims.sections(runs, scope)[0].facts["card"]
     except NothingToShow:
         card = pd.DataFrame()
     for kind, make in ANALYSES.items():
         try:
-            sections = make(runs, options)
+            sections = make(runs, scope)
         except NothingToShow as error:
             absent += [f"{kind}: {line}" for line in str(error).splitlines()]
             continue
         for section in sections:
             setting = section.facts["setting"]
             part = parts.setdefault(setting.title, Part(setting.title, "", design(setting)))
-            part.sections.append(shown_section(kind, section, options.out))
+            part.sections.append(shown_section(kind, section, out))
             facts = {name: value for name, value in section.facts.items() if name not in ("runs", "frame", "table")}
             facts["setting"] = Setting(setting.title, setting.slug, setting.facts, setting.runs.iloc[:0], setting.notes)
             kept.append((kind, Section(section.title, section.sentence, notes=section.notes, facts=facts)))

@@ -11,8 +11,9 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
-from lora_bench.reports import script, tables
+from lora_bench.reports import tables
 from lora_bench.reports.figures import curves, style
+from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import arms, settings, tuning
 
@@ -23,9 +24,9 @@ COSTS = [
 ]
 
 
-def sections(runs: pd.DataFrame, options) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope) -> list[Section]:
     """One section per setting."""
-    return script.each_setting(runs, options, lambda one: [section(one, name=f"pareto_{one.slug}")])
+    return each_setting(runs, scope, lambda setting: [section(setting, name=f"pareto_{setting.slug}")])
 
 
 def section(setting: settings.Setting, *, name: str) -> Section:

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.reports import script, tables
+from lora_bench.reports import tables
 from lora_bench.reports.figures import style, verdicts
+from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import gaps, settings
 from lora_bench.verdicts import paper as published
@@ -21,16 +22,16 @@ PAPER_RANKS = (1, 2, 4, 8, 64)
 PAPER_TARGETS = ("q", "qv", "qkvo")
 
 
-def sections(runs: pd.DataFrame, options) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope) -> list[Section]:
     """One section per setting.
 
     Raises:
         NothingToShow: when no placement was run at two ranks.
     """
-    return script.each_setting(
+    return each_setting(
         runs,
-        options,
-        lambda one: [section(one, margin=script.margin(options, one.metric), name=f"rank_{one.slug}")],
+        scope,
+        lambda setting: [section(setting, margin=scope.margin_of(setting.metric), name=f"rank_{setting.slug}")],
     )
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.reports import script
 from lora_bench.reports.figures import section7
+from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, subspace, tuning
@@ -29,18 +29,46 @@ LARGEST_SHOWN = 64  # directions, in a heatmap
 VECTORS = {"A": "A", "update": "B A"}
 
 
-def sections(runs: pd.DataFrame, options) -> list[Section]:
+def sections(
+    runs: pd.DataFrame,
+    scope: Scope,
+    *,
+    targets: str = "",
+    ranks: tuple[int, int] | None = None,
+    layer: int | None = None,
+    step_zero: bool = False,
+) -> list[Section]:
     """One section per setting.
+
+    Args:
+        targets: the placement; empty takes the one with most ranks.
+        ranks: the two to compare; None takes 8 and the highest, or the two highest.
+        layer: of the heatmaps; None takes the middle one.
+        step_zero: add the overlap before training, which loads torch.
 
     Raises:
         NothingToShow: when no setting has two adapters to compare.
     """
-    store = open_store(options.store)
-    return script.each_setting(runs, options, lambda one: [section(one, store, options, name=f"subspace_{one.slug}")])
+    store = open_store(scope.store)
+
+    def of(setting: Setting) -> list[Section]:
+        name = f"subspace_{setting.slug}"
+        return [section(setting, store, name=name, targets=targets, ranks=ranks, layer=layer, step_zero=step_zero)]
+
+    return each_setting(runs, scope, of)
 
 
-def section(setting: Setting, store: StoreReader, options, *, name: str) -> Section:
-    """The table, the figures and the sentence for one setting.
+def section(
+    setting: Setting,
+    store: StoreReader,
+    *,
+    name: str,
+    targets: str,
+    ranks: tuple[int, int] | None,
+    layer: int | None,
+    step_zero: bool,
+) -> Section:
+    """The table, the figures and the sentence for one setting, of what `sections` was asked for.
 
     Raises:
         NothingToShow: when fewer than two adapters can be compared.
@@ -49,7 +77,7 @@ def section(setting: Setting, store: StoreReader, options, *, name: str) -> Sect
     if runs.empty:
         raise NothingToShow(f"{setting.title}: no run has one rank for all its matrices")
     chosen = tuning.at_chosen_rates(runs)
-    targets, low, high = _choose(setting, chosen, store, options)
+    targets, low, high = _choose(setting, chosen, store, targets, ranks)
     adapters, lacking = _read(chosen[(chosen["targets"] == targets) & chosen["rank"].isin([low, high])], store)
     comparisons = _comparisons(adapters, low, high)
     if not comparisons:
@@ -59,7 +87,7 @@ def section(setting: Setting, store: StoreReader, options, *, name: str) -> Sect
         )
     rng = np.random.default_rng(0)
     table, grids = _measure(adapters, comparisons, rng)
-    if options.step_zero:
+    if step_zero:
         starts = {key: one.at_start() for key, one in adapters.items()}
         before, _ = _measure(starts, comparisons, rng, vectors=("A",))
         table = table.merge(
@@ -68,10 +96,10 @@ def section(setting: Setting, store: StoreReader, options, *, name: str) -> Sect
             how="left",
         )
     layers = sorted(set(table["layer"]))
-    layer = options.layer if options.layer is not None else layers[len(layers) // 2]
-    if layer not in layers:
-        raise NothingToShow(f"--layer: no layer {layer}; adapted layers are {', '.join(map(str, layers))}")
-    made = _figures(name, table, grids, layer)
+    drawn = layers[len(layers) // 2] if layer is None else layer
+    if drawn not in layers:
+        raise NothingToShow(f"--layer: no layer {drawn}; adapted layers are {', '.join(map(str, layers))}")
+    made = _figures(name, table, grids, drawn)
     return Section(
         title=f"Subspaces: {setting.title}, {targets}",
         sentence=sentence(setting, targets, table),
@@ -80,7 +108,7 @@ def section(setting: Setting, store: StoreReader, options, *, name: str) -> Sect
             Table(f"{name}_matrices", "every matrix and number of directions", table),
         ],
         figures=made,
-        captions=_captions(made, name, targets, layer),
+        captions=_captions(made, name, targets, drawn),
         notes=_notes(setting, targets, low, high, lacking, adapters),
         facts={"setting": setting, "table": table},
     )
@@ -137,12 +165,14 @@ def sentence(setting: Setting, targets: str, table: pd.DataFrame) -> str:
     return f"On {setting.title}, {targets}: {'; '.join(parts)}."
 
 
-def _choose(setting: Setting, chosen: pd.DataFrame, store: StoreReader, options) -> tuple[str, int, int]:
+def _choose(
+    setting: Setting, chosen: pd.DataFrame, store: StoreReader, wanted: str, ranks: tuple[int, int] | None
+) -> tuple[str, int, int]:
     """The placement and the two ranks that were asked for, else those of which the store holds adapters."""
     has_adapter = chosen["run_id"].map(lambda run_id: store.adapter(str(run_id)) is not None).astype(bool)
     with_adapter = chosen[has_adapter]
-    asked = next((one for one in set(chosen["targets"]) if arms.same_targets(options.targets, one)), options.targets)
-    if not options.ranks and (asked in set(with_adapter["targets"]) or (not asked and len(with_adapter))):
+    asked = next((targets for targets in set(chosen["targets"]) if arms.same_targets(wanted, targets)), wanted)
+    if not ranks and (asked in set(with_adapter["targets"]) or (not asked and len(with_adapter))):
         chosen = with_adapter
     held = chosen.groupby("targets", sort=False)["rank"].nunique()
     if held.empty:
@@ -150,21 +180,17 @@ def _choose(setting: Setting, chosen: pd.DataFrame, store: StoreReader, options)
     targets = asked or max(held.index, key=lambda t: (held[t], t == REFERENCE_TARGETS))
     if targets not in held.index:
         raise NothingToShow(f"{setting.title}: no run of targets {targets!r}; the store holds {', '.join(held.index)}")
-    ranks = sorted({int(rank) for rank in chosen.loc[chosen["targets"] == targets, "rank"]})
-    if options.ranks:
-        try:
-            low, high = sorted(int(part) for part in options.ranks.split(","))
-        except ValueError:
-            raise NothingToShow(f"--ranks: cannot read {options.ranks!r}; give two, such as 8,64") from None
-        absent = [str(rank) for rank in (low, high) if rank not in ranks]
+    known = sorted({int(rank) for rank in chosen.loc[chosen["targets"] == targets, "rank"]})
+    if ranks:
+        absent = [str(rank) for rank in ranks if rank not in known]
         if absent:
             raise NothingToShow(
                 f"{setting.title}: no run of {targets} at rank {', '.join(absent)}; "
-                f"ranks are {', '.join(map(str, ranks))}"
+                f"ranks are {', '.join(map(str, known))}"
             )
-        return targets, low, high
-    high = ranks[-1]
-    low = 8 if 8 in ranks and high > 8 else ranks[-2] if len(ranks) > 1 else high
+        return targets, *ranks
+    high = known[-1]
+    low = 8 if 8 in known and high > 8 else known[-2] if len(known) > 1 else high
     return targets, low, high
 
 

@@ -10,32 +10,45 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.reports import script, tables
+from lora_bench.reports import tables
 from lora_bench.reports.figures import style
+from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import gaps, settings, stats
 from lora_bench.verdicts import paper as published
 from lora_bench.verdicts.arms import against_reference, highest, judge, same_targets, sort_arms
 
 
-def sections(runs: pd.DataFrame, options) -> list[Section]:
+def sections(
+    runs: pd.DataFrame, scope: Scope, *, budget: int | None = None, reference: str = settings.REFERENCE_TARGETS
+) -> list[Section]:
     """One section per setting and budget.
+
+    Args:
+        budget: adapter parameters; None takes those at which most placements meet.
+        reference: the placement that the others are held against.
 
     Raises:
         NothingToShow: when no setting has two placements at one budget.
     """
 
     def of(setting: settings.Setting) -> list[Section]:
-        at = settings.at_budgets(setting, budget=options.budget)
-        margin = script.margin(options, setting.metric)
+        at = settings.at_budgets(setting, budget=budget)
+        margin = scope.margin_of(setting.metric)
         name = f"weight_types_{setting.slug}"
-        names = [f"{name}_{budget}" if len(at) > 1 else name for budget, _ in at]
         return [
-            section(setting, *one, margin=margin, name=name, reference=options.reference)
-            for one, name in zip(at, names, strict=True)
+            section(
+                setting,
+                count,
+                at_budget,
+                margin=margin,
+                name=f"{name}_{count}" if len(at) > 1 else name,
+                reference=reference,
+            )
+            for count, at_budget in at
         ]
 
-    return script.each_setting(runs, options, of)
+    return each_setting(runs, scope, of)
 
 
 def section(

@@ -1,4 +1,4 @@
-"""What the commands of analysis/ share: their options, and the way from a store to its sections."""
+"""What the commands of analysis/ share: their options, and the way from these to what is shown and written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import pandas as pd
 from rich.console import Console
@@ -17,13 +16,10 @@ from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.paths import argument
 from lora_bench.reports.output import print_section, write_section
+from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
-from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.verdicts import settings as comparisons
-from lora_bench.verdicts import stats
-
-T = TypeVar("T")
+from lora_bench.verdicts.settings import NothingToShow
 
 
 def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.ArgumentParser:
@@ -65,46 +61,19 @@ def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.Ar
     return made
 
 
-def margin(options: argparse.Namespace, metric: str) -> float:
-    """The largest difference that counts as a tie, as a fraction: as given in points, else the metric's."""
-    return stats.margin_of(metric) if options.margin is None else options.margin / 100
-
-
-def each_setting(
-    runs: pd.DataFrame, options: argparse.Namespace, make: Callable[[comparisons.Setting], list[Section]]
-) -> list[Section]:
-    """The sections of every setting that has them; what the others lack is noted under the last.
-
-    Raises:
-        NothingToShow: when none has any, with what each lacks.
-    """
-    found, refused = gather(settings(runs, options), make)
-    found[-1].notes.extend(refused)
-    return found
-
-
-def settings(runs: pd.DataFrame, options: argparse.Namespace) -> list[comparisons.Setting]:
-    """The settings that the options leave."""
-    return comparisons.settings(
-        runs, model=options.model, task=options.task, method=options.method, mix_environments=options.mix_environments
+def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[Scope, Path, argparse.Namespace]:
+    """What a command was asked, where its files go, and the options of its own."""
+    options = made.parse_args(argv)
+    scope = Scope(
+        options.store,
+        model=options.model,
+        task=options.task,
+        method=getattr(options, "method", "lora"),
+        metric=options.metric,
+        margin=options.margin and options.margin / 100,
+        mix_environments=options.mix_environments,
     )
-
-
-def gather(found: Sequence[T], make: Callable[[T], list]) -> tuple[list, list[str]]:
-    """What settings (or pairs that hold one) give, in one list, and what those that give nothing lack.
-
-    Raises:
-        NothingToShow: when none gives anything, with what each lacks.
-    """
-    made, refused = [], []
-    for setting in found:
-        try:
-            made += make(setting)
-        except comparisons.NothingToShow as error:
-            refused.append(str(error))
-    if not made:
-        raise comparisons.NothingToShow("\n".join(refused))
-    return made, refused
+    return scope, options.out, options
 
 
 def _above_zero(text: str) -> float:
@@ -114,17 +83,16 @@ def _above_zero(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r}; give points above 0")
 
 
-def run_script(sections: Callable[[pd.DataFrame], list[Section]], options: argparse.Namespace) -> int:
+def run_script(make: Callable[[pd.DataFrame], list[Section]], scope: Scope, out: Path) -> int:
     """Read the store, make the sections, show and write them. Returns the exit status."""
     try:
-        frame = read_frame(options.store)
-        made = sections(comparisons.prepare(frame, metric=options.metric))
-    except (comparisons.NothingToShow, StoreError) as error:
+        sections = make(scope.read())
+    except (NothingToShow, StoreError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
-    out = console()
-    for section in made:
-        show_and_write(section, options.out, out)
+    screen = console()
+    for section in sections:
+        show_and_write(section, out, screen)
     return 0
 
 
@@ -138,19 +106,3 @@ def show_and_write(section: Section, folder: Path, out: Console) -> None:
     print_section(section, out)
     paths = write_section(section, folder)
     out.print(f"written: {', '.join(str(path) for path in paths)}\n", style="dim", soft_wrap=True)
-
-
-def read_frame(root: Path) -> pd.DataFrame:
-    """The store's frame.
-
-    Raises:
-        NothingToShow: when the folder does not exist or holds no run.
-    """
-    if not Path(root).is_dir():
-        raise comparisons.NothingToShow(
-            f"--store: no folder {str(root)!r}; give the folder that the sweep wrote (store=...)"
-        )
-    frame = open_store(root).frame()
-    if frame.empty:
-        raise comparisons.NothingToShow(f"--store: {str(root)!r} holds no run; start with: lora-bench +sweeps=quick")
-    return frame

@@ -72,18 +72,18 @@ def test_resampled_differences_are_the_residuals_and_the_shift():
 # ---------------------------------------------------------------- an instrument that is off
 
 
-def options(*arguments: str):
-    return calibration_command._parse([*arguments, "--power-sweeps", "12"])
+def trials(n_sweeps: int = 60) -> simulate.Trials:
+    return simulate.Trials(n_sweeps=n_sweeps, n_power_sweeps=12)
 
 
 def one_kind(monkeypatch):
     monkeypatch.setattr(script, "NULLS", [("normal", 5)])
-    monkeypatch.setattr(script, "_false_ties", lambda options: simulate.Share(0, 60))
+    monkeypatch.setattr(script, "_false_ties", lambda trials: simulate.Share(0, 60))
 
 
 def test_sweeps_without_an_effect_keep_to_the_nominal_error_and_need_the_correction(monkeypatch):
     one_kind(monkeypatch)
-    (section,) = script.null(options("--sweeps", "80"))
+    (section,) = script.null(trials(80))
     assert section.facts["says"] == "holds"
     assert "within the nominal 5 %" in section.sentence
     found = section.facts["table"].iloc[0]
@@ -96,7 +96,7 @@ def test_an_uncorrected_instrument_is_caught(monkeypatch):
     """Without Holm, six tests at 5 % raise a false verdict far more often: the calibration must show it."""
     one_kind(monkeypatch)
     monkeypatch.setattr(stats, "holm", lambda p: np.asarray(p))
-    (section,) = script.null(options("--sweeps", "40"))
+    (section,) = script.null(trials(40))
     assert section.facts["says"] == "fails"
     assert "more than the nominal 5 %" in section.sentence
 
@@ -111,7 +111,7 @@ def test_an_instrument_that_chooses_on_report_is_caught(monkeypatch):
         return honest(runs.assign(select=runs["report"].where(mine, -runs["report"])))
 
     monkeypatch.setattr(tuning, "choose_rates", peeking)
-    (section,) = script.null(options("--sweeps", "15"))
+    (section,) = script.null(trials(15))
     assert section.facts["says"] == "fails"
 
 
@@ -119,7 +119,7 @@ def test_an_instrument_that_calls_everything_tied_is_caught(monkeypatch):
     monkeypatch.setattr(script, "NULLS", [("normal", 3)])
     monkeypatch.setattr(stats, "paired_t_p", lambda differences: np.ones(np.shape(differences)[:-1]))
     monkeypatch.setattr(stats, "equivalence_p", lambda differences, margin: np.zeros(np.shape(differences)[:-1]))
-    (section,) = script.null(options("--sweeps", "15"))
+    (section,) = script.null(trials(15))
     assert section.facts["ties"].value == 1.0
     assert section.facts["says"] == "fails"
 
@@ -128,10 +128,10 @@ def test_an_instrument_that_never_speaks_is_caught(monkeypatch):
     """No false verdict is no merit of one that gives none: the promised power tells."""
     monkeypatch.setattr(script, "SEEDS", (8,))
     monkeypatch.setattr(script, "EFFECTS", (0.0, 2.0))
-    (section,) = script.power(options())
+    (section,) = script.power(trials())
     assert section.facts["says"] == "holds"
     monkeypatch.setattr(stats, "MIN_PAIRS", 99)
-    (section,) = script.power(options())
+    (section,) = script.power(trials())
     assert section.facts["says"] == "fails"
     assert "kept at 0 of 1 points" in section.sentence
 

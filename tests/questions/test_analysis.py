@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from argparse import Namespace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from fake_store import fake_record, frame_of, rank_records, weight_types_records
 from lora_bench.questions import claims, weight_types
 from lora_bench.questions.across import across
 from lora_bench.reports.figures import style
+from lora_bench.reports.scope import Scope
 from lora_bench.store.folder import Store
 from lora_bench.store.frame import COLUMNS
 from lora_bench.tasks.metrics import score
@@ -258,12 +258,9 @@ def test_a_margin_must_be_above_zero(margin, weight_types_store, tmp_path, capsy
 def test_a_task_with_two_trainings_is_not_pooled():
     one, other = (weight_types_records(n_seeds=3, rates=(1e-3,), task=task) for task in ("cola", "rte"))
     again = weight_types_records(n_seeds=3, rates=(1e-3,), task="rte", train={"epochs": 10.0})
-    options = Namespace(
-        model=None, task=None, method="lora", mix_environments=False, margin=None, budget=None, reference="qv"
-    )
 
     def pooled(records):
-        made = weight_types.sections(frame_of(records), options)
+        made = weight_types.sections(frame_of(records), Scope(Path("runs")))
         return [section.sentence.partition(",")[0] for section in across([("Weight types", m) for m in made])]
 
     assert pooled(one + other) == ["Over cola and rte"]
@@ -495,8 +492,7 @@ def card() -> pd.DataFrame:
     rates = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     records = weight_types_records(n_seeds=6, noise=0.002, effects={"qkvo": 0.05}, rates=rates)
     seen = {record["run_id"]: record for record in records + rank_records(n_seeds=6, rates=rates)}
-    options = Namespace(model=None, task=None, method="lora", mix_environments=False, margin=None)
-    (section,) = claims.sections(frame_of(list(seen.values())), options)
+    (section,) = claims.sections(frame_of(list(seen.values())), Scope(Path("runs")))
     return section.facts["card"].set_index("claim")
 
 

@@ -1,6 +1,7 @@
 """Levels of one factor, everything else equal: analysis/factor.py, and the sweeps that end by naming it."""
 
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from commands import run
 from fake_store import depth_records, fake_record, frame_of, weight_types_records, write_store
 from lora_bench.launch import tell
 from lora_bench.questions import factor, weight_types
+from lora_bench.reports.scope import Scope
 from lora_bench.store.folder import Store
 from lora_bench.verdicts import settings
 from lora_bench.verdicts.arms import against_reference
@@ -27,10 +29,7 @@ METHODS = {
 }
 
 
-def options(**given) -> Namespace:
-    return Namespace(
-        **{"model": None, "task": None, "margin": None, "mix_environments": False, "reference": None, **given}
-    )
+SCOPE = Scope(Path("runs"))  # of no store: the runs are given
 
 
 def test_layers_are_contrasted_with_all_of_them(tmp_path, capsys, quick):
@@ -63,7 +62,7 @@ def test_levels_are_compared_within_a_placement_and_budget_in_one_family():
         *(fake_record(targets="v", seed=seed, adapter={"layers": "all"}) for seed in range(3)),
         *(fake_record(targets="v", rank=9, seed=seed, adapter={"layers": "first:3"}) for seed in range(3)),
     ]
-    (section,) = factor.sections(frame_of(records), options(by="layers"))
+    (section,) = factor.sections(frame_of(records), SCOPE, by="layers")
     contrasts = section.facts["contrasts"]
     pairs = [(f"{at} {level}", f"{at} all") for at in ("q r=4", "qv r=4") for level in LATER]
     assert sorted(map(tuple, contrasts[["first", "second"]].to_numpy())) == sorted(pairs)
@@ -79,7 +78,7 @@ def test_methods_are_told_apart_by_all_that_makes_them():
         for lr in (1e-3, 3e-3, 1e-2)
     ]
     records += [fake_record(method="head_only", lr=None, seed=seed) for seed in range(3)]
-    (section,) = factor.sections(frame_of(records), options(by="method"))
+    (section,) = factor.sections(frame_of(records), SCOPE, by="method")
     assert section.facts["estimates"].index.tolist() == [
         "lora", *sorted(set(METHODS) - {"lora"}), "head_only",
     ]  # fmt: skip
@@ -98,7 +97,7 @@ def test_budgets_are_never_mixed_whatever_the_ranks_are_called():
         for seed in range(6)
         if init == "gaussian" or seed > 2
     ]
-    (section,) = factor.sections(frame_of(records), options(by="method"))
+    (section,) = factor.sections(frame_of(records), SCOPE, by="method")
     assert section.facts["estimates"]["n_seeds"].tolist() == [3, 3]
     dora = [
         {**fake_record(method="dora", seed=seed, rank=rank, adapter={"layers": layers}),
@@ -107,14 +106,14 @@ def test_budgets_are_never_mixed_whatever_the_ranks_are_called():
         for layers, rank, n, spent in (("all", 4, 6, 41_472), ("first:3", 8, 3, 39_168))
         for seed in range(3)
     ]  # fmt: skip
-    (section,) = factor.sections(frame_of(dora), options(by="layers"))
+    (section,) = factor.sections(frame_of(dora), SCOPE, by="layers")
     assert section.facts["estimates"].index.tolist() == ["all", "first:3"] and "dora" in section.title
 
 
 def test_halves_are_compared_without_all_layers():
     """The tutorial's own sweep has first:3 and last:3 alone."""
     records = [one for one in depth_records(n_seeds=3) if one["config"]["adapter"]["layers"] != "all"]
-    (section,) = factor.sections(frame_of(records), options(by="layers"))
+    (section,) = factor.sections(frame_of(records), SCOPE, by="layers")
     assert section.facts["contrasts"][["first", "second"]].to_numpy().tolist() == [["last:3", "first:3"]]
 
 
@@ -129,7 +128,7 @@ def test_two_budgets_whose_ranks_read_alike_stay_apart():
         for init in ("gaussian", "kaiming")
         for seed in range(3)
     ]
-    (section,) = factor.sections(frame_of(records), options(by="init"))
+    (section,) = factor.sections(frame_of(records), SCOPE, by="init")
     assert sorted(section.facts["contrasts"]["first"]) == [
         "q r=2-3 at 3,840 parameters kaiming", "q r=2-3 at 7,680 parameters kaiming",
     ]  # fmt: skip
@@ -146,18 +145,18 @@ def test_levels_at_other_budgets_only_are_told_so(tmp_path, capsys):
     assert "at different numbers of parameters; adapter.rank=null adapter.budget=q@8" in capsys.readouterr().err
     mixed = [fake_record(seed=0), fake_record(seed=1, adapter={"layers": "first:3"}, train={"epochs": 9.0})]
     with pytest.raises(settings.NothingToShow, match="first:3, which differ in epochs too"):
-        factor.sections(frame_of(mixed), options(by="layers"))
+        factor.sections(frame_of(mixed), SCOPE, by="layers")
 
 
 def test_full_fine_tuning_joins_one_placement_and_not_several():
     lora = [fake_record(seed=seed, targets=targets) for targets in ("q", "qv") for seed in range(3)]
     full = [fake_record(method="full", seed=seed) for seed in range(3)]
-    (section,) = factor.sections(frame_of(lora[3:] + full), options(by="method"))
+    (section,) = factor.sections(frame_of(lora[3:] + full), SCOPE, by="method")
     assert section.facts["contrasts"][["first", "second"]].to_numpy().tolist() == [["full", "lora"]]
     with pytest.raises(settings.NothingToShow):
-        factor.sections(frame_of(lora + full), options(by="method"))
+        factor.sections(frame_of(lora + full), SCOPE, by="method")
     dora = [fake_record(method="dora", seed=seed, targets="q") for seed in range(3)]
-    (section,) = factor.sections(frame_of(lora + full + dora), options(by="method"))
+    (section,) = factor.sections(frame_of(lora + full + dora), SCOPE, by="method")
     assert section.facts["contrasts"][["first", "second"]].to_numpy().tolist() == [["dora", "lora"]]
     assert "full has no placement" in " ".join(section.notes)
 
@@ -171,12 +170,12 @@ def test_a_factor_with_one_level_says_what_to_sweep(tmp_path, capsys):
 
 
 def test_the_page_tells_each_factor_that_the_store_varies():
-    made = factor.every(frame_of(depth_records(n_seeds=3)), options(budget=None))
+    made = factor.every(frame_of(depth_records(n_seeds=3)), SCOPE)
     assert [section.facts["by"] for section in made] == ["layers"]
     records = [fake_record(seed=seed, **given) for given in METHODS.values() for seed in range(3)]
-    made = factor.every(frame_of(records), options(budget=None))
+    made = factor.every(frame_of(records), SCOPE)
     assert [section.facts["by"] for section in made] == ["method"]  # and not init, policy and ratio once more
-    assert factor.every(frame_of([fake_record()]), options(budget=None)) == []
+    assert factor.every(frame_of([fake_record()]), SCOPE) == []
 
 
 @pytest.mark.parametrize(
@@ -289,7 +288,7 @@ def test_the_paper_s_values_stand_beside_its_own_placements_only(tmp_path, quick
     of_paper = weight_types_records(n_seeds=2, rates=(1e-3,))
     by_accuracy = weight_types_records(n_seeds=2, rates=(1e-3,), task="sst2", metric="accuracy")
     for records, has_paper, has_differences in ((few, 0, 0), (of_paper, 1, 0), (by_accuracy, 1, 1)):
-        (section,) = weight_types.sections(frame_of(records), options(method="lora", budget=None, reference="qv"))
+        (section,) = weight_types.sections(frame_of(records), SCOPE)
         assert any(name.startswith("paper_") for name in section.tables[0].frame) == has_paper
         assert ["paper" in caption for caption in section.captions.values()] == [has_paper, has_differences]
         (drawn, _) = section.figures.values()

@@ -1,0 +1,109 @@
+"""What a question is asked of: a store, which of its runs, and by which measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+
+from lora_bench.reports.section import Section
+from lora_bench.store import open_store
+from lora_bench.verdicts import settings, stats
+from lora_bench.verdicts.settings import NothingToShow, Setting
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A store and what is read of it; None leaves a choice open."""
+
+    store: Path  # a folder of records, or an archive
+    model: str | None = None
+    task: str | None = None
+    method: str | None = "lora"  # None: all LoRA methods together
+    metric: str | None = None  # None: each task's primary one
+    margin: float | None = None  # the largest difference that counts as a tie, as a fraction; None: the metric's
+    mix_environments: bool = False
+
+    def margin_of(self, metric: str) -> float:
+        """The largest difference that counts as a tie, as a fraction: what was asked for, else the metric's."""
+        return stats.margin_of(metric) if self.margin is None else self.margin
+
+    def read(self) -> pd.DataFrame:
+        """The store's runs, prepared.
+
+        Raises:
+            NothingToShow: when the folder does not exist or holds no run, or no run has the metric.
+            StoreError: when the store cannot be read.
+        """
+        return settings.prepare(read_frame(self.store), metric=self.metric)
+
+    def within(self, runs: pd.DataFrame) -> pd.DataFrame:
+        """The runs of the model and the task.
+
+        Raises:
+            NothingToShow: when there is none.
+        """
+        return settings.filter_runs(settings.filter_runs(runs, "model", self.model), "task", self.task)
+
+    def settings(self, runs: pd.DataFrame, *, free: Collection[str] = ()) -> list[Setting]:
+        """The settings of prepared runs, as `settings.settings` splits them.
+
+        Raises:
+            NothingToShow: when nothing is left.
+        """
+        return settings.settings(
+            runs,
+            model=self.model,
+            task=self.task,
+            method=self.method,
+            mix_environments=self.mix_environments,
+            free=free,
+        )
+
+
+def read_frame(root: Path) -> pd.DataFrame:
+    """The store's frame.
+
+    Raises:
+        NothingToShow: when the folder does not exist or holds no run.
+        StoreError: when the store cannot be read.
+    """
+    if not root.is_dir():
+        raise NothingToShow(f"--store: no folder {str(root)!r}; give the folder that the sweep wrote (store=...)")
+    frame = open_store(root).frame()
+    if frame.empty:
+        raise NothingToShow(f"--store: {str(root)!r} holds no run; start with: lora-bench +sweeps=quick")
+    return frame
+
+
+def each_setting(runs: pd.DataFrame, scope: Scope, make: Callable[[Setting], list[Section]]) -> list[Section]:
+    """The sections of every setting that has them; what the others lack is noted under the last.
+
+    Raises:
+        NothingToShow: when none has any, with what each lacks.
+    """
+    sections, refused = gather(scope.settings(runs), make)
+    sections[-1].notes.extend(refused)
+    return sections
+
+
+def gather(sources: Sequence[T], make: Callable[[T], list]) -> tuple[list, list[str]]:
+    """What settings (or pairs that hold one) give, in one list, and what those that give nothing lack.
+
+    Raises:
+        NothingToShow: when none gives anything, with what each lacks.
+    """
+    made, refused = [], []
+    for source in sources:
+        try:
+            made += make(source)
+        except NothingToShow as error:
+            refused.append(str(error))
+    if not made:
+        raise NothingToShow("\n".join(refused))
+    return made, refused
