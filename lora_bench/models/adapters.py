@@ -26,7 +26,8 @@ from lora_bench import seeds
 from lora_bench.config.schema import AdapterConfig
 from lora_bench.models import fused
 from lora_bench.models.backbone import Backbone
-from lora_bench.models.blueprint import Blueprint, quiet
+from lora_bench.models.blueprint import Blueprint
+from lora_bench.models.quiet import quiet
 from lora_bench.models.roles import Matrix
 
 PACKED_METHODS = ("lora", "lora_plus", "head_only")

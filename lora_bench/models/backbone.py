@@ -19,8 +19,9 @@ from transformers import (
 
 from lora_bench import seeds
 from lora_bench.models import roles
-from lora_bench.models.blueprint import Blueprint, quiet
+from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.devices import DTYPES
+from lora_bench.models.quiet import quiet
 
 
 @dataclass(eq=False)

@@ -3,13 +3,9 @@
 A blueprint holds the configuration, the tokenizer, the fingerprint and a skeleton on the meta device.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +23,7 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import display_name
 from lora_bench.config.schema import ModelConfig
 from lora_bench.models import files, roles
+from lora_bench.models.quiet import quiet
 
 _VOLATILE_KEYS = {
     "transformers_version",
@@ -194,25 +191,6 @@ def _longest_input(architecture: PreTrainedConfig) -> int | None:
     # RoBERTa's positions start after the padding index.
     is_offset = architecture.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
     return positions - (architecture.pad_token_id or 0) - 1 if is_offset else positions
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the load report and progress bars: what is newly initialised is our own business here."""
-    from transformers.utils import logging as transformers_logging
-
-    level = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from lora_bench.config.schema import AdapterConfig
 from lora_bench.models import adapters
 from lora_bench.models.adapters import AdapterState, LowRank
 from lora_bench.models.backbone import Backbone, weights_hash
-from lora_bench.models.blueprint import quiet
+from lora_bench.models.quiet import quiet
 from lora_bench.models.roles import Matrix
 from lora_bench.packing.dropout import DropoutMasks
 from lora_bench.packing.packed import Modes, Trained
