@@ -1,0 +1,134 @@
+"""What of a folder's weights a model takes: its base model whole, and of its head what fits.
+
+transformers itself is asked, with tensors that have a shape and no data, so its own rules hold: prefixes, renamed and
+converted parameters, tied ones.
+"""
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from lora_bench.models import headers
+from lora_bench.models.headers import FLOATING, Stored
+from lora_bench.models.quiet import quiet
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a model takes of given weights.
+
+    Attributes:
+        missing: parameters that the weights lack.
+        mismatched: parameter -> its shape in the weights and in the model, where they differ.
+        unexpected: names in the weights for which the model has no place, as transformers would rename them.
+    """
+
+    missing: frozenset[str]
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    unexpected: frozenset[str]
+
+    @property
+    def fresh(self) -> frozenset[str]:
+        """Parameters that are drawn at random."""
+        return self.missing | frozenset(self.mismatched)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classification head that the weights bring.
+
+    Attributes:
+        labels: what its outputs stand for, in order, as config.json names them.
+        parameters: paths, in the order of the model.
+    """
+
+    labels: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+@functools.cache
+def head_of(folder: Path) -> Head | None:
+    """The head in a folder's weights, which a task with as many labels starts from; None where every task starts from a
+    fresh one. Remembered per process.
+
+    Raises:
+        ConfigError: when the weights cannot be read.
+    """
+    with quiet():
+        architecture = AutoConfig.from_pretrained(folder)
+    tensors = headers.stored(folder)
+    skeleton = _skeleton(architecture)
+    inside = head_parameters(skeleton)
+    fit = fit_of(skeleton, tensors)
+    rows = {held[0] for name, (held, _) in fit.mismatched.items() if name in inside and held}
+    if len(rows) == 1:  # the weights have another number of labels than config.json
+        architecture.num_labels = rows.pop()
+        skeleton = _skeleton(architecture)
+        fit = fit_of(skeleton, tensors)
+    if not inside or fit.fresh & set(inside):
+        return None
+    labels = tuple(str(architecture.id2label[index]) for index in range(architecture.num_labels))
+    return Head(labels, inside)
+
+
+def head_modules(model: nn.Module) -> tuple[str, ...]:
+    """The children of a sequence-classification model that are no part of its base model and have parameters."""
+    base = getattr(model, "base_model_prefix", "")
+    children = dict(model.named_children())
+    if base not in children:
+        return tuple(name for name in children if name.endswith(("classifier", "score")))
+    return tuple(name for name, child in children.items() if name != base and any(True for _ in child.parameters()))
+
+
+def head_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Paths of the parameters in `head_modules`, in the order of the model."""
+    prefixes = tuple(f"{name}." for name in head_modules(model))
+    return tuple(name for name, _ in model.named_parameters() if name.startswith(prefixes))
+
+
+def fit_of(skeleton: PreTrainedModel, tensors: Mapping[str, Stored]) -> Fit:
+    """What transformers would take of tensors with these names and shapes, without reading them.
+
+    Tensors that are no floating-point numbers are left out: no parameter can be read from them.
+    """
+    shapes = {
+        name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items() if tensor.dtype in FLOATING
+    }
+    return load_into(type(skeleton), skeleton.config, shapes, device="meta")[1]
+
+
+def load_into(
+    kind: type[PreTrainedModel], architecture: Any, tensors: Mapping[str, torch.Tensor], *, device: str
+) -> tuple[PreTrainedModel, Fit]:
+    """A model of this kind in fp32 that holds these tensors and nothing else of any folder, and what it took of them.
+
+    Parameters that the tensors lack are drawn from torch's own generator.
+    """
+    with quiet():
+        model, report = kind.from_pretrained(
+            None,
+            config=architecture,
+            state_dict=dict(tensors),
+            device_map=device,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    parameters = dict(model.named_parameters())
+    fit = Fit(
+        missing=frozenset(name for name in report["missing_keys"] if name in parameters),
+        mismatched={name: (tuple(held), tuple(wanted)) for name, held, wanted in report["mismatched_keys"]},
+        unexpected=frozenset(report["unexpected_keys"]),
+    )
+    return model, fit
+
+
+def _skeleton(architecture: Any) -> PreTrainedModel:
+    with torch.device("meta"), quiet():
+        return AutoModelForSequenceClassification.from_config(architecture)
