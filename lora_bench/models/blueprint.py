@@ -14,7 +14,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -23,7 +22,9 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import display_name
 from lora_bench.config.schema import ModelConfig
 from lora_bench.models import files, roles
-from lora_bench.models.quiet import quiet
+from lora_bench.models import tokenizer as tokenizers
+from lora_bench.models.quiet import first_line, quiet
+from lora_bench.models.tokenizer import byte_tokenizer, longest_input
 
 _VOLATILE_KEYS = {
     "transformers_version",
@@ -64,7 +65,7 @@ class Blueprint:
     @property
     def longest_input(self) -> int | None:
         """The most tokens the position embeddings allow, or None where positions are unlimited."""
-        return _longest_input(self.architecture)
+        return longest_input(self.architecture)
 
 
 def blueprint(config: ModelConfig, n_labels: int) -> Blueprint:
@@ -93,11 +94,11 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
     else:
         folder = files.find(config)
         architecture = _load_architecture(config, folder, n_labels)
-        tokenizer = _load_tokenizer(config, folder)
+        tokenizer = tokenizers.load(config, folder)
         weights = files.weights_fingerprint(folder)
         if architecture.pad_token_id is None:
             architecture.pad_token_id = tokenizer.pad_token_id
-    tokenizer_fingerprint = _tokenizer_fingerprint(tokenizer)
+    tokenizer_fingerprint = tokenizers.fingerprint(tokenizer)
     facts = {key: value for key, value in architecture.to_dict().items() if key not in _VOLATILE_KEYS}
     parts = [weights, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
     if config.roles:  # the same targets are other matrices
@@ -126,7 +127,7 @@ def _random_architecture(config: ModelConfig, n_labels: int) -> PreTrainedConfig
     try:
         return AutoConfig.for_model(model_type, num_labels=n_labels, **values)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"model.architecture: {_first_line(error)}") from None
+        raise ConfigError(f"model.architecture: {first_line(error)}") from None
 
 
 def _load_architecture(config: ModelConfig, folder: Path, n_labels: int) -> PreTrainedConfig:
@@ -135,63 +136,9 @@ def _load_architecture(config: ModelConfig, folder: Path, n_labels: int) -> PreT
             folder, num_labels=n_labels, trust_remote_code=config.trust_remote_code
         )
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"model.name: no readable config.json for {config.name!r} ({_first_line(error)})") from None
+        raise ConfigError(f"model.name: no readable config.json for {config.name!r} ({first_line(error)})") from None
     # Once more: a class may say what its config.json leaves out.
     files.check_kind({"is_encoder_decoder": architecture.is_encoder_decoder}, config.name)
     if n_labels == 1:
         architecture.problem_type = "regression"
     return architecture
-
-
-def _load_tokenizer(config: ModelConfig, folder: Path) -> Any:
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ConfigError(f"model.name: no usable tokenizer for {config.name!r} ({_first_line(error)})") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    tokenizer.padding_side = "right"
-    return tokenizer
-
-
-def _tokenizer_fingerprint(tokenizer: Any) -> str:
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    else:
-        # How the last call cut and padded is kept inside the tokenizer; each call of ours says it anew.
-        text = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}, sort_keys=True)
-    return hashlib.sha256(f"{text}\n{tokenizer.pad_token}".encode()).hexdigest()
-
-
-@functools.cache
-def byte_tokenizer() -> Any:
-    """A tokenizer for random backbones: one token a byte, BERT's special tokens, no vocabulary file."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    vocabulary = {token: index for index, token in enumerate([*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
-    )
-
-
-def _longest_input(architecture: PreTrainedConfig) -> int | None:
-    positions = getattr(architecture, "max_position_embeddings", None)
-    if positions is None or positions < 0:
-        return None
-    # RoBERTa's positions start after the padding index.
-    is_offset = architecture.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
-    return positions - (architecture.pad_token_id or 0) - 1 if is_offset else positions
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

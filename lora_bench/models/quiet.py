@@ -1,4 +1,4 @@
-"""transformers without its load report and its bars."""
+"""What transformers says, kept from the terminal: its load report, its bars, and all but an error's first line."""
 
 import contextlib
 import logging
@@ -23,3 +23,8 @@ def quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,70 @@
+"""The tokenizer of a backbone, and the longest input that the two read together."""
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedConfig
+
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.schema import ModelConfig
+from lora_bench.models.quiet import first_line, quiet
+
+
+def load(config: ModelConfig, folder: Path) -> Any:
+    """The tokenizer of a folder, with a pad token and padding on the right.
+
+    Raises:
+        ConfigError: when transformers cannot read it.
+    """
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ConfigError(f"model.name: no usable tokenizer for {config.name!r} ({first_line(error)})") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """sha256 over what decides the tokens of a text, and the pad token."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:
+        # How the last call cut and padded is kept inside the tokenizer; each call of ours says it anew.
+        text = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}, sort_keys=True)
+    return hashlib.sha256(f"{text}\n{tokenizer.pad_token}".encode()).hexdigest()
+
+
+@functools.cache
+def byte_tokenizer() -> Any:
+    """A tokenizer for random backbones: one token a byte, BERT's special tokens, no vocabulary file."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    vocabulary = {token: index for index, token in enumerate([*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+
+
+def longest_input(architecture: PreTrainedConfig) -> int | None:
+    """The most tokens the position embeddings allow, or None where positions are unlimited."""
+    positions = getattr(architecture, "max_position_embeddings", None)
+    if positions is None or positions < 0:
+        return None
+    # RoBERTa's positions start after the padding index.
+    is_offset = architecture.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
+    return positions - (architecture.pad_token_id or 0) - 1 if is_offset else positions
