@@ -21,10 +21,10 @@ from transformers import (
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import display_name
 from lora_bench.config.schema import ModelConfig
-from lora_bench.models import files, roles
+from lora_bench.models import files, length, roles
 from lora_bench.models import tokenizer as tokenizers
 from lora_bench.models.quiet import first_line, quiet
-from lora_bench.models.tokenizer import byte_tokenizer, longest_input
+from lora_bench.models.tokenizer import byte_tokenizer
 
 _VOLATILE_KEYS = {
     "transformers_version",
@@ -62,10 +62,10 @@ class Blueprint:
     def n_labels(self) -> int:
         return int(self.architecture.num_labels or 1)
 
-    @property
+    @functools.cached_property
     def longest_input(self) -> int | None:
-        """The most tokens the position embeddings allow, or None where positions are unlimited."""
-        return longest_input(self.architecture)
+        """The most tokens that a row may have, or None where there is no end."""
+        return length.longest_input(self.skeleton)
 
 
 def blueprint(config: ModelConfig, n_labels: int) -> Blueprint:

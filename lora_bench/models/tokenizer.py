@@ -1,4 +1,4 @@
-"""The tokenizer of a backbone, and the longest input that the two read together."""
+"""The tokenizer of a backbone."""
 
 import functools
 import hashlib
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
@@ -58,13 +58,3 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
-
-
-def longest_input(architecture: PreTrainedConfig) -> int | None:
-    """The most tokens the position embeddings allow, or None where positions are unlimited."""
-    positions = getattr(architecture, "max_position_embeddings", None)
-    if positions is None or positions < 0:
-        return None
-    # RoBERTa's positions start after the padding index.
-    is_offset = architecture.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet")
-    return positions - (architecture.pad_token_id or 0) - 1 if is_offset else positions
