@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lora_bench import seeds
-from lora_bench.models import roles
+from lora_bench.models import last_token, roles
 from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.devices import DTYPES
 from lora_bench.models.quiet import quiet
@@ -151,6 +151,7 @@ def _instantiate(plan: Blueprint) -> tuple[PreTrainedModel, set[str]]:
         with torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(seeds.derive("random backbone", 0))
             model = AutoModelForSequenceClassification.from_config(plan.architecture)
+        last_token.read_by_mask(model)
         return model, {
             name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")
         }
@@ -164,6 +165,7 @@ def _instantiate(plan: Blueprint) -> tuple[PreTrainedModel, set[str]]:
             output_loading_info=True,
             trust_remote_code=plan.config.trust_remote_code,
         )
+    last_token.read_by_mask(model)
     mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
     return model, set(report["missing_keys"]) | mismatched
 

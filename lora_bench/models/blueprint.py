@@ -21,7 +21,7 @@ from transformers import (
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import display_name
 from lora_bench.config.schema import ModelConfig
-from lora_bench.models import files, length, roles
+from lora_bench.models import files, last_token, length, roles
 from lora_bench.models import tokenizer as tokenizers
 from lora_bench.models.quiet import first_line, quiet
 from lora_bench.models.tokenizer import byte_tokenizer
@@ -96,17 +96,21 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         architecture = _load_architecture(config, folder, n_labels)
         tokenizer = tokenizers.load(config, folder)
         weights = files.weights_fingerprint(folder)
-        if architecture.pad_token_id is None:
-            architecture.pad_token_id = tokenizer.pad_token_id
+        if not tokenizers.can_pad(architecture):
+            tokenizers.share_padding(tokenizer, architecture)
+    with torch.device("meta"), quiet():
+        skeleton = AutoModelForSequenceClassification.from_config(
+            architecture, trust_remote_code=config.trust_remote_code
+        )
+    if folder is not None and not length.counts_from_padding(skeleton):
+        tokenizers.share_padding(tokenizer, architecture)
     tokenizer_fingerprint = tokenizers.fingerprint(tokenizer)
     facts = {key: value for key, value in architecture.to_dict().items() if key not in _VOLATILE_KEYS}
     parts = [weights, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
     if config.roles:  # the same targets are other matrices
         parts.append(json.dumps(config.roles, sort_keys=True))
-    with torch.device("meta"), quiet():
-        skeleton = AutoModelForSequenceClassification.from_config(
-            architecture, trust_remote_code=config.trust_remote_code
-        )
+    if last_token.is_looked_for(skeleton) and tokenizers.ends_rows_with_padding(tokenizer):
+        parts.append("a row's last token is read, though it is the pad token")
     roles.split_fused(skeleton, config.roles)
     return Blueprint(
         name=display_name(config.name),

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
@@ -28,6 +28,28 @@ def load(config: ModelConfig, folder: Path) -> Any:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def n_embeddings(architecture: PreTrainedConfig) -> int | None:
+    """How many ids a model can read, from 0 on; None where it takes any."""
+    return getattr(architecture.get_text_config(), "vocab_size", None)
+
+
+def can_pad(architecture: PreTrainedConfig) -> bool:
+    """Whether the configuration's own pad id is one that the model has an embedding for."""
+    pad_id, limit = architecture.get_text_config().pad_token_id, n_embeddings(architecture)
+    return isinstance(pad_id, int) and pad_id >= 0 and (limit is None or pad_id < limit)
+
+
+def share_padding(tokenizer: Any, architecture: PreTrainedConfig) -> None:
+    """Let the model take for padding what the tokenizer pads with."""
+    architecture.pad_token_id = tokenizer.pad_token_id
+    architecture.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def ends_rows_with_padding(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts the pad token behind a text, as the end of it."""
+    return tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]
 
 
 def fingerprint(tokenizer: Any) -> str:
