@@ -67,6 +67,11 @@ class Blueprint:
         """The most tokens that a row may have, or None where there is no end."""
         return length.longest_input(self.skeleton)
 
+    @property
+    def n_embeddings(self) -> int | None:
+        """How many ids the model can read, from 0 on; None where it takes any."""
+        return tokenizers.n_embeddings(self.architecture)
+
 
 def blueprint(config: ModelConfig, n_labels: int) -> Blueprint:
     """The blueprint of a backbone with a head of `n_labels` outputs; remembered per process.
@@ -96,6 +101,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         architecture = _load_architecture(config, folder, n_labels)
         tokenizer = tokenizers.load(config, folder)
         weights = files.weights_fingerprint(folder)
+        tokenizers.require_fit(tokenizer, config.name, architecture)
         if not tokenizers.can_pad(architecture):
             tokenizers.share_padding(tokenizer, architecture)
     with torch.device("meta"), quiet():

@@ -1,8 +1,13 @@
-"""The tokenizer of a backbone."""
+"""The tokenizer of a backbone: read from its folder, and made one with its model before anything trains.
+
+A model takes whatever ids it is given, so a tokenizer that is not its own makes a run that looks sound. What can be
+told without rows is refused here; what only rows tell, in lora_bench/tasks/tokens.py.
+"""
 
 import functools
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +17,65 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
 from lora_bench.models.quiet import first_line, quiet
 
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+"""JSON files that transformers reads a tokenizer from."""
+ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token", "mask_token")
+"""Special tokens by role; others come into a row only where its text spells them."""
+
+log = logging.getLogger(__name__)
+
 
 def load(config: ModelConfig, folder: Path) -> Any:
     """The tokenizer of a folder, with a pad token and padding on the right.
 
     Raises:
-        ConfigError: when transformers cannot read it.
+        ConfigError: when transformers cannot read it, or it knows no words or no token to pad with.
     """
+    works = "save the model's own there, with AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
     try:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ConfigError(f"model.name: no usable tokenizer for {config.name!r} ({first_line(error)})") from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    tokenizer.padding_side = "right"
+            vocabulary = tokenizer.get_vocab()
+    except Exception as error:  # whatever a broken file, a missing package or code of its own may raise
+        raise ConfigError(
+            f"model.name: no usable tokenizer for {config.name!r} ({_reason(error, folder)}); {works}"
+        ) from None
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    # What transformers makes of no file at all: special tokens, and with SentencePiece a blank.
+    if sum(token_id not in special for token_id in vocabulary.values()) <= 1:
+        names = [name for name in tokenizer.vocab_files_names.values() if not (folder / name).is_file()]
+        lacks = f"no {' and no '.join(names)}" if names else "files of an empty vocabulary"
+        raise ConfigError(f"model.name: no usable tokenizer for {config.name!r} ({str(folder)!r} has {lacks}); {works}")
+    _choose_padding(tokenizer, config.name, folder)
     return tokenizer
+
+
+def require_fit(tokenizer: Any, name: str, architecture: PreTrainedConfig) -> None:
+    """Refuse a tokenizer whose ids the model has no embedding for.
+
+    A special token without a role that lies beyond is let be: only a text that spells it brings it in, and rows are
+    looked through (`tokens.tokenise`).
+
+    Raises:
+        ConfigError: names the token, its id and the size of the embedding.
+    """
+    limit = n_embeddings(architecture)
+    if limit is None:
+        return
+    roles = {token: role for role in ROLES if (token := getattr(tokenizer, role)) is not None}
+    without = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special} - set(roles)
+    beyond = [
+        (token in roles, token_id, token)
+        for token, token_id in tokenizer.get_vocab().items()
+        if token_id >= limit and token not in without
+    ]
+    if beyond:
+        has_role, token_id, token = max(beyond)
+        role = f", its {roles[token]}," if has_role else ""
+        raise ConfigError(
+            f"model.name: the tokenizer of {name!r} gives {token!r}{role} the id {token_id}, but the model has "
+            f"embeddings for the ids 0 to {limit - 1}; give the tokenizer that the model was trained with"
+        )
 
 
 def n_embeddings(architecture: PreTrainedConfig) -> int | None:
@@ -50,6 +98,48 @@ def share_padding(tokenizer: Any, architecture: PreTrainedConfig) -> None:
 def ends_rows_with_padding(tokenizer: Any) -> bool:
     """Whether the tokenizer puts the pad token behind a text, as the end of it."""
     return tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]
+
+
+def _choose_padding(tokenizer: Any, name: str, folder: Path) -> None:
+    """Padding stands on the right, whatever the tokenizer says: positions then start with the row.
+
+    Raises:
+        ConfigError: when no token can serve.
+    """
+    tokenizer.padding_side = "right"
+    problem = None
+    if tokenizer.pad_token is None:
+        stand_in = tokenizer.eos_token or tokenizer.unk_token
+        if stand_in is None:
+            problem = "has no pad_token, eos_token or unk_token"
+        else:
+            tokenizer.pad_token = stand_in
+            log.warning("%s: its tokenizer has no pad_token; rows are padded with %s", name, stand_in)
+    if problem is None and tokenizer.pad_token_id is None:
+        problem = f"pads with {tokenizer.pad_token!r}, which its vocabulary lacks"
+    if problem is not None:
+        raise ConfigError(
+            f"model.name: the tokenizer of {name!r} {problem}; name a token of its vocabulary as "
+            f'"pad_token" in {str(folder / "tokenizer_config.json")!r}'
+        )
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Why a tokenizer cannot be read: the broken file where one is, else what transformers says."""
+    for name in FILES:
+        try:
+            values = json.loads((folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, RecursionError) as broken:
+            return f"cannot read {str(folder / name)!r}: {first_line(broken)}"
+        if not isinstance(values, dict):
+            return f"{str(folder / name)!r} is no JSON object"
+    said = first_line(error)
+    reasons = [] if (folder / FILES[0]).is_file() else [f"{str(folder)!r} has no {FILES[0]}"]
+    if not (reasons and said.endswith(":")):  # a list that transformers begins says the same
+        reasons.append(f"{type(error).__name__}: {said}")
+    return "; ".join(reasons)
 
 
 def fingerprint(tokenizer: Any) -> str:

@@ -6,6 +6,7 @@ Tokens depend on the rows, the tokenizer and the length limit, and on nothing el
 once per such triple and kept in memory and in a cache folder: the one of `lora_bench.paths`.
 """
 
+import functools
 import hashlib
 import json
 import logging
@@ -28,6 +29,10 @@ from lora_bench.paths import cache_folder
 from lora_bench.tasks.rows import Task
 
 CACHE_FORMAT = 1
+MOST_UNKNOWN = 0.5
+"""Share of the train rows' tokens that a tokenizer may not know."""
+SAMPLE_ROWS = 1_000
+"""Train rows that planning looks at."""
 _CHUNK_ROWS = 10_000  # bounds the Python lists that the tokenizer returns
 
 DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -64,16 +69,20 @@ class Tokens:
 _in_memory: dict[str, dict[str, Tokens]] = {}
 
 
-def tokenise(task: Task, tokenizer: Any, *, max_length: int, tokenizer_fingerprint: str) -> dict[str, Tokens]:
+def tokenise(
+    task: Task, tokenizer: Any, *, max_length: int, tokenizer_fingerprint: str, n_embeddings: int | None = None
+) -> dict[str, Tokens]:
     """Tokens of every split of a task, from the cache where they are known.
 
     Args:
         tokenizer: a transformers tokenizer; called only when the cache lacks the tokens.
         max_length: most tokens per row, special tokens included; of a pair the longer text is cut first.
         tokenizer_fingerprint: names what the tokenizer does; equal fingerprints must give equal tokens.
+        n_embeddings: ids that the model can read, from 0 on; None where it takes any.
 
     Raises:
-        ConfigError: when `max_length` leaves no room for text, or a row has no token.
+        ConfigError: when `max_length` leaves no room for text, a row has no token or one that the model cannot read, or
+            most of the train rows is unknown to the tokenizer.
     """
     key = _key(task.fingerprint, tokenizer_fingerprint, max_length)
     if key not in _in_memory:
@@ -85,7 +94,23 @@ def tokenise(task: Task, tokenizer: Any, *, max_length: int, tokenizer_fingerpri
             }
             _save(path, tokens)
         _in_memory[key] = tokens
-    return _in_memory[key]
+    tokens = _in_memory[key]
+    _require_readable(task, tokens, tokenizer, n_embeddings)
+    return tokens
+
+
+def require_known(task: Task, tokenizer: Any) -> None:
+    """Refuse a tokenizer to which most of the first train rows are unknown: no run of it means anything.
+
+    For planning, where the first thousand rows are enough (they are shuffled) and all would take a minute.
+
+    Raises:
+        ConfigError: with the share, or with a row that has no token at all.
+    """
+    share, empty_row = _seen_at_first(task, tokenizer)
+    _refuse_unknown(share, tokenizer)
+    if empty_row is not None:
+        raise _no_token("train", empty_row, task.splits["train"]["text_a"].iloc[empty_row])
 
 
 def batch(
@@ -118,6 +143,61 @@ def batch(
         result["token_type_ids"][is_token] = tokens.token_type_ids[where]
     result["labels"] = tokens.labels[rows]
     return result
+
+
+def _require_readable(task: Task, tokens: dict[str, Tokens], tokenizer: Any, n_embeddings: int | None) -> None:
+    """Refuse rows of which most is unknown, and ids beyond the embedding.
+
+    Those are special tokens that a text spells: all others, models/tokenizer.py has looked at.
+    """
+    _refuse_unknown(_unknown_share(tokens["train"].input_ids, tokenizer), tokenizer)
+    for split, part in tokens.items():
+        if n_embeddings is not None and part.input_ids.max() >= n_embeddings:
+            place = int(part.input_ids.argmax())
+            row = int(np.searchsorted(part.offsets, place, side="right")) - 1
+            raise ConfigError(
+                f"task.name: row {row} of {split} ({task.splits[split]['text_a'].iloc[row]!r}) has a token with the id "
+                f"{part.input_ids[place]}, but the model has embeddings for the ids 0 to {n_embeddings - 1}; drop the "
+                "row from the data, or give the model the tokenizer that it was trained with"
+            )
+
+
+@functools.lru_cache(maxsize=64)
+def _seen_at_first(task: Task, tokenizer: Any) -> tuple[float, int | None]:
+    """(share of unknown tokens, a row without any) of the first train rows."""
+    table = task.splits["train"].head(SAMPLE_ROWS)
+    texts = [table[name].tolist() for name in ("text_a", "text_b") if name in table]
+    rows = tokenizer(*texts, padding=False, truncation=False, return_attention_mask=False, verbose=False)["input_ids"]
+    empty_row = next((number for number, row in enumerate(rows) if not row), None)
+    return _unknown_share(_flat(rows, np.int32), tokenizer), empty_row
+
+
+def _no_token(split: str, row: int, text: str) -> ConfigError:
+    return ConfigError(f"task.name: row {row} of {split} has no token ({text!r}); drop the row from the data")
+
+
+def _unknown_share(ids: np.ndarray, tokenizer: Any) -> float:
+    """Of the tokens that texts gave, how many stand for what the tokenizer does not know.
+
+    0 where it says so with a token that it also puts around texts: GPT-2 has one for all, and knows every byte.
+    """
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown is None:
+        return 0.0
+    around = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id}
+    if unknown in around:
+        return 0.0
+    n_of_texts = np.isin(ids, list(around - {None}), invert=True).sum()
+    return float((ids == unknown).sum() / max(1, n_of_texts))
+
+
+def _refuse_unknown(share: float, tokenizer: Any) -> None:
+    if share > MOST_UNKNOWN:
+        raise ConfigError(
+            f"model.name: the tokenizer of {tokenizer.name_or_path!r} does not know {share:.0%} of the tokens of the "
+            f"train rows ({tokenizer.unk_token}), and at most {MOST_UNKNOWN:.0%} are let pass; give the tokenizer that "
+            "the model was trained with, or a model of the rows' language"
+        )
 
 
 def _key(task_fingerprint: str, tokenizer_fingerprint: str, max_length: int) -> str:
@@ -153,9 +233,7 @@ def _tokenise_split(split: str, table: pd.DataFrame, tokenizer: Any, max_length:
             types.append(_flat(encoded["token_type_ids"], np.int8))
     if 0 in lengths:
         row = lengths.index(0)
-        raise ConfigError(
-            f"task.name: row {row} of {split} has no token ({texts_a[row]!r}); drop the row from the data"
-        )
+        raise _no_token(split, row, texts_a[row])
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return Tokens(np.concatenate(ids), offsets, np.concatenate(types) if types else None, table["label"].to_numpy())

@@ -192,7 +192,13 @@ def _logits(
 def _compute(config: TaskConfig, plan: Blueprint, matrices: Sequence[Matrix], task: Task) -> dict[str, np.ndarray]:
     loaded = backbone.load(plan, precision="fp64", device=torch.device("cpu"))
     length = min(MAX_LENGTH, plan.longest_input or MAX_LENGTH)
-    tokens = tokenise(task, plan.tokenizer, max_length=length, tokenizer_fingerprint=plan.tokenizer_fingerprint)
+    tokens = tokenise(
+        task,
+        plan.tokenizer,
+        max_length=length,
+        tokenizer_fingerprint=plan.tokenizer_fingerprint,
+        n_embeddings=plan.n_embeddings,
+    )
     state = teacher(loaded, matrices, strength=float(config.planted_strength or 0), seed=int(config.planted_seed or 0))
     with Pack(loaded, [state]) as pack:
         logits = {split: predict(pack, each)[0] for split, each in tokens.items()}

@@ -14,7 +14,7 @@ from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.roles import Matrix
 from lora_bench.tasks.load import load_task
 from lora_bench.tasks.rows import Task
-from lora_bench.tasks.tokens import Tokens, tokenise
+from lora_bench.tasks.tokens import Tokens, require_known, tokenise
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Run:
             self.blueprint.tokenizer,
             max_length=self.config.train.max_length,
             tokenizer_fingerprint=self.blueprint.tokenizer_fingerprint,
+            n_embeddings=self.blueprint.n_embeddings,
         )
 
     @property
@@ -79,6 +80,7 @@ def resolve(config: RunConfig) -> Run:
     backbone = blueprint.blueprint(config.model, task.n_labels)
     device = devices.resolve_device(config.device)
     _check_length(config, backbone)
+    require_known(task, backbone.tokenizer)
     matrices, gap, spelled, layers = _select(config, backbone)
     _check_method(config, matrices)
     n_train = len(task.splits["train"])

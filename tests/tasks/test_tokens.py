@@ -228,3 +228,65 @@ def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
     assert tokens.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("LORA_BENCH_CACHE")
     assert tokens.cache_folder().name == "lora_bench"
+
+
+def task_of(texts: list[str], *, select: str = "w1") -> Task:
+    splits = {
+        split: pd.DataFrame({"text_a": rows, "label": 0, "idx": range(len(rows))})
+        for split, rows in {"train": texts, "select": [select], "report": ["w1"]}.items()
+    }
+    return Task("toy", "classification", ("no", "yes"), ("accuracy",), splits, f"{texts}{select}", {})
+
+
+def looks(task: Task, tokenizer):
+    """Each way in which rows are looked at: by planning, as they are made, in memory and from the cache."""
+    yield lambda: tokens.require_known(task, tokenizer)
+    yield lambda: tokenise(task, tokenizer)
+    yield lambda: tokenise(task, tokenizer)
+    forget()
+    yield lambda: tokenise(task, tokenizer)
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+@pytest.mark.parametrize("texts", [["w1 w2", "x w3 y"], ["x y", "w1 w2"]], ids=["two_fifths", "half"])
+def test_rows_of_which_half_is_known_are_taken(kind, texts):
+    for look in looks(task_of(texts), make_tokenizer(kind)):
+        look()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+@pytest.mark.parametrize(("texts", "share"), [(["x y z", "w1 w2"], "60%"), (["x"], "100%")])
+def test_rows_of_which_most_is_unknown_are_refused(kind, texts, share):
+    """Special tokens around texts are always known and say nothing."""
+    tokenizer = make_tokenizer(kind)
+    if kind == "encoder":
+        tokenizer.cls_token, tokenizer.sep_token = "[CLS]", "[SEP]"
+    for look in looks(task_of(texts), tokenizer):
+        with pytest.raises(ConfigError, match=rf"^model\.name: .* does not know {share} of the tokens"):
+            look()
+
+
+def test_a_token_that_also_ends_texts_is_not_taken_for_an_unknown_one():
+    """GPT-2 has one special token for all, and knows every byte."""
+    tokenizer = make_tokenizer("encoder")
+    tokenizer.unk_token = tokenizer.eos_token = tokenizer.sep_token = "[SEP]"
+    task = task_of(["w1", "w2"])
+    tokens.require_known(task, tokenizer)
+    assert tokenise(task, tokenizer)["train"].lengths.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("split", ["train", "select"])
+def test_a_token_that_the_model_has_no_embedding_for_is_refused(split):
+    """Only a text that spells a special token brings it in, so planning cannot tell without the rows."""
+    texts = {"train": "w1 w2", "select": "w3"} | {split: "w4 w49"}
+    task = task_of(["w1", texts["train"]], select=texts["select"])
+    row = 1 if split == "train" else 0
+    for _ in range(2):  # made, and known
+        with pytest.raises(ConfigError, match=rf"row {row} of {split} \('w4 w49'\) .* id 53, .* the ids 0 to 52"):
+            tokens.tokenise(task, make_tokenizer("decoder"), max_length=16, tokenizer_fingerprint="t", n_embeddings=53)
+    assert tokens.tokenise(task, make_tokenizer("decoder"), max_length=16, tokenizer_fingerprint="t", n_embeddings=54)
+
+
+def test_a_row_without_tokens_is_refused_at_planning():
+    with pytest.raises(ConfigError, match="row 1 of train has no token"):
+        tokens.require_known(task_of(["w1", "  "]), make_tokenizer("decoder"))
