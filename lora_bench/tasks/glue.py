@@ -9,7 +9,6 @@ Source: Wang et al. 2019, arXiv:1804.07461 (tasks and metrics); https://huggingf
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
-from lora_bench.tasks.files import SUFFIXES, Columns, read_columns, regression_labels, require, text_table
+from lora_bench.tasks.files import text_table
+from lora_bench.tasks.labels import class_label, json_object, regression_labels
+from lora_bench.tasks.readers import SUFFIXES, Columns, read_columns, require, suffix_of
 from lora_bench.tasks.rows import Rows, Source
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _split_files(folder: Path, task: GlueTask) -> dict[str, list[Path]]:
         parsed = _parse_name(path, task) if path.is_file() else None
         if parsed:
             split, shard, shards = parsed
-            found.setdefault(split, {}).setdefault((path.suffix.lower(), shards), []).append((shard or 0, path))
+            found.setdefault(split, {}).setdefault((suffix_of(path), shards), []).append((shard or 0, path))
     files = {}
     for split, sources in found.items():
         if len(sources) > 1:
@@ -222,18 +223,15 @@ def _split_files(folder: Path, task: GlueTask) -> dict[str, list[Path]]:
 
 def _check_metadata(metadata: dict[str, str], name: str, split: str, path: Path) -> bool:
     """Whether a file's `glue_subset` entry calls it complete; true without one, so that the row count decides."""
-    subset = _json(metadata.get("glue_subset"))
+    subset = json_object(metadata.get("glue_subset"))
     for key, expected in (("task", name), ("split", split)):
         if subset.get(key, expected) != expected:
             raise ConfigError(
                 f"task.data_dir: {str(path)!r} says that it holds {key} {subset[key]!r}, not {expected!r}; "
                 f"a split is never replaced by another"
             )
-    label = _json(metadata.get("huggingface"))
-    for step in ("info", "features", "label"):
-        label = label.get(step) if isinstance(label, dict) else None
-    names = label.get("names") if isinstance(label, dict) else None
-    if names and tuple(names) != TASKS[name].label_names:
+    names = class_label(metadata, "label")
+    if names and names != TASKS[name].label_names:
         raise ConfigError(
             f"task.data_dir: {str(path)!r} has the labels {', '.join(names)}, "
             f"but {name} has {', '.join(TASKS[name].label_names) or 'numbers'}"
@@ -241,20 +239,12 @@ def _check_metadata(metadata: dict[str, str], name: str, split: str, path: Path)
     return bool(subset.get("complete", True))
 
 
-def _json(text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except json.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _table(task: GlueTask, columns: Columns, *, where: Path | str, key: str) -> pd.DataFrame:
     import pandas as pd
 
     require(columns, [*task.columns, "label"], where=where, key=key)
     table = text_table(columns, task.columns, where=where, key=key)
-    labels = columns.values["label"]
+    labels = columns.of("label")
     if task.label_names:
         table["label"] = pd.Series(_class_labels(labels, task.label_names, where=where, key=key), dtype="int64")
     else:
@@ -289,6 +279,8 @@ def _class_labels(values: Sequence[Any], names: tuple[str, ...], *, where: Path 
 def _row_numbers(columns: Columns) -> list[int]:
     """The source's own `idx` where every row has a whole number, else positions."""
     try:
-        return [int(value) for value in columns.values["idx"]]
-    except (KeyError, TypeError, ValueError):
+        numbers = [int(value) for value in columns.of("idx")]
+    except (KeyError, TypeError, ValueError, OverflowError):
         return list(range(columns.n_rows))
+    is_storable = all(-(2**63) <= number < 2**63 for number in numbers)
+    return numbers if is_storable else list(range(columns.n_rows))

@@ -88,6 +88,8 @@ class Source:
         origin: for the record: `hub:nyu-mll/glue@main`, `files` or `generated`.
         splits: `train` and `report`, and where there is one `select` or `report_mismatched`.
         absent: official splits that are not there and are scored null.
+        label_keys: what the fingerprint calls the labels, where it is not their names; a number is one however it is
+            spelled.
     """
 
     origin: str
@@ -97,6 +99,7 @@ class Source:
     splits: dict[str, Rows]
     absent: tuple[str, ...] = ()
     extra_train: pd.DataFrame | None = None  # used after the shuffled rows, never shuffled into them
+    label_keys: tuple[str, ...] = ()
 
 
 def assemble(source: Source, config: TaskConfig) -> Task:
@@ -118,15 +121,15 @@ def assemble(source: Source, config: TaskConfig) -> Task:
         label_names=source.label_names,
         metrics=metrics,
         splits=splits,
-        fingerprint=fingerprint(source.kind, source.label_names, splits),
+        fingerprint=fingerprint(source.kind, source.label_keys or source.label_names, splits),
         facts=_facts(source, splits),
     )
 
 
-def fingerprint(kind: str, label_names: tuple[str, ...], splits: Mapping[str, pd.DataFrame]) -> str:
+def fingerprint(kind: str, label_keys: tuple[str, ...], splits: Mapping[str, pd.DataFrame]) -> str:
     """sha256 of texts and labels, split by split, row by row. File formats, names and row numbers do not enter."""
     digest = hashlib.sha256()
-    _feed(digest, [kind, list(label_names)])
+    _feed(digest, [kind, list(label_keys)])
     for split in SPLITS:
         if split not in splits:
             continue

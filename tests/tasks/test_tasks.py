@@ -17,9 +17,9 @@ from omegaconf import OmegaConf
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import METRICS, TaskConfig
 from lora_bench.tasks import glue, load
-from lora_bench.tasks.files import read_columns
 from lora_bench.tasks.generated import grammars
 from lora_bench.tasks.load import EMBEDDED, load_task
+from lora_bench.tasks.readers import read_columns
 from user_files import NASTY, glue_rows, user_rows, write, write_glue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -566,7 +566,7 @@ def test_texts_survive_every_format(tmp_path):
         (["a", "a"], ["a"], {}, "task.label_column: train holds one label, 'a'"),
         (["a", "", "b"], ["a"], {}, "task.label_column: row 2 of .*train.csv' has no label"),
         ([0.5, 1.5], [0.5], {}, "task.label_column: '0.5' is no class; set task.kind=regression"),
-        ([-1, 1], [1], {}, "task.label_column: -1 marks hidden"),
+        ([-1, 1], [-1], {}, "task.label_column: every label of .*report.csv' is -1, which marks hidden"),
         (list(range(1001)), [1], {}, "task.label_column: train holds 1001 labels"),
         (["a", "b"], ["a"], {"kind": "regression"}, "task.label_column: row 1 .* has the label 'a'; regression needs"),
         ([1, 2], [1], {"label_column": "y"}, "task.label_column: no column 'y' in .*train.csv'; it has text, label"),
