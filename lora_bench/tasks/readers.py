@@ -241,10 +241,12 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
         _require_delimiter(header, delimiter, path, key)
         begin = lines.n + 1
         for row in reader:
-            if row and len(row) != len(header):
+            if len(row) <= 1 < len(header) and not "".join(row).strip():  # a blank line is no row
+                begin = lines.n + 1
+                continue
+            if len(row) != len(header):
                 raise ConfigError(f"{key}: {_ragged(row, header, begin, lines, repr(str(path)))}")
-            if row:
-                rows.append(row)
+            rows.append(row)
             begin = lines.n + 1
     except csv.Error as error:
         raise ConfigError(

@@ -48,6 +48,8 @@ def task_of(folder, train, suffix, **values):
         (lines_of("\r").encode(), "jsonl"),
         (lines_of("\r\n").encode(), "jsonl"),
         (b"\n" + delimited().encode(), "csv"),
+        (delimited("\r\n \r\n\r\n").encode(), "csv"),
+        (delimited("\n  \n", "\t").encode(), "tsv"),
         (delimited().encode("utf-8-sig"), "csv"),
         (codecs.BOM_UTF8 + delimited().encode("utf-8-sig"), "csv"),
         (lines_of().encode("utf-8-sig"), "jsonl"),
