@@ -19,7 +19,7 @@ from typing import Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.plugins.sweeper import Sweeper
@@ -370,6 +370,9 @@ def _values(override: Override) -> list[str]:
     key = override.key_or_group
     if key == "sweeps":
         raise ConfigError(f"sweeps: one at a time, not {override.get_value_string()}")
+    if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        pattern = override.get_value_string()
+        raise ConfigError(f"{key}: {pattern} is a pattern, and a sweep lists its values; give them, as a,b")
     if not override.is_discrete_sweep():
         raise ConfigError(f"{key}: an interval has no list of values; give values, such as 1e-3,3e-3, or range(8)")
     values = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]

@@ -5,6 +5,7 @@
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_args, get_origin
@@ -229,11 +230,15 @@ def _own_part(composed: DictConfig | Mapping[str, Any]) -> DictConfig:
     return given
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: OmegaConfBaseException) -> str:
     """OmegaConf's first line, with what would work."""
     said = _first_line(error)
     if "is not a ListConfig" in said:
         return "one value where a list belongs; write it in brackets, as [a,b]"
+    if composite := re.search(r"Cannot convert '(List|Dict)Config' to string: '(.*)'", said):
+        what = "list" if composite[1] == "List" else "mapping"
+        works = "qv is both q and v" if str(error.full_key) == "adapter.targets" else "give it without brackets"
+        return f"{composite[2]} is a {what}, where one text belongs; {works}, and with -m a,b is a sweep over several"
     hints = {"to Integer": "give a whole number", "to Float": "give a number", "valid bool": "give true or false"}
     hint = next((hint for kind, hint in hints.items() if kind in said), None)
     return f"{said}; {hint}" if hint else said

@@ -123,6 +123,10 @@ BAD = [
     ({"train__compile": "often"}, "train.compile: Value 'often'", "give true or false"),
     ({"seed": [1, 2]}, "seed: Value '[1, 2]'", "give a whole number"),
     ({"adapter": None}, "adapter: null", "give its keys"),
+    ({"adapter__targets": ["q", "v"]}, "adapter.targets: ['q', 'v'] is a list", "qv is both q and v, and with -m"),
+    ({"adapter__targets": {"q": 1}}, "adapter.targets: {'q': 1} is a mapping", "qv is both"),
+    ({"task__label_column": ["a"]}, "task.label_column: ['a'] is a list", "give it without brackets"),
+    ({"model__name": ["a", "b"]}, "model.name: ['a', 'b'] is a list", "give it without brackets"),
     ({"task__text_columns": "text"}, "task.text_columns: one value where a list belongs", "as [a,b]"),
     # missing
     ({"train__lr": "???"}, "train.lr: no value given", "set it on the command line"),

@@ -72,6 +72,9 @@ def test_values_of_files_may_be_lists_nulls_and_switches():
         ({}, ["q"], [], r"grids\[0\]: 'q' is no grid"),
         ({"train.lr": "interval(0,1)"}, [{}], [], r"train\.lr: an interval has no list of values"),
         ({}, [{}], ["+sweeps=quick,rank"], r"sweeps: one at a time"),
+        ({}, [{}], ["adapter.targets=glob(*)"], r"adapter\.targets: glob\(\*\) is a pattern, .* give them, as a,b"),
+        ({"seed": "glob([a*,b*],exclude=c)"}, [{}], [], r"seed: glob\(.*\) is a pattern"),
+        ({}, [{"task": "glob(c*)"}], [], r"task: glob\(c\*\) is a pattern"),
     ],
 )
 def test_a_grid_that_is_none_is_refused(params, grids, arguments, said):
