@@ -73,7 +73,7 @@ def _one_run(composed: DictConfig) -> int:
     """Train one run, a pack of one, and print its scores."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lora_bench.launch import jobs
+    from lora_bench.launch import jobs, tell_tasks
     from lora_bench.launch.gpus import claim_gpu
     from lora_bench.launch.precision import keep_precision, settle
     from lora_bench.models import machine
@@ -100,6 +100,7 @@ def _one_run(composed: DictConfig) -> int:
     store = Store(config.store)
     store.require_writable()
     keep_precision(store)
+    print("\n".join(tell_tasks.lines([one])))
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     tracking = open_tracking(config.tracking, directory=store.root / ".tracking")
     invocation = {"overrides": overrides}

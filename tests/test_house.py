@@ -28,7 +28,18 @@ LAW = {  # room -> the rooms of lora_bench that it may import
     "reports": {"verdicts", "store", "config", "paths", "wording"},
     "questions": {"reports", "verdicts", "store", "config", "paths", "wording"},
     "calibration": {"reports", "verdicts", "store", "config", "wording"},
-    "launch": {"training", "models", "questions", "tracking", "verdicts", "store", "config", "paths", "wording"},
+    "launch": {
+        "training",
+        "models",
+        "tasks",
+        "questions",
+        "tracking",
+        "verdicts",
+        "store",
+        "config",
+        "paths",
+        "wording",
+    },
 }
 EDGES = {  # what the law forbids, and why it stands
     ("lora_bench.questions.subspaces", "lora_bench.models.adapters"): "step zero draws A again, as training drew it",

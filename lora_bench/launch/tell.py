@@ -11,6 +11,7 @@ from rich.table import Table
 
 from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
+from lora_bench.launch import tell_tasks
 from lora_bench.launch.estimate import estimate
 from lora_bench.launch.plan import Plan
 from lora_bench.paths import resource_root
@@ -59,6 +60,8 @@ def describe(plan: Plan, store: StoreReader, out: Console, *, every_cell: bool, 
     n_failed = statuses.count("failed")
     line = f"  {statuses.count('finished')} finished, {n_failed} failed before, {counted(len(pending), 'run')} to train"
     out.print(f"{line} in {counted(n_packs, 'pack')}{_how(plan)}" if pending else line)
+    for line in tell_tasks.lines(planned.run for planned in plan.runs.values()):
+        out.print(f"  {line}")
     riders = plan.riders()
     if riders:
         told = "rides along, so that its pack is" if len(riders) == 1 else "ride along, so that their packs are"

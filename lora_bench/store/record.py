@@ -35,7 +35,11 @@ COSTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a record is about: the run, and where and how it was started. `started` is ISO 8601."""
+    """What a record is about: the run, and where and how it was started. `started` is ISO 8601.
+
+    `task` is what the rows come to: `labels`, their names by output (null for regression), `label_counts`, `repeats`.
+    Records from before have none.
+    """
 
     run_id: str
     cell_id: str
@@ -45,6 +49,7 @@ class Subject:
     environment: Mapping[str, Any]
     started: str
     data: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
     invocation: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -126,6 +131,7 @@ def _record(
             "norms": outcome.norms,
             "guards": outcome.guards,
             "data": subject.data,
+            **({"task": subject.task} if subject.task else {}),
             "environment": subject.environment,
             "invocation": {"overrides": [], "sweep": None} | dict(subject.invocation),
             "started": subject.started,
@@ -189,6 +195,7 @@ def problems(record: Any) -> list[str]:
         *_identity_problems(record),
         *_status_problems(record),
         *_config_problems(record["config"]),
+        *_task_problems(record.get("task", {})),
         *_manifest_problems(record["manifest"]),
         *_score_problems(record),
         *_history_problems(record["history"]),
@@ -226,6 +233,14 @@ def _config_problems(config: dict) -> Iterable[str]:
     yield from (f"config has no '{part}'" for part in parts if not isinstance(config.get(part), dict))
     if not isinstance(config.get("seed"), int):
         yield "config has no 'seed'"
+
+
+def _task_problems(task: Any) -> Iterable[str]:
+    labels = task.get("labels") if isinstance(task, dict) else task
+    if not isinstance(task, dict) or not (
+        labels is None or (isinstance(labels, list) and all(isinstance(label, str) for label in labels))
+    ):
+        yield "task.labels must be null or names"
 
 
 def _manifest_problems(manifest: list) -> Iterable[str]:

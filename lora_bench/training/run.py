@@ -18,7 +18,7 @@ import torch
 
 from lora_bench import seeds
 from lora_bench.config.errors import ConfigError
-from lora_bench.models import adapters, backbone, devices
+from lora_bench.models import adapters, backbone, devices, label_names
 from lora_bench.models.adapters import AdapterState
 from lora_bench.models.backbone import Backbone
 from lora_bench.packing.pack import Pack
@@ -31,6 +31,7 @@ from lora_bench.store.reader import ADAPTER
 from lora_bench.store.record import Failure, Measured, Outcome, Subject, failed, finished, require_guards, utc_now
 from lora_bench.tasks.metrics import score
 from lora_bench.tasks.rows import Task
+from lora_bench.tasks.summary import summarise
 from lora_bench.tasks.tokens import Tokens
 from lora_bench.tracking.live import Silence, Tracking, head_of, summary_of
 from lora_bench.training import guards
@@ -322,6 +323,7 @@ class _Desk:
             folder = Path(scratch) / "adapter"
             with explained(f"keep the adapter of run {run.run_id}", Path(scratch)):
                 adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
+                label_names.write(folder, loaded.blueprint, task.label_names)
             held["reload_gap"] = guards.reload_gap(folder, loaded, tokens["report"], logits["report"])
             held["reloads"] = held["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
             require_guards(held)
@@ -369,6 +371,7 @@ def _subject(each: RunProgress, started: str, about: dict[str, Any]) -> Subject:
         metrics=run.task.metrics,
         manifest=run.manifest,
         data=run.task.facts | ({"budget_gap": run.budget_gap} if run.budget_gap is not None else {}),
+        task=summarise(run.task).as_facts(run.task),
         started=started,
         **about,
     )

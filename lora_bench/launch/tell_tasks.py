@@ -1,0 +1,93 @@
+"""What a plan says of its tasks before anything trains: labels, rows that occur twice, how heads begin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lora_bench.tasks.rows import Task
+from lora_bench.tasks.summary import summarise
+from lora_bench.wording import counted, listed
+
+if TYPE_CHECKING:
+    from lora_bench.models.blueprint import Blueprint  # with torch, which no table needs
+
+MOST_NAMED = 8
+"""Labels that are named one by one; of more the first and the last are."""
+MOST_LETTERS = 40
+
+
+def lines(runs: Iterable[Any]) -> Iterator[str]:
+    """Two lines for each task of these resolved runs, and one for each head that a backbone begins with."""
+    runs = list(runs)
+    first: dict[str, Any] = {}
+    for run in runs:
+        first.setdefault(run.task.fingerprint, run)
+    for run in first.values():
+        yield _labels(run.config.task.name, run.task)
+        yield f"  {_repeats(run.task)}"
+        alike = [other for other in runs if other.task.fingerprint == run.task.fingerprint]
+        plans = {other.blueprint.fingerprint: other.blueprint for other in alike}
+        yield from (f"  {_head(plan, run.task)}" for plan in plans.values())
+
+
+def _labels(name: str, task: Task) -> str:
+    counts = summarise(task).counts
+    order = ", ".join(f"{len(rows):,} {split.replace('_', ' ')}" for split, rows in task.splits.items())
+    if not task.label_names:
+        return f"task {name}: numbers ({order})"
+    per_label = list(zip(map(_shown, task.label_names), zip(*counts.values(), strict=True), strict=True))
+    cells = [f"{label} ({', '.join(f'{count:,}' for count in row)})" for label, row in per_label]
+    if len(cells) > MOST_NAMED:
+        cells = [*cells[:3], "...", cells[-1]]
+    return f"task {name}: {counted(task.n_labels, 'label')} ({order}): {', '.join(cells)}"
+
+
+def _repeats(task: Task) -> str:
+    figures = summarise(task)
+    told = []
+    for split, others in figures.repeats.items():
+        rows = f"{len(task.splits[split]):,} {split.replace('_', ' ')} rows"
+        repeated = [f"{n:,} of {other}" for other, n in others.items() if n]
+        told.append(f"of {rows} {listed(repeated)} too" if repeated else f"of {rows} none of train or select")
+    if figures.n_empty:
+        told.append(f"{counted(figures.n_empty, 'row')} with one text empty")
+    is_cut = task.facts["cut"]["select"] != "own split"
+    told.append("select is cut from train, before it" if is_cut else "select has rows of its own")
+    return "; ".join(told)
+
+
+def _head(plan: Blueprint, task: Task) -> str:
+    """How the head begins, and whether its outputs stand for the labels in the task's order."""
+    from lora_bench.models import weights
+
+    if plan.config.trust_remote_code:
+        return f"how the head on {plan.name} begins is for the model's own code"
+    head = weights.head_of(plan.folder) if plan.folder is not None else None
+    if head is None or len(head.labels) != task.n_labels:
+        return f"the head on {plan.name} begins fresh"
+    told = f"the head on {plan.name} begins as the checkpoint's"
+    if not task.label_names:
+        return told
+    in_order = f"{_few(task.label_names)}, in this order"
+    if all(re.fullmatch(r"LABEL_\d+", label) for label in head.labels):
+        return f"{told}, whose outputs have no names; the task takes them for {in_order}"
+    outputs = f"{told}, whose outputs are {_few(head.labels)}"
+    ours, theirs = ([label.casefold() for label in labels] for labels in (task.label_names, head.labels))
+    if ours == theirs:
+        return f"{outputs}, as the task's"
+    if sorted(ours) == sorted(theirs):
+        return f"{outputs}: NOT the order of the task, {_few(task.label_names)}; it begins with labels exchanged"
+    return f"{outputs}; the task takes them for {in_order}"
+
+
+def _few(labels: Sequence[str]) -> str:
+    names = [_shown(label) for label in labels]
+    return ", ".join(names if len(names) <= MOST_NAMED else [*names[:3], "...", names[-1]])
+
+
+def _shown(label: str) -> str:
+    """A label on one line of a terminal: short, and what moves the cursor as its escape."""
+    plain = label if label.isprintable() else repr(label)[1:-1]
+    return plain if len(plain) <= MOST_LETTERS else f"{plain[: MOST_LETTERS - 3]}..."
