@@ -324,6 +324,10 @@ def _check_model(model: ModelConfig) -> None:
         raise ConfigError(
             f"model.packaged: {', '.join(sorted(model.packaged))}; give name, package and sha256, or nothing"
         )
+    if (package := model.packaged.get("package")) is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", package):
+        raise ConfigError(
+            f"model.packaged.package: {package!r} is no package; give the name of one that is installed, without dots"
+        )
     for key, value in (("sha256", model.sha256), ("packaged.sha256", model.packaged.get("sha256"))):
         if value is not None and not re.fullmatch(r"[0-9a-f]{64}", value):
             raise ConfigError(f"model.{key}: {value!r} is no sha256; give 64 hexadecimal digits, or null")

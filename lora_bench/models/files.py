@@ -6,7 +6,7 @@ In this order: the folder, its config.json, its weights.
 
 import functools
 import hashlib
-import importlib.util
+import importlib.machinery
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,7 +89,8 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _package_folder(package: str) -> Path | None:
-    spec = importlib.util.find_spec(package)
+    """Where an installed package keeps its weights. It is looked up and not imported: none of its code runs."""
+    spec = importlib.machinery.PathFinder.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
     return next(

@@ -134,6 +134,16 @@ BAD = [
     # model
     ({"model__name": ""}, "model.name: ''", "give a name"),
     ({"model__weights": "pretraind"}, "model.weights: no 'pretraind'", "did you mean 'pretrained'"),
+    (
+        {"model__packaged": {"name": "a", "package": "os.path", "sha256": "0" * 64}},
+        "model.packaged.package: 'os.path' is no package",
+        "without dots",
+    ),
+    (
+        {"model__packaged": {"name": "a", "package": "", "sha256": "0" * 64}},
+        "package: '' is no package",
+        "give the name",
+    ),
     ({"model__sha256": "abc"}, "model.sha256: 'abc'", "64 hexadecimal digits"),
     ({"model__architecture": {}}, "model.architecture: no model_type", "such as bert"),
     ({"model__roles": {"w": "x"}}, "model.roles: no role 'w'", "roles are q, k, v"),
