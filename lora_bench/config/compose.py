@@ -26,6 +26,8 @@ from lora_bench.config.schema import KEYS, RunConfig, check
 KEY_ALIASES = {key.fact.alias: key.path for key in KEYS if key.fact.alias}
 """Keys by the name that people give them, and by the name that the schema has: `store` itself is a folder."""
 
+LARGEST_WHOLE = 2**63
+
 COMMAND_KEYS = ("hydra", "show", "pack")
 """Keys of a composed configuration that steer the command and are no part of a run."""
 
@@ -75,7 +77,7 @@ class Template:
         for key, value in values.items():
             section, _, name = key.rpartition(".")
             kind = {each.name: each.type for each in fields(getattr(config, section) if section else config)}[name]
-            _refuse_switch(key, kind, value)
+            _refuse_scalar(key, kind, value)
             with _in_our_words():
                 OmegaConf.update(self._typed, key, value, merge=False)
                 held = OmegaConf.select(self._typed, key)
@@ -153,7 +155,7 @@ def _is_value(key: str) -> bool:
 
 
 def _refuse_wrong_scalars(given: DictConfig) -> None:
-    """OmegaConf reads `true` as the number 1: a switch where a number belongs is a mistake, not a value."""
+    """OmegaConf reads `true` as the number 1, and ends in an OverflowError where an integer fits no float."""
 
     def walk(schema: Any, values: Any, prefix: str) -> None:
         if not OmegaConf.is_dict(values):
@@ -169,14 +171,19 @@ def _refuse_wrong_scalars(given: DictConfig) -> None:
                     raise ConfigError(f"{prefix}{name}: null; give its keys, or leave it out")
                 walk(nested, value, f"{prefix}{name}.")
             else:
-                _refuse_switch(f"{prefix}{name}", each.type, value)
+                _refuse_scalar(f"{prefix}{name}", each.type, value)
 
     walk(RunConfig, given, "")
 
 
-def _refuse_switch(key: str, kind: Any, value: Any) -> None:
-    if isinstance(value, bool) and kind is not bool and kind is not Any:
-        raise ConfigError(f"{key}: {str(value).lower()} is a switch; give a {_type_name(kind)}")
+def _refuse_scalar(key: str, kind: Any, value: Any) -> None:
+    """Refuse a switch where none belongs, and a number that neither a float nor a table of the store can hold."""
+    if isinstance(value, bool):
+        if kind is not bool and kind is not Any:
+            raise ConfigError(f"{key}: {str(value).lower()} is a switch; give a {_type_name(kind)}")
+    elif isinstance(value, int) and abs(value) >= LARGEST_WHOLE:
+        shown = f"{str(value)[:12]}... ({len(str(abs(value)))} digits)"
+        raise ConfigError(f"{key}: {shown} is too large; give a {_type_name(kind)} below {LARGEST_WHOLE}")
 
 
 def _type_name(kind: Any) -> str:

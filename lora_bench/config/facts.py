@@ -132,6 +132,8 @@ def check_value(key: Key, value: Any) -> None:
     has_limits = any(limit is not None for limit in (facts.at_least, facts.above, facts.at_most, facts.below))
     values: list[Any] = value if isinstance(value, list) else [value]
     for item in values:
+        if isinstance(item, str) and any("\ud800" <= letter <= "\udfff" for letter in item):
+            raise ConfigError(f"{path}: {item!r} holds bytes that are no text, which no record can keep; give text")
         if facts.choices:
             _check_choice(path, item, facts.choices)
         if has_limits:
@@ -145,7 +147,7 @@ def _check_choice(path: str, value: object, choices: Sequence[str]) -> None:
 
 def _check_number(path: str, value: float, facts: Fact) -> None:
     """Refuse a number that is not finite or lies outside its interval."""
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}: {value} is not finite")
     if facts.above is not None and value <= facts.above:
         raise ConfigError(f"{path}: {value} is too small; give a value above {facts.above}")

@@ -22,6 +22,7 @@ SOURCES = ("glue", "generated", "files", "planted")
 KINDS = ("classification", "regression")
 METRICS = ("accuracy", "balanced_accuracy", "matthews", "f1", "pearson", "spearman")
 KEEP_ADAPTERS = ("all", "best", "none")
+MOST_ROWS = 2**31 - 1
 
 
 @dataclass
@@ -60,10 +61,17 @@ class TaskConfig:
         help="GLUE: a folder of local parquet, csv, tsv or jsonl files in the Hub's schema; files: their folder",
     )
     revision: str | None = fact(None, help="of the data on the Hub")
-    train_rows: int | None = fact(None, at_least=1, help="first rows of a seeded shuffle; null takes all")
-    report_rows: int | None = fact(None, at_least=1, help="first rows of report, for a quick look; null takes all")
+    train_rows: int | None = fact(
+        None, at_least=1, at_most=MOST_ROWS, help="first rows of a seeded shuffle; null takes all"
+    )
+    report_rows: int | None = fact(
+        None, at_least=1, at_most=MOST_ROWS, help="first rows of report, for a quick look; null takes all"
+    )
     select_rows: int | None = fact(
-        None, at_least=1, help="rows cut from train to choose rates on; null takes a tenth, at most 1,000"
+        None,
+        at_least=1,
+        at_most=MOST_ROWS,
+        help="rows cut from train to choose rates on; null takes a tenth, at most 1,000",
     )
     phenomena: list[str] = fact([], help="constructions of an embedded task; empty takes all")
     kind: str = fact("classification", choices=KINDS, help="files: `classification` or `regression`")
@@ -163,6 +171,7 @@ class AdapterConfig:
     )
     replicate: int = fact(
         at_least=0,
+        at_most=2**31 - 1,
         of="adapter",
         methods=LORA_METHODS,
         factor=True,
@@ -199,7 +208,9 @@ class TrainConfig:
     epochs: float = fact(
         above=0, at_most=10_000, of="train", factor=True, help="passes over the train split; fractions work"
     )
-    batch_size: int = fact(at_least=1, of="train", factor=True, label="batch", help="rows per optimizer step")
+    batch_size: int = fact(
+        at_least=1, at_most=MOST_ROWS, of="train", factor=True, label="batch", help="rows per optimizer step"
+    )
     grad_accumulation: int = fact(at_least=1, of="train", label="", help="a step's rows are taken in this many parts")
     max_length: int = fact(
         at_least=4, at_most=1_000_000, of="train", label="longest input, tokens", help="tokens; longer rows are cut"

@@ -1,17 +1,21 @@
 """A field is declared once: what is told of it elsewhere follows, for the fields there are and for one to come."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from typing import get_origin
 
 import pytest
 
 from configs import ROOT
 from key_reference import PAGE, rewritten
+from lora_bench.config.errors import ConfigError
 from lora_bench.config.facts import fact
 from lora_bench.config.schema import KEYS
 from patience import PATIENCE_SECONDS
+from tiny import tiny_config
 
 FIELD = """
     label_smoothing: float = fact(
@@ -117,3 +121,24 @@ def test_a_scientific_field_is_added_by_declaring_it(tmp_path):
         "help": True,
         "docs": ["| `train.label_smoothing` | `0.0` | share of a label that goes to the others |"],
     }
+
+
+NUMBERS = [key for key in KEYS if key.members & {int, float}]
+TEXTS = [key for key in KEYS if str in key.members or get_origin(key.type) is list]
+
+
+@pytest.mark.parametrize("key", NUMBERS, ids=lambda key: key.path)
+@pytest.mark.parametrize("value", [10**400, -(10**400), 2**63])
+def test_no_number_is_too_large_to_be_refused(key, value):
+    """An integer that fits no float ended in a traceback, or in a record that makes its whole store unreadable."""
+    with pytest.raises(ConfigError, match=f"^{re.escape(key.path)}: ") as told:
+        tiny_config(**{key.path.replace(".", "__"): value})
+    assert len(str(told.value)) < 300
+
+
+@pytest.mark.parametrize("key", TEXTS, ids=lambda key: key.path)
+def test_a_text_that_no_record_can_keep_is_refused(key):
+    """Bytes of another encoding on the command line become half surrogates, which no JSON file can hold."""
+    value = "a\udcffb" if get_origin(key.type) is not list else ["a\udcffb"]
+    with pytest.raises(ConfigError, match=f"^{re.escape(key.fact.alias or key.path)}: |^{re.escape(key.path)}: "):
+        tiny_config(**{key.path.replace(".", "__"): value})
