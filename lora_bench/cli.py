@@ -77,8 +77,9 @@ def _one_run(composed: DictConfig) -> int:
     from lora_bench.launch.gpus import claim_gpu
     from lora_bench.launch.precision import keep_precision, settle
     from lora_bench.models import machine
-    from lora_bench.store import open_store
+    from lora_bench.store import open_store, recover
     from lora_bench.store.folder import Store
+    from lora_bench.store.locks import owner_of, remedy
     from lora_bench.tracking.live import open_tracking
     from lora_bench.training import inputs
     from lora_bench.wording import duration
@@ -92,6 +93,7 @@ def _one_run(composed: DictConfig) -> int:
     from lora_bench.training.resolve import resolve  # imports torch: what can be refused without it has been
 
     one = resolve(settle(config, known))
+    recover(known)
     folder = known.path(one.run_id)
     if known.has(one.run_id):
         print(f"{one.run_id} is in the store already; remove its folder to train it again")
@@ -110,7 +112,8 @@ def _one_run(composed: DictConfig) -> int:
     finally:
         tracking.close()
     if not records:
-        print(f"{one.run_id} is being trained by another process")
+        lock = store.claim_file(one.run_id)
+        print(f"{one.run_id} is being trained by another process: {owner_of(lock) or lock}; {remedy(lock)}")
         return 1
     record = records[0]
     if record["status"] == "failed":
@@ -217,6 +220,8 @@ def show_store(config: Any) -> None:
         told = message if isinstance(message, str) else "no message"
         first = f"{group['run_id'].iloc[0]}/record.json"
         out.print(f"failed: {kind}: {told} ({wording.counted(len(group), 'run')}, the first: {first})")
+    for run_id, why in store.unreadable.items():
+        out.print(f"not counted: {store.path(run_id)}: {why}")
     for folder in store.quarantined:
         out.print(f"set aside: {folder}: {_why_set_aside(folder)}")
 

@@ -178,13 +178,16 @@ def test_the_store_is_shown_in_figures(command, training):
     command("-m", *SMALL, "seed=0,1,2")
     command("+sweeps=quick", *SMALL, "adapter.targets=q", "train.lr=1e-3", "seed=0")
     (Store("runs").path("0" * 16)).mkdir()
+    (Store("runs").path("0" * 16) / "record.json").write_text("{", encoding="utf-8")
+    (Path("runs") / "quarantine" / "00000001-1").mkdir(parents=True)
     ended = command("show=store")
     assert "runs: 4 runs, 3 finished, 1 failed" in ended.out
     lines = [line.split() for line in ended.out.splitlines()]
     assert ["quick", "acceptability", "tiny", "lora", "1", "1", "1", "0", "1", "s"] in lines
     assert ["-", "acceptability", "tiny", "lora", "1", "3", "2", "1", "3", "s"] in lines
     assert "failed: nonfinite: the loss is not finite (1 run, the first: " in ended.out
-    assert re.search(r"set aside: runs/quarantine/0{16}-1: the folder holds no record.json", ended.out)
+    assert re.search(r"not counted: runs/0{16}: not JSON", ended.out)
+    assert "set aside: runs/quarantine/00000001-1: no reason was kept" in ended.out
     assert re.search(r"\d+ kB: records \d+ kB$", ended.out, re.MULTILINE)
     assert "3 finished runs without an adapter" in ended.out
 

@@ -77,7 +77,7 @@ class LoraBenchSweeper(Sweeper):
         """Plan, train, conclude. Ends the process with status 1 if a run failed or is missing."""
         from lora_bench.cli import set_up_logging
         from lora_bench.launch.plan import make
-        from lora_bench.store import open_store
+        from lora_bench.store import open_store, recover
 
         set_up_logging()
         _check_options(self.switches, pack_size=self.pack_size, workers=self.workers)
@@ -92,6 +92,8 @@ class LoraBenchSweeper(Sweeper):
             return
         candidates = self._candidates(arguments)
         records = open_store(candidates[0].config.store)
+        if not self.switches["dry_run"]:
+            recover(records)
         plan = make(
             candidates,
             records,

@@ -21,6 +21,7 @@ from lora_bench.launch.progress import SweepProgress
 from lora_bench.launch.tell import frame_of_plan
 from lora_bench.store import StoreReader
 from lora_bench.store.folder import Store
+from lora_bench.store.locks import owner_of, waited_for
 from lora_bench.store.secrets import without_folders
 from lora_bench.verdicts import arms
 from lora_bench.wording import counted, size
@@ -112,15 +113,17 @@ def _stop(plan: Plan) -> None:
 def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console) -> list[int]:
     """Wait for packs that another launch of this sweep holds; those that it left unfinished when it ended."""
     for number in held:
-        has_said = False
-        while True:
+        lock, has_said = files.pack_lock(plan.path, number), False
+        for _ in waited_for(lock, f"pack {number}"):
             with jobs.claim_pack(plan.path, number) as is_free:
                 if is_free:
                     break
             if not has_said:
-                out.print(f"waiting for pack {number}, which another process trains")
+                owner = owner_of(lock) or lock
+                out.print(f"waiting for pack {number}, which another process trains: {owner}", soft_wrap=True)
             has_said = True
             time.sleep(POLL_SECONDS)
+    store.recover()
     refresh(plan, store)
     return [number for number in held if plan.pending(plan.packs[number])]
 

@@ -6,6 +6,7 @@ FOLDER = ".plans"
 
 
 def mark_file(path: Path, number: int) -> Path:
+    """Lies there while a job trains the pack of this number, and holds the share of its steps that are done."""
     return path.with_suffix("") / f"pack-{number}.under_way"
 
 
@@ -28,8 +29,15 @@ def offline_file(plan_path: Path) -> Path:
 
 
 def log_file(path: Path, number: int) -> Path:
+    """What the process that trained a pack has said, without secrets."""
     return path.with_suffix("") / f"pack-{number}.log"
 
 
+def pack_lock(path: Path, number: int) -> Path:
+    """The lock of the job that trains a pack; it names its owner."""
+    return path.with_suffix("") / f"pack-{number}.lock"
+
+
 def environment_file(path: Path, number: int) -> Path:
+    """The machine that trains a pack, as its records tell it, in case its process does not live to write them."""
     return path.with_suffix("") / f"pack-{number}.environment.json"

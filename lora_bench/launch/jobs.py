@@ -20,16 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from lora_bench import wording
-from lora_bench.launch.files import environment_file, log_file, mark_file, offline_file, stop_file, store_of
+from lora_bench.launch.files import environment_file, log_file, mark_file, offline_file, pack_lock, stop_file, store_of
 from lora_bench.launch.gpus import claim_gpu
 from lora_bench.launch.plan_file import Entry, PlanFile, launch_of, parse_reference
 from lora_bench.launch.worker import INTERRUPTED, STORE_LOST, Worker, is_orphan, open_log
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, StoreError, explained
 from lora_bench.store.folder import Store
+from lora_bench.store.locks import Lock
 from lora_bench.store.record import Failure, Measured, Subject, failed, utc_now
 from lora_bench.store.secrets import scrub
 
@@ -113,6 +112,7 @@ def run_isolated(reference: str, worker: Worker | None = None) -> dict[str, Any]
 
 def _run_pack_in_child(path: Path, number: int, plan: PlanFile, store: Store, worker: Worker) -> str | None:
     """Train what is missing of a pack; returns why the store could not take it, if so."""
+    store.recover()
     pending = _pending(plan, plan.packs[number], store)
     if not pending:
         return None
@@ -234,20 +234,12 @@ def claim_pack(plan_path: Path, number: int) -> Iterator[bool]:
 
     The claim is a lock of the operating system, so that of a process that died is free again.
     """
-    folder = plan_path.with_suffix("")
-    lock = FileLock(folder / f"pack-{number}.lock")
+    lock = Lock(pack_lock(plan_path, number), beats=True)
     with explained(f"claim pack {number}", store_of(plan_path)):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-            is_held = True
-        except Timeout:
-            is_held = False
-    if not is_held:
-        yield False
-        return
+        lock.path.parent.mkdir(parents=True, exist_ok=True)
+        is_held = lock.acquire()
     try:
-        yield True
+        yield is_held
     finally:
         lock.release()
 

@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from filelock import FileLock
-
 from lora_bench import wording
 from lora_bench.config.compose import to_dict
 from lora_bench.config.errors import ConfigError
@@ -28,7 +26,7 @@ from lora_bench.launch.packs import activation_bytes, form_packs
 from lora_bench.launch.plan_file import Entry, PlanFile
 from lora_bench.launch.precision import settle
 from lora_bench.models import machine
-from lora_bench.store import StoreReader
+from lora_bench.store import StoreReader, locks
 from lora_bench.store.errors import explained
 from lora_bench.store.secrets import scrub
 from lora_bench.training import inputs
@@ -200,7 +198,7 @@ def save(plan: Plan) -> None:
     """
     with explained("keep the plan of a sweep", plan.path.parent.parent):
         plan.path.with_suffix("").mkdir(parents=True, exist_ok=True)
-        with FileLock(plan.path.with_suffix("") / "plan.lock"):
+        with locks.held(plan.path.with_suffix("") / "plan.lock"):
             kept = _kept(plan.path, plan.runs)
             plan.packs, plan.threads = _all_packs(plan, kept.packs or plan.packs), kept.threads or plan.threads
             _file_of(plan).save(plan.path)

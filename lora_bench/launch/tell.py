@@ -19,6 +19,7 @@ from lora_bench.store import StoreReader
 from lora_bench.store.environment import ENVIRONMENT_KEYS, SOFTWARE_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
+from lora_bench.store.locks import owner_of, remedy
 from lora_bench.verdicts import arms, settings, tuning
 from lora_bench.wording import command_line, counted, duration, size
 
@@ -186,9 +187,11 @@ def conclude(plan: Plan, store: StoreReader, out: Console, *, stopped: str | Non
     same = command_line(command)
     retry = " hydra.sweeper.retry_failed=true"
     if missing:
-        elsewhere = _n_trained_elsewhere(plan, store)
+        elsewhere = _trained_elsewhere(plan, store)
         if elsewhere:
-            out.print(f"another process trains {elsewhere} of the {missing} missing runs; this sweep left them to it")
+            n_elsewhere, lock = len(elsewhere), elsewhere[0]
+            out.print(f"another process trains {n_elsewhere} of the {missing} missing runs; this sweep left them to it")
+            out.print(f"  {owner_of(lock) or lock}; {remedy(lock)}", soft_wrap=True)
         out.print(f"{finished} of {counted(len(statuses), 'run')} finished, {missing} missing. Go on with:\n  {same}")
     elif failed:
         out.print(f"{finished} of {counted(len(statuses), 'run')} finished. Try the failed ones again with:")
@@ -198,16 +201,17 @@ def conclude(plan: Plan, store: StoreReader, out: Console, *, stopped: str | Non
     return 1 if failed or missing else 0
 
 
-def _n_trained_elsewhere(plan: Plan, store: StoreReader) -> int:
-    """Runs without a record that another process holds, as a sweep with other packs does."""
-    held = 0
+def _trained_elsewhere(plan: Plan, store: StoreReader) -> list[Path]:
+    """The locks of runs without a record that another process holds, as a sweep with other packs does."""
+    locks = []
     with contextlib.suppress(StoreError):
         folder = Store(store.root)
         for run_id, status in plan.status.items():
             if status is None:
                 with folder.claim(run_id) as is_free:
-                    held += not is_free
-    return held
+                    if not is_free:
+                        locks.append(folder.claim_file(run_id))
+    return locks
 
 
 def ranking(plan: Plan, frame: Any) -> Iterator[Table]:

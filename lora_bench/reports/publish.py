@@ -29,8 +29,9 @@ import pyarrow.parquet as pq
 
 from lora_bench import __version__
 from lora_bench.config.overrides import override
-from lora_bench.store.archive import ADAPTERS, FORMAT, Content, check_names, logit_names, sha256_of
+from lora_bench.store.archive import ADAPTERS, FORMAT, Content, check_names, logit_names
 from lora_bench.store.errors import StoreError, explained
+from lora_bench.store.files import checksums
 from lora_bench.store.frame import frame_of, row_of
 from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, StoreReader, is_archive
 from lora_bench.store.record import CURVES
@@ -102,11 +103,7 @@ def write_archive(
                     folder / PREDICTIONS, {run_id: homes[run_id] for run_id in sorted(best["run_id"])}
                 ),
                 "runs_with_adapter": n_adapters,
-                "files": {
-                    path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-                    for path in sorted(folder.rglob("*"))
-                    if path.is_file()
-                },
+                "files": checksums(folder),
             }
             check_names(manifest["files"], out)
             is_new = _put(folder, out, manifest, overwrite=overwrite)

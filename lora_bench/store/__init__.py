@@ -9,7 +9,7 @@ from lora_bench.store.archive import Archive
 from lora_bench.store.folder import Store
 from lora_bench.store.reader import StoreReader, is_archive
 
-__all__ = ["StoreReader", "open_store"]
+__all__ = ["StoreReader", "open_store", "recover"]
 
 
 def open_store(root: str | Path) -> StoreReader:
@@ -19,3 +19,9 @@ def open_store(root: str | Path) -> StoreReader:
         StoreError: if `root` is a file, or an archive that is not what its manifest says.
     """
     return Archive(root) if is_archive(root) else Store(root)
+
+
+def recover(store: StoreReader) -> None:
+    """Before runs are looked up that may be trained: keep those that were complete when their writer died."""
+    if isinstance(store, Store) and store.root.is_dir():
+        store.recover()

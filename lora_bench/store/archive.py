@@ -12,22 +12,25 @@ is opened. `reports.publish` writes one.
 from __future__ import annotations
 
 import functools
-import gzip
-import hashlib
 import json
+import logging
 import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora_bench.store import unpack
 from lora_bench.store.document import RUN_ID, loads
-from lora_bench.store.errors import RecordError, StoreError
-from lora_bench.store.frame import frame_of, row_of
+from lora_bench.store.errors import NewerRecord, StoreError
+from lora_bench.store.files import sha256_of
+from lora_bench.store.frame import ROW_ERRORS, frame_of, row_of
 from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, checked_id, unknown_run
 
 if TYPE_CHECKING:
     import pandas as pd  # a fifth of a second: imported where predictions are read
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 ADAPTERS = "adapters"
@@ -124,6 +127,11 @@ class Archive:
         """None: an archive is whole, or it is not opened."""
         return []
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The runs whose lines cannot be read, and why."""
+        return self._content.unreadable
+
     def bytes_by_part(self) -> dict[str, tuple[int, int]]:
         """Runs that have the part and its bytes in the archive, for record, predictions and adapter."""
         manifest = self._content.manifest
@@ -140,6 +148,7 @@ class Content:
 
     def __init__(self, root: Path):
         self.root = root
+        self.unreadable: dict[str, str] = {}
         self.manifest = _read_manifest(root)
         for name, about in self.manifest["files"].items():
             _verify(root, name, about)
@@ -153,7 +162,7 @@ class Content:
         """By run id: the record's line, and its row of the frame."""
         path = self.root / RECORDS
         try:
-            lines = gzip.decompress(path.read_bytes()).split(b"\n")[:-1]
+            lines = unpack.unzipped(path).split(b"\n")[:-1]
         except (OSError, EOFError, zlib.error) as error:
             raise StoreError(f"results: cannot read {path} ({error})") from error
         found: dict[str, tuple[bytes, dict[str, Any]]] = {}
@@ -161,13 +170,21 @@ class Content:
             try:
                 record = loads(line)
                 row = row_of(record)
-            except (RecordError, AttributeError, KeyError, TypeError) as error:
+            except NewerRecord as error:
                 raise StoreError(f"results: line {number} of {path} cannot be read ({error})") from error
+            except ROW_ERRORS as error:  # RecordError among them
+                self.unreadable[f"line {number}"] = str(error)
+                continue
             if not RUN_ID.fullmatch(record["run_id"]):
                 raise StoreError(f"results: line {number} of {path}: {record['run_id']!r} is no run id")
             found[record["run_id"]] = (line, row)
-        if not len(found) == len(lines) == self.manifest["runs"]:
-            told = f"{len(lines)} records of {len(found)} runs"
+        for line, why in self.unreadable.items():
+            if not found:
+                raise StoreError(f"results: {line} of {path} cannot be read ({why})")
+            log.warning("results: %s of %s is not counted: %s", line, path, why)
+        n_runs = len(found) + len(self.unreadable)
+        if not n_runs == len(lines) == self.manifest["runs"]:
+            told = f"{len(lines)} records of {n_runs} runs"
             raise StoreError(f"results: {path} has {told}; {MANIFEST} says {self.manifest['runs']}")
         return found
 
@@ -177,10 +194,8 @@ class Content:
         path = self.root / PREDICTIONS
         if PREDICTIONS not in self.manifest["files"]:
             return {}
-        import pandas as pd
-
         try:
-            table = pd.read_parquet(path)
+            table = unpack.table(path)
             return {str(run_id): mine for run_id, mine in table.groupby("run_id", sort=False)}
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(f"results: cannot read {path} ({error})") from error
@@ -239,8 +254,3 @@ def _verify(root: Path, name: str, about: Mapping[str, Any]) -> None:
         )
     if sha256_of(path) != about["sha256"]:
         raise StoreError(f"results: {path} does not match its checksum in {MANIFEST}; fetch the archive again")
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -70,14 +70,14 @@ def _plain(value: Any, path: str, not_finite: list[str], scrubbed: Any) -> Any:
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
-        return scrubbed(value)
+        return scrubbed(_encodable(value))
     if isinstance(value, float):
         if math.isfinite(value):
             return float(value)
         not_finite.append(path)
         return None
     if isinstance(value, Mapping):
-        keys = [key if isinstance(key, str) else str(key) for key in value]
+        keys = [_encodable(str(key)) for key in value]
         if len(set(keys)) != len(keys):
             raise RecordError([f"{path or 'record'} has two keys of one name"])
         return {
@@ -89,6 +89,11 @@ def _plain(value: Any, path: str, not_finite: list[str], scrubbed: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray)):
         return [_plain(item, f"{path}[{place}]", not_finite, scrubbed) for place, item in enumerate(value)]
     raise RecordError([f"{path} is a {type(value).__name__}, which JSON cannot hold"])
+
+
+def _encodable(text: str) -> str:
+    """The text, half characters (of an argument in another encoding) written as escapes: no file can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def dumps(record: Mapping[str, Any]) -> bytes:
@@ -117,7 +122,10 @@ def loads(content: bytes, *, run_id: str | None = None) -> dict[str, Any]:
     if match and hashlib.sha256(content[match.end() :]).hexdigest().encode() != match[1]:
         raise UnreadableRecord(["its content does not match its checksum"])
     try:
-        record = json.loads(content, parse_constant=_refuse_constant)
+        # Decoded here: json.loads lets bytes pass that are half a character, which no index or table can hold.
+        record = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
+        if b"\\ud" in content.lower():
+            json.dumps(record, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise UnreadableRecord([f"not JSON ({error})" if content.strip() else "empty"]) from None
     if not isinstance(record, dict):

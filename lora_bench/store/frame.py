@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd  # a fifth of a second: imported where a table is made or read, behind what is refused
 
 
+ROW_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What `row_of` raises for a record whose parts are not of the kind that they must be."""
 TEXT = "text"
 NUMBER = "number"
 FLAG = "flag"
@@ -81,7 +84,8 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The columns of `Store.frame` that one record fills, its scores by metric under `by_metric`.
 
     Raises:
-        AttributeError, KeyError, TypeError: if a part of the record is not of the kind that it must be.
+        AttributeError, KeyError, TypeError, ValueError (`ROW_ERRORS`): if a part of the record is not of the kind that
+            it must be, such as a number that no column can hold.
     """
     config, scores, parameters = record["config"], record["scores"], record["parameters"]
     model, task, adapter = (config.get(part) or {} for part in ("model", "task", "adapter"))
@@ -116,9 +120,28 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     by_metric = {f"{split}_{name}": value for split, values in scores.items() for name, value in (values or {}).items()}
     numbers = by_metric | {name: row.get(name) for name, kind in COLUMNS.items() if kind == NUMBER}
     for name, value in numbers.items():
-        if value is not None and not isinstance(value, (int, float)):
-            raise TypeError(f"{name} is no number: {value!r}")
+        if value is not None and not _is_finite(value):
+            raise TypeError(f"{name} is no number that a table can hold: {shortened(value)}")
+    for name, value in row.items():
+        if isinstance(value, (dict, list)):
+            raise TypeError(f"{name} is neither text nor a number: {shortened(value)}")
     return {name: value for name, value in row.items() if value is not None} | {"by_metric": by_metric}
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
+
+
+def shortened(value: Any) -> str:
+    """A value as a message shows it, be it an integer of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:  # more digits than Python writes
+        return "an integer of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def frame_of(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -9,51 +9,66 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lora_bench.store.errors import StoreError
 from lora_bench.store.frame import row_of
+from lora_bench.store.own import CLAIMS, is_index
 
-RECORD = "record.json"
 INDEX_VERSION = 4
 
 
-class Indexed:
-    """What a store remembers of its records: rows by run, in memory and in the index. `Store` reads and locks."""
+class Records(Protocol):
+    """The records that are indexed."""
 
     root: Path
 
-    def __init__(self) -> None:
+    def names(self) -> list[str]:
+        """The folders that are named like a run's."""
+        ...
+
+    def stamp(self, run_id: str) -> list[int] | None:
+        """Time, size and inode of a record's file; None without one."""
+        ...
+
+    def read(self, run_id: str) -> dict[str, Any] | None:
+        """The record of a run, or None when there is none that can be read."""
+        ...
+
+
+class Lock(Protocol):
+    """The store's own lock."""
+
+    def __call__(self, *, timeout: float) -> contextlib.AbstractContextManager[None]: ...
+
+
+class Index:
+    """What a store remembers of its records: rows by run, in memory and in the index."""
+
+    def __init__(self, records: Records, lock: Lock) -> None:
+        self._records, self._lock = records, lock
+        self._path = records.root / "index.jsonl"
         # The index as read so far, by run: the stamp of the record's file and its row.
         self._known: dict[str, tuple[list[int], dict[str, Any]]] = {}
-        self._index_inode = 0
-        self._index_offset = 0
-        self._index_lines = 0
+        self._inode = 0
+        self._offset = 0
+        self._n_lines = 0
 
-    def _read(self, run_id: str) -> dict[str, Any] | None:
-        raise NotImplementedError
-
-    def _names(self) -> list[str]:
-        raise NotImplementedError
-
-    def _lock(self, *, timeout: float) -> contextlib.AbstractContextManager:
-        raise NotImplementedError
-
-    def _row(self, run_id: str) -> dict[str, Any] | None:
-        if not self._index_inode:
-            self._read_index()
+    def row(self, run_id: str) -> dict[str, Any] | None:
+        """The row of a run, or None when there is no record that can be read."""
+        if not self._inode:
+            self._take_in()
         return self._fresh_row(run_id)
 
     def _fresh_row(self, run_id: str) -> dict[str, Any] | None:
         """The row of a run, from memory when its file has not changed since, else from the file."""
-        stamp = self._stamp(run_id)
+        stamp = self._records.stamp(run_id)
         known = self._known.get(run_id)
         if stamp is not None and known is not None and known[0] == stamp:
             return known[1]
-        record = self._read(run_id)
+        record = self._records.read(run_id)
         if record is None:
             self._known.pop(run_id, None)
             return None
@@ -63,62 +78,57 @@ class Indexed:
             self._known[run_id] = (stamp, row)
         return row
 
-    def _stamp(self, run_id: str) -> list[int] | None:
-        try:
-            facts = os.stat(f"{self.root}/{run_id}/{RECORD}")
-        except OSError:
-            return None
-        return [facts.st_mtime_ns, facts.st_size, facts.st_ino] if stat.S_ISREG(facts.st_mode) else None
-
-    def _rows(self) -> dict[str, dict[str, Any]]:
-        self._read_index()
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """The row of every run."""
+        self._take_in()
         before = dict(self._known)
-        rows = {run_id: row for run_id in self._names() if (row := self._fresh_row(run_id)) is not None}
+        rows = {run_id: row for run_id in self._records.names() if (row := self._fresh_row(run_id)) is not None}
         self._known = {run_id: self._known[run_id] for run_id in rows if run_id in self._known}
-        self._save_index([run_id for run_id, known in self._known.items() if known is not before.get(run_id)])
+        self._save([run_id for run_id, known in self._known.items() if known is not before.get(run_id)])
         return rows
 
-    def _read_index(self) -> None:
+    def _take_in(self) -> None:
         """Take in the lines added since the last look; the whole file when it was rewritten."""
         try:
-            with open(self.root / "index.jsonl", "rb") as file:
+            with open(self._path, "rb") as file:
                 facts = os.fstat(file.fileno())
-                if facts.st_ino != self._index_inode or facts.st_size < self._index_offset:
-                    self._index_inode, self._index_offset, self._index_lines = facts.st_ino, 0, 0
-                file.seek(self._index_offset)
+                if facts.st_ino != self._inode or facts.st_size < self._offset:
+                    self._inode, self._offset, self._n_lines = facts.st_ino, 0, 0
+                file.seek(self._offset)
                 content = file.read()
         except OSError:
             return
         # A line that is still being written ends without a newline, and is left for the next look.
         content = content[: content.rfind(b"\n") + 1]
-        self._index_offset += len(content)
+        self._offset += len(content)
         for line in content.splitlines():
-            self._index_lines += bool(line)
+            self._n_lines += bool(line)
             entry = _parse_line(line)
             if entry is not None:
                 self._known[entry["run_id"]] = (entry["stamp"], entry["row"])
 
-    def _remember(self, run_id: str) -> None:
+    def remember(self, run_id: str) -> None:
         """Add a run just written to the index; a failure costs the next reader some time, and nothing else."""
         self._known.pop(run_id, None)
         self._fresh_row(run_id)
-        self._save_index([run_id] if run_id in self._known else [])
+        self._save([run_id] if run_id in self._known else [])
 
-    def _save_index(self, run_ids: list[str]) -> None:
+    def _save(self, run_ids: list[str]) -> None:
         """Append these runs' lines; rewrite the file when most of its lines are stale."""
-        is_mostly_stale = self._index_lines > 2 * len(self._known) + 1000
+        is_mostly_stale = self._n_lines > 2 * len(self._known) + 1000
         if not run_ids and not is_mostly_stale:
             return
-        path = self.root / "index.jsonl"
+        if not is_index(self._path):  # a file of the user's
+            return
         with contextlib.suppress(OSError, StoreError), self._lock(timeout=5.0):
             if is_mostly_stale:
-                self._read_index()
-                temporary = self.root / ".claims" / "index.jsonl"
+                self._take_in()
+                temporary = self._records.root / CLAIMS / self._path.name
                 temporary.write_bytes(b"".join(_line(run_id, *known) for run_id, known in self._known.items()))
-                os.replace(temporary, path)
+                os.replace(temporary, self._path)
                 return
             # The newline in front ends whatever a killed writer left unfinished.
-            with open(path, "ab", buffering=0) as file:
+            with open(self._path, "ab", buffering=0) as file:
                 file.write(b"\n" + b"".join(_line(run_id, *self._known[run_id]) for run_id in run_ids))
 
 

@@ -77,14 +77,24 @@ class StoreReader(Protocol):
         """The folders that were set aside because their record could not be read."""
         ...
 
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """The runs that are not counted since their record cannot be read, and why; as the last look found them."""
+        ...
+
     def bytes_by_part(self) -> dict[str, tuple[int, int]]:
         """What lies on the disk: runs that have the part and its bytes, for record, predictions and adapter."""
         ...
 
 
 def is_archive(root: str | Path) -> bool:
-    """Whether a folder is an archive, be it one that lost a file."""
-    return any((Path(root) / name).is_file() for name in (MANIFEST, RECORDS))
+    """Whether a folder is an archive, be it one that lost a file; another program's manifest.json makes it none."""
+    if (Path(root) / RECORDS).is_file():
+        return True
+    try:
+        return RECORDS.encode() in (Path(root) / MANIFEST).read_bytes()
+    except OSError:
+        return False
 
 
 def checked_id(run_id: str) -> str:

@@ -347,7 +347,7 @@ def test_an_archive_is_not_written_to(archive):
     with pytest.raises(StoreError, match="is an archive, which is read-only; give another store=FOLDER"):
         Store(archive)
     writes = {name for name in vars(Store) if not name.startswith("_")} - set(vars(StoreReader))
-    assert writes == {"require_writable", "write", "drop_adapter", "claim"}
+    assert writes == {"require_writable", "recover", "write", "drop_adapter", "claim", "claim_file"}
     assert not [name for name in writes if hasattr(Archive, name)]
     open_store(archive).frame()
     assert bytes_of(archive) == before

@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 
 from lora_bench.store import folder
 from lora_bench.store import folder as stores
-from lora_bench.store.document import dumps, loads
+from lora_bench.store.document import RUN_ID, dumps, loads
 from lora_bench.store.errors import AlreadyFinished, RecordError, StoreError
 from lora_bench.store.folder import Store
 from lora_bench.store.frame import COLUMNS
+from lora_bench.store.locks import Lock
 from lora_bench.store.record import Failure
+from lora_bench.store.shelf import Shelf
 from patience import PATIENCE_SECONDS
 from records import failed_record, finished_record, parts
 
@@ -67,9 +69,11 @@ def test_a_run_is_written_whole(store):
     assert folder == store.path(record["run_id"])
     assert sorted(path.name for path in folder.iterdir()) == ["adapter", "predictions.parquet", "record.json"]
     assert store.has(record["run_id"])
-    assert store.record(record["run_id"]) == record
+    stored = store.record(record["run_id"])
+    assert list(stored.pop("files")) == ["adapter/adapter_config.json", "predictions.parquet"]
+    assert stored == record
     pd.testing.assert_frame_equal(store.predictions(record["run_id"]), predictions)
-    assert list(store.records()) == [record]
+    assert [held["run_id"] for held in store.records()] == [record["run_id"]]
     assert names_in(store.root) == {record["run_id"]}
 
 
@@ -99,7 +103,7 @@ def test_asking_for_a_run_that_is_not_there_says_so(store):
 @given(st.text(max_size=70))
 def test_names_that_could_leave_the_folder_are_refused(name):
     store = Store("never-made")
-    if stores.RUN_ID.fullmatch(name):
+    if RUN_ID.fullmatch(name):
         return
     for use in (store.path, store.status, store.record, store.predictions):
         with pytest.raises(StoreError, match="is no run id"):
@@ -164,7 +168,8 @@ def test_a_dropped_adapter_is_gone_and_its_record_says_so(store):
     assert store.drop_adapter(f"{1:016x}", "store.keep_adapters=best") == 1000
     after = store.record(f"{1:016x}")
     assert after.pop("adapter_dropped")["why"] == "store.keep_adapters=best"
-    assert after == before
+    assert before.pop("files").keys() == {"adapter/adapter_model.safetensors"}
+    assert after == before | {"files": {}}
     assert [path.name for path in store.path(f"{1:016x}").iterdir()] == ["record.json"]
     assert store.bytes_by_part()["adapter"] == (1, 1000)
     assert store.drop_adapter(f"{1:016x}", "again") == 0
@@ -250,7 +255,7 @@ def test_the_frame_of_a_known_store_opens_no_record(store, monkeypatch):
     for number in range(20):
         store.write(finished(number))
     before = store.frame()
-    monkeypatch.setattr(Store, "_load", lambda *_: pytest.fail("a record was opened"))
+    monkeypatch.setattr(Shelf, "load", lambda *_: pytest.fail("a record was opened"))
     again = Store(store.root)
     pd.testing.assert_frame_equal(again.frame(), before)
     assert all(again.has(run_id) for run_id in before.run_id)
@@ -336,8 +341,8 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("reader", ["frame", "records", "status", "record"])
-def test_damaged_records_are_set_aside_and_not_counted(store, caplog, damage, reader):
-    """Never counted and never deleted: the folder is kept, the reason is told, the run can be trained again."""
+def test_damaged_records_are_not_counted_and_set_aside_by_the_next_write(store, caplog, damage, reader):
+    """Never counted, moved by no reader and never deleted: the reason is told, and the run can be trained again."""
     change, reason = DAMAGE[damage]
     store.write(finished(1))
     store.write(finished(2))
@@ -355,24 +360,27 @@ def test_damaged_records_are_set_aside_and_not_counted(store, caplog, damage, re
                 store.record(f"{1:016x}")
     assert f"run {1:016x} is not counted" in caplog.text
     assert reason in caplog.text
+    assert list(store.unreadable) == [f"{1:016x}"]
+    assert reason in store.unreadable[f"{1:016x}"]
+    assert (store.quarantined, path.read_bytes()) == ([], damaged)
+    store.write(finished(1))
     (folder,) = store.quarantined
     assert folder.name == f"{1:016x}-1"
     assert (folder / "record.json").read_bytes() == damaged
     assert reason in (folder / "WHY.txt").read_text(encoding="utf-8")
-    store.write(finished(1))
     assert store.has(f"{1:016x}")
     assert len(store.frame()) == 2
 
 
 @pytest.mark.parametrize("reader", ["frame", "write"])
-def test_a_folder_without_a_record_is_set_aside(store, reader):
+def test_a_folder_without_a_record_is_set_aside_by_a_write(store, reader):
     store.write(finished(1))
     store.path(f"{2:016x}").mkdir()
     (store.path(f"{2:016x}") / "predictions.parquet").write_bytes(b"half")
     if reader == "write":
         store.write(finished(2))
     assert len(store.frame()) == (2 if reader == "write" else 1)
-    assert [folder.name for folder in store.quarantined] == [f"{2:016x}-1"]
+    assert [folder.name for folder in store.quarantined] == ([f"{2:016x}-1"] if reader == "write" else [])
 
 
 def test_the_same_run_can_be_damaged_twice(store):
@@ -380,6 +388,7 @@ def test_the_same_run_can_be_damaged_twice(store):
         store.write(finished(1))
         rewrite(store.path(f"{1:016x}") / "record.json", b"{")
         assert not store.has(f"{1:016x}")
+    store.write(finished(1))
     assert [folder.name for folder in store.quarantined] == [f"{1:016x}-1", f"{1:016x}-2"]
 
 
@@ -463,7 +472,7 @@ def test_a_store_that_cannot_be_written_can_be_read(store, monkeypatch, caplog):
     def refuse(*_, **__):
         raise refused
 
-    monkeypatch.setattr(stores, "_acquire", refuse)
+    monkeypatch.setattr(Lock, "acquire", refuse)
     monkeypatch.setattr(stores.os, "rename", refuse)
     monkeypatch.setattr(Path, "mkdir", refuse)
     assert list(Store(store.root).frame().run_id) == [f"{1:016x}"]
