@@ -52,6 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         "task and two seeds 'sst2/qv r=64:2', or all (default: none)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an archive that differs")
+    parser.add_argument(
+        "--keep-first",
+        action="store_true",
+        help="of runs that several stores hold with different results, as two labs may, keep that of the first store",
+    )
     argv = sys.argv[1:] if argv is None else argv
     options = parser.parse_args(argv)
     wanted = [one.strip() for one in options.adapters.split(",") if one.strip()]
@@ -66,6 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             adapters=wanted,
             command=scrub(wording.command_line(["python", "analysis/archive.py", *argv])),
             overwrite=options.overwrite,
+            keep_first=options.keep_first,
         )
     except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)

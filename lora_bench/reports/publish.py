@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
+import logging
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -29,7 +28,9 @@ import pyarrow.parquet as pq
 
 from lora_bench import __version__
 from lora_bench.config.overrides import override
+from lora_bench.reports.replace import replace, scratch
 from lora_bench.store.archive import ADAPTERS, FORMAT, Content, check_names, logit_names
+from lora_bench.store.disk import to_disk
 from lora_bench.store.errors import StoreError, explained
 from lora_bench.store.files import checksums
 from lora_bench.store.frame import frame_of, row_of
@@ -38,6 +39,9 @@ from lora_bench.store.record import CURVES
 from lora_bench.store.secrets import without_folders
 from lora_bench.verdicts import settings
 from lora_bench.verdicts.arms import chosen_runs
+from lora_bench.wording import counted, listed
+
+log = logging.getLogger(__name__)
 
 LARGEST_BYTES = 20_000_000  # what a repository carries without regret
 CELL = re.compile(r"(?:([^/]*)/)?(.*?)(?::(\d+))?", flags=re.DOTALL)  # a task, a cell, a number of seeds
@@ -65,10 +69,13 @@ def write_archive(
     adapters: Sequence[str] = (),
     command: str = "",
     overwrite: bool = False,
+    keep_first: bool = False,
 ) -> Published:
     """Archive the runs of some stores, failed ones too, into the folder `out`.
 
-    A run that several stores hold counts once; a finished one stands for one that failed elsewhere.
+    A run that several stores hold counts once: a finished one stands for one that failed elsewhere, and of several that
+    finished all must have measured the same, as copies of one record have. Those that did not are refused by their ids,
+    or with `keep_first` that of the first store stands for the others.
 
     Args:
         task: only the runs of this task.
@@ -76,19 +83,18 @@ def write_archive(
             first two seeds `qv r=4:2`; or `all`; empty for none.
         command: what the manifest says of how it was made.
         overwrite: replace an archive that differs; files that belong to no archive stay.
+        keep_first: of runs that stores hold with different results, keep that of the first store.
 
     Raises:
         NothingToShow: if no run is left, or there is no such cell.
         StoreError: if `out` holds something else, stores hold different finished records of a run, or the disk refuses.
     """
     with explained("write the archive", out):
-        if out.exists() and not (out.is_dir() and (is_archive(out) or not any(out.iterdir()))):
-            raise StoreError(f"results: {out} holds something that is no archive; give a folder that is new or empty")
-        lines, homes, frame = _gather(stores, task)
-        best = chosen_runs(frame)
-        folder = out.parent / f".tmp-{out.name}-{uuid4().hex[:12]}"
-        folder.mkdir(parents=True)
-        try:
+        if out.exists() and not out.is_dir():
+            raise StoreError(f"results: {out} is a file; give a folder that is new or empty")
+        with scratch(out) as folder:
+            lines, homes, frame = _gather(stores, task, keep_first=keep_first)
+            best = chosen_runs(frame)
             _write_records(folder / RECORDS, [lines[run_id] for run_id in sorted(frame["run_id"])])
             wanted = _of_cells(best, adapters)["run_id"]
             n_adapters = sum(_copy_adapter(homes[run_id], run_id, folder) for run_id in wanted)
@@ -107,8 +113,6 @@ def write_archive(
             }
             check_names(manifest["files"], out)
             is_new = _put(folder, out, manifest, overwrite=overwrite)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     return Published(out, manifest, is_new)
 
 
@@ -142,12 +146,13 @@ def _shortest(value: Any) -> Any:
 
 
 def _gather(
-    stores: Sequence[StoreReader], task: str | None
+    stores: Sequence[StoreReader], task: str | None, *, keep_first: bool
 ) -> tuple[dict[str, bytes], dict[str, StoreReader], pd.DataFrame]:
     """By run id: its record as a line, and the store that it lies in; and the frame of the runs that are wanted."""
     lines: dict[str, bytes] = {}
     rows: dict[str, dict[str, Any]] = {}
     homes: dict[str, StoreReader] = {}
+    differing: dict[str, str] = {}
     for store in stores:
         for record in store.records():
             run_id, status = record["run_id"], record["status"]
@@ -155,15 +160,21 @@ def _gather(
             line = json.dumps(kept, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
             if run_id in lines and lines[run_id] != line:
                 if status == rows[run_id]["status"] == "finished":
-                    raise StoreError(
-                        f"results: {homes[run_id].root} and {store.root} hold different finished records of run "
-                        f"{run_id}; remove one of the two"
-                    )
+                    differing.setdefault(run_id, f"{homes[run_id].root} and {store.root}")
+                    continue
                 if status == "failed":
                     continue
             elif run_id in lines:
                 continue
             lines[run_id], rows[run_id], homes[run_id] = line, row_of(record), store
+    if differing:
+        run_id, places = next(iter(differing.items()))
+        told = f"{places} hold different finished records of run {listed(list(differing)) if keep_first else run_id}"
+        if not keep_first:
+            others = f" and of {counted(len(differing) - 1, 'other run')}" if len(differing) > 1 else ""
+            works = "remove one of the two, or keep those of the first store with --keep-first"
+            raise StoreError(f"results: {told}{others}; {works}")
+        log.warning("results: %s; that of the first store is kept", told)
     frame = frame_of(rows)
     if frame.empty:
         raise settings.NothingToShow(f"no run in {', '.join(str(store.root) for store in stores) or 'no store'}")
@@ -252,15 +263,8 @@ def _put(folder: Path, out: Path, manifest: Mapping[str, Any], *, overwrite: boo
             return False
         if not overwrite:
             raise StoreError(f"results: {out} holds another archive; give --overwrite to replace it, or another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    # The manifest goes first and comes last, so that an archive that was half replaced is never taken for a whole one.
-    for name in (MANIFEST, PREDICTIONS):
-        (out / name).unlink(missing_ok=True)
-    if (out / ADAPTERS).exists():
-        shutil.rmtree(out / ADAPTERS)
-    for path in sorted(folder.iterdir()):
-        os.replace(path, out / path.name)
     text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
     (folder / MANIFEST).write_text(text, encoding="utf-8")
-    os.replace(folder / MANIFEST, out / MANIFEST)
+    to_disk(folder, *folder.rglob("*"))
+    replace(folder, out)
     return True

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 ADAPTERS = "adapters"
+OLD = ".old-archive-"
+"""How the folder of an archive that is being replaced begins; see `reports.replace`."""
 # No name here leaves the folder, and none is of a kind that runs code when it is read.
 _NAME = re.compile(
     r"records\.jsonl\.gz|predictions\.parquet"
@@ -204,7 +206,17 @@ class Content:
 @functools.lru_cache(maxsize=2)
 def _open(root: Path, stamp: tuple) -> Content:
     """A script opens its store many times; what was checked and parsed holds for as long as no file has changed."""
-    return Content(root)
+    try:
+        return Content(root)
+    except StoreError as error:
+        if (old := old_archive(root)) is None:
+            raise
+        raise StoreError(f"{error}; it was being replaced, and the old archive is whole in {old}") from error
+
+
+def old_archive(root: Path) -> Path | None:
+    """Where an archive is whole that a process was replacing when it was killed."""
+    return next((place for place in sorted(root.glob(OLD + "[0-9a-f]" * 12)) if (place / MANIFEST).is_file()), None)
 
 
 def _stamp(root: Path) -> tuple:
@@ -233,6 +245,11 @@ def _read_manifest(root: Path) -> dict[str, Any]:
         raise StoreError(f"results: {path} is no manifest of an archive; fetch the archive again")
     check_names(files, root)
     return manifest
+
+
+def is_name(name: str) -> bool:
+    """Whether a file of this name, relative to its archive, is one of an archive's."""
+    return name == MANIFEST or bool(_NAME.fullmatch(name))
 
 
 def check_names(names: Collection[str], root: Path) -> None:

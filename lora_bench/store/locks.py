@@ -103,12 +103,14 @@ class Lock:
         handle, self._handle = self._handle, None
         if handle is None:
             return
-        with contextlib.suppress(OSError):
-            if remove or self._is_file:
-                os.unlink(self.path)
-            else:
-                os.ftruncate(handle, 0)
-        os.close(handle)
+        try:
+            with contextlib.suppress(OSError):
+                if remove or self._is_file:
+                    os.unlink(self.path)
+                else:
+                    os.ftruncate(handle, 0)
+        finally:
+            os.close(handle)
 
     def beat(self) -> None:
         """Tell whoever waits that the owner lives."""

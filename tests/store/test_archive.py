@@ -410,6 +410,25 @@ def test_stores_are_joined_and_a_finished_run_stands_for_a_failed_one(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_two_labs_records_of_the_same_runs_are_joined_under_a_stated_rule(tmp_path, capsys, caplog):
+    """Run ids say what was trained and not where, so that two labs have them in common."""
+    elsewhere = {"finished": "2026-01-02T00:00:00+00:00"}
+    runs = [fake_record(seed=seed, report=0.5) for seed in range(3)]
+    theirs = [runs[0], *({**run, **elsewhere} for run in runs[1:]), fake_record(seed=9)]
+    first, second = write_store(tmp_path / "a", runs), write_store(tmp_path / "b", theirs)
+    arguments = ["--out", str(tmp_path / "archive"), "--store", str(first), str(second)]
+    assert archive_command.main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "and of 1 other run; remove one of the two, or keep those of the first store with --keep-first" in said
+    assert any(run["run_id"] in said for run in runs[1:])
+    assert archive_command.main([*arguments, "--keep-first"]) == 0
+    assert all(run["run_id"] in caplog.text for run in runs[1:])
+    assert runs[0]["run_id"] not in caplog.text
+    joined = open_store(tmp_path / "archive")
+    assert [joined.record(run["run_id"])["finished"] for run in runs] == [run["finished"] for run in runs]
+    assert len(joined.frame()) == 4
+
+
 def test_adapters_are_kept_as_asked(adapted, tmp_path, capsys):
     arguments = ["--store", str(adapted), "--out", str(tmp_path / "archive")]
     assert archive_command.main([*arguments, "--adapters", "q r=4"]) == 0
