@@ -11,6 +11,7 @@ from rich.text import Text
 
 from lora_bench.reports.figures import style
 from lora_bench.reports.section import Column, Section, Table
+from lora_bench.wording import visible
 
 
 def print_section(section: Section, console: Console) -> None:
@@ -46,10 +47,15 @@ def wraps(table: Table, column: Column) -> bool:
 
 
 def write_section(section: Section, out: Path) -> list[Path]:
-    """Tables as CSV and LaTeX, figures as PDF, PNG and SVG; returns the main paths."""
+    """Tables as CSV and LaTeX, figures as PDF, PNG and SVG; returns the main paths.
+
+    A figure that cannot be drawn costs the others nothing; a note of the section names it.
+    """
     written = [write_table(table, out / "tables") for table in section.tables]
     for name, figure in section.figures.items():
         written.append(style.save(figure, out / "figures", name))
+        if reason := figure.get_label():
+            section.notes.append(f"figure {name} could not be drawn ({reason}); its numbers are in the tables")
     return written
 
 
@@ -67,10 +73,11 @@ def write_table(table: Table, folder: Path) -> Path:
 def latex(table: Table) -> str:
     """A booktabs tabular; needs \\usepackage{booktabs}."""
     align = "".join("r" if column.is_number else "l" for column in table.columns)
-    head = " & ".join(escape_latex(column.title) for column in table.columns)
-    body = "\n".join(" & ".join(escape_latex(cell) for cell in row) + r" \\" for row in table.shown())
+    title = " ".join(visible(table.title).split())
+    head = _latex_row([escape_latex(column.title) for column in table.columns])
+    body = "\n".join(_latex_row([escape_latex(cell) for cell in row]) for row in table.shown())
     return (
-        f"% {table.title}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{head} \\\\\n\\midrule\n{body}\n"
+        f"% {title}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{head}\n\\midrule\n{body}\n"
         "\\bottomrule\n\\end{tabular}\n"
     )
 
@@ -84,5 +91,11 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    """Text that LaTeX prints as it stands, on one line; control characters are spelled out, since it takes none."""
+    return "".join(_LATEX.get(letter, letter) for letter in visible(" ".join(text.split())))
+
+
+def _latex_row(cells: list[str]) -> str:
+    """A row of a tabular. To the rule or `\\\\` before it a star or a bracket would belong."""
+    is_taken = cells and cells[0].startswith(("*", "["))
+    return ("{}" if is_taken else "") + " & ".join(cells) + r" \\"

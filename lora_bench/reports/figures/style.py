@@ -6,7 +6,9 @@ Colours are the Okabe-Ito set as seaborn ships it, and no meaning rests on colou
 
 from __future__ import annotations
 
+import logging
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from lora_bench.wording import visible
+
+log = logging.getLogger(__name__)
 
 COLUMN = 3.4  # inches
 PAGE = 7.0
@@ -56,6 +62,8 @@ METRIC_NAMES = {
 }
 
 STYLE: dict[Any, Any] = {  # matplotlib's own type of the keys is a list of their names
+    "text.usetex": False,
+    "text.parse_math": False,  # two $ in a name are no formula
     "font.family": "DejaVu Sans",
     "font.size": 7,
     "axes.titlesize": 7.5,
@@ -96,20 +104,53 @@ def short_metric(metric: str) -> str:
 
 
 def styled(draw):
-    """Draw under the package's style only, whatever the caller's matplotlib settings; never through pyplot."""
+    """Draw under the package's style only, whatever the caller's matplotlib settings; never through pyplot.
+
+    A figure that cannot be drawn says so in its place (`undrawn`): the tables beside it have the same numbers.
+    """
 
     def wrapped(*args, **kwargs) -> Figure:
         style: dict[Any, Any] = {**sns.axes_style("whitegrid"), **STYLE}
         with matplotlib.rc_context(style):
-            return draw(*args, **kwargs)
+            try:
+                return draw(*args, **kwargs)
+            except Exception as error:
+                return undrawn(error)
 
     wrapped.__doc__, wrapped.__name__ = draw.__doc__, draw.__name__
     return wrapped
 
 
+def undrawn(error: Exception) -> Figure:
+    """What stands for a figure that could not be drawn; its label is the reason, that of any other figure empty."""
+    reason = f"{type(error).__name__}: {visible(str(error)).partition(chr(10))[0]}"
+    log.warning("a figure could not be drawn (%s)", reason, exc_info=log.isEnabledFor(logging.DEBUG))
+    figure = Figure(figsize=(COLUMN, 0.6), label=reason)
+    figure.text(0.5, 0.5, "\n".join(textwrap.wrap(f"could not be drawn ({reason})", 60)[:3]), ha="center", va="center")
+    return figure
+
+
 def save(figure: Figure, folder: Path, name: str) -> Path:
-    """NAME.pdf, NAME.png (300 dpi) and NAME.svg, without dates, so that equal results give equal files."""
+    """NAME.pdf, NAME.png (300 dpi) and NAME.svg, without dates, so that equal results give equal files.
+
+    A figure that cannot be rendered is replaced (`undrawn`), and gets the reason as its label.
+
+    Raises:
+        OSError: when the files cannot be written.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return _save(figure, folder, name)
+    except OSError:
+        raise
+    except Exception as error:
+        with matplotlib.rc_context(STYLE):
+            replacement = undrawn(error)
+        figure.set_label(replacement.get_label())
+        return _save(replacement, folder, name)
+
+
+def _save(figure: Figure, folder: Path, name: str) -> Path:
     with matplotlib.rc_context(STYLE):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once, not once per format
