@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from lora_bench import wording
 from lora_bench.config.compose import parse, to_dict, unknown_key
 from lora_bench.config.errors import ConfigError, did_you_mean
+from lora_bench.config.sweep_file import SWEEPER_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.store.reader import is_archive
 
-SWEEPER_KEYS = ("params", "grids", "pack_size", "workers", "dry_run", "fail_fast", "retry_failed")
 SHOWS = ("targets", "store", "config")
 LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 
@@ -300,4 +300,6 @@ def explain(error: BaseException) -> str:
         if key.startswith("sweeps"):
             return "sweeps: add it with a plus sign, as +sweeps=NAME"
         return unknown_key(key)
-    return " ".join(line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line)
+    said = " ".join(line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line)
+    key = getattr(error, "full_key", None)
+    return f"{key}: {said}" if key and key not in said else said

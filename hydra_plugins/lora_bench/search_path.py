@@ -4,8 +4,11 @@ from pathlib import Path
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
 
+from lora_bench.config import sweep_file
 from lora_bench.paths import resource_root
 
 GROUP = "sweeps"
@@ -24,6 +27,20 @@ class SweepsSource(FileConfigSource):
 
     def is_config(self, config_path: str) -> bool:
         return config_path.startswith(f"{GROUP}/") and super().is_config(config_path)
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """The file's content and header, its mistakes told in one line.
+
+        Raises:
+            ConfigError: as `sweep_file.check_sweep` does.
+        """
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        file = str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+        with sweep_file.readable(file):
+            result = super().load_config(config_path)
+        content = OmegaConf.to_container(result.config)
+        sweep_file.check_sweep(file, content, package=result.header.get("package"))
+        return result
 
 
 class LoraBenchSearchPath(SearchPathPlugin):

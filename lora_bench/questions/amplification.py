@@ -85,7 +85,7 @@ def read_norms(runs: pd.DataFrame, store: StoreReader) -> tuple[pd.DataFrame, in
     """One row per matrix of every scored run at its arm's chosen rate, and how many such runs kept no norms."""
     rows, lacking = [], 0
     for run in tuning.at_chosen_rates(runs).itertuples():
-        norms = store.record(str(run.run_id))["norms"]
+        norms = store.record(str(run.run_id)).get("norms") or []
         kept = [one for one in norms if all((one.get(key) or 0) > 0 for key in NORMS)]
         lacking += not kept
         for one in kept:

@@ -16,6 +16,8 @@ import pandas as pd
 import yaml
 
 from lora_bench import wording
+from lora_bench.config import sweep_file
+from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.paths import resource_root
 from lora_bench.verdicts import arms, settings, tuning
@@ -32,13 +34,18 @@ def read_sweep(name: str) -> dict[str, Any]:
     """A sweep file by path, by name from ./sweeps, or by name from the shipped ones.
 
     Raises:
-        StageError: when there is none, or its axes are not those of a staged search.
+        StageError: when there is none, it cannot be read, or its axes are not those of a staged search.
     """
     places = [Path(name), Path("sweeps") / f"{name}.yaml", resource_root() / "sweeps" / f"{name}.yaml"]
     path = next((one for one in places if one.is_file()), None)
     if path is None:
         raise StageError(f"--sweep: no {name}; looked at {', '.join(map(str, places))}")
-    sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        with sweep_file.readable(str(path)):
+            sweep = yaml.safe_load(path.read_text(encoding="utf-8"))
+        sweep_file.check_sweep(str(path), sweep)
+    except ConfigError as error:
+        raise StageError(str(error)) from None
     grids = _grids(sweep)
     axes = {key for grid in grids for key, value in grid.items() if (key, value) != ("adapter", settings.FLOOR)}
     unknown = sorted(axes - {*COLUMNS, *OTHER_AXES})
