@@ -161,8 +161,15 @@ def _kind(error: BaseException) -> str:
         return "nonfinite"
     # By name, because this module does not import torch: torch.OutOfMemoryError, and the CPU allocator's RuntimeError.
     names = {kind.__name__ for kind in type(error).__mro__}
-    is_memory = bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
-    return "out_of_memory" if is_memory or "out of memory" in str(error).lower() else "exception"
+    message = str(error).lower()
+    is_memory = bool(names & {"MemoryError", "OutOfMemoryError"}) or any(sign in message for sign in _NO_MEMORY)
+    return "out_of_memory" if is_memory else "exception"
+
+
+_NO_MEMORY = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "bad_alloc"),
+    *("could not create a memory object", "could not create a primitive"),  # oneDNN's
+)
 
 
 # Checking

@@ -249,3 +249,26 @@ def test_records_and_stores_need_no_torch():
 )
 def test_folders_of_the_machine_are_cut_from_a_text(text, left):
     assert without_folders(text) == left
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("could not create a memory object"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("could not create a primitive descriptor for a matmul primitive"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:80] DefaultCPUAllocator: not enough memory: you tried to allocate"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("std::bad_alloc"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+    ids=str,
+)
+def test_memory_that_ran_out_is_known_by_every_allocators_words(error):
+    """A pack is halved then; oneDNN's words were not known, and 8 runs of 8 failed that fit one by one."""
+    assert Failure.of(error).kind == "out_of_memory"
+    assert Failure.of(RuntimeError("mat1 and mat2 shapes cannot be multiplied")).kind == "exception"
