@@ -15,10 +15,10 @@ from pathlib import Path
 
 from lora_bench import wording
 from lora_bench.calibration import parts
+from lora_bench.calibration.section import CalibrationSection
 from lora_bench.calibration.simulate import Trials
 from lora_bench.reports import script
 from lora_bench.reports.scope import Scope
-from lora_bench.reports.section import Section
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts import settings
 
@@ -28,16 +28,15 @@ def main(argv: list[str] | None = None) -> int:
     scope, out, options = _parse(argv)
     trials = Trials(options.sd / 100, options.sweeps, options.power_sweeps, options.seed)
     wanted = options.parts or parts.PARTS
-    made: list[Section] = []
+    made: list[CalibrationSection] = []
     absent: list[tuple[str, str]] = []
     for part in wanted:
         try:
             made += parts.sections(part, scope, trials)
         except (settings.NothingToShow, StoreError) as error:
             absent.append((part, str(error)))
-    made.append(parts.summary(made, absent))
     screen = script.console()
-    for section in made:
+    for section in (*made, parts.summary(made, absent)):
         script.show_and_write(section, out, screen)
     for part, why in absent:
         print(f"{part}: {why}", file=sys.stderr)

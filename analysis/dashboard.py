@@ -101,7 +101,7 @@ def read_facts(root: Path) -> Facts:
     frame = open_store(root).frame()
     by_script = findings.sections(frame, store=root) if len(frame) else {}
     made = [section for found in by_script.values() for section in found]
-    notes = [note for section in made for note in section.notes]
+    notes = [remark for section in made for remark in section.remarks]
     return Facts(
         [section.sentence for section in made],
         list(dict.fromkeys(notes)),

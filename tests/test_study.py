@@ -18,6 +18,7 @@ from lora_bench.reports.section import Section
 from lora_bench.store import open_store
 from lora_bench.verdicts import arms, settings, tuning
 from lora_bench.verdicts import paper as published
+from lora_bench.verdicts.arms import Judgement
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results" / "study"
@@ -56,8 +57,8 @@ def sections_of(question: ModuleType, *, task: str = "sst2", **asked) -> list[Se
 
 
 @pytest.fixture(scope="module")
-def by_budget() -> dict[int, dict]:
-    return {section.facts["budget"]: section.facts for section in sections_of(weight_types)}
+def by_budget() -> dict[int, Judgement]:
+    return {section.budget: section.judged for section in sections_of(weight_types)}
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +87,11 @@ def assert_contrasts(rows: list[dict[str, str]], contrasts: pd.DataFrame) -> Non
 
 def test_the_answer_is_that_of_the_records(by_budget):
     placements, contrasts = tables_of("The answer")
-    facts = by_budget[36_864]
-    names = ["head only" if arm == settings.FLOOR else arm for arm in facts["estimates"].index]
+    judged = by_budget[36_864]
+    names = ["head only" if arm == settings.FLOOR else arm for arm in judged.estimates.index]
     assert [row["placement"] for row in placements] == names
-    assert_cells(placements, facts["estimates"])
-    assert_contrasts(contrasts, facts["contrasts"])
+    assert_cells(placements, judged.estimates)
+    assert_contrasts(contrasts, judged.contrasts)
     paper = published.weight_types().set_index(["targets", "dataset"])["score"]
     for row in placements[:-1]:
         told = [row["paper, WikiSQL (±0.5)"], row["paper, MultiNLI (±0.1)"]]
@@ -99,9 +100,9 @@ def test_the_answer_is_that_of_the_records(by_budget):
 
 def test_cola_is_that_of_the_records(cola):
     placements, contrasts, _ = tables_of("CoLA")
-    assert [row["placement"] for row in placements[:-1]] == list(cola.facts["estimates"].index)[:-1]
-    assert_cells(placements, cola.facts["estimates"], "Matthews × 100, report (95 %)")
-    assert_contrasts(contrasts, cola.facts["contrasts"])
+    assert [row["placement"] for row in placements[:-1]] == list(cola.judged.estimates.index)[:-1]
+    assert_cells(placements, cola.judged.estimates, "Matthews × 100, report (95 %)")
+    assert_contrasts(contrasts, cola.judged.contrasts)
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"(qv, eighths of the training: {losses_of('cola', 'qv', 5e-4)})" in text
     frame = open_store(STUDY).frame().query("task == 'cola' and lr == 0.003")
@@ -123,8 +124,8 @@ def test_eight_seeds_chose_the_rates_that_the_page_says():
 
 def test_both_tasks_are_those_of_the_records(cola):
     (rows,) = tables_of("Both tasks")
-    first = next(one for one in sections_of(weight_types) if one.facts["budget"] == cola.facts["budget"])
-    (section,) = across([("Weight types", cola), ("Weight types", first)])
+    first = next(one for one in sections_of(weight_types) if one.budget == cola.budget)
+    (section,) = across([cola, first])
     for row, one in zip(rows, section.tables[0].frame.to_dict("records"), strict=True):
         assert row["placement"] == one["placement"]
         for column, name in (
@@ -137,12 +138,13 @@ def test_both_tasks_are_those_of_the_records(cola):
 
 def test_attention_against_the_mlp_is_that_of_the_records():
     placements, contrasts = tables_of("Attention or the MLP")
-    facts = {one.facts["budget"]: one.facts for one in sections_of(weight_types, budget=92_160, reference="attention")}
-    estimates = facts[92_160]["estimates"]
+    made = sections_of(weight_types, budget=92_160, reference="attention")
+    (judged,) = (section.judged for section in made if section.budget == 92_160)
+    estimates = judged.estimates
     names = {"attention": "qkvo", "MLP": "up+down", "all": "qkvo+up+down", "qv": "qv"}
     assert_cells(placements, estimates.loc[[names[row["placement"]] for row in placements]])
     words = {value: key for key, value in names.items()}
-    table = facts[92_160]["contrasts"].replace({"first": words, "second": words})
+    table = judged.contrasts.replace({"first": words, "second": words})
     assert_contrasts(contrasts, table)
 
 
@@ -201,9 +203,9 @@ def verdict_of(one: pd.Series) -> str:
 def test_the_ranks_are_those_of_the_records():
     rows, _ = tables_of("Rank")
     (section,) = sections_of(rank)
-    assert [row["cell"] for row in rows] == list(section.facts["estimates"].index)
-    assert_cells(rows, section.facts["estimates"])
-    contrasts = section.facts["contrasts"].set_index("first")
+    assert [row["cell"] for row in rows] == list(section.judged.estimates.index)
+    assert_cells(rows, section.judged.estimates)
+    contrasts = section.judged.contrasts.set_index("first")
     for row in rows:
         if row["cell"] not in contrasts.index:
             assert (row["minus rank 1 (95 %)"], row["verdict"]) == ("", "")
@@ -219,7 +221,7 @@ def test_the_other_budgets_are_those_of_the_records():
     for row in rows:
         budget = int(row["budget"].replace(",", ""))
         (section,) = sections_of(weight_types, budget=budget)
-        contrasts = section.facts["contrasts"].set_index("second")
+        contrasts = section.judged.contrasts.set_index("second")
         told = list(row.values())[1:]
         for arm, (difference, verdict) in {"q": told[:2], "qkvo": told[2:]}.items():
             if arm not in contrasts.index or not contrasts.loc[arm, "n_pairs"]:
@@ -232,7 +234,7 @@ def test_the_other_budgets_are_those_of_the_records():
 def test_the_amplification_is_that_of_the_records():
     (rows,) = tables_of("Subspaces and amplification")
     (section,) = sections_of(amplification, targets="qv")
-    found = section.facts["summary"].set_index(["rank", "role"])
+    found = section.tables[0].frame.set_index(["rank", "role"])
     for row in rows:
         matched = re.fullmatch(r"(\w) of qv, r=(\d+)", row["matrix"])
         if not matched:
@@ -249,7 +251,7 @@ def test_the_amplification_is_that_of_the_records():
 
 def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    tables = [facts["contrasts"].set_index("second") for facts in (by_budget[36_864], cola.facts)]
+    tables = [judged.contrasts.set_index("second") for judged in (by_budget[36_864], cola.judged)]
     for arm in tables[0].index:
         row = [arm]
         for one in (table.loc[arm] for table in tables):

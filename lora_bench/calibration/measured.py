@@ -9,6 +9,7 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.calibration import simulate
+from lora_bench.calibration.section import CalibrationSection
 from lora_bench.calibration.simulate import ERROR, Trials
 from lora_bench.calibration.simulated import (
     SEEDS,
@@ -23,8 +24,9 @@ from lora_bench.config.schema import LORA_METHODS
 from lora_bench.reports import tables
 from lora_bench.reports.figures import instrument, verdicts
 from lora_bench.reports.scope import Scope
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, Table
 from lora_bench.verdicts import arms, gaps, settings, stats
+from lora_bench.verdicts.note import Note, gap
 from lora_bench.wording import percent
 
 COVERAGE_SEEDS = 24  # a reference needs several times the seeds that are tested against it
@@ -34,7 +36,7 @@ COVERAGE_DRAWS = 2_000
 # ---------------------------------------------------------------- real A/A
 
 
-def replicates(scope: Scope, trials: Trials) -> list[Section]:
+def replicates(scope: Scope, trials: Trials) -> list[CalibrationSection]:
     """Runs that differ in the adapter's init alone, and what their differences do to simulated verdicts.
 
     Raises:
@@ -67,7 +69,7 @@ def _arm(cell: str, draw: float) -> str:
 
 def _replicates(
     setting: settings.Setting, runs: pd.DataFrame, paired: list[str], scope: Scope, trials: Trials
-) -> Section:
+) -> CalibrationSection:
     settings.refuse_duplicates(setting, runs)
     margin = scope.margin_of(setting.metric)
     judged = arms.judge(runs, [(_arm(cell, 0), _arm(cell, 1)) for cell in paired], margin=margin)
@@ -86,12 +88,14 @@ def _replicates(
         f"{wording.points(sd, 2)} points."
     )
     name = f"calibration_aa_{setting.slug}"
-    section = Section(
+    section = CalibrationSection(
         title=f"Calibration: A/A on {setting.title}",
         sentence=sentence,
         tables=[tables.contrast_table(name, contrasts, margin)],
         notes=[*setting.notes, *notes_of_missing(setting, runs)],
-        facts={"says": "fails" if len(called) else "holds" if len(tested) else "missing", "contrasts": contrasts},
+        part=f"A/A on {setting.title}",
+        says="fails" if len(called) else "holds" if len(tested) else "missing",
+        found=contrasts,
     )
     shown = contrasts[contrasts["n_pairs"] > 0]
     if len(shown):
@@ -104,11 +108,11 @@ def _replicates(
     if residuals.size >= stats.MIN_PAIRS and sd > 0:
         _add_resampled(section, name, residuals, sd, trials)
     else:
-        section.notes.append("too few differences that vary: they are not resampled")
+        section.notes.append(Note("too few differences that vary: they are not resampled"))
     return section
 
 
-def _add_resampled(section: Section, name: str, residuals: np.ndarray, sd: float, trials: Trials) -> None:
+def _add_resampled(section: CalibrationSection, name: str, residuals: np.ndarray, sd: float, trials: Trials) -> None:
     """Put false verdicts and power on the real differences into the section."""
     rows = []
     for n_seeds in SEEDS:
@@ -136,15 +140,14 @@ def _add_resampled(section: Section, name: str, residuals: np.ndarray, sd: float
         f"Real A/A differences (sd {wording.points(sd, 2)} points) with a shift put on one placement: how often qv "
         "is called better than it, with 95 % binomial intervals; dashed, the promised power at that sd."
     )
-    section.facts |= {"errors": errors, "power": table}
     if (errors["low"] > ERROR).any() or power_says(table) == "fails":
-        section.facts["says"] = "fails"
+        section.says = "fails"
 
 
 # ---------------------------------------------------------------- coverage
 
 
-def reference(scope: Scope, trials: Trials) -> list[Section]:
+def reference(scope: Scope, trials: Trials) -> list[CalibrationSection]:
     """Intervals of few seeds against the mean of many, for cells and for their paired differences.
 
     Raises:
@@ -180,7 +183,7 @@ def _scores(runs: pd.DataFrame) -> dict[str, np.ndarray]:
     return scores
 
 
-def _reference(setting: settings.Setting, scores: dict[str, np.ndarray], trials: Trials) -> Section:
+def _reference(setting: settings.Setting, scores: dict[str, np.ndarray], trials: Trials) -> CalibrationSection:
     rng = np.random.default_rng([trials.seed, 300])
     rows = []
     for name, values in scores.items():
@@ -223,7 +226,7 @@ def _reference(setting: settings.Setting, scores: dict[str, np.ndarray], trials:
         Column("band_low", "from", percent),
         Column("band_high", "to", percent),
     ]
-    return Section(
+    return CalibrationSection(
         title=f"Calibration: coverage on {setting.title}",
         sentence=sentence,
         tables=[Table(name, "How often intervals of few seeds hold the mean of many", table, columns)],
@@ -234,7 +237,9 @@ def _reference(setting: settings.Setting, scores: dict[str, np.ndarray], trials:
             "is expected."
         },
         notes=[*setting.notes, *notes_of_missing(setting, setting.runs[setting.runs["arm"].isin(list(scores))])],
-        facts={"says": "holds" if holds else "fails", "table": table},
+        part=f"coverage on {setting.title}",
+        says="holds" if holds else "fails",
+        found=table,
     )
 
 
@@ -243,12 +248,13 @@ def settings_of(runs: pd.DataFrame, scope: Scope) -> list[settings.Setting]:
     return [] if runs.empty else scope.settings(runs)
 
 
-def notes_of_missing(setting: settings.Setting, runs: pd.DataFrame) -> list[str]:
-    told = []
+def notes_of_missing(setting: settings.Setting, runs: pd.DataFrame) -> list[Note]:
+    """What a full grid would hold and the store does not, and which runs failed."""
+    notes = []
     absent = gaps.missing(runs, [])
     if absent:
-        told.append(f"{setting.title}: missing from the store: {absent}")
+        notes.append(gap(f"{setting.title}: missing from the store: {absent}"))
     failed = gaps.failures(runs)
     if failed:
-        told.append(f"{setting.title}: runs without a score, kept out and counted: {'; '.join(failed)}")
-    return told
+        notes.append(gap(f"{setting.title}: runs without a score, kept out and counted: {'; '.join(failed)}"))
+    return notes

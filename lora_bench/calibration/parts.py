@@ -9,6 +9,7 @@ import pandas as pd
 from lora_bench import wording
 from lora_bench.calibration.measured import reference, replicates
 from lora_bench.calibration.planted_teachers import planted
+from lora_bench.calibration.section import CalibrationSection
 from lora_bench.calibration.simulate import Trials
 from lora_bench.calibration.simulated import null, power
 from lora_bench.reports.scope import Scope
@@ -17,14 +18,14 @@ from lora_bench.reports.section import Column, Section, Table
 PARTS = ("null", "power", "aa", "coverage", "planted")
 
 
-def sections(part: str, scope: Scope, trials: Trials) -> list[Section]:
+def sections(part: str, scope: Scope, trials: Trials) -> list[CalibrationSection]:
     """What one of PARTS finds.
 
     Raises:
         NothingToShow: when the store lacks the runs, naming the sweep that makes them.
         StoreError: when the store cannot be read.
     """
-    makers: dict[str, Callable[[], list[Section]]] = {
+    makers: dict[str, Callable[[], list[CalibrationSection]]] = {
         "null": lambda: null(trials),
         "power": lambda: power(trials),
         "aa": lambda: replicates(scope, trials),
@@ -34,11 +35,9 @@ def sections(part: str, scope: Scope, trials: Trials) -> list[Section]:
     return makers[part]()
 
 
-def summary(made: list[Section], absent: list[tuple[str, str]]) -> Section:
-    rows = [
-        {"part": one.title.removeprefix("Calibration: "), "says": one.facts["says"], "found": one.sentence}
-        for one in made
-    ]
+def summary(made: list[CalibrationSection], absent: list[tuple[str, str]]) -> Section:
+    """What the parts say together; `absent` has those that the store lacks, and why."""
+    rows = [{"part": section.part, "says": section.says, "found": section.sentence} for section in made]
     rows += [{"part": part, "says": "missing", "found": why} for part, why in absent]
     table = pd.DataFrame(rows)
     failed = list(table["part"][table["says"] == "fails"])

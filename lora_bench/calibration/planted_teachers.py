@@ -7,15 +7,17 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.calibration.measured import notes_of_missing, settings_of
+from lora_bench.calibration.section import CalibrationSection
 from lora_bench.reports.figures import instrument
 from lora_bench.reports.figures.verdicts import ranks
 from lora_bench.reports.scope import Scope
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, settings, stats, tuning
+from lora_bench.verdicts.note import Note, gap
 
 
-def planted(scope: Scope) -> list[Section]:
+def planted(scope: Scope) -> list[CalibrationSection]:
     """Teachers of known placement and rank: which students learn them?
 
     Raises:
@@ -48,7 +50,7 @@ def _teachers(runs: pd.DataFrame, store: StoreReader) -> dict[str, dict]:
     return found
 
 
-def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str, scope: Scope) -> Section:
+def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str, scope: Scope) -> CalibrationSection:
     metric = group[0].metric
     margin = scope.margin_of(metric)
     rows, parts, notes, curves = [], [], [], []
@@ -58,7 +60,7 @@ def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str
         try:
             ((_, runs), *_) = settings.at_budgets(setting)
         except settings.NothingToShow as error:
-            notes.append(str(error))
+            notes.append(gap(str(error)))
         else:
             mine = _matrix_rows(about, runs, margin)
             rows += mine
@@ -68,11 +70,13 @@ def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str
         curve = _rank_curve(setting, about)
         if curve is not None:
             curves.append((about, curve))
-    section = Section(
+    section = CalibrationSection(
         title=f"Calibration: planted teachers on {group[0].title.split(' · ')[0]}",
         sentence=_planted_sentence(parts, rows, curves),
         notes=list(dict.fromkeys([*group[0].notes, *notes])),
-        facts={"says": "shown", "matrix": pd.DataFrame(rows)},
+        part=f"planted teachers on {group[0].title.split(' · ')[0]}",
+        says="shown",
+        found=pd.DataFrame(rows),
     )
     if rows:
         section.tables.append(_matrix_table(name, pd.DataFrame(rows)))
@@ -93,12 +97,12 @@ def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str
     return section
 
 
-def _uncertified(about: dict, rows: list[dict]) -> list[str]:
+def _uncertified(about: dict, rows: list[dict]) -> list[Note]:
     doubtful = [
         one["student"] for one in rows if one["certificate"] in tuning.UNCERTIFIED and one["student"] != "head only"
     ]
     told = f"teacher on {about['targets']}: the rate of {wording.listed(doubtful)} is not certified"
-    return [f"{told}; another may be better"] if doubtful else []
+    return [gap(f"{told}; another may be better")] if doubtful else []
 
 
 def _student_arms(runs: pd.DataFrame) -> pd.Series:

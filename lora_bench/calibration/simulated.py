@@ -9,10 +9,12 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.calibration import simulate
+from lora_bench.calibration.section import CalibrationSection
 from lora_bench.calibration.simulate import ERROR, NOISES, PAIRS, SHIFTED, Share, Trials
 from lora_bench.reports.figures import instrument
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, Table
 from lora_bench.verdicts import arms
+from lora_bench.verdicts.note import Note
 from lora_bench.wording import percent
 
 SEEDS = (3, 5, 8)
@@ -23,7 +25,7 @@ TIE_SD = 0.25  # noise over margin, at which eight seeds can show a tie
 # ---------------------------------------------------------------- no effect
 
 
-def null(trials: Trials) -> list[Section]:
+def null(trials: Trials) -> list[CalibrationSection]:
     """Simulated sweeps whose placements are all alike."""
     rows = []
     for noise, n_seeds in NULLS:
@@ -43,7 +45,7 @@ def null(trials: Trials) -> list[Section]:
         f"{percent(worst['high'])}): " + ("within the nominal 5 %." if holds else "more than the nominal 5 %.")
     )
     return [
-        Section(
+        CalibrationSection(
             title="Calibration: no effect",
             sentence=sentence,
             tables=[null_table("calibration_null", table)],
@@ -54,15 +56,21 @@ def null(trials: Trials) -> list[Section]:
                 "before Holm's correction."
             },
             notes=[
-                f"placements that differ by exactly the margin were called tied in {percent(tied.value)} % of "
-                f"{tied.n:,} sweeps ({percent(low)} to {percent(high)}; nominal: at most 5), {SEEDS[-1]} seeds, "
-                "noise a quarter of the margin",
-                "the 95 % interval of qv at its chosen rate missed its true mean in "
-                f"{percent(table['missed'].min())} to {percent(table['missed'].max())} % of the sweeps: the rate is "
-                "chosen on select, whose luck report half shares",
-                f"noise: {100 * trials.sd:g} points (sd of a difference between two cells of one seed)",
+                Note(
+                    f"placements that differ by exactly the margin were called tied in {percent(tied.value)} % of "
+                    f"{tied.n:,} sweeps ({percent(low)} to {percent(high)}; nominal: at most 5), {SEEDS[-1]} seeds, "
+                    "noise a quarter of the margin"
+                ),
+                Note(
+                    "the 95 % interval of qv at its chosen rate missed its true mean in "
+                    f"{percent(table['missed'].min())} to {percent(table['missed'].max())} % of the sweeps: the rate "
+                    "is chosen on select, whose luck report half shares"
+                ),
+                Note(f"noise: {100 * trials.sd:g} points (sd of a difference between two cells of one seed)"),
             ],
-            facts={"says": "holds" if holds else "fails", "table": table, "ties": tied},
+            part="no effect",
+            says="holds" if holds else "fails",
+            found=table,
         )
     ]
 
@@ -112,7 +120,7 @@ def null_table(name: str, table: pd.DataFrame) -> Table:
 # ---------------------------------------------------------------- known effect
 
 
-def power(trials: Trials) -> list[Section]:
+def power(trials: Trials) -> list[CalibrationSection]:
     """Simulated sweeps in which one placement is worse by a known difference."""
     sd = trials.sd
 
@@ -121,7 +129,7 @@ def power(trials: Trials) -> list[Section]:
 
     table = power_rows(trials, sd, draw)
     return [
-        Section(
+        CalibrationSection(
             title="Calibration: known effect",
             sentence=f"Simulated sweeps: {power_sentence(table)}",
             tables=[power_table("calibration_power", table)],
@@ -131,7 +139,9 @@ def power(trials: Trials) -> list[Section]:
                 f"difference: marks, {trials.n_power_sweeps:,} simulated sweeps with 95 % binomial intervals; dashed, "
                 f"the power that the plan promises for one of {len(PAIRS)} contrasts."
             },
-            facts={"says": power_says(table), "table": table},
+            part="known effect",
+            says=power_says(table),
+            found=table,
         )
     ]
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from lora_bench import wording
+from lora_bench.questions.weight_types import PlacementSection
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import settings
 from lora_bench.verdicts.across import across_tasks
+from lora_bench.verdicts.note import Note, gap
 
 OF_TASK = (  # what may differ where tasks are pooled: presets such as train=paper_roberta_base set the recipe by task
     *("task", "task_fingerprint", "metric", "train_rows", "max_length", "epochs", "batch_size", "grad_accumulation"),
@@ -19,26 +21,21 @@ OF_TASK = (  # what may differ where tasks are pooled: presets such as train=pap
 )
 
 
-def across(sections: list[tuple[str, Section]]) -> list[Section]:
+def across(sections: Iterable[PlacementSection]) -> list[Section]:
     """Placements over all tasks of one backbone and adapter policy, where two or more hold the same placements and
     seeds. A task with several settings of two seeds or more among them is left out, and named."""
-    groups: dict[tuple, list[Section]] = {}
-    for kind, section in sections:
-        facts = section.facts
-        if kind != "Weight types":
-            continue
-        estimates = [facts["estimates"]]
+    groups: dict[tuple, list[PlacementSection]] = {}
+    for section in sections:
+        estimates = [section.judged.estimates]
         if len(_common_seeds(estimates, _placements(estimates))) > 1:
-            alike = tuple((key, str(value)) for key, value in facts["setting"].facts.items() if key not in OF_TASK)
-            groups.setdefault((facts["budget"], alike), []).append(section)
+            alike = tuple((key, str(value)) for key, value in section.setting.facts.items() if key not in OF_TASK)
+            groups.setdefault((section.budget, alike), []).append(section)
     found: list[Section] = []
     for (budget, alike), group in groups.items():
         model = dict(alike)["model"]
-        tasks = [section.facts["setting"].facts["task"] for section in group]
+        tasks = [section.setting.facts["task"] for section in group]
         by_task = {
-            task: section.facts["estimates"]
-            for task, section in zip(tasks, group, strict=True)
-            if tasks.count(task) == 1
+            task: section.judged.estimates for task, section in zip(tasks, group, strict=True) if tasks.count(task) == 1
         }
         left_out = sorted({task for task in tasks if task not in by_task})
         if len(by_task) < 2:
@@ -47,11 +44,10 @@ def across(sections: list[tuple[str, Section]]) -> list[Section]:
         seeds = _common_seeds(by_task.values(), arms)
         if len(arms) < 2 or len(seeds) < 2:
             continue
-        scores = np.array(
-            [[[one.at[arm, "scores"][seed] for seed in seeds] for arm in arms] for one in by_task.values()]
-        )
+        scores_of = [estimates["scores"].to_dict() for estimates in by_task.values()]
+        scores = np.array([[[of_task[arm][seed] for seed in seeds] for arm in arms] for of_task in scores_of])
         made = _across_section(model.rsplit("/", 1)[-1], budget, list(by_task), arms, scores)
-        made.notes.extend(f"{task} has several settings and is left out; see each by itself" for task in left_out)
+        made.notes.extend(gap(f"{task} has several settings and is left out; see each by itself") for task in left_out)
         found.append(made)
     names = [one.tables[0].name for one in found]
     for place, one in enumerate(found):
@@ -112,7 +108,9 @@ def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], 
         "resampled within each task).",
         tables=[Table(f"across_{model}_{budget}", "placements over tasks", frame, columns)],
         notes=[
-            "scores of different tasks and metrics are pooled as they are in the interquartile mean: "
-            "read the mean rank first"
+            Note(
+                "scores of different tasks and metrics are pooled as they are in the interquartile mean: "
+                "read the mean rank first"
+            )
         ],
     )

@@ -19,16 +19,17 @@ from scipy import special
 from lora_bench import wording
 from lora_bench.reports.figures import section7
 from lora_bench.reports.scope import Scope, each_setting
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, SettingSection, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, settings, subspace, tuning
 from lora_bench.verdicts import paper as published
+from lora_bench.verdicts.note import Note, gap
 
 NORMS = ("weight", "update", "weight_in_update", "weight_in_weight", "weight_in_random")
 FACTORS = {"amplification": "weight_in_update", "amplification_random": "weight_in_random"}  # of which norm, as a log
 
 
-def sections(runs: pd.DataFrame, scope: Scope, *, targets: str = "") -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope, *, targets: str = "") -> list[SettingSection]:
     """One section per setting.
 
     Args:
@@ -45,7 +46,7 @@ def sections(runs: pd.DataFrame, scope: Scope, *, targets: str = "") -> list[Sec
     )
 
 
-def section(setting: settings.Setting, store: StoreReader, *, targets: str, name: str) -> Section:
+def section(setting: settings.Setting, store: StoreReader, *, targets: str, name: str) -> SettingSection:
     """The table, the figure and the sentence for one setting.
 
     Raises:
@@ -66,7 +67,7 @@ def section(setting: settings.Setting, store: StoreReader, *, targets: str, name
     by_matrix = _intervals(norms, ["targets", "rank", "role", "layer"])
     summary = _intervals(norms, ["targets", "rank", "role"])
     shown = _drawn(by_matrix)
-    return Section(
+    return SettingSection(
         title=f"Amplification: {setting.title}",
         sentence=sentence(setting, summary),
         tables=[_table(name, setting, summary), Table(f"{name}_layers", "by layer", by_matrix)],
@@ -77,7 +78,7 @@ def section(setting: settings.Setting, store: StoreReader, *, targets: str, name
             "directions."
         },
         notes=_notes(setting, lacking),
-        facts={"setting": setting, "summary": summary},
+        setting=setting,
     )
 
 
@@ -160,23 +161,25 @@ def _table(name: str, setting: settings.Setting, summary: pd.DataFrame) -> Table
     return Table(name, f"{setting.title}: Frobenius norms, means over layers and seeds", frame, columns)
 
 
-def _notes(setting: settings.Setting, lacking: int) -> list[str]:
-    told = list(setting.notes)
+def _notes(setting: settings.Setting, lacking: int) -> list[Note]:
+    notes = list(setting.notes)
     policy = setting.facts.get("alpha_policy")
-    told.append(
-        f"alpha {setting.facts.get('alpha'):g}, policy {policy}: ‖ΔW‖ carries the scale shown, so factors of different "
-        "ranks compare only under this policy"
+    notes.append(
+        Note(
+            f"alpha {setting.facts.get('alpha'):g}, policy {policy}: ‖ΔW‖ carries the scale shown, so factors of "
+            "different ranks compare only under this policy"
+        )
     )
     if lacking:
-        told.append(f"{lacking} runs at their chosen rate keep no norms and are left out")
+        notes.append(gap(f"{lacking} runs at their chosen rate keep no norms and are left out"))
     paper = "; ".join(
         f"r={one['rank']}: ‖W‖ {one['weight']:g}, ‖ΔW‖ {one['update']:g}, W in ΔW {one['weight_in_update']:g}, "
         f"in W {one['weight_in_weight']:g}, in random {one['weight_in_random']:g}, "
         f"factor {subspace.amplification(one['update'], one['weight_in_update']):.3g}"
         for one in published.TABLE_7.to_dict("records")
     )
-    told.append(f"the paper's Table 7 (q of layer 48, GPT-3 175B, alpha not published): {paper}")
-    return told
+    notes.append(Note(f"the paper's Table 7 (q of layer 48, GPT-3 175B, alpha not published): {paper}"))
+    return notes
 
 
 def _short(value: object) -> str:

@@ -7,6 +7,7 @@ metric's margin; claims on learning rates by exact binomial tests over seeds, to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,14 @@ KINDS = {
 SAYS = ("better", "tied", "at_least")
 CARD = ("setting", "claim", "text", "source", "status", "evidence", "n_runs")  # a row: a claim in a setting
 STATUSES = ("supported", "refuted", "unresolved", "missing")
+
+
+@dataclass(kw_only=True)
+class Card(Section):
+    """How the claims fared."""
+
+    rows: pd.DataFrame  # a claim in a setting each, as CARD
+    claims: list[dict]  # as `read_claims` gives them
 
 
 class ClaimError(ValueError):
@@ -61,7 +70,7 @@ def read_claims(path: Path) -> list[dict]:
     return claims
 
 
-def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None) -> list[Card]:
     """One card over all settings.
 
     Raises:
@@ -72,14 +81,13 @@ def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None)
     rows, refused = gather(found, lambda setting: judge(setting, claims, margin=scope.margin_of(setting.metric)))
     section = card_section(pd.DataFrame(rows), claims, several=len(found) > 1)
     section.notes.extend(dict.fromkeys(note for setting in found for note in setting.notes))
-    section.notes.extend(refused)
+    section.refused.extend(refused)
     return [section]
 
 
-def card_section(card: pd.DataFrame, claims: list[dict], *, several: bool) -> Section:
+def card_section(rows: pd.DataFrame, claims: list[dict], *, several: bool) -> Card:
     """The card as a section."""
-    facts = {"card": card, "claims": claims}
-    return Section("Claims", sentence(card), tables=[evidence_table(card, several=several)], facts=facts)
+    return Card("Claims", sentence(rows), tables=[evidence_table(rows, several=several)], rows=rows, claims=claims)
 
 
 def judge(setting: settings.Setting, claims: list[dict], *, margin: float) -> list[dict]:

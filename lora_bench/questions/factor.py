@@ -17,11 +17,19 @@ from lora_bench.config.schema import LORA_METHODS
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope, gather
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, JudgedSection, Table
 from lora_bench.verdicts import gaps, settings
 from lora_bench.verdicts.arms import Judgement, arms_of, judge, sort_arms
+from lora_bench.verdicts.note import Note, gap
 
 USUAL = {"method": "lora", "layers": "all", "init": "gaussian", "alpha_policy": "fixed"}
+
+
+@dataclass(kw_only=True)
+class FactorSection(JudgedSection):
+    """The levels of a factor in one setting."""
+
+    by: str  # one of `settings.FACTORS`
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Compared:
     levels: list[str]  # the reference first
 
 
-def sections(runs: pd.DataFrame, scope: Scope, *, by: str, reference: str | None = None) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope, *, by: str, reference: str | None = None) -> list[FactorSection]:
     """One section per setting in which the factor has two levels or more at some placement and budget.
 
     Args:
@@ -59,20 +67,20 @@ def sections(runs: pd.DataFrame, scope: Scope, *, by: str, reference: str | None
     if not several:
         raise settings.NothingToShow(_nowhere(runs, by, held))
 
-    def of(one: tuple[settings.Setting, list[Compared]]) -> list[Section]:
+    def of(one: tuple[settings.Setting, list[Compared]]) -> list[FactorSection]:
         setting, placements = one
         return [section(setting, by, placements, margin=scope.margin_of(setting.metric))]
 
     made, refused = gather(several, of)
-    made[-1].notes.extend(refused)
+    made[-1].refused.extend(refused)
     return made
 
 
-def every(runs: pd.DataFrame, scope: Scope) -> list[Section]:
+def every(runs: pd.DataFrame, scope: Scope) -> list[FactorSection]:
     """The sections of every factor that the runs vary, for the page; what tells methods apart is told as the method."""
-    found: list[Section] = []
+    found: list[FactorSection] = []
     for by in (name for name in settings.FACTORS if name in runs and runs[name].nunique(dropna=False) > 1):
-        if by in settings.METHOD_SETTINGS and any(section.facts["by"] == "method" for section in found):
+        if by in settings.METHOD_SETTINGS and any(section.by == "method" for section in found):
             continue
         try:
             found += sections(runs, scope, by=by)
@@ -104,7 +112,7 @@ def compared(setting: settings.Setting, by: str, reference: str | None = None) -
     return found
 
 
-def section(setting: settings.Setting, by: str, placements: list[Compared], *, margin: float) -> Section:
+def section(setting: settings.Setting, by: str, placements: list[Compared], *, margin: float) -> FactorSection:
     """The table, the two figures and the sentence for one setting."""
     alone = len(placements) == 1
     arms = [level if alone else f"{one.name} {level}" for one in placements for level in one.levels]
@@ -120,7 +128,7 @@ def section(setting: settings.Setting, by: str, placements: list[Compared], *, m
     method = "" if by == "method" or setting.runs["method"].iloc[0] == "lora" else setting.runs["method"].iloc[0]
     name = "_".join(word for word in ("factor", by, setting.slug, method) if word)
     title = " · ".join(word for word in (setting.title, method, at if alone else "") if word)
-    return Section(
+    return FactorSection(
         title=f"{_words(by)[0].upper()}{_words(by)[1:]}: {title}",
         sentence=sentence(title, by, judged.contrasts, margin),
         tables=[
@@ -136,11 +144,10 @@ def section(setting: settings.Setting, by: str, placements: list[Compared], *, m
             "verdict is Holm-corrected.",
         },
         notes=notes(setting, runs, by, judged),
-        facts={
-            "setting": setting, "by": by, "estimates": judged.estimates, "contrasts": judged.contrasts,
-            "rates": judged.rates, "margin": margin, "runs": runs,
-        },
-    )  # fmt: skip
+        setting=setting,
+        judged=judged,
+        by=by,
+    )
 
 
 def sentence(title: str, by: str, contrasts: pd.DataFrame, margin: float) -> str:
@@ -160,16 +167,16 @@ def sentence(title: str, by: str, contrasts: pd.DataFrame, margin: float) -> str
     return f"On {title}, by {_words(by)} (points): {'; '.join(parts)}."
 
 
-def notes(setting: settings.Setting, runs: pd.DataFrame, by: str, judged: Judgement) -> list[str]:
+def notes(setting: settings.Setting, runs: pd.DataFrame, by: str, judged: Judgement) -> list[Note]:
     """What a reader must know beside the table."""
     told = list(setting.notes)
     adapted = judged.estimates[judged.estimates["method"] != settings.FLOOR]
     outside = sorted(set(setting.runs["level"][setting.runs["targets"] == ""]) - {settings.FLOOR, *runs["level"]})
     if by == "method" and outside:
-        told.append(f"{wording.listed(outside)} has no placement, and is left out where several are compared")
+        told.append(gap(f"{wording.listed(outside)} has no placement, and is left out where several are compared"))
     absent = gaps.missing(runs, list(adapted.index))
     if absent and by != "method":  # methods have grids of rates of their own
-        told.append(f"missing from the store: {absent}")
+        told.append(gap(f"missing from the store: {absent}"))
     return told + tables.run_notes(runs, judged.rates, adapted, setting.metric)
 
 

@@ -42,7 +42,9 @@ def sections(frame: Any, *, store: Path) -> dict[str, list[Section]]:
                 continue
             by_script.setdefault(name, []).extend(made)
     between = factor.every(runs, scope)
-    return by_script | ({"factor": between} if between else {})
+    if between:
+        by_script["factor"] = [*between]
+    return by_script
 
 
 def chosen_cells(frame: Any) -> list[dict[str, Any]]:

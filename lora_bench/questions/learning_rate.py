@@ -22,14 +22,15 @@ from lora_bench.config.overrides import override
 from lora_bench.reports import tables
 from lora_bench.reports.figures.curves import learning_rates
 from lora_bench.reports.scope import Scope, each_setting
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, SettingSection, Table
 from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.store.reader import is_archive
-from lora_bench.verdicts import arms, gaps, settings, stats, tuning
+from lora_bench.verdicts import arms, settings, stats, tuning
+from lora_bench.verdicts.note import Note, gap
 
 
-def sections(runs: pd.DataFrame, scope: Scope) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope) -> list[SettingSection]:
     """One section per setting."""
     pinned = settings.varied_factors(runs)
     return each_setting(
@@ -39,7 +40,9 @@ def sections(runs: pd.DataFrame, scope: Scope) -> list[Section]:
     )
 
 
-def section(setting: settings.Setting, *, name: str, store: Path, pinned: Mapping[str, Sequence[str]]) -> Section:
+def section(
+    setting: settings.Setting, *, name: str, store: Path, pinned: Mapping[str, Sequence[str]]
+) -> SettingSection:
     """The table, the figure and the sentence for one setting.
 
     Args:
@@ -53,9 +56,9 @@ def section(setting: settings.Setting, *, name: str, store: Path, pinned: Mappin
     adapted = runs[runs["targets"] != ""]
     at_shared = arms.estimate(adapted, dict.fromkeys(adapted["arm"].unique(), shared))
     curves = _curves(adapted, rates)
-    rule, by_seed = tenfold(runs)
+    rule, _ = tenfold(runs)
     table = _table(name, setting, rates, own, at_shared, shared)
-    return Section(
+    return SettingSection(
         title=f"Learning rate: {setting.title}",
         sentence=sentence(setting, rates.loc[adapted["arm"].unique()], own, at_shared, shared, rule),
         tables=[table],
@@ -66,14 +69,7 @@ def section(setting: settings.Setting, *, name: str, store: Path, pinned: Mappin
             "everywhere else; rates with fewer seeds (hollow) do not compete. Numbers: means below the axis."
         },
         notes=_notes(setting, runs, rates, store, pinned) + _shared_notes(own, at_shared, shared),
-        facts={
-            "setting": setting,
-            "rates": rates,
-            "estimates": own,
-            "shared": shared,
-            "tenfold": by_seed,
-            "runs": runs,
-        },
+        setting=setting,
     )
 
 
@@ -170,35 +166,37 @@ def _level(run: pd.Series, by: str) -> str:
 
 def _notes(
     setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, store: Path, pinned: Mapping[str, Sequence[str]]
-) -> list[str]:
-    told = list(setting.notes)
+) -> list[Note]:
+    notes = list(setting.notes)
     adapted = [arm for arm in rates.index if arm != settings.FLOOR]
-    told.extend(tables.rate_notes(rates.loc[adapted]))
-    told.extend(
-        f"to settle {arm}: {paste_line(runs, arm, rates['add'][arm], store, pinned=pinned)}"
+    notes.extend(tables.rate_notes(rates.loc[adapted]))
+    notes.extend(
+        Note(f"to settle {arm}: {paste_line(runs, arm, rates['add'][arm], store, pinned=pinned)}")
         for arm in adapted
         if rates.loc[arm, "certificate"] in tuning.UNCERTIFIED and runs.loc[runs["arm"] == arm, "targets"].iloc[0]
     )
-    failed = gaps.failures(runs)
-    if failed:
-        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
+    notes.extend(tables.failure_notes(runs))
     n_full = runs.loc[runs["arm"] == tuning.FULL, "lr"].nunique()
     if n_full < 3:
-        told.append(
-            "the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; "
-            f"the store has {n_full or 'none'}"
+        notes.append(
+            gap(
+                "the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; "
+                f"the store has {n_full or 'none'}"
+            )
         )
-    return told
+    return notes
 
 
-def _shared_notes(own: pd.DataFrame, at_shared: pd.DataFrame, shared: float) -> list[str]:
+def _shared_notes(own: pd.DataFrame, at_shared: pd.DataFrame, shared: float) -> list[Note]:
     """That the shared rate was run on fewer seeds, as in a staged search, where it was."""
     n_own, n_shared = (one["n_seeds"].reindex(at_shared.index) for one in (own, at_shared))
     if not (n_shared < n_own).any():
         return []
     return [
-        f"at the shared rate of {shared:g} some cells have fewer seeds than at their own ({n_shared.min()} at least); "
-        "the change is on the seeds that both have"
+        gap(
+            f"at the shared rate of {shared:g} some cells have fewer seeds than at their own "
+            f"({n_shared.min()} at least); the change is on the seeds that both have"
+        )
     ]
 
 

@@ -10,9 +10,9 @@ import base64
 import math
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jinja2
@@ -25,7 +25,7 @@ from lora_bench.questions.across import across
 from lora_bench.reports import output
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.scope import Scope
-from lora_bench.reports.section import Section, Table
+from lora_bench.reports.section import Section, SettingSection, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.environment import ENVIRONMENT_KEYS
 from lora_bench.store.errors import StoreError
@@ -33,7 +33,7 @@ from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingTo
 from lora_bench.wording import duration, size
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-ANALYSES: dict[str, Callable] = {
+ANALYSES: dict[str, Callable[..., Sequence[SettingSection]]] = {
     "Weight types": weight_types.sections,
     "Rank": rank.sections,
     "Factors": factor.every,
@@ -66,7 +66,7 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str) -> dict:
         NothingToShow: when no analysis has anything to show.
     """
     parts: dict[str, Part] = {}
-    sections: list[tuple[str, Section]] = []
+    sections: list[tuple[str, SettingSection]] = []
     cards, absent = [], []
     for group in _groups(runs, scope, out):
         for part in group.parts:
@@ -84,7 +84,8 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str) -> dict:
         part = parts.setdefault(str(setting), Part(str(setting), f"setting-{len(parts)}"))
         part.sections.append(shown_claims(str(setting), of_setting, f"{part.anchor}-claims"))
     output.write_section(card, out)
-    matrix = verdict_table([section for kind, section in sections if kind == "Weight types"])
+    placements = [section for _, section in sections if isinstance(section, weight_types.PlacementSection)]
+    matrix = verdict_table(placements)
     if len(matrix):
         style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix")
         output.write_table(Table("verdicts", "every contrast", matrix), out / "tables")
@@ -97,7 +98,7 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str) -> dict:
         "matrix": shown_matrix(matrix),
         "parts": list(parts.values()),
         "claims": claims_matrix(card),
-        "overview": [shown_section("Across tasks", one, out) for one in across(sections)],
+        "overview": [shown_section("Across tasks", one, out) for one in across(placements)],
         "environments": environments(runs, open_store(scope.store)),
         "missing": [*absent, *gaps(sections)],
         "mixed": scope.mix_environments,
@@ -114,7 +115,7 @@ class Group:
     """All that one backbone and task give: what the page shows, and the results that its overview is made of."""
 
     parts: list[Part]
-    sections: list[tuple[str, Section]]  # without figures, tables and runs, which are written by now
+    sections: list[tuple[str, SettingSection]]  # without figures, tables and runs, which are written by now
     card: pd.DataFrame
     absent: list[str]
 
@@ -134,10 +135,10 @@ def _groups(runs: pd.DataFrame, scope: Scope, out: Path) -> list[Group]:
 def make_group(runs: pd.DataFrame, scope: Scope, out: Path) -> Group:
     """Run every analysis on the runs of one backbone and task, and write its tables and figures."""
     parts: dict[str, Part] = {}
-    kept: list[tuple[str, Section]] = []
+    kept: list[tuple[str, SettingSection]] = []
     absent: list[str] = []
     try:
-        card = claims.sections(runs, scope)[0].facts["card"]
+        card = claims.sections(runs, scope)[0].rows
     except NothingToShow:
         card = pd.DataFrame()
     for kind, make in ANALYSES.items():
@@ -147,37 +148,36 @@ def make_group(runs: pd.DataFrame, scope: Scope, out: Path) -> Group:
             absent += [f"{kind}: {line}" for line in str(error).splitlines()]
             continue
         for section in sections:
-            setting = section.facts["setting"]
+            setting = section.setting
             part = parts.setdefault(setting.title, Part(setting.title, "", design(setting)))
             part.sections.append(shown_section(kind, section, out))
-            facts = {name: value for name, value in section.facts.items() if name not in ("runs", "frame", "table")}
-            facts["setting"] = Setting(setting.title, setting.slug, setting.facts, setting.runs.iloc[:0], setting.notes)
-            kept.append((kind, Section(section.title, section.sentence, notes=section.notes, facts=facts)))
+            empty = replace(setting, runs=setting.runs.iloc[:0])
+            kept.append((kind, replace(section, tables=[], figures={}, captions={}, setting=empty)))
     return Group(list(parts.values()), kept, card, absent)
 
 
 # ---------------------------------------------------------------- what the page says over all settings
 
 
-def verdict_sentences(sections: list[tuple[str, Section]], card: Section) -> list[str]:
+def verdict_sentences(sections: list[tuple[str, SettingSection]], card: claims.Card) -> list[str]:
     """The sentence of every section on weight types, ranks and factors, and that of the claims card."""
     told = [section.sentence for kind, section in sections if kind in ("Weight types", "Rank", "Factors")]
     told = told or [section.sentence for _, section in sections]
-    return [*told, card.sentence] if len(card.facts["card"]) else told
+    return [*told, card.sentence] if len(card.rows) else told
 
 
-def verdict_table(sections: list[Section]) -> pd.DataFrame:
+def verdict_table(sections: list[weight_types.PlacementSection]) -> pd.DataFrame:
     """One row per setting, budget and contrast: setting, contrast, verdict, difference, p_holm, n_pairs."""
     rows = []
-    titles = [section.facts["setting"].title for section in sections]
+    titles = [section.setting.title for section in sections]
     for section, title in zip(sections, titles, strict=True):
-        name = f"{title}, {section.facts['budget']:,}" if titles.count(title) > 1 else title
+        name = f"{title}, {section.budget:,}" if titles.count(title) > 1 else title
         rows += [
             {
                 "setting": name, "contrast": f"{one['first']} − {one['second']}", "verdict": one["verdict"],
                 "difference": one["difference"], "p_holm": one["p_holm"], "n_pairs": one["n_pairs"],
             }
-            for one in section.facts["contrasts"].to_dict("records")
+            for one in section.judged.contrasts.to_dict("records")
         ]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -229,29 +229,13 @@ def environments(runs: pd.DataFrame, store: StoreReader) -> list[dict]:
     return rows
 
 
-def gaps(sections: list[tuple[str, Section]]) -> list[str]:
-    """Every note that says what is missing, failed or not certified, once, with its setting."""
-    words = (
-        "missing",
-        "lacks",
-        "without a score",
-        "could not compete",
-        "at the edge",
-        "fewer seeds",
-        "two groups",
-        "one rate only",
-        "kept apart",
-        "left out",
-        "needs",
-        "no verdict is possible",
-        "stuck",
-    )
-    told = {}
+def gaps(sections: list[tuple[str, SettingSection]]) -> list[str]:
+    """Every note that says what is missing, failed or not certified, once, with its setting; and what others lack."""
+    lines: dict[str, None] = {}
     for _, section in sections:
-        for note in section.notes:
-            if any(word in note for word in words):
-                told[f"{section.facts['setting'].title}: {note}"] = None
-    return list(told)
+        lines |= dict.fromkeys(f"{section.setting.title}: {note}" for note in section.notes if note.is_gap)
+        lines |= dict.fromkeys(section.refused)
+    return list(lines)
 
 
 # ---------------------------------------------------------------- what the template gets
@@ -278,7 +262,7 @@ def shown_section(kind: str, section: Section, out: Path) -> dict:
         "title": section.title,
         "anchor": anchor_of(section.title),
         "sentence": section.sentence,
-        "notes": section.notes,
+        "notes": section.remarks,
         "tables": [shown_table(table) for table in section.tables if table.columns],
         "figures": [
             {
@@ -352,13 +336,13 @@ def shown_matrix(matrix: pd.DataFrame) -> dict:
     return {"heads": heads, "rows": rows}
 
 
-def claims_matrix(card: Section) -> dict:
+def claims_matrix(card: claims.Card) -> dict:
     """Claims down, settings across: status, with the evidence as a tooltip."""
-    table = card.facts["card"]
+    table = card.rows
     settings = list(dict.fromkeys(table["setting"]))
     by_cell = {(row["claim"], row["setting"]): row for row in table.to_dict("records")}
     rows = []
-    for claim in card.facts["claims"]:
+    for claim in card.claims:
         found = [by_cell[claim["id"], setting] for setting in settings]
         cells_ = [{"status": row["status"], "evidence": row["evidence"], "runs": row["n_runs"]} for row in found]
         rows.append({"text": claim["text"], "source": claim["source"], "cells": cells_})

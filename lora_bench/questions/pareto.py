@@ -14,8 +14,9 @@ from lora_bench.config.schema import LORA_METHODS
 from lora_bench.reports import tables
 from lora_bench.reports.figures import curves, style
 from lora_bench.reports.scope import Scope, each_setting
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, SettingSection, Table
 from lora_bench.verdicts import arms, settings, tuning
+from lora_bench.verdicts.note import Note
 
 COSTS = [
     ("adapter_parameters", "adapter parameters"),
@@ -24,12 +25,12 @@ COSTS = [
 ]
 
 
-def sections(runs: pd.DataFrame, scope: Scope) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope) -> list[SettingSection]:
     """One section per setting."""
     return each_setting(runs, scope, lambda setting: [section(setting, name=f"pareto_{setting.slug}")])
 
 
-def section(setting: settings.Setting, *, name: str) -> Section:
+def section(setting: settings.Setting, *, name: str) -> SettingSection:
     """The table, the figure and the sentence for one setting."""
     runs = arms.name_arms(setting.runs)
     settings.refuse_duplicates(setting, runs)
@@ -43,8 +44,8 @@ def section(setting: settings.Setting, *, name: str) -> Section:
     points = frame[(frame["targets"] != "") & np.isfinite(frame["mean"])]
     points = points.assign(label=points["cell"])
     lacking = [label for column, label in COSTS if (column, label) not in measured]
-    notes = [*setting.notes, *([f"not measured in these runs: {', '.join(lacking)}"] if lacking else [])]
-    return Section(
+    notes = [*setting.notes, *([Note(f"not measured in these runs: {', '.join(lacking)}")] if lacking else [])]
+    return SettingSection(
         title=f"Cost: {setting.title}",
         sentence=sentence(setting, frame, measured),
         tables=[_table(name, setting, frame)],
@@ -54,7 +55,7 @@ def section(setting: settings.Setting, *, name: str) -> Section:
             "the line is the Pareto front of the means. Cells of equal cost are drawn side by side."
         },
         notes=notes,
-        facts={"setting": setting, "frame": frame},
+        setting=setting,
     )
 
 

@@ -13,16 +13,17 @@ from lora_bench import wording
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.scope import Scope, each_setting
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, JudgedSection, Table
 from lora_bench.verdicts import gaps, settings
 from lora_bench.verdicts import paper as published
 from lora_bench.verdicts.arms import Arm, judge, name_arms, sort_arms
+from lora_bench.verdicts.note import Note, gap
 
 PAPER_RANKS = (1, 2, 4, 8, 64)
 PAPER_TARGETS = ("q", "qv", "qkvo")
 
 
-def sections(runs: pd.DataFrame, scope: Scope) -> list[Section]:
+def sections(runs: pd.DataFrame, scope: Scope) -> list[JudgedSection]:
     """One section per setting.
 
     Raises:
@@ -35,7 +36,7 @@ def sections(runs: pd.DataFrame, scope: Scope) -> list[Section]:
     )
 
 
-def section(setting: settings.Setting, *, margin: float, name: str) -> Section:
+def section(setting: settings.Setting, *, margin: float, name: str) -> JudgedSection:
     """The table, the figure and the sentence for one setting.
 
     Raises:
@@ -60,7 +61,7 @@ def section(setting: settings.Setting, *, margin: float, name: str) -> Section:
     judged = judge(runs, [(other, lowest) for lowest, *others in arms.values() for other in others], margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     estimates["rank"] = [arm.rank for arm in estimates["arm"]]
-    return Section(
+    return JudgedSection(
         title=f"Rank: {setting.title}",
         sentence=sentence(setting, estimates, table, margin),
         tables=[
@@ -76,14 +77,8 @@ def section(setting: settings.Setting, *, margin: float, name: str) -> Section:
             "with 95 % t intervals.",
         },
         notes=notes(setting, runs, rates, estimates, curves),
-        facts={
-            "setting": setting,
-            "estimates": estimates,
-            "contrasts": table,
-            "rates": rates,
-            "margin": margin,
-            "runs": runs,
-        },
+        setting=setting,
+        judged=judged,
     )
 
 
@@ -112,7 +107,7 @@ def sentence(setting: settings.Setting, estimates: pd.DataFrame, table: pd.DataF
 
 def notes(
     setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, curves: list[str]
-) -> list[str]:
+) -> list[Note]:
     """What a reader must know beside the table."""
     told = list(setting.notes)
     policy = setting.facts.get("alpha_policy")
@@ -122,16 +117,18 @@ def notes(
         "rslora": "alpha/sqrt(rank)",
     }
     if policy in scales:
-        told.append(f"alpha {setting.facts.get('alpha'):g}, policy {policy}: the update is scaled by {scales[policy]}")
+        alpha = f"alpha {setting.facts.get('alpha'):g}, policy {policy}"
+        told.append(Note(f"{alpha}: the update is scaled by {scales[policy]}"))
     here = sorted({int(rank) for rank in runs["rank"]})
     expected = [str(Arm(t, r)) for t in curves for r in here]
     absent = gaps.missing(runs, expected)
     if absent:
-        told.append(f"missing from the store: {absent}")
+        told.append(gap(f"missing from the store: {absent}"))
     lacking = [t for t in PAPER_TARGETS if t not in curves]
     ranks = [r for r in PAPER_RANKS if r not in here]
     if lacking or ranks:
-        told.append("of the paper's Table 6 the store lacks " + wording.listed(lacking + [f"rank {r}" for r in ranks]))
+        absent = wording.listed(lacking + [f"rank {r}" for r in ranks])
+        told.append(gap(f"of the paper's Table 6 the store lacks {absent}"))
     return told + tables.run_notes(runs, rates, estimates, setting.metric)
 
 

@@ -19,9 +19,10 @@ import pandas as pd
 from lora_bench import wording
 from lora_bench.reports.figures import section7
 from lora_bench.reports.scope import Scope, each_setting
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, SettingSection, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, subspace, tuning
+from lora_bench.verdicts.note import Note, gap
 from lora_bench.verdicts.settings import REFERENCE_TARGETS, NothingToShow, Setting
 
 MOST_PAIRS = 10
@@ -37,7 +38,7 @@ def sections(
     ranks: tuple[int, int] | None = None,
     layer: int | None = None,
     step_zero: bool = False,
-) -> list[Section]:
+) -> list[SettingSection]:
     """One section per setting.
 
     Args:
@@ -51,7 +52,7 @@ def sections(
     """
     store = open_store(scope.store)
 
-    def of(setting: Setting) -> list[Section]:
+    def of(setting: Setting) -> list[SettingSection]:
         name = f"subspace_{setting.slug}"
         return [section(setting, store, name=name, targets=targets, ranks=ranks, layer=layer, step_zero=step_zero)]
 
@@ -67,7 +68,7 @@ def section(
     ranks: tuple[int, int] | None,
     layer: int | None,
     step_zero: bool,
-) -> Section:
+) -> SettingSection:
     """The table, the figures and the sentence for one setting, of what `sections` was asked for.
 
     Raises:
@@ -100,7 +101,7 @@ def section(
     if drawn not in layers:
         raise NothingToShow(f"--layer: no layer {drawn}; adapted layers are {', '.join(map(str, layers))}")
     made = _figures(name, table, grids, drawn)
-    return Section(
+    return SettingSection(
         title=f"Subspaces: {setting.title}, {targets}",
         sentence=sentence(setting, targets, table),
         tables=[
@@ -110,7 +111,7 @@ def section(
         figures=made,
         captions=_captions(made, name, targets, drawn),
         notes=_notes(setting, targets, low, high, lacking, adapters),
-        facts={"setting": setting, "table": table},
+        setting=setting,
     )
 
 
@@ -350,20 +351,22 @@ def _captions(made: Iterable[str], name: str, targets: str, layer: int) -> dict[
     return {figure: of_kind[figure.removeprefix(f"{name}_").partition("_")[0]] for figure in made}
 
 
-def _notes(setting: Setting, targets: str, low: int, high: int, lacking: int, adapters: dict) -> list[str]:
-    told = list(setting.notes)
+def _notes(setting: Setting, targets: str, low: int, high: int, lacking: int, adapters: dict) -> list[Note]:
+    notes = list(setting.notes)
     init = setting.facts.get("init")
     if init in ("pissa", "olora"):
-        told.append(
-            f"init={init} starts A from the weight, so subspaces agree before any training: "
-            "chance is not the right null"
+        notes.append(
+            Note(
+                f"init={init} starts A from the weight, so subspaces agree before any training: "
+                "chance is not the right null"
+            )
         )
     elif init in ("gaussian", "kaiming", "peft_gaussian"):
-        told.append("A starts from a stream of its own for every rank and seed, so what agrees was learned")
+        notes.append(Note("A starts from a stream of its own for every rank and seed, so what agrees was learned"))
     if low == high:
-        told.append(f"{targets} was run at rank {high} only: Figure 3 needs a second rank")
+        notes.append(gap(f"{targets} was run at rank {high} only: Figure 3 needs a second rank"))
     if lacking:
-        told.append(f"{lacking} of these runs kept no readable adapter and are left out")
+        notes.append(gap(f"{lacking} of these runs kept no readable adapter and are left out"))
     counts = ", ".join(f"rank {rank}: {sum(r == rank for r, _ in adapters)}" for rank in dict.fromkeys((low, high)))
-    told.append(f"adapters compared: {counts}")
-    return told
+    notes.append(Note(f"adapters compared: {counts}"))
+    return notes

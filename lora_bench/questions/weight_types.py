@@ -6,6 +6,8 @@ every other placement are paired by seed and Holm-corrected. Source: Hu et al. 2
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
@@ -13,15 +15,23 @@ from lora_bench import wording
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope, each_setting
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Column, JudgedSection, Table
 from lora_bench.verdicts import gaps, settings, stats
 from lora_bench.verdicts import paper as published
 from lora_bench.verdicts.arms import against_reference, highest, judge, same_targets, sort_arms
+from lora_bench.verdicts.note import Note, gap
+
+
+@dataclass(kw_only=True)
+class PlacementSection(JudgedSection):
+    """The placements of one setting at one budget."""
+
+    budget: int  # adapter parameters
 
 
 def sections(
     runs: pd.DataFrame, scope: Scope, *, budget: int | None = None, reference: str = settings.REFERENCE_TARGETS
-) -> list[Section]:
+) -> list[PlacementSection]:
     """One section per setting and budget.
 
     Args:
@@ -32,7 +42,7 @@ def sections(
         NothingToShow: when no setting has two placements at one budget.
     """
 
-    def of(setting: settings.Setting) -> list[Section]:
+    def of(setting: settings.Setting) -> list[PlacementSection]:
         at = settings.at_budgets(setting, budget=budget)
         margin = scope.margin_of(setting.metric)
         name = f"weight_types_{setting.slug}"
@@ -59,7 +69,7 @@ def section(
     margin: float,
     name: str,
     reference: str,
-) -> Section:
+) -> PlacementSection:
     """The table, the two figures and the sentence for one budget of one setting.
 
     Raises:
@@ -79,7 +89,7 @@ def section(
     paper = _paper(estimates)
     # The paper's are points of accuracy, and have no place on the axis of another metric.
     differences = _differences(paper, reference) if len(paper) and setting.metric == "accuracy" else None
-    return Section(
+    return PlacementSection(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
         sentence=sentence(setting, budget, estimates, table, margin, reference),
         tables=[
@@ -99,15 +109,9 @@ def section(
             + (" Small triangles: the same differences in the paper's Table 5." if differences is not None else ""),
         },
         notes=notes(setting, runs, rates, estimates, [reference, *table["second"]]),
-        facts={
-            "setting": setting,
-            "budget": budget,
-            "estimates": estimates,
-            "contrasts": table,
-            "rates": rates,
-            "margin": margin,
-            "runs": runs,
-        },
+        setting=setting,
+        judged=judged,
+        budget=budget,
     )
 
 
@@ -164,16 +168,17 @@ def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str
 
 def notes(
     setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, declared: list[str]
-) -> list[str]:
+) -> list[Note]:
     """What a reader must know beside the table."""
     told = list(setting.notes)
     adapted = estimates[estimates["method"] != settings.FLOOR]
     absent = gaps.missing(runs, declared)
     if absent:
-        told.append(f"missing from the store: {absent}")
+        told.append(gap(f"missing from the store: {absent}"))
     spent = adapted["adapter_parameters"].dropna()
     if spent.nunique() > 1:
-        told.append(f"the budgets are not quite equal: {spent.min():,.0f} to {spent.max():,.0f} adapter parameters")
+        span = f"{spent.min():,.0f} to {spent.max():,.0f} adapter parameters"
+        told.append(Note(f"the budgets are not quite equal: {span}"))
     return told + tables.run_notes(runs, rates, adapted, setting.metric)
 
 

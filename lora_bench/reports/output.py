@@ -37,8 +37,8 @@ def print_section(section: Section, console: Console) -> None:
             shown.add_row(*(cell for cell, column in zip(row, table.columns, strict=True) if column.on_screen))
         console.print(shown)
     console.print(section.sentence, style="bold", soft_wrap=True)
-    for note in section.notes:
-        console.print(f"- {note}", soft_wrap=True)
+    for remark in section.remarks:
+        console.print(f"- {remark}", soft_wrap=True)
 
 
 def wraps(table: Table, column: Column) -> bool:

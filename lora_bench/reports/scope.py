@@ -15,6 +15,8 @@ from lora_bench.verdicts import settings, stats
 from lora_bench.verdicts.settings import NothingToShow, Setting
 
 T = TypeVar("T")
+U = TypeVar("U")
+S = TypeVar("S", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -81,24 +83,25 @@ def read_frame(root: Path) -> pd.DataFrame:
     return frame
 
 
-def each_setting(runs: pd.DataFrame, scope: Scope, make: Callable[[Setting], list[Section]]) -> list[Section]:
-    """The sections of every setting that has them; what the others lack is noted under the last.
+def each_setting(runs: pd.DataFrame, scope: Scope, make: Callable[[Setting], list[S]]) -> list[S]:
+    """The sections of every setting that has them; what the others lack stands under the last.
 
     Raises:
         NothingToShow: when none has any, with what each lacks.
     """
     sections, refused = gather(scope.settings(runs), make)
-    sections[-1].notes.extend(refused)
+    sections[-1].refused.extend(refused)
     return sections
 
 
-def gather(sources: Sequence[T], make: Callable[[T], list]) -> tuple[list, list[str]]:
+def gather(sources: Sequence[T], make: Callable[[T], list[U]]) -> tuple[list[U], list[str]]:
     """What settings (or pairs that hold one) give, in one list, and what those that give nothing lack.
 
     Raises:
         NothingToShow: when none gives anything, with what each lacks.
     """
-    made, refused = [], []
+    made: list[U] = []
+    refused: list[str] = []
     for source in sources:
         try:
             made += make(source)

@@ -83,7 +83,7 @@ def _above_zero(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r}; give points above 0")
 
 
-def run_script(make: Callable[[pd.DataFrame], list[Section]], scope: Scope, out: Path) -> int:
+def run_script(make: Callable[[pd.DataFrame], Sequence[Section]], scope: Scope, out: Path) -> int:
     """Read the store, make the sections, show and write them. Returns the exit status."""
     try:
         sections = make(scope.read())

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from lora_bench.verdicts.arms import Judgement
+from lora_bench.verdicts.note import Note
+from lora_bench.verdicts.settings import Setting
+
 
 @dataclass(frozen=True)
 class Column:
@@ -36,12 +40,31 @@ class Table:
 
 @dataclass
 class Section:
-    """One question answered for one setting."""
+    """One question answered; what it found for a machine to read is in the subclasses."""
 
     title: str
     sentence: str
     tables: list[Table] = field(default_factory=list)
     figures: dict = field(default_factory=dict)  # file name -> matplotlib Figure
     captions: dict[str, str] = field(default_factory=dict)  # file name -> what the figure shows
-    notes: list[str] = field(default_factory=list)
-    facts: dict = field(default_factory=dict)  # machine-readable results: what the page's overview is made of
+    notes: list[Note] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)  # why other settings have no such section, each with its name
+
+    @property
+    def remarks(self) -> list[str]:
+        """What stands under the section: its notes, then what other settings lack."""
+        return [*map(str, self.notes), *self.refused]
+
+
+@dataclass(kw_only=True)
+class SettingSection(Section):
+    """A section about one setting."""
+
+    setting: Setting
+
+
+@dataclass(kw_only=True)
+class JudgedSection(SettingSection):
+    """A section of cells and their contrasts."""
+
+    judged: Judgement

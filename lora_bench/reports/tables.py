@@ -14,6 +14,7 @@ from lora_bench.reports.figures import verdicts
 from lora_bench.reports.section import Column, Table
 from lora_bench.verdicts import gaps, settings, stats, tuning
 from lora_bench.verdicts.arms import Judgement
+from lora_bench.verdicts.note import Note, gap
 from lora_bench.wording import count, interval, listed, p_value, plus_minus, points, signed, text
 
 
@@ -141,24 +142,30 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
     return Table(name, f"Paired contrasts in points (± 95 %); a tie is within {100 * margin:g}", shown, columns)
 
 
-def run_notes(runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, metric: str) -> list[str]:
+def run_notes(runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, metric: str) -> list[Note]:
     """What the reader of a table of cells must know: what failed, what has few seeds, which rates are in doubt."""
-    told = []
-    failed = gaps.failures(runs)
-    if failed:
-        told.append(f"runs without a score, kept out of the means and counted: {'; '.join(failed)}")
+    notes = failure_notes(runs)
     few = sorted({int(n) for n in estimates["n_seeds"] if n < stats.MIN_PAIRS})
     if few:
-        told.append(
-            f"some cells have only {listed([str(n) for n in few])} scored seed(s): "
-            f"no verdict is possible below {stats.MIN_PAIRS}"
+        notes.append(
+            gap(
+                f"some cells have only {listed([str(n) for n in few])} scored seed(s): "
+                f"no verdict is possible below {stats.MIN_PAIRS}"
+            )
         )
-    return [*told, *rate_notes(rates.loc[estimates.index]), *seed_notes(estimates, metric)]
+    return [*notes, *rate_notes(rates.loc[estimates.index]), *seed_notes(estimates, metric)]
 
 
-def rate_notes(rates: pd.DataFrame) -> list[str]:
+def failure_notes(runs: pd.DataFrame) -> list[Note]:
+    """Which runs ended without a score, if any did."""
+    failed = gaps.failures(runs)
+    text = f"runs without a score, kept out of the means and counted: {'; '.join(failed)}"
+    return [gap(text)] if failed else []
+
+
+def rate_notes(rates: pd.DataFrame) -> list[Note]:
     """Which chosen rates are not certified, with what to add, and which rates could not compete."""
-    told = []
+    notes = []
     doubtful = rates[rates["certificate"].isin(tuning.UNCERTIFIED)]
     for (certificate, _), arms in doubtful.groupby([doubtful["certificate"], doubtful["add"].map(tuple)], sort=False):
         names = listed(list(arms.index))
@@ -169,11 +176,11 @@ def rate_notes(rates: pd.DataFrame) -> list[str]:
             "edge": f"is best at the edge of its rates ({', '.join(f'{r:g}' for r in sorted(have))})",
             "behind": "a rate with fewer seeds scores higher on those that both have",
         }[str(certificate)]
-        told.append(f"learning rate of {names}: {at}; add train.lr={values}")
+        notes.append(gap(f"learning rate of {names}: {at}; add train.lr={values}"))
     passed_over = rates["passed_over"].map(", ".join)
     for which, arms in rates[passed_over != ""].groupby(passed_over, sort=False):
-        told.append(f"learning rate of {listed(list(arms.index))}: {which} could not compete")
-    return told
+        notes.append(gap(f"learning rate of {listed(list(arms.index))}: {which} could not compete"))
+    return notes
 
 
 def settled_overrides(overrides: Sequence[str]) -> list[str]:
@@ -196,12 +203,12 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def seed_notes(estimates: pd.DataFrame, metric: str) -> list[str]:
+def seed_notes(estimates: pd.DataFrame, metric: str) -> list[Note]:
     """Cells whose seeds all score the same, and cells whose seeds fall in two groups five margins apart."""
-    told = []
+    notes = []
     flat = [str(cell) for cell, sd in estimates["sd"].items() if sd == 0]
     if flat:
-        told.append(f"the score of {listed(flat)} is the same in every seed: is the metric stuck?")
+        notes.append(gap(f"the score of {listed(flat)} is the same in every seed: is the metric stuck?"))
     split = []
     for cell, scores in estimates["scores"].items():
         groups = stats.two_groups(np.array(list(scores.values())), gap=5 * stats.margin_of(metric))
@@ -209,5 +216,6 @@ def seed_notes(estimates: pd.DataFrame, metric: str) -> list[str]:
             parts = (f"{len(one)} at about {points(one.mean(), 0)}" for one in groups)
             split.append(f"{cell} ({' and '.join(parts)})")
     if split:
-        told.append(f"the seeds fall in two groups for {listed(split)}: an interval of few such seeds is too narrow")
-    return told
+        words = f"the seeds fall in two groups for {listed(split)}: an interval of few such seeds is too narrow"
+        notes.append(gap(words))
+    return notes

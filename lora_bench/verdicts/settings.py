@@ -15,6 +15,7 @@ import pandas as pd
 
 from lora_bench.config.facts import Key
 from lora_bench.config.schema import KEYS, LORA_METHODS
+from lora_bench.verdicts.note import Note, gap
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
@@ -79,7 +80,7 @@ class Setting:
     slug: str  # for file names
     facts: dict  # column -> the value that all runs here share
     runs: pd.DataFrame
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def metric(self) -> str:
@@ -302,21 +303,21 @@ def _told_apart(group: pd.DataFrame, groups: list[pd.DataFrame], names: list[str
     return told | {name: _short(group[name].iloc[0])[:6] for name in differing(twins, prints)}
 
 
-def _setting_notes(runs: pd.DataFrame, same_pair: list[pd.DataFrame], mixed: bool) -> list[str]:
+def _setting_notes(runs: pd.DataFrame, same_pair: list[pd.DataFrame], mixed: bool) -> list[Note]:
     notes = []
     if mixed and runs["environment"].nunique() > 1:
-        notes.append(
-            f"runs of {runs['environment'].nunique()} environments are mixed, as asked: a difference may be the "
-            "machine's"
-        )
+        n_mixed = runs["environment"].nunique()
+        notes.append(Note(f"runs of {n_mixed} environments are mixed, as asked: a difference may be the machine's"))
     elsewhere = set(pd.concat(same_pair)["environment"]) - set(runs["environment"])
     if elsewhere and not mixed:
         notes.append(
-            f"the store also holds such runs from {len(elsewhere)} other "
-            f"environment{'s' if len(elsewhere) > 1 else ''}, kept apart (--mix-environments joins them)"
+            gap(
+                f"the store also holds such runs from {len(elsewhere)} other "
+                f"environment{'s' if len(elsewhere) > 1 else ''}, kept apart (--mix-environments joins them)"
+            )
         )
     if "dirty" in runs and runs["dirty"].fillna(False).astype(bool).any():
-        notes.append("some runs were made from a working tree with uncommitted changes")
+        notes.append(Note("some runs were made from a working tree with uncommitted changes"))
     return notes
 
 

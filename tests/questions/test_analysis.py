@@ -191,11 +191,11 @@ def test_environments_are_blocks_unless_asked():
     )
     apart = settings.settings(frame_of(records))
     assert [one.runs["environment"].nunique() for one in apart] == [1, 1]
-    assert "kept apart" in apart[0].notes[0]
+    assert "kept apart" in apart[0].notes[0].text
     assert len({one.slug for one in apart}) == 2
     joined = settings.settings(frame_of(records), mix_environments=True)
     assert len(joined) == 1
-    assert "mixed, as asked" in joined[0].notes[0]
+    assert "mixed, as asked" in joined[0].notes[0].text
 
 
 def test_runs_of_another_training_are_another_setting():
@@ -261,7 +261,7 @@ def test_a_task_with_two_trainings_is_not_pooled():
 
     def pooled(records):
         made = weight_types.sections(frame_of(records), Scope(Path("runs")))
-        return [section.sentence.partition(",")[0] for section in across([("Weight types", m) for m in made])]
+        return [section.sentence.partition(",")[0] for section in across(made)]
 
     assert pooled(one + other) == ["Over cola and rte"]
     assert pooled(one + again) == ["Over cola and rte"]  # a preset may train each task for its own epochs
@@ -493,7 +493,7 @@ def card() -> pd.DataFrame:
     records = weight_types_records(n_seeds=6, noise=0.002, effects={"qkvo": 0.05}, rates=rates)
     seen = {record["run_id"]: record for record in records + rank_records(n_seeds=6, rates=rates)}
     (section,) = claims.sections(frame_of(list(seen.values())), Scope(Path("runs")))
-    return section.facts["card"].set_index("claim")
+    return section.rows.set_index("claim")
 
 
 @pytest.mark.parametrize(

@@ -63,10 +63,12 @@ def test_levels_are_compared_within_a_placement_and_budget_in_one_family():
         *(fake_record(targets="v", rank=9, seed=seed, adapter={"layers": "first:3"}) for seed in range(3)),
     ]
     (section,) = factor.sections(frame_of(records), SCOPE, by="layers")
-    contrasts = section.facts["contrasts"]
+    contrasts = section.judged.contrasts
     pairs = [(f"{at} {level}", f"{at} all") for at in ("q r=4", "qv r=4") for level in LATER]
     assert sorted(map(tuple, contrasts[["first", "second"]].to_numpy())) == sorted(pairs)
-    assert section.facts["runs"].groupby("arm")[["targets", "layers"]].nunique().max().max() == 1
+    cells = section.judged.estimates
+    assert set(cells["n_seeds"]) == {3}  # cells that mixed runs would have more
+    assert all(name.startswith(f"{targets} r=4 ") for name, targets in cells["targets"].items())
     assert contrasts["p_holm"].min() == pytest.approx(4 * contrasts["p"].min())  # one family over the placements
 
 
@@ -79,12 +81,12 @@ def test_methods_are_told_apart_by_all_that_makes_them():
     ]
     records += [fake_record(method="head_only", lr=None, seed=seed) for seed in range(3)]
     (section,) = factor.sections(frame_of(records), SCOPE, by="method")
-    assert section.facts["estimates"].index.tolist() == [
+    assert section.judged.estimates.index.tolist() == [
         "lora", *sorted(set(METHODS) - {"lora"}), "head_only",
     ]  # fmt: skip
-    assert (section.facts["estimates"]["n_seeds"] == 3).all()
-    assert set(section.facts["contrasts"]["second"]) == {"lora"}
-    assert "head_only" not in set(section.facts["contrasts"]["first"])
+    assert (section.judged.estimates["n_seeds"] == 3).all()
+    assert set(section.judged.contrasts["second"]) == {"lora"}
+    assert "head_only" not in set(section.judged.contrasts["first"])
 
 
 def test_budgets_are_never_mixed_whatever_the_ranks_are_called():
@@ -98,7 +100,7 @@ def test_budgets_are_never_mixed_whatever_the_ranks_are_called():
         if init == "gaussian" or seed > 2
     ]
     (section,) = factor.sections(frame_of(records), SCOPE, by="method")
-    assert section.facts["estimates"]["n_seeds"].tolist() == [3, 3]
+    assert section.judged.estimates["n_seeds"].tolist() == [3, 3]
     dora = [
         {**fake_record(method="dora", seed=seed, rank=rank, adapter={"layers": layers}),
          "parameters": {"adapter": spent, "head": 1, "total": spent},
@@ -107,14 +109,14 @@ def test_budgets_are_never_mixed_whatever_the_ranks_are_called():
         for seed in range(3)
     ]  # fmt: skip
     (section,) = factor.sections(frame_of(dora), SCOPE, by="layers")
-    assert section.facts["estimates"].index.tolist() == ["all", "first:3"] and "dora" in section.title
+    assert section.judged.estimates.index.tolist() == ["all", "first:3"] and "dora" in section.title
 
 
 def test_halves_are_compared_without_all_layers():
     """The tutorial's own sweep has first:3 and last:3 alone."""
     records = [one for one in depth_records(n_seeds=3) if one["config"]["adapter"]["layers"] != "all"]
     (section,) = factor.sections(frame_of(records), SCOPE, by="layers")
-    assert section.facts["contrasts"][["first", "second"]].to_numpy().tolist() == [["last:3", "first:3"]]
+    assert section.judged.contrasts[["first", "second"]].to_numpy().tolist() == [["last:3", "first:3"]]
 
 
 def test_two_budgets_whose_ranks_read_alike_stay_apart():
@@ -129,7 +131,7 @@ def test_two_budgets_whose_ranks_read_alike_stay_apart():
         for seed in range(3)
     ]
     (section,) = factor.sections(frame_of(records), SCOPE, by="init")
-    assert sorted(section.facts["contrasts"]["first"]) == [
+    assert sorted(section.judged.contrasts["first"]) == [
         "q r=2-3 at 3,840 parameters kaiming", "q r=2-3 at 7,680 parameters kaiming",
     ]  # fmt: skip
 
@@ -152,13 +154,13 @@ def test_full_fine_tuning_joins_one_placement_and_not_several():
     lora = [fake_record(seed=seed, targets=targets) for targets in ("q", "qv") for seed in range(3)]
     full = [fake_record(method="full", seed=seed) for seed in range(3)]
     (section,) = factor.sections(frame_of(lora[3:] + full), SCOPE, by="method")
-    assert section.facts["contrasts"][["first", "second"]].to_numpy().tolist() == [["full", "lora"]]
+    assert section.judged.contrasts[["first", "second"]].to_numpy().tolist() == [["full", "lora"]]
     with pytest.raises(settings.NothingToShow):
         factor.sections(frame_of(lora + full), SCOPE, by="method")
     dora = [fake_record(method="dora", seed=seed, targets="q") for seed in range(3)]
     (section,) = factor.sections(frame_of(lora + full + dora), SCOPE, by="method")
-    assert section.facts["contrasts"][["first", "second"]].to_numpy().tolist() == [["dora", "lora"]]
-    assert "full has no placement" in " ".join(section.notes)
+    assert section.judged.contrasts[["first", "second"]].to_numpy().tolist() == [["dora", "lora"]]
+    assert "full has no placement" in " ".join(section.remarks)
 
 
 def test_a_factor_with_one_level_says_what_to_sweep(tmp_path, capsys):
@@ -171,10 +173,10 @@ def test_a_factor_with_one_level_says_what_to_sweep(tmp_path, capsys):
 
 def test_the_page_tells_each_factor_that_the_store_varies():
     made = factor.every(frame_of(depth_records(n_seeds=3)), SCOPE)
-    assert [section.facts["by"] for section in made] == ["layers"]
+    assert [section.by for section in made] == ["layers"]
     records = [fake_record(seed=seed, **given) for given in METHODS.values() for seed in range(3)]
     made = factor.every(frame_of(records), SCOPE)
-    assert [section.facts["by"] for section in made] == ["method"]  # and not init, policy and ratio once more
+    assert [section.by for section in made] == ["method"]  # and not init, policy and ratio once more
     assert factor.every(frame_of([fake_record()]), SCOPE) == []
 
 
