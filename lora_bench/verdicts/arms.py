@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -147,16 +147,16 @@ def compare(estimates: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin
         family.append(stats.contrast(ours, theirs, margin=margin, rng=rng))
     judged = stats.judge(family)
     rows = []
-    for (first, second), one in zip(pairs, judged, strict=True):
+    for (first, second), contrast in zip(pairs, judged, strict=True):
         absent = [arm for arm in (first, second) if arm not in scores_of]
-        note = f"{' and '.join(absent)} not in the store" if absent else one.note
+        note = f"{' and '.join(absent)} not in the store" if absent else contrast.note
         dropped = 0
         if not absent:
-            dropped = max(len(scores_of[arm]) for arm in (first, second)) - one.n_pairs
+            dropped = max(len(scores_of[arm]) for arm in (first, second)) - contrast.n_pairs
         if dropped and not note:
             note = f"{dropped} seed{'s' if dropped > 1 else ''} without a partner left out"
-        verdict = one.verdict if one.n_pairs else "missing"
-        rows.append({"first": first, "second": second, **one.__dict__, "verdict": verdict, "note": note})
+        contrast = replace(contrast, verdict=contrast.verdict if contrast.n_pairs else "missing", note=note)
+        rows.append({"first": first, "second": second, **vars(contrast)})
     columns = ["first", "second", *stats.Contrast.__dataclass_fields__]
     table = pd.DataFrame(rows, columns=columns)
     table["seeds_needed"] = table["seeds_needed"].astype("Int64")

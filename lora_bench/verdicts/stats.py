@@ -11,7 +11,7 @@ Source: Student 1908; Holm 1979; Schuirmann 1987; Agarwal et al. 2021, arXiv:210
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy import special, stats
@@ -197,14 +197,14 @@ class Contrast:
     """One paired comparison, first cell minus second; all scores in the metric's own unit."""
 
     n_pairs: int
-    difference: float
-    low: float  # 95 % interval of the difference, for this contrast alone
-    high: float
-    sd: float  # of the seed-wise differences
-    p: float
-    p_sign_flip: float
-    p_equivalent: float
-    margin: float
+    difference: float = math.nan
+    low: float = math.nan  # 95 % interval of the difference, for this contrast alone
+    high: float = math.nan
+    sd: float = math.nan  # of the seed-wise differences
+    p: float = math.nan
+    p_sign_flip: float = math.nan
+    p_equivalent: float = math.nan
+    margin: float = field(kw_only=True)
     p_holm: float = math.nan
     p_equivalent_holm: float = math.nan
     verdict: str = "unresolved"  # better | worse | tied | unresolved, said of the first cell
@@ -228,9 +228,9 @@ def contrast(
     require_finite(differences)
     n = differences.size
     if n < 2:
-        note = "no shared seed" if n == 0 else "one shared seed: no interval and no test"
-        nan = math.nan
-        return Contrast(n, float(differences.mean()) if n else nan, nan, nan, nan, nan, nan, nan, margin, note=note)
+        if n == 0:
+            return Contrast(n, margin=margin, note="no shared seed")
+        return Contrast(n, float(differences[0]), margin=margin, note="one shared seed: no interval and no test")
     low, high = mean_interval(differences, level=level)
     sd = float(differences.std(ddof=1))
     note = ""
@@ -269,36 +269,34 @@ def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) ->
     adjusted = holm(np.array([c.p for c in family]))
     adjusted_equivalent = holm(np.array([c.p_equivalent for c in family]))
     judged = []
-    for one, p, p_equivalent in zip(family, adjusted, adjusted_equivalent, strict=True):
-        verdict, note = "unresolved", one.note
-        testable = one.n_pairs >= MIN_PAIRS and one.sd > 0
+    for pair, p, p_equivalent in zip(family, adjusted, adjusted_equivalent, strict=True):
+        verdict, note = "unresolved", pair.note
+        testable = pair.n_pairs >= MIN_PAIRS and pair.sd > 0
         if testable and p < error:
-            verdict = "better" if one.difference > 0 else "worse"
+            verdict = "better" if pair.difference > 0 else "worse"
             if p_equivalent < error:
                 note = SMALL
         elif testable and p_equivalent < error:
             verdict = "tied"
         needed, smallest = None, math.nan
-        if one.n_pairs >= 2 and one.sd > 0:
+        if pair.n_pairs >= 2 and pair.sd > 0:
             corrected = error / len(family)
-            smallest = smallest_difference(one.n_pairs, one.sd, error=corrected, power=power)
+            smallest = smallest_difference(pair.n_pairs, pair.sd, error=corrected, power=power)
             if verdict == "unresolved":
                 needed = max(
-                    seeds_to_detect(one.margin, one.sd, error=corrected, power=power),
-                    seeds_to_tie(one.margin, one.sd, error=corrected, power=power),
+                    seeds_to_detect(pair.margin, pair.sd, error=corrected, power=power),
+                    seeds_to_tie(pair.margin, pair.sd, error=corrected, power=power),
                     MIN_PAIRS,
                 )
         judged.append(
-            Contrast(
-                **{
-                    **one.__dict__,
-                    "p_holm": float(p),
-                    "p_equivalent_holm": float(p_equivalent),
-                    "verdict": verdict,
-                    "note": note,
-                    "seeds_needed": needed,
-                    "smallest_difference": smallest,
-                }
+            replace(
+                pair,
+                p_holm=float(p),
+                p_equivalent_holm=float(p_equivalent),
+                verdict=verdict,
+                note=note,
+                seeds_needed=needed,
+                smallest_difference=smallest,
             )
         )
     return judged
