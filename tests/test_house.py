@@ -20,7 +20,7 @@ LAW = {  # room -> the rooms of lora_bench that it may import
     "config": {"paths", "wording"},
     "store": {"config", "paths", "wording"},
     "tasks": {"config", "paths"},
-    "verdicts": {"config"},
+    "verdicts": {"config", "wording"},
     "models": {"config", "seeds"},
     "packing": {"models", "config", "seeds"},
     "tracking": {"config", "store", "paths", "wording"},

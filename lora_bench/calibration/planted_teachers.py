@@ -52,7 +52,7 @@ def _teachers(runs: pd.DataFrame, store: StoreReader) -> dict[str, dict]:
 
 def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str, scope: Scope) -> CalibrationSection:
     metric = group[0].metric
-    margin = scope.margin_of(metric)
+    model, margin = settings.short_name(group[0].facts["model"]), scope.margin_of(metric)
     rows, parts, notes, curves = [], [], [], []
     for setting in sorted(group, key=lambda one: _place(teachers[one.facts["task_fingerprint"]]["targets"])):
         about = teachers[setting.facts["task_fingerprint"]]
@@ -71,10 +71,10 @@ def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str
         if curve is not None:
             curves.append((about, curve))
     section = CalibrationSection(
-        title=f"Calibration: planted teachers on {group[0].title.split(' · ')[0]}",
+        title=f"Calibration: planted teachers on {model}",
         sentence=_planted_sentence(parts, rows, curves),
         notes=list(dict.fromkeys([*group[0].notes, *notes])),
-        part=f"planted teachers on {group[0].title.split(' · ')[0]}",
+        part=f"planted teachers on {model}",
         says="shown",
         found=pd.DataFrame(rows),
     )

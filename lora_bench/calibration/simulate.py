@@ -22,7 +22,7 @@ from scipy import special, stats
 from lora_bench.verdicts import arms, power
 from lora_bench.verdicts.arms import Judgement
 from lora_bench.verdicts.settings import PLACEMENTS, REFERENCE_TARGETS
-from lora_bench.verdicts.stats import mean_interval
+from lora_bench.verdicts.stats import half_width, mean_interval
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 CURVE = np.array([-0.06, -0.015, 0.0, -0.01, -0.10])
@@ -181,7 +181,7 @@ def coverage_band(
     """Where `coverage` lies for 95 % of sets of `n_all` normal scores: the few sets that they hold overlap."""
     scores = rng.normal(size=(n_sets, 1, n_all))
     drawn = np.take_along_axis(scores, rng.random((n_sets, n_draws, n_all)).argsort(axis=-1)[..., :n_seeds], axis=-1)
-    half = special.stdtrit(n_seeds - 1, 0.975) * drawn.std(axis=-1, ddof=1) / math.sqrt(n_seeds)
+    half = half_width(drawn.std(axis=-1, ddof=1), n_seeds)
     held = (np.abs(drawn.mean(axis=-1) - scores.mean(axis=-1)) <= half).mean(axis=-1)
     low, high = np.quantile(held, [0.025, 0.975])
     return float(low), float(high)

@@ -46,7 +46,7 @@ def across(sections: Iterable[PlacementSection]) -> list[Section]:
             continue
         scores_of = [estimates["scores"].to_dict() for estimates in by_task.values()]
         scores = np.array([[[of_task[arm][seed] for seed in seeds] for arm in arms] for of_task in scores_of])
-        made = _across_section(model.rsplit("/", 1)[-1], budget, list(by_task), arms, scores)
+        made = _across_section(settings.short_name(model), budget, list(by_task), arms, scores)
         made.notes.extend(gap(f"{task} has several settings and is left out; see each by itself") for task in left_out)
         found.append(made)
     names = [one.tables[0].name for one in found]

@@ -144,9 +144,10 @@ def _arms(claim: dict, estimates: pd.DataFrame) -> tuple[str, str] | str:
     for first, one in firsts.to_dict("index").items():
         for second, other in seconds.to_dict("index").items():
             counts = (one["adapter_parameters"], other["adapter_parameters"])
-            if max(counts) <= min(counts) * 1.02:
+            if max(counts) <= min(counts) * (1 + settings.SAME_BUDGET):
                 # where several budgets meet, the one with most common seeds; then the one at which most placements meet
-                meeting = lora[np.isclose(lora["adapter_parameters"], counts[0], rtol=0.02)]["targets"].nunique()
+                is_near = np.isclose(lora["adapter_parameters"], counts[0], rtol=settings.SAME_BUDGET)
+                meeting = lora[is_near]["targets"].nunique()
                 key = (len(set(one["scores"]) & set(other["scores"])), meeting, counts[0])
                 best = max(best or (key, ()), (key, (first, second)))
     return (

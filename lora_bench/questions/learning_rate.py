@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from lora_bench import wording
 from lora_bench.config import overrides
@@ -130,7 +129,7 @@ def paste_line(
     """
     mine = runs[runs["arm"] == arm]
     first = mine.iloc[0]
-    started = [override("model", str(first["model"]).rsplit("/", 1)[-1]), override("task", first["task"])]
+    started = [override("model", settings.short_name(first["model"])), override("task", first["task"])]
     try:
         invocation = open_store(store).record(first["run_id"])["invocation"]
     except StoreError:
@@ -215,7 +214,7 @@ def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     scored = runs[runs["scored"]]
     by_cell = scored.groupby(["arm", "lr"], sort=False)["select"]
     curves = by_cell.agg(["mean", "std", "count"]).assign(scores=by_cell.agg(list)).reset_index()
-    half = special.stdtrit(curves["count"] - 1, 0.975) * curves["std"] / np.sqrt(curves["count"])
+    half = stats.half_width(curves["std"], curves["count"])
     points = scored.drop_duplicates("arm")
     points = points.assign(ranks=[arm.ranks for arm in arms.arms_of(points)]).set_index("arm")
     most = curves.groupby("arm")["count"].transform("max")

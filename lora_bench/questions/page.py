@@ -29,7 +29,7 @@ from lora_bench.reports.section import Section, SettingSection, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.environment import ENVIRONMENT_KEYS
 from lora_bench.store.errors import StoreError
-from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingToShow, Setting
+from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingToShow, Setting, short_name
 from lora_bench.wording import duration, size
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -123,7 +123,7 @@ class Group:
 def _groups(runs: pd.DataFrame, scope: Scope, out: Path) -> list[Group]:
     """Each backbone and task by itself, in processes of their own where there are many: drawing takes the time."""
     runs = scope.within(runs)
-    names = runs["model"].astype(str).str.rsplit("/", n=1).str[-1]
+    names = runs["model"].map(short_name)
     work = [mine for _, mine in runs.groupby([names, runs["task"]], sort=True)]
     workers = min(len(work), os.cpu_count() or 1)
     if workers < 2 or len(work) < 4:

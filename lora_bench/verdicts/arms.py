@@ -19,6 +19,7 @@ from lora_bench.config.grammar import GROUPS, parse_targets, spell_targets
 from lora_bench.config.schema import METHODS
 from lora_bench.verdicts import settings, stats, tuning
 from lora_bench.verdicts.settings import FLOOR, PLACEMENTS, REFERENCE_TARGETS
+from lora_bench.wording import counted
 
 _ESTIMATED = ("arm", "lr", "seed", "status", "scored", "report", "train")
 
@@ -154,7 +155,7 @@ def compare(estimates: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin
         if not absent:
             dropped = max(len(scores_of[arm]) for arm in (first, second)) - contrast.n_pairs
         if dropped and not note:
-            note = f"{dropped} seed{'s' if dropped > 1 else ''} without a partner left out"
+            note = f"{counted(dropped, 'seed')} without a partner left out"
         contrast = replace(contrast, verdict=contrast.verdict if contrast.n_pairs else "missing", note=note)
         rows.append({"first": first, "second": second, **vars(contrast)})
     columns = ["first", "second", *stats.Contrast.__dataclass_fields__]

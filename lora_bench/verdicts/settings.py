@@ -16,6 +16,7 @@ import pandas as pd
 from lora_bench.config.facts import Key
 from lora_bench.config.schema import KEYS, LORA_METHODS
 from lora_bench.verdicts.note import Note, gap
+from lora_bench.wording import counted
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
@@ -217,7 +218,7 @@ def filter_runs(runs: pd.DataFrame, name: str, wanted: str | None) -> pd.DataFra
     if wanted is None:
         return runs
     names = runs[name].astype(str)
-    kept = runs[(names == wanted) | (names.str.rsplit("/", n=1).str[-1] == wanted)]
+    kept = runs[(names == wanted) | (names.map(short_name) == wanted)]
     if kept.empty:
         raise NothingToShow(f"no run has {name} {wanted!r}; the store holds {', '.join(sorted(names.unique()))}")
     return kept
@@ -310,12 +311,8 @@ def _setting_notes(runs: pd.DataFrame, same_pair: list[pd.DataFrame], mixed: boo
         notes.append(Note(f"runs of {n_mixed} environments are mixed, as asked: a difference may be the machine's"))
     elsewhere = set(pd.concat(same_pair)["environment"]) - set(runs["environment"])
     if elsewhere and not mixed:
-        notes.append(
-            gap(
-                f"the store also holds such runs from {len(elsewhere)} other "
-                f"environment{'s' if len(elsewhere) > 1 else ''}, kept apart (--mix-environments joins them)"
-            )
-        )
+        others = counted(len(elsewhere), "other environment")
+        notes.append(gap(f"the store also holds such runs from {others}, kept apart (--mix-environments joins them)"))
     if "dirty" in runs and runs["dirty"].fillna(False).astype(bool).any():
         notes.append(Note("some runs were made from a working tree with uncommitted changes"))
     return notes
@@ -343,7 +340,7 @@ def _is_missing(value: object) -> bool:
 
 
 def _name(runs: pd.DataFrame) -> tuple[str, str]:
-    return str(runs["model"].iloc[0]).rsplit("/", 1)[-1], str(runs["task"].iloc[0])
+    return short_name(runs["model"].iloc[0]), str(runs["task"].iloc[0])
 
 
 def _short(value: object) -> str:
@@ -352,6 +349,11 @@ def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
+
+
+def short_name(model: object) -> str:
+    """A backbone's name without its owner, or the folders that it lies in."""
+    return str(model).rsplit("/", 1)[-1]
 
 
 def slug_of(text: str) -> str:

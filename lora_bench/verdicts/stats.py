@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from scipy import special, stats
 
 from lora_bench.verdicts.power import seeds_to_detect, seeds_to_tie, smallest_difference
+from lora_bench.wording import counted
 
 MARGINS = {  # the largest difference that counts as none, in the metric's own unit
     "accuracy": 0.01,
@@ -51,8 +53,21 @@ def mean_interval(scores: np.ndarray, *, level: float = 0.95) -> tuple[float, fl
     n = scores.size
     if n < 2:
         return math.nan, math.nan
-    half = float(special.stdtrit(n - 1, (1 + level) / 2) * scores.std(ddof=1) / math.sqrt(n))
+    half = float(half_width(scores.std(ddof=1), n, level=level))
     return float(scores.mean()) - half, float(scores.mean()) + half
+
+
+def half_width(sd: Any, n: Any, *, level: float = 0.95) -> Any:
+    """Half of Student's t interval of a mean, from the sd and the number of scores; nan below two.
+
+    Args:
+        sd, n: numbers, arrays or columns of one shape.
+        level: coverage, as a fraction.
+
+    Returns:
+        in the unit of `sd`.
+    """
+    return special.stdtrit(n - 1, (1 + level) / 2) * sd / np.sqrt(n)
 
 
 def two_groups(scores: np.ndarray, *, gap: float) -> tuple[np.ndarray, np.ndarray] | None:
@@ -309,10 +324,10 @@ def cannot_resolve(n_seeds: int, n_contrasts: int) -> str | None:
     2 / 2^n seeds is below the corrected level.
     """
     if n_seeds < MIN_PAIRS:
-        return f"{n_seeds} seed{'s' if n_seeds != 1 else ''}: no verdict is possible below {MIN_PAIRS}"
+        return f"{counted(n_seeds, 'seed')}: no verdict is possible below {MIN_PAIRS}"
     if 2.0 ** (1 - n_seeds) > 0.05 / max(n_contrasts, 1):
         return (
-            f"{n_seeds} seeds, {n_contrasts} contrast{'s' if n_contrasts > 1 else ''}: the sign-flip test printed "
+            f"{n_seeds} seeds, {counted(n_contrasts, 'contrast')}: the sign-flip test printed "
             f"beside the verdict cannot be significant (its smallest p is {2.0 ** (1 - n_seeds):.3g}); the paired t "
             "test can"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
@@ -18,6 +19,22 @@ def test_paired_t_reproduces_student_1908():
     """Student's own data: t = 4.0621 on 9 degrees of freedom, p = .00283, interval 0.70 to 2.46."""
     assert stats.paired_t_p(SLEEP) == pytest.approx(0.002833, abs=1e-6)
     assert stats.mean_interval(SLEEP) == pytest.approx((0.7001, 2.4599), abs=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95, 0.99])
+def test_half_a_width_is_scipys_for_numbers_arrays_and_columns(level):
+    """Tables, curves and the calibration draw the same interval, though each holds its scores in another shape."""
+    samples = [np.random.default_rng(n).normal(0.5, 0.1, size=n) for n in (2, 3, 8, 64)]
+    expected = []
+    for scores in samples:
+        low, high = scipy_stats.t.interval(level, len(scores) - 1, scores.mean(), scipy_stats.sem(scores))
+        expected.append((high - low) / 2)
+        assert stats.half_width(scores.std(ddof=1), len(scores), level=level) == pytest.approx(expected[-1])
+        assert stats.mean_interval(scores, level=level) == pytest.approx((low, high))
+    sd, n = (pd.Series(column, dtype=float) for column in zip(*((s.std(ddof=1), len(s)) for s in samples), strict=True))
+    np.testing.assert_allclose(stats.half_width(sd.to_numpy(), n.to_numpy(), level=level), expected)
+    np.testing.assert_allclose(stats.half_width(sd, n, level=level), expected)
+    assert np.isnan(stats.half_width(np.array([np.nan, 0.1]), np.array([1, 1]))).all()
 
 
 def test_paired_t_matches_scipy_along_the_last_axis():
