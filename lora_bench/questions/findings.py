@@ -12,18 +12,12 @@ from typing import Any
 import pandas as pd
 
 from lora_bench.config.schema import LORA_METHODS
-from lora_bench.questions import factor, learning_rate, pareto, rank, weight_types
+from lora_bench.questions import QUESTIONS
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
 from lora_bench.verdicts import arms, settings, tuning
 
 COLUMN_OF = {"head_rate": "head_lr"}  # as the store, and so W&B, has it
-SCRIPTS = {
-    "weight_types": weight_types.sections,
-    "rank": rank.sections,
-    "learning_rate": learning_rate.sections,
-    "pareto": pareto.sections,
-}
 
 
 def sections(frame: Any, *, store: Path) -> dict[str, list[Section]]:
@@ -34,16 +28,16 @@ def sections(frame: Any, *, store: Path) -> dict[str, list[Section]]:
         return {}
     by_script: dict[str, list[Section]] = {}
     scope = Scope(store)
-    for method in [method for method in LORA_METHODS if method in set(runs["method"])]:
-        for name, sections_of in SCRIPTS.items():
+    methods = [method for method in LORA_METHODS if method in set(runs["method"])]
+    for name, question in QUESTIONS.items():
+        scopes = [replace(scope, method=method) for method in methods] if question.by_method else [scope]
+        for asked in scopes if question.ends_sweep else ():
             try:
-                made = sections_of(runs, replace(scope, method=method))
+                made = question.sections(runs, asked)
             except settings.NothingToShow:
                 continue
-            by_script.setdefault(name, []).extend(made)
-    between = factor.every(runs, scope)
-    if between:
-        by_script["factor"] = [*between]
+            if made:
+                by_script.setdefault(name, []).extend(made)
     return by_script
 
 

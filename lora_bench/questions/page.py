@@ -10,7 +10,6 @@ import base64
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.questions import amplification, claims, factor, learning_rate, pareto, rank, subspaces, weight_types
+from lora_bench.questions import QUESTIONS, claims, weight_types
 from lora_bench.questions.across import across
 from lora_bench.reports import output
 from lora_bench.reports.figures import style, verdicts
@@ -33,15 +32,6 @@ from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingTo
 from lora_bench.wording import duration, size
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
-ANALYSES: dict[str, Callable[..., Sequence[SettingSection]]] = {
-    "Weight types": weight_types.sections,
-    "Rank": rank.sections,
-    "Factors": factor.every,
-    "Learning rate": learning_rate.sections,
-    "Cost": pareto.sections,
-    "Subspaces": subspaces.sections,
-    "Amplification": amplification.sections,
-}
 FACTS = {  # what a setting's design box tells, in order
     "train_rows": "train rows",
     **{name: OF_FIELD[name].label for name in (*SHARED, *OF_ADAPTER) if name in OF_FIELD and OF_FIELD[name].label},
@@ -141,9 +131,10 @@ def make_group(runs: pd.DataFrame, scope: Scope, out: Path) -> Group:
         card = claims.sections(runs, scope)[0].rows
     except NothingToShow:
         card = pd.DataFrame()
-    for kind, make in ANALYSES.items():
+    for question in QUESTIONS.values():
+        kind = question.title
         try:
-            sections = make(runs, scope)
+            sections = question.sections(runs, scope)
         except NothingToShow as error:
             absent += [f"{kind}: {line}" for line in str(error).splitlines()]
             continue
@@ -161,7 +152,8 @@ def make_group(runs: pd.DataFrame, scope: Scope, out: Path) -> Group:
 
 def verdict_sentences(sections: list[tuple[str, SettingSection]], card: claims.Card) -> list[str]:
     """The sentence of every section on weight types, ranks and factors, and that of the claims card."""
-    told = [section.sentence for kind, section in sections if kind in ("Weight types", "Rank", "Factors")]
+    kinds = {question.title for question in QUESTIONS.values() if question.is_verdict}
+    told = [section.sentence for kind, section in sections if kind in kinds]
     told = told or [section.sentence for _, section in sections]
     return [*told, card.sentence] if len(card.rows) else told
 
