@@ -84,6 +84,8 @@ def resolve(config: RunConfig) -> Run:
     matrices, gap, spelled, layers = _select(config, backbone)
     _check_method(config, matrices)
     n_train = len(task.splits["train"])
+    steps = count_steps(n_train, config)
+    _check_steps(config, n_train, steps)
     document = science(
         config,
         model_fingerprint=backbone.fingerprint,
@@ -102,7 +104,7 @@ def resolve(config: RunConfig) -> Run:
         cell_id=cell_id(document),
         matrices=tuple(matrices),
         budget_gap=gap,
-        steps=count_steps(n_train, config),
+        steps=steps,
         task=task,
         blueprint=backbone,
     )
@@ -182,6 +184,17 @@ def _check_method(config: RunConfig, matrices: Sequence[Matrix]) -> None:
     if matrices and adapter.dropout and not _is_stacked(config, matrices):
         raise ConfigError(
             f"adapter.dropout: {adapter.dropout} does not go with {adapter.method}, init={adapter.init}; use 0"
+        )
+
+
+def _check_steps(config: RunConfig, n_rows: int, steps: int) -> None:
+    """A warm-up begins at rate 0, so a run that is one step of it moves nothing."""
+    train = config.train
+    if steps == 1 and train.warmup_ratio > 0:
+        raise ConfigError(
+            f"train.epochs: {train.epochs:g} of {n_rows} train rows in batches of {train.batch_size} is one "
+            f"optimizer step, and train.warmup_ratio={train.warmup_ratio:g} makes its rate 0; give more epochs, a "
+            "smaller train.batch_size, or train.warmup_ratio=0"
         )
 
 
