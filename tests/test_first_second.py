@@ -38,6 +38,8 @@ REFUSED = {
     "encoder_decoder": (["model.name=./both"], "model.name: './both' is an encoder-decoder"),
     "quantised": (["model.name=./quantised"], "model.name: './quantised' is quantised"),
     "no_weights": (["model.name=./weightless"], "model.name: './weightless' has no safetensors"),
+    "cut_weights": (["model.name=./cut"], "model.name: 'cut/model.safetensors' (0 bytes) is empty, cut"),
+    "adapter_alone": (["model.name=./adapter"], "model.name: './adapter' is an adapter of 'bert-base-uncased'"),
     "other_weights": (
         ["model.name=./other", f"model.sha256={'0' * 64}"],
         "model.sha256: model.safetensors of './other'",
@@ -89,13 +91,18 @@ def answers(tmp_path_factory):
         "quantised": '{"model_type": "bert", "quantization_config": {"bits": 4}}',
         "weightless": '{"model_type": "bert"}',
         "other": '{"model_type": "bert"}',
+        "cut": '{"model_type": "bert"}',
     }
     for name, config in configs.items():
         (folder / name).mkdir()
         if config:
             (folder / name / "config.json").write_text(config)
         if name != "weightless":
-            (folder / name / "model.safetensors").write_bytes(b"")
+            header = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}'
+            (folder / name / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    (folder / "cut" / "model.safetensors").write_bytes(b"")
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text('{"base_model_name_or_path": "bert-base-uncased"}')
     commands = {name: arguments for name, (arguments, _) in {**REFUSED, **SWEEPS}.items()}
     ended = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(list(commands.values()))],

@@ -14,16 +14,18 @@ from typing import Any
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
+from lora_bench.models import headers
 
-WEIGHTS_NAMES = ("model.safetensors", "model.safetensors.index.json")
+ADAPTER_CONFIG = "adapter_config.json"
+"""What peft writes beside an adapter, and transformers takes as an order to attach it."""
 
 
 def find(config: ModelConfig) -> Path:
     """The folder of a backbone's weights, looked through; what the Hub has is downloaded. Remembered per process.
 
     Raises:
-        ConfigError: when the model cannot be found, is of a kind that cannot be adapted, has no readable config.json or
-            no safetensors, or fails its checksum.
+        ConfigError: when the model cannot be found, is of a kind that cannot be adapted or an adapter alone, has no
+            readable config.json or no whole safetensors, or fails its checksum.
     """
     return _find(json.dumps(vars(config), sort_keys=True))
 
@@ -41,9 +43,17 @@ def check_kind(values: Mapping[str, Any], name: str) -> None:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """sha256 over the hashes of all safetensors files."""
-    files = sorted(folder.glob("*.safetensors"))
-    return hashlib.sha256("".join(_file_hash(path) for path in files).encode()).hexdigest()
+    """sha256 over the hashes of the files that are loaded: `headers.weight_files`, wherever the index says they lie."""
+    return hashlib.sha256("".join(_file_hash(path) for path in headers.weight_files(folder)).encode()).hexdigest()
+
+
+def left_out(folder: Path) -> str | None:
+    """What a folder holds beside its weights that transformers would load and no run does, in words."""
+    if not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    return (
+        f"{ADAPTER_CONFIG} of {str(folder)!r} is left out: its full weights are loaded as they are, without an adapter"
+    )
 
 
 @functools.cache
@@ -56,25 +66,58 @@ def _find(config_json: str) -> Path:
         folder = Path(config.name)
     elif folder is None:
         folder = _download(config, config.packaged["package"] if is_packaged else None)
+    has_weights = any((folder / name).is_file() for name in (headers.SINGLE, headers.INDEX))
+    if not has_weights and (folder / ADAPTER_CONFIG).is_file():
+        raise _adapter_alone(folder, config.name)
     check_kind(_read_config(folder, config.name), config.name)
-    if not any((folder / name).is_file() for name in WEIGHTS_NAMES):
+    if not has_weights:
         raise ConfigError(
             f"model.name: {config.name!r} has no safetensors weights; convert them once with "
             f"`AutoModel.from_pretrained('{config.name}').save_pretrained('FOLDER')` of transformers "
             "(the tokenizer likewise) and give model.name=FOLDER, or pin a model.revision that has them"
         )
+    headers.stored(folder)
     expected = config.sha256 or (config.packaged["sha256"] if is_packaged else None)
-    if expected and not (folder / WEIGHTS_NAMES[0]).is_file():
+    if expected and not (folder / headers.SINGLE).is_file():
         raise ConfigError(f"model.sha256: the weights of {config.name!r} are in several files; give model.revision")
-    if expected and (found := _file_hash(folder / WEIGHTS_NAMES[0])) != expected:
-        raise ConfigError(f"model.sha256: model.safetensors of {config.name!r} has {found}, expected {expected}")
+    if expected and (actual := _file_hash(folder / headers.SINGLE)) != expected:
+        raise ConfigError(f"model.sha256: model.safetensors of {config.name!r} has {actual}, expected {expected}")
     return folder
+
+
+def _adapter_alone(folder: Path, name: str) -> ConfigError:
+    """The refusal of an adapter without its model, with a line that merges the two."""
+    try:
+        values = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base, task = values.get("base_model_name_or_path"), values.get("task_type")
+    except (OSError, ValueError, RecursionError, AttributeError):
+        base, task = None, None
+    kinds = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}
+    kind = kinds.get(task, "AutoModel") if isinstance(task, str) else "AutoModel"
+    labels = ""
+    if kind == kinds["SEQ_CLS"] and (folder / "adapter_model.safetensors").is_file():
+        ends = ("classifier.weight", "score.weight", "out_proj.weight")
+        heads = [
+            tensor.shape[0]
+            for path, tensor in headers.of_file(folder / "adapter_model.safetensors").items()
+            if path.endswith(ends) and "lora_" not in path
+        ]
+        labels = f", num_labels={heads[-1]}" if heads else ""
+    of = repr(base) if isinstance(base, str) and base else "'BASE'"
+    return ConfigError(
+        f"model.name: {name!r} is an adapter of {of}, not a model; merge it: `from transformers import {kind}; "
+        f"from peft import PeftModel; PeftModel.from_pretrained({kind}.from_pretrained({of}{labels}), "
+        f"{str(folder)!r}).merge_and_unload().save_pretrained('FOLDER')` (save the tokenizer there likewise), and give "
+        "model.name=FOLDER"
+    )
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        headers.require_fetched(path, text)
+        values = json.loads(text)
     except FileNotFoundError:
         reason = f"no file {str(path)!r}"
     except (OSError, UnicodeDecodeError) as error:
@@ -94,7 +137,7 @@ def _package_folder(package: str) -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     return next(
-        (path.parent for root in spec.submodule_search_locations for path in Path(root).rglob(WEIGHTS_NAMES[0])), None
+        (path.parent for root in spec.submodule_search_locations for path in Path(root).rglob(headers.SINGLE)), None
     )
 
 

@@ -19,7 +19,8 @@ from lora_bench.config.errors import ConfigError
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
-_LFS = b"version https://git-lfs"
+_LFS = "version https://git-lfs"
+"""How a file begins that Git LFS has not fetched yet."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def stored(folder: Path) -> dict[str, Stored]:
     """
     tensors: dict[str, Stored] = {}
     for path in weight_files(folder):
-        for name, tensor in _header(path).items():
+        for name, tensor in of_file(path).items():
             if name in tensors:
                 raise ConfigError(
                     f"model.name: {name!r} is in {str(tensors[name].path)!r} and in {str(path)!r}; save the model once "
@@ -69,10 +70,39 @@ def stored(folder: Path) -> dict[str, Stored]:
     return tensors
 
 
+def of_file(path: Path) -> Mapping[str, Stored]:
+    """Every tensor of a file by name.
+
+    Raises:
+        ConfigError: when the file is missing, cut, empty, no safetensors file or a pointer of Git LFS.
+    """
+    try:
+        stat = path.stat()
+        return _read_header(path, stat.st_size, stat.st_mtime_ns)
+    except FileNotFoundError:
+        raise ConfigError(f"model.name: no file {str(path)!r}, which the index names; get it once more") from None
+    except OSError as error:
+        raise ConfigError(f"model.name: cannot read {str(path)!r}: {_line(error)}") from None
+
+
+def require_fetched(path: Path, beginning: str) -> None:
+    """Refuse a file that begins as a pointer of Git LFS does.
+
+    Raises:
+        ConfigError: with the command that fetches the file.
+    """
+    if beginning.startswith(_LFS):
+        raise ConfigError(
+            f"model.name: {str(path)!r} is a pointer of Git LFS, not the file; run `git lfs pull` in its folder"
+        )
+
+
 def _weight_map(path: Path) -> dict[str, str]:
     """Tensor name -> file, as an index has it."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        require_fetched(path, text)
+        document = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"model.name: cannot read {str(path)!r}: {_line(error)}") from None
     files = document.get("weight_map") if isinstance(document, dict) else None
@@ -86,25 +116,12 @@ def _weight_map(path: Path) -> dict[str, str]:
     return files
 
 
-def _header(path: Path) -> Mapping[str, Stored]:
-    try:
-        stat = path.stat()
-        return _read_header(path, stat.st_size, stat.st_mtime_ns)
-    except FileNotFoundError:
-        raise ConfigError(f"model.name: no file {str(path)!r}, which the index names; get it once more") from None
-    except OSError as error:
-        raise ConfigError(f"model.name: cannot read {str(path)!r}: {_line(error)}") from None
-
-
 @functools.cache
 def _read_header(path: Path, size: int, modified_ns: int) -> Mapping[str, Stored]:
     with path.open("rb") as stream:
-        start = stream.read(max(8, len(_LFS)))
-        length = int.from_bytes(start[:8], "little")
-        if start.startswith(_LFS):
-            raise ConfigError(
-                f"model.name: {str(path)!r} is a pointer of Git LFS, not the weights; run `git lfs pull` in its folder"
-            )
+        beginning = stream.read(len(_LFS))
+        length = int.from_bytes(beginning[:8], "little")
+        require_fetched(path, beginning.decode("latin-1"))
         if size < 8 or length > size - 8:
             raise ConfigError(
                 f"model.name: {str(path)!r} ({size} bytes) is empty, cut or no safetensors file; get it once more"
@@ -114,27 +131,29 @@ def _read_header(path: Path, size: int, modified_ns: int) -> Mapping[str, Stored
     try:
         header = json.loads(text.decode("utf-8"))
         header.pop("__metadata__", None)
-        ends = {name: _end(entry) for name, entry in header.items()}
+        end = 0
+        for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
+            end = _end(entry, after=end)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ConfigError(
             f"model.name: {str(path)!r} has no readable safetensors header ({_line(error)}); get it once more"
         ) from None
     if not header:
         raise ConfigError(f"model.name: {str(path)!r} holds no tensor; save the model once more with save_pretrained")
-    if max(ends.values()) != size - 8 - length:
+    if end != size - 8 - length:
         raise ConfigError(
-            f"model.name: {str(path)!r} is cut or damaged: its tensors end at byte {8 + length + max(ends.values())}, "
-            f"the file at {size}; get it once more"
+            f"model.name: {str(path)!r} is cut or damaged: its tensors end at byte {8 + length + end}, the file at "
+            f"{size}; get it once more"
         )
     return {name: Stored(tuple(entry["shape"]), entry["dtype"], path) for name, entry in header.items()}
 
 
-def _end(entry: Mapping[str, Any]) -> int:
-    """Where a tensor's data end, counted from the end of the header."""
+def _end(entry: Mapping[str, Any], *, after: int) -> int:
+    """Where a tensor's data end, counted from the end of the header; they begin where those before end."""
     start, end = entry["data_offsets"]
     shape = entry["shape"]
-    if not all(type(number) is int and number >= 0 for number in (start, end, *shape)):
-        raise ValueError("an offset or a shape is no natural number")
+    if not all(type(number) is int and number >= 0 for number in (start, end, *shape)) or not start == after <= end:
+        raise ValueError(f"no tensor of the shape {shape} lies at {start} to {end}")
     bits = _BITS.get(entry["dtype"])
     if bits is not None and end - start != math.prod(shape) * bits // 8:
         raise ValueError(f"{end - start} bytes for the shape {shape} in {entry['dtype']}")
