@@ -3,9 +3,11 @@
 A blueprint holds the configuration, the tokenizer, the fingerprint and a skeleton on the meta device.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         tokenizers.require_fit(tokenizer, config.name, architecture)
         if not tokenizers.can_pad(architecture):
             tokenizers.share_padding(tokenizer, architecture)
-    with torch.device("meta"), quiet():
+    with _one_line(*_cannot_build(config)), torch.device("meta"), quiet():
         skeleton = AutoModelForSequenceClassification.from_config(
             architecture, trust_remote_code=config.trust_remote_code
         )
@@ -117,7 +119,9 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         parts.append(json.dumps(config.roles, sort_keys=True))
     if last_token.is_looked_for(skeleton) and tokenizers.ends_rows_with_padding(tokenizer):
         parts.append("a row's last token is read, though it is the pad token")
-    roles.split_fused(skeleton, config.roles)
+    with _one_line(*_cannot_build(config)):
+        roles.split_fused(skeleton, config.roles)
+        matrices = tuple(roles.roles_of(skeleton, config.roles))
     return Blueprint(
         name=display_name(config.name),
         config=config,
@@ -127,28 +131,44 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         tokenizer=tokenizer,
         tokenizer_fingerprint=tokenizer_fingerprint,
         skeleton=skeleton,
-        matrices=tuple(roles.roles_of(skeleton, config.roles)),
+        matrices=matrices,
     )
+
+
+def _cannot_build(config: ModelConfig) -> tuple[str, str]:
+    if config.weights == "random":
+        return "model.architecture: ", ""
+    return f"model.name: no backbone can be built from the config.json of {config.name!r} (", ")"
+
+
+@contextlib.contextmanager
+def _one_line(before: str, after: str = "") -> Iterator[None]:
+    """Whatever transformers raises on a user's values, as a refusal in one line."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{before}{first_line(error)}{after}") from error
 
 
 def _random_architecture(config: ModelConfig, n_labels: int) -> PreTrainedConfig:
     values = dict(config.architecture)
     model_type = values.pop("model_type")
-    try:
+    with _one_line("model.architecture: "):
         return AutoConfig.for_model(model_type, num_labels=n_labels, **values)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"model.architecture: {first_line(error)}") from None
 
 
 def _load_architecture(config: ModelConfig, folder: Path, n_labels: int) -> PreTrainedConfig:
-    try:
+    with _one_line(f"model.name: no readable config.json for {config.name!r} (", ")"), quiet():
         architecture = AutoConfig.from_pretrained(
             folder, num_labels=n_labels, trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(f"model.name: no readable config.json for {config.name!r} ({first_line(error)})") from None
     # Once more: a class may say what its config.json leaves out.
     files.check_kind({"is_encoder_decoder": architecture.is_encoder_decoder}, config.name)
+    for key in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
+        if isinstance(count := getattr(architecture.get_text_config(), key, None), int) and count < 1:
+            raise ConfigError(f"model.name: config.json of {config.name!r} says {key} {count}; it must be at least 1")
     if n_labels == 1:
         architecture.problem_type = "regression"
     return architecture

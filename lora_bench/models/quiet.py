@@ -26,5 +26,8 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line; its type where it says nothing."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """What an error says, in one line: of two where the first announces the second; its type where it says nothing."""
+    if isinstance(error, KeyError):
+        return f"KeyError: {error}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])

@@ -13,7 +13,7 @@ from transformers import AutoModel
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.models import headers
-from model_folders import INDEX, WEIGHTS, planned, saved
+from model_folders import INDEX, WEIGHTS, configure, planned, saved
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1\n"
 
@@ -160,3 +160,36 @@ def test_weights_in_pickles_alone_are_refused_with_the_way_to_convert_them(origi
     folder = shutil.copytree(originals["single"], tmp_path / "model")
     (folder / WEIGHTS).rename(folder / "pytorch_model.bin")
     assert "convert them once" in refused(folder)
+
+
+CONFIGS = {
+    "text_for_a_share": {"hidden_dropout_prob": "0.1"},
+    "text_for_a_size": {"hidden_size": "32"},
+    "text_for_a_count": {"num_hidden_layers": "2"},
+    "text_for_a_small_number": {"layer_norm_eps": "1e-12"},
+    "null": {"hidden_size": None},
+    "truth_for_a_size": {"vocab_size": True},
+    "fraction": {"max_position_embeddings": 63.5},
+    "negative": {"hidden_size": -32},
+    "no_layers": {"num_hidden_layers": 0},
+    "no_heads": {"num_attention_heads": 0},
+    "negative_heads": {"num_attention_heads": -4},
+    "heads_do_not_divide": {"num_attention_heads": 5},
+    "unknown_activation": {"hidden_act": "nothing"},
+    "labels_in_a_list": {"id2label": ["no", "yes"]},
+    "no_kind": {"model_type": ...},
+    "unknown_kind": {"model_type": "nothing"},
+    "number_for_a_kind": {"model_type": 5},
+    "images": {"model_type": "vit"},
+    "two_towers": {"model_type": "clip"},
+    "encoder_decoder": {"model_type": "bart"},
+    "t5": {"model_type": "t5"},
+}
+
+
+@pytest.mark.parametrize("values", CONFIGS.values(), ids=CONFIGS)
+def test_a_config_that_describes_no_backbone_is_refused(values, originals, tmp_path):
+    """Whatever transformers raises on it, a user gets one line, before anything trains."""
+    folder = shutil.copytree(originals["single"], tmp_path / "model")
+    configure(folder, **values)
+    refused(folder)
