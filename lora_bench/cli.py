@@ -94,6 +94,8 @@ def _one_run(composed: DictConfig) -> int:
 
     one = resolve(settle(config, known))
     recover(known)
+    if one.blueprint.left_out:
+        print(one.blueprint.left_out)
     folder = known.path(one.run_id)
     if known.has(one.run_id):
         print(f"{one.run_id} is in the store already; remove its folder to train it again")

@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from lora_bench import seeds
-from lora_bench.models import last_token, roles
+from lora_bench.models import headers, last_token, misfit, roles, weights
 from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.devices import DTYPES
 from lora_bench.models.quiet import quiet
@@ -29,8 +27,9 @@ class Backbone:
     """A loaded backbone: frozen, split, in eval mode and in its compute precision.
 
     Attributes:
-        new_modules: modules that the checkpoint lacks (heads, a missing pooler) together with the task's head; trained
-            and saved.
+        new_modules: the task's head, whether the checkpoint has it or not, and a pooler that it lacks; trained and
+            saved.
+        fresh_parameters: those that the checkpoint lacks; all of them in `new_modules`.
         frozen_hash: sha256 of every parameter outside `new_modules`.
     """
 
@@ -99,8 +98,8 @@ def head_state(backbone: Backbone, seed: int) -> dict[str, torch.Tensor]:
         torch.manual_seed(seeds.derive("head", seed))
         for module_name in backbone.new_modules:
             module = copy.deepcopy(backbone.model.get_submodule(module_name)).to("cpu", torch.float32)
-            for each in module.modules():
-                for holder in (each, *each.parameters(recurse=False)):
+            for part in module.modules():
+                for holder in (part, *part.parameters(recurse=False)):
                     if hasattr(holder, "_is_hf_initialized"):
                         delattr(holder, "_is_hf_initialized")
             drawn = copy.deepcopy(module)
@@ -124,8 +123,8 @@ _LOADED: dict[str, Any] = {}
 
 
 def _read_weights(plan: Blueprint, precision: str, device: torch.device) -> Backbone:
-    model, missing = _instantiate(plan)
-    new_modules = _new_modules(model, missing)
+    model, fresh = _instantiate(plan)
+    new_modules = _new_modules(model, fresh)
     roles.split_fused(model, plan.config.roles)
     model.requires_grad_(False)
     _place(model, precision, device)
@@ -133,7 +132,7 @@ def _read_weights(plan: Blueprint, precision: str, device: torch.device) -> Back
         blueprint=plan,
         model=model,
         new_modules=new_modules,
-        fresh_parameters=frozenset(missing),
+        fresh_parameters=fresh,
         precision=precision,
         device=device,
         frozen_hash=weights_hash(frozen_parameters(model, new_modules)),
@@ -145,37 +144,38 @@ def _place(model: nn.Module, precision: str, device: torch.device) -> None:
     model.eval().to(device=device, dtype=DTYPES[precision])
 
 
-def _instantiate(plan: Blueprint) -> tuple[PreTrainedModel, set[str]]:
-    """The model as transformers gives it, on the CPU in fp32, and the parameters that its weights lack."""
-    if plan.folder is None:
-        with torch.random.fork_rng(devices=[]), quiet():
-            torch.manual_seed(seeds.derive("random backbone", 0))
-            model = AutoModelForSequenceClassification.from_config(plan.architecture)
-        last_token.read_by_mask(model)
-        return model, {
-            name for name, _ in model.named_parameters() if not name.startswith(f"{model.base_model_prefix}.")
-        }
-    with quiet():
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            plan.folder,
-            config=plan.architecture,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            trust_remote_code=plan.config.trust_remote_code,
-        )
+def _instantiate(plan: Blueprint) -> tuple[PreTrainedModel, frozenset[str]]:
+    """The model as transformers gives it, on the CPU in fp32, and the parameters that its weights lack.
+
+    Raises:
+        ConfigError: when the base model cannot be read whole from the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds.derive("random backbone", 0))
+        if plan.folder is None:
+            with quiet():
+                model = AutoModelForSequenceClassification.from_config(plan.architecture)
+            last_token.read_by_mask(model)
+            return model, frozenset(weights.head_parameters(model))
+        tensors: dict[str, torch.Tensor] = {}
+        for path in headers.weight_files(plan.folder):
+            tensors |= load_file(path)
+        model, fit = weights.load_into(type(plan.skeleton), plan.architecture, tensors, device=None)
+    misfit.require_base(model, fit, headers.stored(plan.folder))
     last_token.read_by_mask(model)
-    mismatched = {key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]}
-    return model, set(report["missing_keys"]) | mismatched
+    return model, fit.fresh
 
 
-def _new_modules(model: PreTrainedModel, missing: set[str]) -> tuple[str, ...]:
-    """The largest modules whose parameters are all new, and the classifier in any case, new or fine-tuned before."""
-    found = [name for name, _ in model.named_children() if name in ("classifier", "score")]
+def _new_modules(model: PreTrainedModel, fresh: frozenset[str]) -> tuple[str, ...]:
+    """The head, new or fine-tuned before, and the largest other modules whose parameters are all new.
+
+    `classifier` and `score` come first and the others as the model has them: a seed's head is drawn in this order.
+    """
+    head = weights.head_modules(model)
+    modules = [name for name in head if name in ("classifier", "score")]
     for name, module in model.named_modules():
-        paths = [f"{name}.{each}" for each, _ in module.named_parameters()]
-        inside = name in found or name.startswith(tuple(f"{each}." for each in found))
-        if name and not inside and paths and all(path in missing for path in paths):
-            found.append(name)
-    return tuple(found)
+        paths = [f"{name}.{path}" for path, _ in module.named_parameters()]
+        inside = name.startswith(tuple(f"{other}." for other in modules)) or name in modules
+        if name and not inside and paths and (name in head or all(path in fresh for path in paths)):
+            modules.append(name)
+    return tuple(modules)

@@ -23,7 +23,7 @@ from transformers import (
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import display_name
 from lora_bench.config.schema import ModelConfig
-from lora_bench.models import files, last_token, length, roles
+from lora_bench.models import files, headers, last_token, length, misfit, roles, weights
 from lora_bench.models import tokenizer as tokenizers
 from lora_bench.models.quiet import first_line, quiet
 from lora_bench.models.tokenizer import byte_tokenizer
@@ -64,6 +64,11 @@ class Blueprint:
     def n_labels(self) -> int:
         return int(self.architecture.num_labels or 1)
 
+    @property
+    def left_out(self) -> str | None:
+        """What lies beside the weights and is not loaded, in words."""
+        return None if self.folder is None else files.left_out(self.folder)
+
     @functools.cached_property
     def longest_input(self) -> int | None:
         """The most tokens that a row may have, or None where there is no end."""
@@ -91,7 +96,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
     if config.weights == "random":
         folder, architecture = None, _random_architecture(config, n_labels)
         tokenizer = byte_tokenizer()
-        weights = hashlib.sha256(b"random weights of seed 0").hexdigest()
+        fingerprint = hashlib.sha256(b"random weights of seed 0").hexdigest()
         if architecture.vocab_size < len(tokenizer):
             raise ConfigError(
                 f"model.architecture.vocab_size: {architecture.vocab_size} is too small; "
@@ -102,21 +107,20 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         folder = files.find(config)
         architecture = _load_architecture(config, folder, n_labels)
         tokenizer = tokenizers.load(config, folder)
-        weights = files.weights_fingerprint(folder)
+        fingerprint = files.weights_fingerprint(folder)
         tokenizers.require_fit(tokenizer, config.name, architecture)
         if not tokenizers.can_pad(architecture):
             tokenizers.share_padding(tokenizer, architecture)
-    with _one_line(*_cannot_build(config)), torch.device("meta"), quiet():
-        skeleton = AutoModelForSequenceClassification.from_config(
-            architecture, trust_remote_code=config.trust_remote_code
-        )
+    skeleton, kept = _skeleton(config, architecture, folder)
     if folder is not None and not length.counts_from_padding(skeleton):
         tokenizers.share_padding(tokenizer, architecture)
     tokenizer_fingerprint = tokenizers.fingerprint(tokenizer)
     facts = {key: value for key, value in architecture.to_dict().items() if key not in _VOLATILE_KEYS}
-    parts = [weights, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
+    parts = [fingerprint, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
     if config.roles:  # the same targets are other matrices
         parts.append(json.dumps(config.roles, sort_keys=True))
+    if kept:  # earlier versions froze these parts of a head
+        parts.append(json.dumps({"trained head": kept}))
     if last_token.is_looked_for(skeleton) and tokenizers.ends_rows_with_padding(tokenizer):
         parts.append("a row's last token is read, though it is the pad token")
     with _one_line(*_cannot_build(config)):
@@ -133,6 +137,24 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         skeleton=skeleton,
         matrices=matrices,
     )
+
+
+def _skeleton(
+    config: ModelConfig, architecture: PreTrainedConfig, folder: Path | None
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model without data, once its weights are known to fit, and the parts of a head that they bring beside its
+    last layer."""
+    with _one_line(*_cannot_build(config)):
+        with torch.device("meta"), quiet():
+            skeleton = AutoModelForSequenceClassification.from_config(
+                architecture, trust_remote_code=config.trust_remote_code
+            )
+        if folder is None:
+            return skeleton, []
+        stored = headers.stored(folder)
+        fit = weights.fit_of(skeleton, stored)
+        misfit.require_base(skeleton, fit, stored)
+    return skeleton, [name for name in weights.kept_modules(skeleton, fit) if name not in ("classifier", "score")]
 
 
 def _cannot_build(config: ModelConfig) -> tuple[str, str]:

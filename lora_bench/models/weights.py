@@ -61,7 +61,7 @@ def head_of(folder: Path) -> Head | None:
         ConfigError: when the weights cannot be read.
     """
     with quiet():
-        architecture = AutoConfig.from_pretrained(folder)
+        architecture: Any = AutoConfig.from_pretrained(folder)
     tensors = headers.stored(folder)
     skeleton = _skeleton(architecture)
     inside = head_parameters(skeleton)
@@ -73,7 +73,7 @@ def head_of(folder: Path) -> Head | None:
         fit = fit_of(skeleton, tensors)
     if not inside or fit.fresh & set(inside):
         return None
-    labels = tuple(str(architecture.id2label[index]) for index in range(architecture.num_labels))
+    labels = tuple(str(architecture.id2label.get(index, f"LABEL_{index}")) for index in range(architecture.num_labels))
     return Head(labels, inside)
 
 
@@ -103,15 +103,30 @@ def fit_of(skeleton: PreTrainedModel, tensors: Mapping[str, Stored]) -> Fit:
     return load_into(type(skeleton), skeleton.config, shapes, device="meta")[1]
 
 
+def is_pooler(path: str) -> bool:
+    """Whether a parameter belongs to the pooler of a base model, which many checkpoints lack."""
+    return "pooler" in path.split(".")
+
+
+def kept_modules(model: nn.Module, fit: Fit) -> tuple[str, ...]:
+    """The head's modules of which the weights bring something."""
+    fresh = fit.fresh
+    return tuple(
+        name
+        for name in head_modules(model)
+        if any(path.startswith(f"{name}.") and path not in fresh for path in head_parameters(model))
+    )
+
+
 def load_into(
-    kind: type[PreTrainedModel], architecture: Any, tensors: Mapping[str, torch.Tensor], *, device: str
+    kind: type[PreTrainedModel], architecture: Any, tensors: Mapping[str, torch.Tensor], *, device: str | None
 ) -> tuple[PreTrainedModel, Fit]:
     """A model of this kind in fp32 that holds these tensors and nothing else of any folder, and what it took of them.
 
-    Parameters that the tensors lack are drawn from torch's own generator.
+    Parameters that the tensors lack are drawn from torch's own generator. `device` is "meta" or None, which is the CPU.
     """
     with quiet():
-        model, report = kind.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             None,
             config=architecture,
             state_dict=dict(tensors),
@@ -120,6 +135,7 @@ def load_into(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    model, report = loaded
     parameters = dict(model.named_parameters())
     fit = Fit(
         missing=frozenset(name for name in report["missing_keys"] if name in parameters),

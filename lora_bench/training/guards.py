@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lora_bench.models import adapters
+from lora_bench.models import adapters, weights
 from lora_bench.models.backbone import Backbone
 from lora_bench.packing.packed import Packed
 from lora_bench.store.errors import GuardError
@@ -24,6 +24,28 @@ far (MiniLM on sentiment, 400 rows). Their median is .003; it is .04 with an upd
 with one of its matrices lost."""
 RELOAD_OTHER_LABELS = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.1}
 """Share of rows whose label may differ though it is no tie."""
+
+
+def require_known_start(backbone: Backbone) -> None:
+    """Before anything trains: the head is that of a fresh model, whole and no more, and nothing beside it was drawn.
+
+    A pooler that the weights lack counts as head. Whatever the method, what lies outside the head is the backbone's: a
+    random part of it would be measured as if it were pretrained.
+
+    Raises:
+        GuardError: with the parameter that is of another shape, trained as a head or drawn at random.
+    """
+    skeleton = backbone.blueprint.skeleton
+    fresh = {name: skeleton.get_parameter(name).shape for name in weights.head_parameters(skeleton)}
+    prefixes = tuple(f"{name}." for name in backbone.new_modules)
+    for name, parameter in backbone.model.named_parameters():
+        if name.startswith(prefixes):
+            if not weights.is_pooler(name) and parameter.shape != fresh.get(name):
+                raise GuardError(f"{name} would train as part of the head, and a fresh model's head has no such part")
+        elif name in backbone.fresh_parameters:
+            raise GuardError(f"{name} is drawn at random and would not train; the weights lack it")
+        elif name in fresh:
+            raise GuardError(f"{name} is part of the head and would not train")
 
 
 def require_unchanged_start(pack: Packed, tokens: Tokens) -> float:

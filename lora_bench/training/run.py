@@ -189,6 +189,7 @@ class _Desk:
         loaded = backbone.load(
             first.blueprint, precision=first.precision, device=devices.resolve_device(first.config.device)
         )
+        guards.require_known_start(loaded)
         task, tokens = first.task, first.tokens()
         n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])
