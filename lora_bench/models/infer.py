@@ -29,14 +29,14 @@ class _Linear:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Located:
     layer: int
     path: str
     module: nn.Module
     role: str | Layout
 
 
-def locate(model: nn.Module, overrides: Mapping[str, str]) -> list[_Found]:
+def locate(model: nn.Module, overrides: Mapping[str, str]) -> list[_Located]:
     config: Any = model.config
     kind = config.model_type
     if getattr(config, "is_encoder_decoder", False):
@@ -57,7 +57,7 @@ def locate(model: nn.Module, overrides: Mapping[str, str]) -> list[_Found]:
         by_path.update(_infer(linears, kind, getattr(config, "hidden_size", None), lenient=bool(overrides)))
     by_path = _override(by_path, linears, overrides, kind)
     stems = list(dict.fromkeys(linear.stem for linear in linears if linear.path in by_path))
-    found = []
+    located = []
     for linear in linears:
         role = by_path.get(linear.path)
         if role is None:
@@ -67,20 +67,20 @@ def locate(model: nn.Module, overrides: Mapping[str, str]) -> list[_Found]:
                 f"model.name: {linear.path} has {shape_in_role(linear.module)[1]} output rows where {kind} should have "
                 f"{role.d_out}; its fused layout is not the one that lora_bench knows"
             )
-        found.append(_Found(stems.index(linear.stem), linear.path, linear.module, role))
-    counts = Counter((f.layer, f.role) for f in found if isinstance(f.role, str))
+        located.append(_Located(stems.index(linear.stem), linear.path, linear.module, role))
+    counts = Counter((matrix.layer, matrix.role) for matrix in located if isinstance(matrix.role, str))
     twice = [key for key, n in counts.items() if n > 1]
     if twice:
         layer, role = twice[0]
-        paths = [f.path for f in found if (f.layer, f.role) == twice[0]]
+        paths = [matrix.path for matrix in located if (matrix.layer, matrix.role) == twice[0]]
         raise _ambiguous(kind, linears, f"layer {layer} has {len(paths)} matrices for {role!r}: {', '.join(paths)}")
-    return found
+    return located
 
 
 def _linears(model: nn.Module, *, greedy: bool) -> list[_Linear]:
     """Linear layers inside a numbered layer, in the order of the module tree; shared ones once."""
     split = re.compile(r"(.*\.\d+)\.(.+)" if greedy else r"(.*?\.\d+)\.(.+)")
-    found = []
+    linears = []
     inside: str | None = None
     for path, module in model.named_modules():
         if inside is not None and path.startswith(inside):
@@ -90,8 +90,8 @@ def _linears(model: nn.Module, *, greedy: bool) -> list[_Linear]:
         if isinstance(module, FusedProjection) or any(True for _ in module.children()):
             inside = path + "."
         if matched := split.fullmatch(path):
-            found.append(_Linear(matched[1], matched[2], path, module))
-    return found
+            linears.append(_Linear(matched[1], matched[2], path, module))
+    return linears
 
 
 def shape_in_role(module: nn.Module) -> tuple[int, int]:
