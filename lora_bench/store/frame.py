@@ -160,10 +160,10 @@ def _mirrored(config: Mapping[str, Any], method: object) -> dict[str, Any]:
     row = {}
     for part, keys in MIRRORED.items():
         held = config if part == "run" else config.get(part) or {}
-        for key in keys:
+        for key, column in zip(keys, _KINDS[part], strict=True):
             has_earlier = key.fact.later is not ALWAYS and key.counts(method)
             value = held.get(key.name, key.fact.later if has_earlier else None)
-            row[key.column] = ",".join(map(str, value)) if isinstance(value, list) else value
+            row[column] = ",".join(map(str, value)) if isinstance(value, list) else value
     return row | {"rank": None}  # `_ranks` reads it off the manifest
 
 

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lora_bench.paths import home
-
 _SECRET_NAME = re.compile(r"secret|passw|apikey|credential|(^|_)(key|token|pass|pwd|pat)s?(_|$)", re.IGNORECASE)
 _SECRET_SHAPES = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|\bwandb_v\d_[A-Za-z0-9_]{20,}"
@@ -38,7 +36,7 @@ def without_folders(text: str) -> str:
 
 def scrubber() -> Any:
     secrets = {value for name, value in os.environ.items() if len(value) >= 8 and _SECRET_NAME.search(name)}
-    prefixes = _machine_prefixes(tuple(sys.path), os.getcwd(), str(home() or ""))
+    prefixes = _machine_prefixes(tuple(sys.path), os.getcwd(), os.path.expanduser("~"))
     # Longest first, so that a secret or folder that begins with another is replaced whole.
     known = dict.fromkeys(sorted(secrets, key=len, reverse=True), _HIDDEN) | prefixes
     pattern = re.compile("|".join(re.escape(text) for text in known)) if known else None

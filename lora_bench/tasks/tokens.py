@@ -3,7 +3,7 @@
     row i of a split = input_ids[offsets[i] : offsets[i + 1]]
 
 Tokens depend on the rows, the tokenizer and the length limit, and on nothing else that a run chooses, so they are made
-once per such triple and kept in memory and in a cache folder: the one of `lora_bench.paths`.
+once per such triple and kept in memory and in a cache folder.
 """
 
 import functools
@@ -70,7 +70,13 @@ _in_memory: dict[str, dict[str, Tokens]] = {}
 
 
 def tokenise(
-    task: Task, tokenizer: Any, *, max_length: int, tokenizer_fingerprint: str, n_embeddings: int | None = None
+    task: Task,
+    tokenizer: Any,
+    *,
+    max_length: int,
+    tokenizer_fingerprint: str,
+    n_embeddings: int | None = None,
+    cache: Path | None = None,
 ) -> dict[str, Tokens]:
     """Tokens of every split of a task, from the cache where they are known.
 
@@ -79,6 +85,7 @@ def tokenise(
         max_length: most tokens per row, special tokens included; of a pair the longer text is cut first.
         tokenizer_fingerprint: names what the tokenizer does; equal fingerprints must give equal tokens.
         n_embeddings: ids that the model can read, from 0 on; None where it takes any.
+        cache: the folder that holds what was made before; None for the account's.
 
     Raises:
         ConfigError: when `max_length` leaves no room for text, a row has no token or one that the model cannot read, or
@@ -86,7 +93,7 @@ def tokenise(
     """
     key = _key(task.fingerprint, tokenizer_fingerprint, max_length)
     if key not in _in_memory:
-        path = cache_folder() / "tokens" / f"{key}.npz"
+        path = (cache or cache_folder()) / "tokens" / f"{key}.npz"
         tokens = _load(path, task)
         if tokens is None:
             tokens = {

@@ -4,6 +4,7 @@ load."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from lora_bench.config.errors import ConfigError
@@ -12,6 +13,7 @@ from lora_bench.config.schema import LORA_METHODS, RunConfig
 from lora_bench.models import adapters, blueprint, budget, devices, roles
 from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.roles import Matrix
+from lora_bench.paths import cache_folder
 from lora_bench.tasks.load import load_task
 from lora_bench.tasks.rows import Task
 from lora_bench.tasks.tokens import Tokens, require_known, tokenise
@@ -26,6 +28,7 @@ class Run:
         matrices: the adapted matrices with their ranks; empty for methods without targets.
         budget_gap: adapter parameters over what `adapter.budget` asks for, minus 1; None without a budget.
         task, blueprint: shared by all runs of a process that name the same.
+        cache: the folder where tokens are kept between processes.
     """
 
     config: RunConfig
@@ -37,6 +40,7 @@ class Run:
     steps: int
     task: Task = field(repr=False, compare=False)
     blueprint: Blueprint = field(repr=False, compare=False)
+    cache: Path = field(repr=False, compare=False)
 
     @property
     def adapter_parameters(self) -> int:
@@ -56,6 +60,7 @@ class Run:
             max_length=self.config.train.max_length,
             tokenizer_fingerprint=self.blueprint.tokenizer_fingerprint,
             n_embeddings=self.blueprint.n_embeddings,
+            cache=self.cache,
         )
 
     @property
@@ -107,6 +112,7 @@ def resolve(config: RunConfig) -> Run:
         steps=steps,
         task=task,
         blueprint=backbone,
+        cache=cache_folder(),
     )
 
 
