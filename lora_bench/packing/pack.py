@@ -65,7 +65,7 @@ class Pack(Modes, contextlib.AbstractContextManager):
         self._linears = self._stack_low_rank(states)
         self._heads = self._stack_heads(states)
         self.trained = [
-            each for module in (*self._linears.values(), *self._heads.values()) for each in module.trained()
+            stack for module in (*self._linears.values(), *self._heads.values()) for stack in module.trained()
         ]
         # Generated code is keyed by module identity: compile lazily, inside the block.
         self._compile = compile
@@ -117,7 +117,7 @@ class Pack(Modes, contextlib.AbstractContextManager):
     def streams(self) -> dict[str, torch.Tensor]:
         streams = {"dropout": self.masks.stream}
         streams |= {
-            path: each.dropout_stream for path, each in self._linears.items() if each.dropout_stream is not None
+            path: linear.dropout_stream for path, linear in self._linears.items() if linear.dropout_stream is not None
         }
         return {name: stream.get_state() for name, stream in streams.items()}
 
@@ -143,8 +143,8 @@ class Pack(Modes, contextlib.AbstractContextManager):
                 if path in state.low_rank:
                     module.set_pair(run, state.low_rank[path])
         for module in self._heads.values():
-            for each in module.trained():
-                each.parameter.copy_(torch.stack([state.head[each.name] for state in states]))
+            for stack in module.trained():
+                stack.parameter.copy_(torch.stack([state.head[stack.name] for state in states]))
 
     def repeat(self, x: torch.Tensor) -> torch.Tensor:
         """(B, ...) -> (P * B, ...), unless it holds every run's rows already. The last result is kept, for attention
@@ -175,11 +175,11 @@ class Pack(Modes, contextlib.AbstractContextManager):
         heads: dict[str, PackedDense | PackedNorm] = {}
         for name in self.backbone.new_modules:
             for path, module in self.model.get_submodule(name).named_modules(prefix=name):
-                own = [each for each, _ in module.named_parameters(recurse=False)]
+                own = [leaf for leaf, _ in module.named_parameters(recurse=False)]
                 if not own:
                     continue
-                stacks = {each: torch.stack([state.head[f"{path}.{each}"] for state in states]) for each in own}
-                stacks = {each: stack.to(self.backbone.device) for each, stack in stacks.items()}
+                stacks = {leaf: torch.stack([state.head[f"{path}.{leaf}"] for state in states]) for leaf in own}
+                stacks = {leaf: stack.to(self.backbone.device) for leaf, stack in stacks.items()}
                 if isinstance(module, nn.Linear):
                     heads[path] = PackedDense(self, path, stacks)
                 elif isinstance(module, nn.LayerNorm):
@@ -196,7 +196,9 @@ class Pack(Modes, contextlib.AbstractContextManager):
         path = f"{self.model.base_model_prefix}.encoder.layer"
         layers: Any = self.model.get_submodule(path)
         adapted = [
-            int(each.removeprefix(f"{path}.").split(".")[0]) for each in self._linears if each.startswith(f"{path}.")
+            int(linear.removeprefix(f"{path}.").split(".")[0])
+            for linear in self._linears
+            if linear.startswith(f"{path}.")
         ]
         lowest = min(adapted, default=len(layers))
         for index, layer in enumerate(layers):

@@ -40,7 +40,7 @@ class PackedLinear(nn.Module):
             yield Trained(self._path, "B", group.B, group.runs, decays=True)
 
     def pair(self, run: int) -> LowRank | None:
-        return next((found for group in self.groups if (found := group.pair(run)) is not None), None)
+        return next((pair for group in self.groups if (pair := group.pair(run)) is not None), None)
 
     def set_pair(self, run: int, pair: LowRank) -> None:
         for group in self.groups:
@@ -68,7 +68,7 @@ class PackedLinear(nn.Module):
             x = x[: pack.rows]
         x_PND = x.reshape(1 if is_shared else pack.n_runs, -1, x.shape[-1])
         tensors = [
-            each for group in groups for each in (group.A.to(x.dtype), group.B.to(x.dtype), group.scale.to(x.dtype))
+            tensor for group in groups for tensor in (group.A.to(x.dtype), group.B.to(x.dtype), group.scale.to(x.dtype))
         ]
         segments = [group.segments for group in groups]
         y: Any = _PackedLinear.apply(x_PND, self.weight, self.bias, pack.n_runs, segments, *tensors)
@@ -201,10 +201,10 @@ def _bucketed(pairs: dict[int, LowRank]) -> list[list[int]]:
 def _segments(runs: Sequence[int]) -> list[tuple[int, int, int]]:
     """Stretches of neighbouring runs as (first run, its slice in the stack, length): views of the activations, no
     copies."""
-    found: list[tuple[int, int, int]] = []
+    stretches: list[tuple[int, int, int]] = []
     for m, run in enumerate(runs):
-        if found and found[-1][0] + found[-1][2] == run:
-            found[-1] = (*found[-1][:2], found[-1][2] + 1)
+        if stretches and stretches[-1][0] + stretches[-1][2] == run:
+            stretches[-1] = (*stretches[-1][:2], stretches[-1][2] + 1)
         else:
-            found.append((run, m, 1))
-    return found
+            stretches.append((run, m, 1))
+    return stretches

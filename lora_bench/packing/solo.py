@@ -58,7 +58,7 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
         self.model: Any = self._with_peft(whole, seed) if self._has_peft else self._thawed(whole)
         self.trained = list(self._list_trained())
         self.masks = DropoutMasks(self, dropout, seed)
-        trained = {id(each.parameter) for each in self.trained}
+        trained = {id(weight.parameter) for weight in self.trained}
         self._frozen = [(name, p) for name, p in self.model.named_parameters() if id(p) not in trained]
         self._frozen_hash = weights_hash(self._frozen)
         self._start = self._low_rank()
@@ -108,7 +108,7 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
         PiSSA and OLoRA start from factors of the weight, so their change is the difference of two low-rank products: a
         pair of twice the rank. BitFit, full fine-tuning and DoRA's magnitudes are `extra` tensors by parameter path.
         """
-        head = {each.name: each.parameter.detach().clone() for each in self.trained if each.kind == "head"}
+        head = {weight.name: weight.parameter.detach().clone() for weight in self.trained if weight.kind == "head"}
         pairs = self._low_rank()
         if self.adapter.init in ("pissa", "olora"):
             start = self._start
@@ -118,27 +118,29 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
                 )
                 for path, pair in pairs.items()
             }
-        low_rank_ids = {id(p) for each in self.trained if each.name.endswith((".A", ".B")) for p in [each.parameter]}
+        low_rank_ids = {
+            id(p) for weight in self.trained if weight.name.endswith((".A", ".B")) for p in [weight.parameter]
+        }
         extra = {
-            each.name: each.parameter.detach().clone()
-            for each in self.trained
-            if each.kind != "head" and id(each.parameter) not in low_rank_ids
+            weight.name: weight.parameter.detach().clone()
+            for weight in self.trained
+            if weight.kind != "head" and id(weight.parameter) not in low_rank_ids
         }
         return AdapterState(pairs, head, extra)
 
     @torch.no_grad()
     def set_states(self, states: Sequence[AdapterState]) -> None:
         state = states[0]
-        for each in self.trained:
-            if each.kind == "head":
-                each.parameter.copy_(state.head[each.name])
-            elif each.name in state.extra:
-                each.parameter.copy_(state.extra[each.name])
+        for weight in self.trained:
+            if weight.kind == "head":
+                weight.parameter.copy_(state.head[weight.name])
+            elif weight.name in state.extra:
+                weight.parameter.copy_(state.extra[weight.name])
             else:
-                path, letter = each.name.rsplit(".", 1)
-                rank = each.parameter.shape[0] if letter == "A" else each.parameter.shape[1]
+                path, letter = weight.name.rsplit(".", 1)
+                rank = weight.parameter.shape[0] if letter == "A" else weight.parameter.shape[1]
                 pair = state.low_rank[path]
-                each.parameter.copy_(pair.A[:rank] if letter == "A" else pair.B[:, :rank])
+                weight.parameter.copy_(pair.A[:rank] if letter == "A" else pair.B[:, :rank])
 
     def _untrained(self) -> nn.Module:
         """A copy of the backbone as this run computes with it, under the initial head."""

@@ -37,11 +37,11 @@ def scoring_flops(blueprint: Blueprint, n_tokens: int) -> int:
 
 
 def _linear_weights(blueprint: Blueprint) -> int:
-    linear = [each for each in blueprint.skeleton.modules() if isinstance(each, nn.Linear)]
-    return sum(each.in_features * each.out_features for each in linear)
+    linear = [layer for layer in blueprint.skeleton.modules() if isinstance(layer, nn.Linear)]
+    return sum(layer.in_features * layer.out_features for layer in linear)
 
 
 def attribute(seconds: float, flops: Sequence[int]) -> list[float]:
     """Seconds of a pack, shared out by operations."""
     total = sum(flops)
-    return [seconds * each / total for each in flops]
+    return [seconds * count / total for count in flops]

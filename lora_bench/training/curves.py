@@ -38,10 +38,10 @@ class RunProgress:
 class Listener:
     """Keeps the curves of a pack's runs, thinned to some hundred points, and passes them on."""
 
-    def __init__(self, pack: Packed, progress: list[RunProgress], task: Task, select: Tokens, notify: Notify) -> None:
-        self.pack, self.progress, self.task, self.select, self.notify = pack, progress, task, select, notify
-        self.n_steps = progress[0].run.steps
-        self.n_wanted = sum(each.is_wanted for each in progress)
+    def __init__(self, pack: Packed, attempts: list[RunProgress], task: Task, select: Tokens, notify: Notify) -> None:
+        self.pack, self.attempts, self.task, self.select, self.notify = pack, attempts, task, select, notify
+        self.n_steps = attempts[0].run.steps
+        self.n_wanted = sum(attempt.is_wanted for attempt in attempts)
         self.stride = max(1, self.n_steps // CURVE_POINTS)
         self.last_select = np.empty(0)  # logits of the last epoch's end, which need no second pass
         self._losses: list[torch.Tensor] = []
@@ -56,31 +56,31 @@ class Listener:
             return
         points = torch.stack([torch.stack(self._losses).mean(0), grad_norms, factors]).tolist()
         self._losses.clear()
-        for index, each in enumerate(self.progress):
-            train = each.run.config.train
+        for index, attempt in enumerate(self.attempts):
+            train = attempt.run.config.train
             peak = (
                 train.head_lr
-                if each.run.config.adapter.method == "head_only" and train.head_lr is not None
+                if attempt.run.config.adapter.method == "head_only" and train.head_lr is not None
                 else train.lr
             )
             values = {"loss": points[0][index], "lr": points[2][index] * peak, "grad_norm": points[1][index]}
-            each.curve["step"].append(step + 1)
+            attempt.curve["step"].append(step + 1)
             for name, value in values.items():
-                each.curve[name].append(value)
-            each.tracked.log(values, step + 1)
+                attempt.curve[name].append(value)
+            attempt.tracked.log(values, step + 1)
         self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": self.n_wanted})
 
     def on_epoch(self, epoch: int, step: int) -> None:
         logits = self.last_select = predict(self.pack, self.select)
-        for index, each in enumerate(self.progress):
+        for index, attempt in enumerate(self.attempts):
             if not np.isfinite(logits[index]).all():
                 continue
             scores = score(self.task.metrics, self.select.labels, logits[index])
-            each.epochs.append({"epoch": epoch, "step": step, "select": scores})
-            each.tracked.log({"epoch": epoch, "select": scores}, step)
+            attempt.epochs.append({"epoch": epoch, "step": step, "select": scores})
+            attempt.tracked.log({"epoch": epoch, "select": scores}, step)
             primary = scores[self.task.metrics[0]]
-            if each.run.config.train.checkpoint == "best" and primary is not None and primary > each.best_score:
-                each.best_score, each.best_state = primary, self.pack.state(index)
+            if attempt.run.config.train.checkpoint == "best" and primary is not None and primary > attempt.best_score:
+                attempt.best_score, attempt.best_state = primary, self.pack.state(index)
         self.notify({"event": "epoch", "epoch": epoch, "runs": self.n_wanted})
 
     def add_to(self, state: State, *, seconds: float) -> None:
@@ -88,10 +88,10 @@ class Listener:
         state.tensors |= {"finite_steps": self._finite_steps, "last_select": torch.from_numpy(self.last_select)}
         state.tensors |= {f"loss.{place}": losses for place, losses in enumerate(self._losses)}
         runs = []
-        for index, each in enumerate(self.progress):
-            seen = {"curve": each.curve, "epochs": each.epochs, "best_score": each.best_score}
-            if each.best_state is not None:
-                tensors, seen["scales"] = _flattened(each.best_state)
+        for index, attempt in enumerate(self.attempts):
+            seen = {"curve": attempt.curve, "epochs": attempt.epochs, "best_score": attempt.best_score}
+            if attempt.best_state is not None:
+                tensors, seen["scales"] = _flattened(attempt.best_state)
                 state.tensors |= {f"best.{index}.{name}": tensor for name, tensor in tensors.items()}
             runs.append(seen)
         state.values |= {"runs": runs, "seconds": seconds, "n_losses": len(self._losses)}
@@ -102,17 +102,17 @@ class Listener:
         self._finite_steps = state.tensors["finite_steps"].to(device)
         self.last_select = state.tensors["last_select"].numpy()
         self._losses = [state.tensors[f"loss.{place}"].to(device) for place in range(state.values["n_losses"])]
-        for index, (each, seen) in enumerate(zip(self.progress, state.values["runs"], strict=True)):
-            each.curve, each.epochs, each.best_score = seen["curve"], seen["epochs"], seen["best_score"]
+        for index, (attempt, seen) in enumerate(zip(self.attempts, state.values["runs"], strict=True)):
+            attempt.curve, attempt.epochs, attempt.best_score = seen["curve"], seen["epochs"], seen["best_score"]
             if "scales" in seen:
                 prefix = f"best.{index}."
-                tensors = {name: one.to(device) for name, one in state.tensors.items() if name.startswith(prefix)}
-                tensors = {name.removeprefix(prefix): one for name, one in tensors.items()}
-                each.best_state = _unflattened(tensors, seen["scales"])
-            for place, step in enumerate(each.curve["step"]):
-                each.tracked.log({name: each.curve[name][place] for name in CURVES}, int(step))
-            for epoch in each.epochs:
-                each.tracked.log({"epoch": epoch["epoch"], "select": epoch["select"]}, epoch["step"])
+                tensors = {name: tensor.to(device) for name, tensor in state.tensors.items() if name.startswith(prefix)}
+                tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+                attempt.best_state = _unflattened(tensors, seen["scales"])
+            for place, step in enumerate(attempt.curve["step"]):
+                attempt.tracked.log({name: attempt.curve[name][place] for name in CURVES}, int(step))
+            for epoch in attempt.epochs:
+                attempt.tracked.log({"epoch": epoch["epoch"], "select": epoch["select"]}, epoch["step"])
         return state.values["seconds"]
 
     def finite_steps(self) -> list[int]:

@@ -16,17 +16,17 @@ def predict(pack: Packed, tokens: Tokens, rows: np.ndarray | None = None) -> np.
     """Logits of every run: (P, n_rows, n_labels) float32 (float64 in fp64 runs), in the order of `rows` (default:
     all)."""
     rows = np.arange(len(tokens)) if rows is None else rows
-    found: np.ndarray | None = None
+    all_logits: np.ndarray | None = None
     with pack.evaluate():
         for places in _by_length(tokens.lengths[rows], TOKENS_PER_PASS[pack.backbone.device.type] // pack.n_runs):
             logits = pack.logits(to_tensors(batch(tokens, rows[places], pack.pad_id), pack.backbone.device))
-            if found is None:
-                found = np.empty(
+            if all_logits is None:
+                all_logits = np.empty(
                     (pack.n_runs, len(rows), logits.shape[-1]), dtype=logits.new_empty(0).cpu().numpy().dtype
                 )
-            found[:, places] = logits.cpu().numpy()
-    assert found is not None, "a split without rows never gets here"
-    return found
+            all_logits[:, places] = logits.cpu().numpy()
+    assert all_logits is not None, "a split without rows never gets here"
+    return all_logits
 
 
 def to_tensors(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:

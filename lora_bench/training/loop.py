@@ -108,7 +108,7 @@ class Position:
         for name, tensor in (self.optimizer.tensors() | {"alive": self.alive}).items():
             tensor.copy_(state.tensors[name])
         streams = {
-            name.removeprefix("stream."): one for name, one in state.tensors.items() if name.startswith("stream.")
+            name.removeprefix("stream."): stream for name, stream in state.tensors.items() if name.startswith("stream.")
         }
         self.pack.set_streams(streams)
         self.optimizer.steps = state.values["steps"]
@@ -120,10 +120,10 @@ def run_losses(pack: Packed, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     labels = tensors["labels"].repeat(pack.n_runs)
     logits = logits_PBC.flatten(0, 1)
     if logits.shape[-1] == 1:
-        each = F.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="none")
+        losses = F.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="none")
     else:
-        each = F.cross_entropy(logits, labels.long(), reduction="none")
-    return each.view(pack.n_runs, -1).mean(1)
+        losses = F.cross_entropy(logits, labels.long(), reduction="none")
+    return losses.view(pack.n_runs, -1).mean(1)
 
 
 def make_optimizer(pack: Packed, configs: Sequence[RunConfig]) -> PackedAdamW:

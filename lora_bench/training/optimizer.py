@@ -28,12 +28,13 @@ class PackedAdamW:
     def __init__(self, trained: Sequence[Trained], rates: dict[str, torch.Tensor], weight_decays: torch.Tensor) -> None:
         self.trained = trained
         self.steps = 0
-        self._rates = [rates[each.kind][each.runs] for each in trained]
+        self._rates = [rates[stack.kind][stack.runs] for stack in trained]
         self._decays = [
-            weight_decays[each.runs] if each.decays else torch.zeros_like(weight_decays[each.runs]) for each in trained
+            weight_decays[stack.runs] if stack.decays else torch.zeros_like(weight_decays[stack.runs])
+            for stack in trained
         ]
-        self._first = [torch.zeros_like(each.parameter) for each in trained]
-        self._second = [torch.zeros_like(each.parameter) for each in trained]
+        self._first = [torch.zeros_like(stack.parameter) for stack in trained]
+        self._second = [torch.zeros_like(stack.parameter) for stack in trained]
 
     @torch.no_grad()
     def step(self, factors: torch.Tensor, alive: torch.Tensor) -> None:
@@ -45,15 +46,15 @@ class PackedAdamW:
         """
         self.steps += 1
         correction1, correction2 = 1 - BETAS[0] ** self.steps, 1 - BETAS[1] ** self.steps
-        for each, rates, decays, first, second in zip(
+        for stack, rates, decays, first, second in zip(
             self.trained, self._rates, self._decays, self._first, self._second, strict=True
         ):
-            parameter, gradient = each.parameter, each.parameter.grad
+            parameter, gradient = stack.parameter, stack.parameter.grad
             if gradient is None:
                 continue
             shape = (-1, *[1] * (parameter.dim() - 1))
-            moves = alive[each.runs].view(shape)
-            lr = (rates * factors[each.runs] * alive[each.runs]).view(shape)
+            moves = alive[stack.runs].view(shape)
+            lr = (rates * factors[stack.runs] * alive[stack.runs]).view(shape)
             gradient = torch.where(moves, gradient, 0)
             parameter.mul_(1 - lr * decays.view(shape))
             first.lerp_(gradient, 1 - BETAS[0])
@@ -63,12 +64,16 @@ class PackedAdamW:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The trained stacks and their moments, in place: what a checkpoint keeps, beside `steps`."""
-        named = {"weight": [each.parameter for each in self.trained], "first": self._first, "second": self._second}
-        return {f"{kind}.{place}": one.detach() for kind, held in named.items() for place, one in enumerate(held)}
+        named = {"weight": [stack.parameter for stack in self.trained], "first": self._first, "second": self._second}
+        return {
+            f"{kind}.{place}": tensor.detach()
+            for kind, tensors in named.items()
+            for place, tensor in enumerate(tensors)
+        }
 
     def zero_grad(self) -> None:
-        for each in self.trained:
-            each.parameter.grad = None
+        for stack in self.trained:
+            stack.parameter.grad = None
 
 
 @torch.no_grad()
@@ -78,17 +83,17 @@ def clip_each_run(trained: Sequence[Trained], max_norms: torch.Tensor) -> torch.
     Source: the rule of torch.nn.utils.clip_grad_norm_, applied within each run.
     """
     squares = torch.zeros_like(max_norms)
-    for each in trained:
-        if each.parameter.grad is not None:
+    for stack in trained:
+        if stack.parameter.grad is not None:
             squares.index_add_(
-                0, each.runs, each.parameter.grad.reshape(len(each.runs), -1).square().sum(1).to(squares.dtype)
+                0, stack.runs, stack.parameter.grad.reshape(len(stack.runs), -1).square().sum(1).to(squares.dtype)
             )
     norms = squares.sqrt()
     scales = (max_norms / (norms + 1e-6)).clamp(max=1.0)
-    for each in trained:
-        if each.parameter.grad is not None:
-            shape = (-1, *[1] * (each.parameter.dim() - 1))
-            each.parameter.grad.mul_(scales[each.runs].view(shape))
+    for stack in trained:
+        if stack.parameter.grad is not None:
+            shape = (-1, *[1] * (stack.parameter.dim() - 1))
+            stack.parameter.grad.mul_(scales[stack.runs].view(shape))
     return norms
 
 

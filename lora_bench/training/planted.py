@@ -108,10 +108,10 @@ def _matrices(config: TaskConfig, plan: Blueprint) -> list[Matrix]:
         selected = roles.select_targets(plan.matrices, str(config.planted_targets), backbone=plan.name)
         return budget.solve_ranks(selected, rank=config.planted_rank, backbone=plan.name)
     except ConfigError as error:
-        told = (
+        message = (
             str(error).replace("adapter.targets", "task.planted_targets").replace("adapter.rank", "task.planted_rank")
         )
-        raise ConfigError(told) from None
+        raise ConfigError(message) from None
 
 
 def _label(config: TaskConfig, plan: Blueprint, matrices: Sequence[Matrix]) -> Task:
@@ -127,19 +127,19 @@ def _label(config: TaskConfig, plan: Blueprint, matrices: Sequence[Matrix]) -> T
         "seed": config.planted_seed,
         "median_rows": MEDIAN_ROWS,
     }
-    found = _logits(about, config, plan, matrices, replace(base, splits=base.splits | {THRESHOLD: first}))
-    median = float(np.median(found[THRESHOLD]))
+    logits = _logits(about, config, plan, matrices, replace(base, splits=base.splits | {THRESHOLD: first}))
+    median = float(np.median(logits[THRESHOLD]))
     splits, share_above = {}, {}
     digest = hashlib.sha256()
     for split, table in base.splits.items():
-        labels = (found[split] > median).astype(np.int64)
+        labels = (logits[split] > median).astype(np.int64)
         digest.update(labels.tobytes())
         share_above[split] = float(labels.mean())
         noise = 0.0 if split == "report" else float(config.planted_noise or 0)
         is_flipped = flips(len(table), split, noise=noise, seed=int(config.planted_seed or 0))
         splits[split] = table.assign(label=np.where(is_flipped, 1 - labels, labels))
     identity = json.dumps([about, config.planted_noise, base.fingerprint], sort_keys=True)
-    told = about | {
+    facts = about | {
         "texts": config.planted_texts,
         "noise": config.planted_noise,
         "share_above": share_above,
@@ -150,7 +150,7 @@ def _label(config: TaskConfig, plan: Blueprint, matrices: Sequence[Matrix]) -> T
         name=name_of(config, spelled),
         splits=splits,
         fingerprint=hashlib.sha256(identity.encode()).hexdigest(),
-        facts=base.facts | {"planted": told},
+        facts=base.facts | {"planted": facts},
     )
 
 
@@ -182,11 +182,11 @@ def _logits(
     """The teacher's logit of label 1 minus that of label 0 for every row, from the cache where it is known."""
     key = hashlib.sha256(json.dumps([about, task.fingerprint, plan.tokenizer_fingerprint]).encode()).hexdigest()[:32]
     path = cache_folder() / "planted" / f"{key}.npz"
-    found = _read(path, task.splits)
-    if found is None:
-        found = _compute(config, plan, matrices, replace(task, fingerprint=f"{task.fingerprint}+{THRESHOLD}"))
-        write_arrays(path, found, what="planted labels")
-    return found
+    logits = _read(path, task.splits)
+    if logits is None:
+        logits = _compute(config, plan, matrices, replace(task, fingerprint=f"{task.fingerprint}+{THRESHOLD}"))
+        write_arrays(path, logits, what="planted labels")
+    return logits
 
 
 def _compute(config: TaskConfig, plan: Blueprint, matrices: Sequence[Matrix], task: Task) -> dict[str, np.ndarray]:
@@ -201,7 +201,7 @@ def _compute(config: TaskConfig, plan: Blueprint, matrices: Sequence[Matrix], ta
     )
     state = teacher(loaded, matrices, strength=float(config.planted_strength or 0), seed=int(config.planted_seed or 0))
     with Pack(loaded, [state]) as pack:
-        logits = {split: predict(pack, each)[0] for split, each in tokens.items()}
+        logits = {split: predict(pack, part)[0] for split, part in tokens.items()}
     return {split: values[:, 1] - values[:, 0] for split, values in logits.items()}
 
 
@@ -211,11 +211,11 @@ def _read(path: Path, splits: dict[str, pd.DataFrame]) -> dict[str, np.ndarray] 
         return None
     try:
         with np.load(path, allow_pickle=False) as stored:
-            found = {split: stored[split] for split in splits}
-        for split, values in found.items():
+            logits = {split: stored[split] for split in splits}
+        for split, values in logits.items():
             if values.shape != (len(splits[split]),) or values.dtype != np.float64 or not np.isfinite(values).all():
                 raise ValueError(f"{split} does not fit its {len(splits[split])} rows")
     except DAMAGED as error:
         log.warning("labelling again: damaged cache of planted labels %s (%s)", path, error)
         return None
-    return found
+    return logits
