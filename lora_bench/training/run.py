@@ -90,7 +90,7 @@ def run_pack(
         StoreError: when a record cannot be written; its run stays missing.
     """
     with contextlib.ExitStack() as claims:
-        mine = {
+        claimed = {
             run.run_id
             for run in runs
             if (only is None or run.run_id in only)
@@ -98,7 +98,7 @@ def run_pack(
             and not store.has(run.run_id)
         }
         desk = _Desk(store, tracking or Silence(), dict(invocation or {}), _at_no_cost(on_progress), own_process)
-        return desk.work([run for run in runs if only is not None or run.run_id in mine], mine)
+        return desk.work([run for run in runs if only is not None or run.run_id in claimed], claimed)
 
 
 def _at_no_cost(listener: Notify | None) -> Notify:
@@ -133,38 +133,38 @@ class _Desk:
     notify: Notify
     own_process: bool
 
-    def work(self, runs: Sequence[Run], mine: Collection[str]) -> list[dict[str, Any]]:
-        """Train these runs together; write, mirror and tell of those that are `mine`."""
-        if not any(run.run_id in mine for run in runs):
+    def work(self, runs: Sequence[Run], claimed: Collection[str]) -> list[dict[str, Any]]:
+        """Train these runs together; write, mirror and tell of those that are `claimed`."""
+        if not any(run.run_id in claimed for run in runs):
             return []
         started = utc_now()
         about: dict[str, Any] = {
             "environment": environment_here(runs[0].config.device),
             "invocation": self.invocation,
         }
-        progress = [self._begin(run, about["environment"], is_wanted=run.run_id in mine) for run in runs]
+        attempts = [self._begin(run, about["environment"], is_wanted=run.run_id in claimed) for run in runs]
         try:
-            return self._train_and_store(progress, started, about)
+            return self._train_and_store(attempts, started, about)
         except StoreError:
-            for each in progress:
-                each.tracked.finish("stopped")
+            for attempt in attempts:
+                attempt.tracked.finish("stopped")
             raise
         except Exception as error:
             failure = Failure.of(error)
             if failure.kind != "out_of_memory" or len(runs) == 1:
                 log.debug("pack failed", exc_info=error)
                 return [
-                    self._store(each, failed(_subject(each, started, about), _measured(each), failure))
-                    for each in progress
-                    if each.is_wanted
+                    self._store(attempt, failed(_subject(attempt, started, about), _measured(attempt), failure))
+                    for attempt in attempts
+                    if attempt.is_wanted
                 ]
         except BaseException:
-            for each in progress:
-                each.tracked.finish("stopped")
+            for attempt in attempts:
+                attempt.tracked.finish("stopped")
             raise
         # Out of memory: outside the handler, whose traceback keeps the pack's tensors alive.
-        for each in progress:
-            each.tracked.finish("stopped")
+        for attempt in attempts:
+            attempt.tracked.finish("stopped")
         is_cuda = devices.resolve_device(runs[0].config.device).type == "cuda"
         if is_cuda:
             torch.cuda.empty_cache()
@@ -176,16 +176,17 @@ class _Desk:
         self.notify({"event": "split", "runs": len(runs), "message": failure.message})
         # A CPU process's peak stays that of the attempt that failed.
         desk = self if is_cuda else replace(self, own_process=False)
-        return desk.work(runs[:half], mine) + desk.work(runs[half:], mine)
+        return desk.work(runs[:half], claimed) + desk.work(runs[half:], claimed)
 
     def _begin(self, run: Run, where: dict[str, Any], *, is_wanted: bool) -> RunProgress:
         tracking = self.tracking if is_wanted else Silence()
         return RunProgress(run, tracking.start(_head(run, where, self.invocation.get("sweep"))), is_wanted)
 
     def _train_and_store(
-        self, progress: list[RunProgress], started: str, about: dict[str, Any]
+        self, attempts: list[RunProgress], started: str, about: dict[str, Any]
     ) -> list[dict[str, Any]]:
-        first = progress[0].run
+        runs = [attempt.run for attempt in attempts]
+        first = runs[0]
         loaded = backbone.load(
             first.blueprint, precision=first.precision, device=devices.resolve_device(first.config.device)
         )
@@ -193,26 +194,25 @@ class _Desk:
         task, tokens = first.task, first.tokens()
         n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])
-        ids = [each.run.run_id for each in progress]
-        checkpoint = Checkpoint(self.store.root, ids, about["environment"]["id"])
+        checkpoint = Checkpoint(self.store.root, [run.run_id for run in runs], about["environment"]["id"])
         try:
-            trained, pack_seconds = self._train(progress, loaded, task, tokens, sample, checkpoint)
+            trained, pack_seconds = self._train(attempts, loaded, task, tokens, sample, checkpoint)
         except Exception:
             checkpoint.remove()
             raise
         peak = _peak_bytes(loaded.device) if self.own_process else None
 
         n_tokens = _tokens_trained(first, tokens["train"].lengths)
-        flops = [run_flops(loaded.blueprint, each.run.config, each.run.matrices, n_tokens) for each in progress]
+        flops = [run_flops(loaded.blueprint, run.config, run.matrices, n_tokens) for run in runs]
         shares = attribute(pack_seconds, flops)
         records = []
-        for index, each in enumerate(progress):
-            if not each.is_wanted:
+        for index, attempt in enumerate(attempts):
+            if not attempt.is_wanted:
                 continue
             state = trained.states[index]
             cost = {
                 "pack_seconds": pack_seconds,
-                "pack_size": len(progress),
+                "pack_size": len(attempts),
                 "attributed_seconds": shares[index],
                 "tokens": n_tokens,
                 "flops": flops[index],
@@ -220,31 +220,32 @@ class _Desk:
                 "peak_bytes": peak,
                 "overhead_seconds": None,
             }
-            subject = _subject(each, started, about)
-            measured = _measured(each, parameters=_count(each.run, state, loaded), cost=cost)
+            subject = _subject(attempt, started, about)
+            measured = _measured(attempt, parameters=_count(attempt.run, state, loaded), cost=cost)
             try:
                 if trained.finite_steps[index] < first.steps:
                     raise NonFiniteError(
                         f"the loss or the gradient is not finite at step {trained.finite_steps[index]}"
                     )
                 logits = {split: values[index] for split, values in trained.logits.items()}
-                held = {"start_gap": trained.start_gap, "frozen_weights_unchanged": trained.is_frozen_intact}
+                checks = {"start_gap": trained.start_gap, "frozen_weights_unchanged": trained.is_frozen_intact}
                 data: dict[str, Any] = {"task": task, "tokens": tokens, "sample": sample}
-                record = self._checked(each, subject, measured, loaded, **data, state=state, logits=logits, held=held)
+                data |= {"state": state, "logits": logits, "checks": checks}
+                record = self._checked(attempt, subject, measured, loaded, **data)
             except AlreadyFinished:
-                each.tracked.finish("finished")
+                attempt.tracked.finish("finished")
                 continue
             except StoreError:  # a full disk is no failure of the run: it stays missing, and whoever called must stop
                 raise
             except Exception as error:
                 record = failed(subject, measured, Failure.of(error))
-            records.append(self._store(each, record))
+            records.append(self._store(attempt, record))
         checkpoint.remove()
         return records
 
     def _train(
         self,
-        progress: list[RunProgress],
+        attempts: list[RunProgress],
         loaded: Backbone,
         task: Task,
         tokens: dict[str, Tokens],
@@ -253,10 +254,10 @@ class _Desk:
     ) -> tuple[_TrainedPack, float]:
         """Train and predict, from where the checkpoint stands; what came of it and the seconds that all of it took."""
         clock = time.perf_counter()
-        runs, configs = [each.run for each in progress], [each.run.config for each in progress]
+        runs, configs = [attempt.run for attempt in attempts], [attempt.run.config for attempt in attempts]
         with (pack := _open(loaded, runs)):
             start_gap = guards.require_unchanged_start(pack, tokens["train"])
-            listener = Listener(pack, progress, task, tokens["select"], self.notify)
+            listener = Listener(pack, attempts, task, tokens["select"], self.notify)
             start = checkpoint.load()
             if start is not None:
                 clock -= listener.restore(start)
@@ -279,10 +280,10 @@ class _Desk:
                 start=start,
             )
             if configs[0].train.checkpoint == "best":
-                pack.set_states([each.best_state or pack.state(index) for index, each in enumerate(progress)])
+                pack.set_states([attempt.best_state or pack.state(index) for index, attempt in enumerate(attempts)])
             known = {"select": listener.last_select} if configs[0].train.checkpoint == "last" else {}
             logits = known | {
-                split: predict(pack, each) for split, each in tokens.items() if split not in ("train", *known)
+                split: predict(pack, part) for split, part in tokens.items() if split not in ("train", *known)
             }
             logits["train"] = predict(pack, tokens["train"], sample)
             states = [pack.state(index) for index in range(len(runs))]
@@ -291,7 +292,7 @@ class _Desk:
 
     def _checked(
         self,
-        each: RunProgress,
+        attempt: RunProgress,
         subject: Subject,
         measured: Measured,
         loaded: Backbone,
@@ -301,23 +302,23 @@ class _Desk:
         sample: np.ndarray,
         state: AdapterState,
         logits: dict[str, np.ndarray],
-        held: dict[str, Any],
+        checks: dict[str, Any],
     ) -> dict[str, Any]:
         """Score a run, make it pass its guards, and write it with its predictions and adapter."""
         clock = time.perf_counter()
-        run = each.run
+        run = attempt.run
         scores: dict[str, Any] = {
             split: score(task.metrics, tokens[split].labels, logits[split]) for split in logits if split != "train"
         }
         scores["train"] = score(task.metrics, tokens["train"].labels[sample], logits["train"])
         scores |= {split.replace("validation", "report"): None for split in task.facts["absent"]}
         start = backbone.head_state(loaded, run.config.seed)
-        held["head_moved"] = any(not torch.equal(state.head[name].cpu(), start[name]) for name in start)
+        checks["head_moved"] = any(not torch.equal(state.head[name].cpu(), start[name]) for name in start)
         if run.matrices:
-            held["update_moved"] = all(pair.norm() > 0 for pair in state.low_rank.values())
+            checks["update_moved"] = all(pair.norm() > 0 for pair in state.low_rank.values())
         elif state.extra:
             weights = dict(loaded.model.named_parameters())
-            held["update_moved"] = any(
+            checks["update_moved"] = any(
                 not torch.equal(tensor, weights[name].to(tensor.dtype)) for name, tensor in state.extra.items()
             )
         with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch:
@@ -325,12 +326,12 @@ class _Desk:
             with explained(f"keep the adapter of run {run.run_id}", Path(scratch)):
                 adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
                 label_names.write(folder, loaded.blueprint, task.label_names)
-            held["reload_gap"] = guards.reload_gap(folder, loaded, tokens["report"], logits["report"])
-            held["reloads"] = held["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
-            require_guards(held)
+            checks["reload_gap"] = guards.reload_gap(folder, loaded, tokens["report"], logits["report"])
+            checks["reloads"] = checks["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
+            require_guards(checks)
             norms = matrix_norms(loaded, run.matrices, state)
             measured.cost["overhead_seconds"] = time.perf_counter() - clock
-            record = finished(subject, measured, Outcome(scores=scores, guards=held, norms=norms))
+            record = finished(subject, measured, Outcome(scores=scores, guards=checks, norms=norms))
             is_kept = run.config.keep_adapters != "none"
             if not is_kept:
                 record["adapter_dropped"] = adapter_dropped("store.keep_adapters=none")
@@ -338,11 +339,11 @@ class _Desk:
             self.store.write(record, predictions=predictions, adapter=_copier(folder) if is_kept else None)
         return record
 
-    def _store(self, each: RunProgress, record: dict[str, Any]) -> dict[str, Any]:
+    def _store(self, attempt: RunProgress, record: dict[str, Any]) -> dict[str, Any]:
         """Write a failed record (a finished one is written by now), close the mirror and tell whoever listens."""
         if record["status"] == "failed":
             self.store.write(record)
-        each.tracked.finish(record["status"], summary_of(record))
+        attempt.tracked.finish(record["status"], summary_of(record))
         self.notify({"event": "record", "run_id": record["run_id"], "status": record["status"], "record": record})
         return record
 
@@ -363,8 +364,8 @@ def _open(loaded: Backbone, runs: Sequence[Run]) -> Packed:
     )
 
 
-def _subject(each: RunProgress, started: str, about: dict[str, Any]) -> Subject:
-    run = each.run
+def _subject(attempt: RunProgress, started: str, about: dict[str, Any]) -> Subject:
+    run = attempt.run
     return Subject(
         run_id=run.run_id,
         cell_id=run.cell_id,
@@ -379,11 +380,11 @@ def _subject(each: RunProgress, started: str, about: dict[str, Any]) -> Subject:
 
 
 def _measured(
-    each: RunProgress, *, parameters: dict[str, int] | None = None, cost: dict[str, Any] | None = None
+    attempt: RunProgress, *, parameters: dict[str, int] | None = None, cost: dict[str, Any] | None = None
 ) -> Measured:
     return Measured(
-        parameters=parameters or {"adapter": each.run.counted_parameters},
-        history={**each.curve, "epochs": each.epochs},
+        parameters=parameters or {"adapter": attempt.run.counted_parameters},
+        history={**attempt.curve, "epochs": attempt.epochs},
         cost=cost or {},
     )
 
@@ -410,7 +411,7 @@ def _tokens_trained(run: Run, lengths: np.ndarray) -> int:
 def _predictions(task: Task, tokens: dict[str, Tokens], logits: dict[str, np.ndarray]) -> pd.DataFrame:
     """Logits of every row outside train: split, idx, label, logit_0 ..."""
     tables = []
-    for split in (each for each in logits if each != "train"):
+    for split in (name for name in logits if name != "train"):
         values = logits[split].astype(np.float32)
         columns = {f"logit_{label}": values[:, label] for label in range(values.shape[1])}
         rows = task.splits[split]
