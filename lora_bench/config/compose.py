@@ -76,13 +76,13 @@ class Template:
         config = self._first
         for key, value in values.items():
             section, _, name = key.rpartition(".")
-            kind = {each.name: each.type for each in fields(getattr(config, section) if section else config)}[name]
+            kind = {field.name: field.type for field in fields(getattr(config, section) if section else config)}[name]
             _refuse_scalar(key, kind, value)
             with _in_our_words():
                 OmegaConf.update(self._typed, key, value, merge=False)
-                held = OmegaConf.select(self._typed, key)
-            held = OmegaConf.to_object(held) if OmegaConf.is_config(held) else held
-            part = {section: replace(getattr(config, section), **{name: held})} if section else {name: held}
+                chosen = OmegaConf.select(self._typed, key)
+            chosen = OmegaConf.to_object(chosen) if OmegaConf.is_config(chosen) else chosen
+            part = {section: replace(getattr(config, section), **{name: chosen})} if section else {name: chosen}
             config = replace(config, **part)
         config = _with_whole_paths(config)
         check(config)
@@ -117,7 +117,7 @@ def schema_override(override: str) -> str:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass configuration as plain JSON values, in schema order."""
-    values = ((each.name, getattr(config, each.name)) for each in fields(config))
+    values = ((field.name, getattr(config, field.name)) for field in fields(config))
     return {name: to_dict(value) if is_dataclass(value) else value for name, value in values}
 
 
@@ -148,9 +148,9 @@ def _is_value(key: str) -> bool:
     section, _, name = key.rpartition(".")
     schema: Any = RunConfig
     if section:
-        held = next((each for each in fields(schema) if each.name == section), None)
-        schema = held.type if held else None
-    kinds = {each.name: each.type for each in fields(schema)} if is_dataclass(schema) else {}
+        part = next((field for field in fields(schema) if field.name == section), None)
+        schema = part.type if part else None
+    kinds = {field.name: field.type for field in fields(schema)} if is_dataclass(schema) else {}
     return name in kinds and not is_dataclass(kinds[name]) and get_origin(kinds[name]) is not dict
 
 
@@ -160,18 +160,18 @@ def _refuse_wrong_scalars(given: DictConfig) -> None:
     def walk(schema: Any, values: Any, prefix: str) -> None:
         if not OmegaConf.is_dict(values):
             return
-        for each in fields(schema):
-            name = each.name
+        for field in fields(schema):
+            name = field.name
             if name not in values or OmegaConf.is_missing(values, name) or OmegaConf.is_interpolation(values, name):
                 continue
             value = values[name]
-            nested = each.default_factory() if callable(each.default_factory) else None  # type: ignore[misc]
+            nested = field.default_factory() if callable(field.default_factory) else None  # type: ignore[misc]
             if is_dataclass(nested):
                 if value is None:
                     raise ConfigError(f"{prefix}{name}: null; give its keys, or leave it out")
                 walk(nested, value, f"{prefix}{name}.")
             else:
-                _refuse_scalar(f"{prefix}{name}", each.type, value)
+                _refuse_scalar(f"{prefix}{name}", field.type, value)
 
     walk(RunConfig, given, "")
 
@@ -197,24 +197,28 @@ def unknown_key(full: str) -> str:
     head, _, tail = full.rpartition(".")
     schema: Any = RunConfig
     for part in head.split(".") if head else []:
-        known = {each.name: each for each in fields(schema)} if is_dataclass(schema) else {}
+        known = {field.name: field for field in fields(schema)} if is_dataclass(schema) else {}
         if part not in known or not callable(known[part].default_factory):
             return unknown_key(head) if schema is RunConfig else f"{full}: no such key"
         schema = type(known[part].default_factory())  # type: ignore[misc]
     if full == "sweeps":
         return "sweeps: no sweep was loaded; name a file of sweeps/ as +sweeps=NAME, such as +sweeps=quick"
-    names = [each.name for each in fields(schema)] if is_dataclass(schema) else []
-    if not head and (found := _sections_with(tail)):
-        return f"{full}: no such key; did you mean {' or '.join(f'{section}.{tail}' for section in found)}?"
+    names = [field.name for field in fields(schema)] if is_dataclass(schema) else []
+    if not head and (sections := _sections_with(tail)):
+        return f"{full}: no such key; did you mean {' or '.join(f'{section}.{tail}' for section in sections)}?"
     where = f"keys of {head} are" if head else "keys are"
     return f"{full}: no such key; {where} {', '.join(names)}{did_you_mean(tail, names)}"
 
 
 def _sections_with(name: str) -> list[str]:
     """Sections of the schema that have a key of this name."""
-    parts = {each.name: each.default_factory for each in fields(RunConfig) if callable(each.default_factory)}
-    held = {section: make() for section, make in parts.items()}
-    return [one for one, part in held.items() if is_dataclass(part) and name in {each.name for each in fields(part)}]
+    parts = {field.name: field.default_factory for field in fields(RunConfig) if callable(field.default_factory)}
+    sections = {section: make() for section, make in parts.items()}
+    return [
+        section
+        for section, part in sections.items()
+        if is_dataclass(part) and name in {field.name for field in fields(part)}
+    ]
 
 
 def _own_part(composed: DictConfig | Mapping[str, Any]) -> DictConfig:

@@ -111,11 +111,11 @@ class Key:
 
 def keys_of(schema: type, section: str = "") -> Iterator[Key]:
     """Every field of a configuration, in order; each must be declared by `fact`."""
-    for each in fields(schema):
-        if is_dataclass(each.default_factory):
-            yield from keys_of(each.default_factory, each.name)
+    for entry in fields(schema):
+        if is_dataclass(entry.default_factory):
+            yield from keys_of(entry.default_factory, entry.name)
         else:
-            yield Key(section, each.name, each.type, each.metadata["fact"])
+            yield Key(section, entry.name, entry.type, entry.metadata["fact"])
 
 
 def check_value(key: Key, value: Any) -> None:
@@ -145,7 +145,7 @@ def _check_choice(path: str, value: object, choices: Sequence[str]) -> None:
         raise ConfigError(f"{path}: no {value!r}; choices are {', '.join(choices)}{did_you_mean(str(value), choices)}")
 
 
-def _check_number(path: str, value: float, facts: Fact) -> None:
+def _check_number(path: str, value: Any, facts: Fact) -> None:
     """Refuse a number that is not finite or lies outside its interval."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{path}: {value} is not finite")

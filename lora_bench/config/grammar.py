@@ -21,22 +21,22 @@ def parse_targets(text: str, *, key: str = "adapter.targets") -> tuple[str, ...]
     works = f"roles are {', '.join(ROLES)}, groups {', '.join(GROUPS)}"
     if not isinstance(text, str) or not text.strip():
         raise ConfigError(f"{key}: no role in {text!r}; roles are {', '.join(ROLES)}, groups {', '.join(GROUPS)}")
-    found: list[str] = []
+    roles: list[str] = []
     for part in text.strip().split("+"):
         part = part.strip()
         if part in GROUPS or part in ROLES:
-            found.append(part)
+            roles.append(part)
             continue
         unknown = [letter for letter in part if letter not in "qkvo"] if len(part) <= 4 else [part]
         if not part or unknown:
             named = unknown[0] if unknown else part
             hint = did_you_mean(named, (*ROLES, *GROUPS))
             raise ConfigError(f"{key}: no role {named!r} in {text!r}; {works}{hint}")
-        found.extend(part)
-    repeated = [role for role in dict.fromkeys(found) if found.count(role) > 1]
+        roles.extend(part)
+    repeated = [role for role in dict.fromkeys(roles) if roles.count(role) > 1]
     if repeated:
         raise ConfigError(f"{key}: role {repeated[0]!r} is named twice in {text!r}; name each once")
-    return tuple(found)
+    return tuple(roles)
 
 
 def spell_targets(roles: Collection[str]) -> str:

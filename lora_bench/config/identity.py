@@ -86,10 +86,10 @@ def run_id(science: Mapping[str, Any]) -> str:
     identity["model"] = {"fingerprint": science["model"]["fingerprint"]}
     for path, before in LATER_FIELDS.items():
         section, _, name = path.rpartition(".")
-        held = identity.get(section) if section else identity
-        if isinstance(held, Mapping) and name in held and held[name] == before:
-            held = {key: value for key, value in held.items() if key != name}
-            identity = identity | {section: held} if section else held
+        part = identity.get(section) if section else identity
+        if isinstance(part, Mapping) and name in part and part[name] == before:
+            part = {key: value for key, value in part.items() if key != name}
+            identity = identity | {section: part} if section else part
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

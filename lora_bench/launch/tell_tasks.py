@@ -46,16 +46,16 @@ def _labels(name: str, task: Task) -> str:
 
 def _repeats(task: Task) -> str:
     figures = summarise(task)
-    told = []
+    sayings = []
     for split, others in figures.repeats.items():
         rows = f"{len(task.splits[split]):,} {split.replace('_', ' ')} rows"
         repeated = [f"{n:,} of {other}" for other, n in others.items() if n]
-        told.append(f"of {rows} {listed(repeated)} too" if repeated else f"of {rows} none of train or select")
+        sayings.append(f"of {rows} {listed(repeated)} too" if repeated else f"of {rows} none of train or select")
     if figures.n_empty:
-        told.append(f"{counted(figures.n_empty, 'row')} with one text empty")
+        sayings.append(f"{counted(figures.n_empty, 'row')} with one text empty")
     is_cut = task.facts["cut"]["select"] != "own split"
-    told.append("select is cut from train, before it" if is_cut else "select has rows of its own")
-    return "; ".join(told)
+    sayings.append("select is cut from train, before it" if is_cut else "select has rows of its own")
+    return "; ".join(sayings)
 
 
 def _head(plan: Blueprint, task: Task) -> str:
@@ -67,13 +67,13 @@ def _head(plan: Blueprint, task: Task) -> str:
     head = weights.head_of(plan.folder) if plan.folder is not None else None
     if head is None or len(head.labels) != task.n_labels:
         return f"the head on {plan.name} begins fresh"
-    told = f"the head on {plan.name} begins as the checkpoint's"
+    start = f"the head on {plan.name} begins as the checkpoint's"
     if not task.label_names:
-        return told
+        return start
     in_order = f"{_few(task.label_names)}, in this order"
     if all(re.fullmatch(r"LABEL_\d+", label) for label in head.labels):
-        return f"{told}, whose outputs have no names; the task takes them for {in_order}"
-    outputs = f"{told}, whose outputs are {_few(head.labels)}"
+        return f"{start}, whose outputs have no names; the task takes them for {in_order}"
+    outputs = f"{start}, whose outputs are {_few(head.labels)}"
     ours, theirs = ([label.casefold() for label in labels] for labels in (task.label_names, head.labels))
     if ours == theirs:
         return f"{outputs}, as the task's"

@@ -65,8 +65,8 @@ def read(config: TaskConfig) -> Source:
         for split, numbers in labels.items():
             refuse_hidden(numbers, where=paths[split])
     else:
-        found = classes(raw)
-        names, keys, labels = found.names, found.keys, found.labels
+        learnt = classes(raw)
+        names, keys, labels = learnt.names, learnt.keys, learnt.labels
     splits = {}
     for split, columns in read_in.items():
         table = text_table(columns, config.text_columns, where=paths[split], key="task.text_columns")

@@ -135,7 +135,7 @@ def _from_hub(name: str, revision: str | None) -> Source:
     import datasets
 
     try:
-        found = datasets.load_dataset(HUB_NAME, name, revision=revision)
+        hub = datasets.load_dataset(HUB_NAME, name, revision=revision)
     except Exception as error:  # the client raises its own, requests', httpx's and OS errors for one cause: no data
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
@@ -144,19 +144,19 @@ def _from_hub(name: str, revision: str | None) -> Source:
         ) from error
     splits = {}
     for split, official_rows in task.rows.items():
-        if split not in found:
+        if split not in hub:
             continue
         where = f"{origin} {split}"
-        names = getattr(found[split].features.get("label"), "names", None)
+        names = getattr(hub[split].features.get("label"), "names", None)
         if names is not None and tuple(names) != task.label_names:
             raise ConfigError(f"{key}: {where} labels {list(names)}, but {name} has {list(task.label_names)}")
-        rows = found[split]
+        rows = hub[split]
         columns = Columns({column: list(rows[column]) for column in rows.column_names}, rows.num_rows, {})
         table = _table(task, columns, where=where, key=key)
         splits[ROLE_OF[split]] = Rows(table, split, official_rows, len(table) == official_rows)
     absent = _absent(task, splits)
     if missing := [split for split in absent if ROLE_OF[split] != "report_mismatched"]:
-        raise ConfigError(f"{key}: {origin} has no {missing[0]!r} split of {name}; it has {', '.join(map(str, found))}")
+        raise ConfigError(f"{key}: {origin} has no {missing[0]!r} split of {name}; it has {', '.join(map(str, hub))}")
     return Source(origin, _kind(task), task.label_names, task.metrics, splits, absent)
 
 
@@ -199,14 +199,14 @@ def _split_files(folder: Path, task: GlueTask) -> dict[str, list[Path]]:
     Raises:
         ConfigError: when a split has several sources, or lacks a shard.
     """
-    found: dict[str, dict[tuple[str, int | None], list[tuple[int, Path]]]] = {}
+    by_split: dict[str, dict[tuple[str, int | None], list[tuple[int, Path]]]] = {}
     for path in sorted(folder.iterdir()):
         parsed = _parse_name(path, task) if path.is_file() else None
         if parsed:
             split, shard, shards = parsed
-            found.setdefault(split, {}).setdefault((suffix_of(path), shards), []).append((shard or 0, path))
+            by_split.setdefault(split, {}).setdefault((suffix_of(path), shards), []).append((shard or 0, path))
     files = {}
-    for split, sources in found.items():
+    for split, sources in by_split.items():
         if len(sources) > 1:
             names = ", ".join(path.name for source in sources.values() for _, path in source)
             raise ConfigError(f"task.data_dir: several sources of {split!r} in {str(folder)!r} ({names}); keep one")

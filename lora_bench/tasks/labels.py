@@ -78,24 +78,24 @@ def classes(columns: Mapping[str, LabelColumn]) -> Classes:
             that train lacks, fewer than two classes or more than `MOST_LABELS`.
     """
     labels = {split: _labels_of(column) for split, column in columns.items()}
-    for split, found in labels.items():
-        if all(label.value == -1 for label in found):
+    for split, in_split in labels.items():
+        if all(label.value == -1 for label in in_split):
             raise ConfigError(
                 f"{KEY}: every label of {str(columns[split].path)!r} is -1, which marks hidden labels; give a split "
                 "whose labels are known, or call a class that is -1 in every row by a word"
             )
     class_names = _class_names(columns)
     if class_names:
-        labels = {split: _named(found, class_names, columns[split]) for split, found in labels.items()}
+        labels = {split: _named(in_split, class_names, columns[split]) for split, in_split in labels.items()}
     _refuse_two_spellings(labels, columns)
     ordered = _in_order(labels["train"], columns["train"])
     position = {label.value: number for number, label in enumerate(ordered)}
-    for split, found in labels.items():
-        for row, label in enumerate(found, start=1):
+    for split, in_split in labels.items():
+        for row, label in enumerate(in_split, start=1):
             if label.value not in position:
                 raise ConfigError(_unknown(label, row, columns[split], ordered))
     keys = tuple(_key(label, is_number=all(map(_is_number, ordered))) for label in ordered)
-    positions = {split: [position[label.value] for label in found] for split, found in labels.items()}
+    positions = {split: [position[label.value] for label in in_split] for split, in_split in labels.items()}
     return Classes(tuple(label.name for label in ordered), keys, positions)
 
 
@@ -282,8 +282,8 @@ def _named(labels: Sequence[Label], class_names: tuple[str, ...], column: LabelC
 
 def _refuse_two_spellings(labels: Mapping[str, Sequence[Label]], columns: Mapping[str, LabelColumn]) -> None:
     first: dict[Decimal, tuple[str, str]] = {}
-    for split, found in labels.items():
-        for row, label in enumerate(found, start=1):
+    for split, in_split in labels.items():
+        for row, label in enumerate(in_split, start=1):
             if not isinstance(label.value, Decimal):
                 continue
             place = f"{label.spelling!r} (row {row} of {str(columns[split].path)!r})"
@@ -297,16 +297,16 @@ def _refuse_two_spellings(labels: Mapping[str, Sequence[Label]], columns: Mappin
 
 def _in_order(train: Sequence[Label], column: LabelColumn) -> list[Label]:
     """The classes of train, each once: numbers by value, else by text."""
-    found = list({label.value: label for label in reversed(train)}.values())
-    if all(map(_is_number, found)):
+    distinct = list({label.value: label for label in reversed(train)}.values())
+    if all(map(_is_number, distinct)):
         broken = next((label for label in train if not _is_whole(label)), None)
         if broken is not None:
             raise ConfigError(
                 f"{KEY}: {broken.name!r} is no class; set task.kind=regression, or give whole numbers or text"
             )
-        ordered = sorted(found, key=lambda label: label.value)
+        ordered = sorted(distinct, key=lambda label: label.value)
     else:
-        ordered = sorted(found, key=lambda label: label.name)
+        ordered = sorted(distinct, key=lambda label: label.name)
     if len(ordered) < 2:
         raise ConfigError(f"{KEY}: train holds one label, {ordered[0].name!r}; classification needs at least two")
     if len(ordered) > MOST_LABELS:
@@ -332,7 +332,7 @@ def _key(label: Label, *, is_number: bool) -> str:
 
 
 def _unknown(label: Label, row: int, column: LabelColumn, ordered: Sequence[Label]) -> str:
-    shown = ", ".join(each.name for each in ordered[:10]) + (", ..." if len(ordered) > 10 else "")
+    shown = ", ".join(known.name for known in ordered[:10]) + (", ..." if len(ordered) > 10 else "")
     hint = "; -1 often marks hidden labels, which cannot be scored" if label.value == -1 else ""
     return (
         f"{KEY}: row {row} of {str(column.path)!r} has the label {label.name!r}, which train lacks; "

@@ -80,19 +80,19 @@ EMBEDDED = {
 
 def _memory_key(config: TaskConfig) -> str:
     """Equal for equal configurations whose files have not changed since."""
-    values = {each.name: getattr(config, each.name) for each in fields(config)}
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
     paths = [config.data_dir, config.train_file, config.select_file, config.report_file]
     folder = Path(config.data_dir or ".")
     stamps = []
     for path in paths:
-        for found in _files_under(folder / path if path is not config.data_dir else folder) if path else ():
-            status = found.stat()
-            stamps.append([str(found.resolve()), status.st_mtime_ns, status.st_size])
+        for file in _files_under(folder / path if path is not config.data_dir else folder) if path else ():
+            status = file.stat()
+            stamps.append([str(file.resolve()), status.st_mtime_ns, status.st_size])
     return json.dumps([values, stamps], sort_keys=True, default=str)
 
 
 def _files_under(path: Path) -> list[Path]:
     """The file itself, or the files of a folder and of its subfolders."""
     if path.is_dir():
-        return sorted(found for pattern in ("*", "*/*") for found in path.glob(pattern) if found.is_file())
+        return sorted(file for pattern in ("*", "*/*") for file in path.glob(pattern) if file.is_file())
     return [path] if path.is_file() else []

@@ -278,10 +278,10 @@ def _ragged(row: Sequence[str], header: Sequence[str], begin: int, lines: _Lines
             f"line {lines.n} of {file} holds a lone carriage return in a text; quote the text, or remove the "
             "carriage return"
         )
-    told = f"line {begin} of {file} has {len(row)} fields, its header {len(header)}"
+    fields = f"line {begin} of {file} has {len(row)} fields, its header {len(header)}"
     if len(row) < len(header):
-        return f"{told}: {header[len(row)].strip(_BLANKS)!r} is missing; give every row all fields, and quote texts"
-    return f"{told}; quote texts that hold the delimiter"
+        return f"{fields}: {header[len(row)].strip(_BLANKS)!r} is missing; give every row all fields, and quote texts"
+    return f"{fields}; quote texts that hold the delimiter"
 
 
 def _has_plain_quotes(text: str) -> bool:

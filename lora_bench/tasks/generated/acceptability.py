@@ -77,10 +77,12 @@ def determiner_noun(draw: Draws, lexicon: Lexicon, good: bool) -> str:
         mass, count = draw.pick(lexicon.masses), first.plural
         more, fewer = draw.pick((("much", "many"), ("less", "fewer"), ("little", "few")))
         lead = "too" if more == "much" else draw.pick(("very", "too")) if more == "little" else ""
-        (one, one_noun), (two, two_noun) = draw.pick((((more, mass), (fewer, count)), ((fewer, count), (more, mass))))
+        (left, left_noun), (right, right_noun) = draw.pick(
+            (((more, mass), (fewer, count)), ((fewer, count), (more, mass)))
+        )
         if not good:
-            one, two = two, one
-        return sentence(agent, verb, lead, one, one_noun, "and", lead, two, two_noun, adjunct(draw, lexicon, 30))
+            left, right = right, left
+        return sentence(agent, verb, lead, left, left_noun, "and", lead, right, right_noun, adjunct(draw, lexicon, 30))
     plural = draw.flip()
     singulars, plurals = ("this", "that"), ("these", "those")
     here, there = draw.pick((singulars, plurals)[plural]), draw.pick((plurals, singulars)[plural])
@@ -88,9 +90,9 @@ def determiner_noun(draw: Draws, lexicon: Lexicon, good: bool) -> str:
         if not good:
             here, there = there, here
         middle = draw.pick(("near", "and", "with"))
-        one = f"{here} {adjective(draw, lexicon, 30)} {first.form(plural)}"
-        two = f"{there} {adjective(draw, lexicon, 30)} {second.form(not plural)}"
-        return sentence(agent, verb, one, middle, two)
+        left = f"{here} {adjective(draw, lexicon, 30)} {first.form(plural)}"
+        right = f"{there} {adjective(draw, lexicon, 30)} {second.form(not plural)}"
+        return sentence(agent, verb, left, middle, right)
     if not good:
         here = there
     noun = f"{adjective(draw, lexicon, 40)} {first.form(plural)}"
@@ -104,16 +106,16 @@ def negative_polarity(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     handle, thing = draw.pick(lexicon.handle), draw.pick(lexicon.things).plural
     pattern = draw.below(4)
     if pattern == 0:
-        one, two = ("no", "the") if good else ("the", "no")
-        return sentence(one, first, "that", two, second, treat.past, "has ever", done.participle)
+        left, right = ("no", "the") if good else ("the", "no")
+        return sentence(left, first, "that", right, second, treat.past, "has ever", done.participle)
     if pattern == 1:
-        one, two = ("no", "the") if good else ("the", "no")
-        return sentence(one, first, "who", treat.past, two, second, handle.past, "any", thing)
+        left, right = ("no", "the") if good else ("the", "no")
+        return sentence(left, first, "who", treat.past, right, second, handle.past, "any", thing)
     if pattern == 2:
         inner_denied = draw.flip()
-        one = f"did not {treat.base}" if inner_denied else treat.past
-        two = f"did not {handle.base}" if good else handle.past
-        return sentence("the", first, "who", one, "the", second, two, "any", thing)
+        left = f"did not {treat.base}" if inner_denied else treat.past
+        right = f"did not {handle.base}" if good else handle.past
+        return sentence("the", first, "who", left, "the", second, right, "any", thing)
     said = draw.pick(lexicon.report_that)
     if good:
         return sentence("the", first, said, "that no", second, "had ever", done.participle)
@@ -147,26 +149,26 @@ def argument_structure(draw: Draws, lexicon: Lexicon, good: bool) -> str:
 def tense(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     """After 'have' stands the participle, after 'did' the base form, and alone the past."""
     first, second = (noun.singular for noun in draw.pick_two(lexicon.people))
-    one, two = draw.pick(lexicon.irregular_act), draw.pick(lexicon.irregular_handle)
+    left, right = draw.pick(lexicon.irregular_act), draw.pick(lexicon.irregular_handle)
     thing = draw.pick(lexicon.things).singular
     pattern = draw.below(4)
     if pattern == 0:
-        past, participle = (one.past, two.participle) if good else (one.participle, two.past)
+        past, participle = (left.past, right.participle) if good else (left.participle, right.past)
         parts = [f"the {first} {past}", f"the {second} had {participle} the {thing}"]
         if draw.flip():
             parts.reverse()
         return sentence(parts[0], draw.pick(("and", "because")), parts[1])
     if pattern == 1:
-        participle, past = (one.participle, two.past) if good else (one.past, two.participle)
+        participle, past = (left.participle, right.past) if good else (left.past, right.participle)
         return sentence("the", first, "who had", participle, past, "the", thing, adjunct(draw, lexicon, 50))
     if pattern == 2:
-        base, participle = (two.base, one.participle) if good else (two.participle, one.base)
+        base, participle = (right.base, left.participle) if good else (right.participle, left.base)
         parts = [f"the {first} did not {base} the {thing}", f"the {second} has not {participle}"]
         if draw.flip():
             parts.reverse()
         return sentence(parts[0], "and", parts[1])
     verb = draw.pick(lexicon.handle + lexicon.treat)
-    base, past = (verb.base, one.past) if good else (verb.past, one.base)
+    base, past = (verb.base, left.past) if good else (verb.past, left.base)
     target = thing if verb in lexicon.handle else draw.pick(lexicon.people).singular
     return sentence("the", first, past, "and the", second, "will", base, "the", target)
 

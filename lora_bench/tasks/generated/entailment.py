@@ -124,11 +124,11 @@ def quantifier(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
 def role_swap(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
     """Who did it to whom, whatever the wording."""
     first, second = (f"the {noun.singular}" for noun in draw.pick_two(lexicon.people))
-    one, two = (first, second) if good else (second, first)
+    left, right = (first, second) if good else (second, first)
     pattern = draw.below(4)
     if pattern == 0:
         verb = draw.pick(lexicon.treat)
-        pair = [sentence(first, verb.past, second), sentence(two, "was", verb.participle, "by", one)]
+        pair = [sentence(first, verb.past, second), sentence(right, "was", verb.participle, "by", left)]
         if draw.flip():
             pair.reverse()
         return pair[0], pair[1]
@@ -136,18 +136,18 @@ def role_swap(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:
         up, down = draw.pick(lexicon.converses)
         if draw.flip():
             up, down = down, up
-        return sentence(first, "was", up, "than", second), sentence(two, "was", down, "than", one)
+        return sentence(first, "was", up, "than", second), sentence(right, "was", down, "than", left)
     if pattern == 2:
         giving, to, taking, source = draw.pick(lexicon.exchanges)
         thing = f"the {draw.pick(lexicon.things).singular}"
-        pair = [sentence(first, giving, thing, to, second), sentence(two, taking, thing, source, one)]
+        pair = [sentence(first, giving, thing, to, second), sentence(right, taking, thing, source, left)]
         if draw.flip():
             pair.reverse()
         return pair[0], pair[1]
     treat, act = draw.pick(lexicon.treat).past, draw.pick(lexicon.act).past
     if draw.flip():
-        return sentence(first, "who", treat, second, act), sentence(one, act)
-    return sentence(first, "that", second, treat, act), sentence(one, act)
+        return sentence(first, "who", treat, second, act), sentence(left, act)
+    return sentence(first, "that", second, treat, act), sentence(left, act)
 
 
 def connective(draw: Draws, lexicon: Lexicon, good: bool) -> tuple[str, str]:

@@ -56,9 +56,9 @@ def generate(name: str, split: str, n_rows: int, phenomena: Sequence[str] = ()) 
         raise ValueError(f"n_rows: must be at least 1, got {n_rows}")
     grammar, lexicon = GRAMMARS[name], LEXICONS[split]
     known = phenomena_of(name)
-    if unknown := [each for each in phenomena if each not in known]:
-        told = f"those of {name} are {', '.join(known)}" if known else f"{name} has none to choose from"
-        raise ValueError(f"task.phenomena: no phenomenon {unknown[0]!r}; {told}")
+    if unknown := [phenomenon for phenomenon in phenomena if phenomenon not in known]:
+        works = f"those of {name} are {', '.join(known)}" if known else f"{name} has none to choose from"
+        raise ValueError(f"task.phenomena: no phenomenon {unknown[0]!r}; {works}")
     chosen = {"names": tuple(phenomena)} if phenomena else {}
     draw = Draws(f"lora_bench/{name}/{split}")
     is_scored = name == "similarity"

@@ -91,13 +91,13 @@ def expectation(draw: Draws, lexicon: Lexicon, good: bool) -> str:
     """What was expected, wished or claimed by others is not what was found."""
     item, parts = draw.pick(lexicon.subjects)
     holder = f"the {draw.pick(parts)}" if draw.percent(30) else f"the {item}"
-    expected, found = opinion(draw, lexicon, not good), opinion(draw, lexicon, good)
+    expected, observed = opinion(draw, lexicon, not good), opinion(draw, lexicon, good)
     pattern = draw.below(3)
     if pattern == 0:
-        return sentence(f"I expected a {quality(draw, lexicon, not good)} {item}, but it was {found}")
+        return sentence(f"I expected a {quality(draw, lexicon, not good)} {item}, but it was {observed}")
     if pattern == 1:
         return sentence(f"they had told us that {holder} was {expected}, yet we found it", quality(draw, lexicon, good))
-    return sentence(holder, f"was {found}, whatever people said about it being", quality(draw, lexicon, not good))
+    return sentence(holder, f"was {observed}, whatever people said about it being", quality(draw, lexicon, not good))
 
 
 def stance(draw: Draws, lexicon: Lexicon, good: bool) -> str:

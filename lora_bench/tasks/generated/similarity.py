@@ -78,14 +78,14 @@ def row(draw: Draws, lexicon: Lexicon, level: int) -> tuple[str, str]:
 
 def combinations() -> dict[int, list[tuple[str, ...]]]:
     """Sets of edits by their price in half points; 'swap' only beside small edits, where it stays recognisable."""
-    found: dict[int, list[tuple[str, ...]]] = {cost: [] for cost in range(LEVELS - 1)}
+    by_cost: dict[int, list[tuple[str, ...]]] = {cost: [] for cost in range(LEVELS - 1)}
     for size in range(5):
         for edits in itertools.combinations(PRICES, size):
             cost = int(2 * sum(PRICES[edit] for edit in edits))
             large = [edit for edit in edits if PRICES[edit] > 0.5]
             if cost < LEVELS - 1 and not ("swap" in large and len(large) > 1):
-                found[cost].append(edits)
-    return found
+                by_cost[cost].append(edits)
+    return by_cost
 
 
 def draw_event(draw: Draws, lexicon: Lexicon, *, is_personal: bool) -> Event:
