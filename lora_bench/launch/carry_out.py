@@ -22,7 +22,7 @@ from lora_bench.launch.tell import frame_of_plan
 from lora_bench.store import StoreReader
 from lora_bench.store.folder import Store
 from lora_bench.store.locks import owner_of, waited_for
-from lora_bench.store.secrets import without_folders
+from lora_bench.store.secrets import scrub_override, without_folders
 from lora_bench.verdicts import arms
 from lora_bench.wording import counted, size
 
@@ -335,7 +335,7 @@ def log_findings(plan: Plan, store: StoreReader) -> None:
             "sweep": plan.sweep,
             "runs": len(frame),
             "cells": plan.n_cells,
-            "command": [without_folders(one) for one in plan.command],
+            "command": [without_folders(scrub_override(word)) for word in plan.command],
         }
         tracking = open_tracking(config, directory=store.root / ".tracking")
         run = tracking.start(

@@ -28,7 +28,7 @@ from lora_bench.launch.precision import settle
 from lora_bench.models import machine
 from lora_bench.store import StoreReader, locks
 from lora_bench.store.errors import explained
-from lora_bench.store.secrets import scrub
+from lora_bench.store.secrets import scrub_override
 from lora_bench.training import inputs
 
 PROCESS_BYTES = 2**30
@@ -212,7 +212,7 @@ def _file_of(plan: Plan) -> PlanFile:
         retry=frozenset(plan.retry),
         threads=plan.threads,
         folder=os.getcwd(),
-        command=tuple(scrub(word) for word in plan.command),
+        command=tuple(scrub_override(word) for word in plan.command),
         sweep=plan.sweep,
     )
 
@@ -220,12 +220,12 @@ def _file_of(plan: Plan) -> PlanFile:
 def _entry(planned: Planned) -> Entry:
     run = planned.run
     config = to_dict(run.config)
-    config["tracking"]["tags"] = [scrub(tag) for tag in run.config.tracking.tags]
+    config["tracking"]["tags"] = [scrub_override(tag) for tag in run.config.tracking.tags]
     return Entry(
         run_id=run.run_id,
         cell_id=run.cell_id,
         config=config,
-        overrides=[scrub(override) for override in planned.overrides],
+        overrides=[scrub_override(override) for override in planned.overrides],
         science=run.science,
         manifest=run.manifest,
         adapter_parameters=run.counted_parameters,

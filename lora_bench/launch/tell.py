@@ -20,6 +20,7 @@ from lora_bench.store.environment import ENVIRONMENT_KEYS, SOFTWARE_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
 from lora_bench.store.locks import owner_of, remedy
+from lora_bench.store.secrets import scrub_override
 from lora_bench.verdicts import arms, settings, tuning
 from lora_bench.wording import command_line, counted, duration, size
 
@@ -187,7 +188,7 @@ def conclude(plan: Plan, store: StoreReader, out: Console, *, stopped: str | Non
             out.print(f"  {line}")
     if stopped:
         out.print(f"stopped early: {stopped}; every finished run is kept")
-    same = command_line(command)
+    same = command_line([scrub_override(word) for word in command])
     retry = " hydra.sweeper.retry_failed=true"
     if missing:
         elsewhere = _trained_elsewhere(plan, store)
@@ -264,7 +265,8 @@ def failures(plan: Plan, frame: Any) -> Iterator[str]:
         first = plan.runs[group["run_id"].iloc[0]]
         others = f" and {len(group) - 1} more" if len(group) > 1 else ""
         told = message if isinstance(message, str) else "no message"
-        yield f"{kind}: {told}  ({' '.join(first.overrides)}{others}; {group['run_id'].iloc[0]}/record.json)"
+        words = " ".join(map(scrub_override, first.overrides))
+        yield f"{kind}: {told}  ({words}{others}; {group['run_id'].iloc[0]}/record.json)"
 
 
 def analysis_command(plan: Plan, store: StoreReader) -> str:

@@ -36,7 +36,7 @@ from lora_bench.store.files import checksums
 from lora_bench.store.frame import frame_of, row_of
 from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, StoreReader, is_archive
 from lora_bench.store.record import CURVES
-from lora_bench.store.secrets import without_folders
+from lora_bench.store.secrets import scrub_override, without_folders
 from lora_bench.verdicts import settings
 from lora_bench.verdicts.arms import chosen_runs
 from lora_bench.wording import counted, listed
@@ -120,8 +120,9 @@ def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record, its command and error without the folders of the machine: an absolute path keeps its last part."""
     invocation = dict(record.get("invocation") or {})
     told = []
-    for given in invocation.get("overrides") or []:
-        name, is_set, value = str(given).partition("=")
+    for words in invocation.get("overrides") or []:
+        given = scrub_override(str(words))
+        name, is_set, value = given.partition("=")
         path = value.strip("'\"")
         told.append(override(name, Path(path).name) if is_set and Path(path).is_absolute() else given)
     error = record.get("error")

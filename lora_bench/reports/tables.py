@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from lora_bench.reports.figures import verdicts
 from lora_bench.reports.section import Column, Table
+from lora_bench.store.secrets import scrub_override
 from lora_bench.verdicts import gaps, settings, stats, tuning
 from lora_bench.verdicts.arms import Judgement
 from lora_bench.verdicts.note import Note, gap
@@ -190,7 +191,7 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
     have read it.
     """
     axes = {"adapter.targets", "adapter.rank", "train.lr", "seed", "store"}
-    names = {one: one.partition("=")[0].lstrip("+~") for one in map(str, overrides)}
+    names = {word: word.partition("=")[0].lstrip("+~") for word in map(scrub_override, map(str, overrides))}
     return [
         one
         for one, name in names.items()

@@ -11,11 +11,11 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lora_bench.store.errors import NewerRecord, RecordError, UnreadableRecord
-from lora_bench.store.secrets import scrubber
+from lora_bench.store.secrets import FACTS, TEXTS, scrub_override, scrubber
 
 FORMAT = 1
 RUN_ID = re.compile(r"[0-9a-f]{8,64}")
@@ -60,10 +60,24 @@ def canonical(document: Mapping[str, Any]) -> dict[str, Any]:
         RecordError: for a value that JSON has no form for.
     """
     places: list[str] = []
-    plain = _plain(document, "", places, scrubber())
+    kinds: dict[str, Callable[[str], str]] = dict.fromkeys(TEXTS, scrubber("all"))
+    kinds |= dict.fromkeys(FACTS, scrubber("none"))
+    others = scrubber("sure")
+    plain: dict[str, Any] = {}
+    for key, value in _text_keys(document, "record").items():
+        plain[key] = _plain(value, key, places, kinds.get(key, others))
+    if overrides := (plain.get("invocation") or {}).get("overrides"):
+        plain["invocation"]["overrides"] = [scrub_override(str(word)) for word in overrides]
     if places:
         plain["not_finite"] = sorted({*plain.get("not_finite", []), *places})
     return plain
+
+
+def _text_keys(value: Mapping[Any, Any], path: str) -> dict[str, Any]:
+    named = {_encodable(str(key)): item for key, item in value.items()}
+    if len(named) != len(value):
+        raise RecordError([f"{path} has two keys of one name"])
+    return named
 
 
 def _plain(value: Any, path: str, not_finite: list[str], scrubbed: Any) -> Any:
@@ -77,13 +91,8 @@ def _plain(value: Any, path: str, not_finite: list[str], scrubbed: Any) -> Any:
         not_finite.append(path)
         return None
     if isinstance(value, Mapping):
-        keys = [_encodable(str(key)) for key in value]
-        if len(set(keys)) != len(keys):
-            raise RecordError([f"{path or 'record'} has two keys of one name"])
-        return {
-            key: _plain(item, f"{path}.{key}" if path else key, not_finite, scrubbed)
-            for key, item in zip(keys, value.values(), strict=True)
-        }
+        items = _text_keys(value, path).items()
+        return {key: _plain(item, f"{path}.{key}", not_finite, scrubbed) for key, item in items}
     if hasattr(value, "tolist"):  # numpy arrays and scalars
         return _plain(value.tolist(), path, not_finite, scrubbed)
     if isinstance(value, Iterable) and not isinstance(value, (bytes, bytearray)):

@@ -28,7 +28,7 @@ from uuid import uuid4
 from lora_bench.paths import home
 from lora_bench.store.document import canonical
 from lora_bench.store.frame import row_of
-from lora_bench.store.secrets import scrub
+from lora_bench.store.secrets import scrub, scrub_override
 
 if TYPE_CHECKING:
     from lora_bench.config.schema import TrackingConfig
@@ -368,7 +368,7 @@ def _image(content: bytes) -> Any:
 
 
 def _clipped(text: str, length: int) -> str:
-    text = scrub(str(text))
+    text = scrub_override(str(text))
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

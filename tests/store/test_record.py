@@ -199,7 +199,7 @@ def test_no_secret_and_no_machine_path_enters_a_record(monkeypatch):
     for hidden in ("0123456789abcdef-key", "hunter2", "hf_aaa", "pw12345", str(Path(records.__file__).parents[2])):
         assert hidden not in text
     assert "~/data" in record["error"]["message"]
-    assert "tests/store/test_record.py" in record["error"]["traceback"]
+    assert 'test_record.py", line' in record["error"]["traceback"]
 
 
 @pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "KEYBOARD_LAYOUT", "MAX_TOKENIZED"])
