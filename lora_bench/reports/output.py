@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -60,14 +61,33 @@ def write_section(section: Section, out: Path) -> list[Path]:
 
 
 def write_table(table: Table, folder: Path) -> Path:
-    """NAME.csv with the full numbers and NAME.tex (booktabs) with the shown ones; returns the CSV's path."""
+    """NAME.csv with the full numbers and NAME.tex (booktabs) with the shown ones; returns the CSV's path.
+
+    A text in the CSV that a spreadsheet would run as a formula gets an apostrophe in front: one of several characters
+    that begins with = + - @, a tab or a carriage return, and is no number. Numbers stay numbers. A carriage return
+    becomes a space.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{table.name}.csv"
     tidy = table.frame.loc[:, [name for name in table.frame if not str(name).endswith("_shown")]]
+    tidy = tidy.rename(columns=_inert).map(_inert)
     tidy.to_csv(path, index=False, lineterminator="\n")
     if table.columns:
         path.with_suffix(".tex").write_text(latex(table), encoding="utf-8")
     return path
+
+
+def _inert(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return cell
+    text = cell.replace("\r", " ")  # which readers take for the end of the row
+    if len(cell) < 2 or cell[0] not in "=+-@\t\r":
+        return text
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{text}"
+    return text
 
 
 def latex(table: Table) -> str:
