@@ -15,6 +15,11 @@ LOOK_SECONDS = 0.2
 BUSY_CORES = 0.5
 """Cores in use by others from which threads sleep while they wait."""
 CGROUP = Path("/sys/fs/cgroup")
+MEMORY_FILES = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (*(f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")), "total_inactive_file"),
+)
+"""Limit, use, facts and what of it can be given back: of cgroup v2, and of v1."""
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +27,14 @@ log = logging.getLogger(__name__)
 def cores() -> int:
     """Cores that this process may use: those of its affinity, no more than its container is given."""
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = map(int, (CGROUP / "cpu.max").read_text(encoding="ascii").split())
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return n_cores
-    return max(1, min(n_cores, quota // period))
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of cgroup v2, and of v1
+        try:
+            quota, period = (int(word) for name in names for word in _limit(name).split())
+        except (OSError, ValueError):  # no container, or one without a limit ("max")
+            continue
+        if quota > 0 and period > 0:  # v1 says -1 where there is no limit
+            return max(1, min(n_cores, quota // period))
+    return n_cores
 
 
 def threads_asked() -> int | None:
@@ -40,12 +48,18 @@ def available_memory() -> int:
     import psutil
 
     free = psutil.virtual_memory().available
-    try:
-        limit, used = (int((CGROUP / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
-        kept = dict(line.split() for line in (CGROUP / "memory.stat").read_text(encoding="ascii").splitlines())
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
-        return free
-    return min(free, limit - used + int(kept.get("inactive_file", 0)))
+    for limits, uses, facts, reclaimable in MEMORY_FILES:
+        try:
+            limit, used = int(_limit(limits)), int(_limit(uses))
+            kept = dict(line.split() for line in _limit(facts).splitlines())
+            return min(free, limit - used + int(kept.get(reclaimable, 0)))
+        except (OSError, ValueError):  # no container, or one without a limit ("max"; v1 says a number beyond any host)
+            continue
+    return free
+
+
+def _limit(name: str) -> str:
+    return (CGROUP / name).read_text(encoding="ascii")
 
 
 def busy_cores(seconds: float = LOOK_SECONDS) -> float:

@@ -37,6 +37,21 @@ def test_a_containers_memory_is_what_it_is_given_not_what_the_host_has(container
     assert machine.available_memory() > 1_000_000
 
 
+def test_the_older_kind_of_container_is_respected_too(monkeypatch, tmp_path):
+    """Half of the clusters still have cgroup v1."""
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    files = {"cpu.cfs_quota_us": "100000", "cpu.cfs_period_us": "100000", "memory.limit_in_bytes": "1000000"}
+    files |= {"memory.usage_in_bytes": "600000", "memory.stat": "inactive_file 7\ntotal_inactive_file 100000\n"}
+    for name, text in files.items():
+        (tmp_path / name.partition(".")[0]).mkdir(exist_ok=True)
+        (tmp_path / name.partition(".")[0] / name).write_text(text)
+    assert (real_cores(), machine.available_memory()) == (1, 500_000)
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1")
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(str(2**63 - 4096))
+    assert real_cores() == AFFINITY
+    assert machine.available_memory() > 1_000_000
+
+
 def test_others_are_told_from_ourselves():
     """Our own work before training must not make the machine look busy, and a loop beside us must."""
     loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
