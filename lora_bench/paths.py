@@ -105,20 +105,28 @@ def _is_one_name(path: str) -> bool:
 
 def _temporary_cache() -> Path:
     """A folder of this account in the temporary one, whose name others can foresee: what they put there is not read."""
+    folder, is_ours = temporary_folder("lora_bench")
+    if not is_ours:
+        raise PathError(
+            f"{CACHE}: this account has no home folder, and others can write {str(folder)!r}; "
+            f"set {CACHE} to a folder of your own"
+        )
+    return folder
+
+
+def temporary_folder(name: str) -> tuple[Path, bool]:
+    """A folder of this account in the temporary one, of mode 0700, and whether it is this account's alone: others can
+    foresee its name, and may have made it first. One that cannot be made is nobody else's."""
     owner = os.getuid() if hasattr(os, "getuid") else "home"
-    folder = Path(tempfile.gettempdir()) / f"lora_bench-{owner}"
+    folder = Path(tempfile.gettempdir()) / f"{name}-{owner}"
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
         about = folder.lstat()
-        if not stat.S_ISDIR(about.st_mode) or about.st_uid != owner or about.st_mode & 0o022:
-            raise PathError(
-                f"{CACHE}: this account has no home folder, and others can write {str(folder)!r}; "
-                f"set {CACHE} to a folder of your own"
-            ) from None
-    except OSError:  # a cache that cannot be written costs time only
+        return folder, stat.S_ISDIR(about.st_mode) and about.st_uid == owner and not about.st_mode & 0o022
+    except OSError:  # the caller finds out when it writes, if it needs to
         pass
-    return folder
+    return folder, True
 
 
 def resource_root() -> Path:

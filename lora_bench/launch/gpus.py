@@ -6,12 +6,11 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
-from filelock import FileLock, Timeout
+from lora_bench import paths
+from lora_bench.store.locks import Lock
 
 GPU_POLL_SECONDS = 1.0
 
@@ -26,6 +25,9 @@ def claim_gpu(device: str, *, any_of_them: bool = True) -> Iterator[dict[str, st
         device: as in the configuration; `cpu` holds nothing.
         any_of_them: False takes the first visible one, for a process that may have touched it already.
 
+    Raises:
+        PathError: when the folder of the locks is not this account's alone.
+
     Yields:
         The environment of a process that shall see that GPU alone; empty where there is none.
     """
@@ -33,16 +35,16 @@ def claim_gpu(device: str, *, any_of_them: bool = True) -> Iterator[dict[str, st
     if not gpus:
         yield {}
         return
-    folder = Path(tempfile.gettempdir()) / f"lora_bench-gpus-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    folder, is_ours = paths.temporary_folder("lora_bench-gpus")
+    if not is_ours:
+        works = "remove it, or set TMPDIR to a folder of your own"
+        raise paths.PathError(f"TMPDIR: the locks of GPUs lie in {str(folder)!r}, which others can write; {works}")
     choices = list(gpus.items()) if any_of_them else list(gpus.items())[:1]
     has_said = False
     while True:
         for name, unique in choices:
-            lock = FileLock(folder / f"{unique}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
+            lock = Lock(folder / f"{unique}.lock")
+            if not lock.acquire():
                 continue
             try:
                 yield {"CUDA_VISIBLE_DEVICES": name}

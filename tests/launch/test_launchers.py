@@ -14,7 +14,7 @@ import pytest
 from configs import composed
 from lora_bench.config.compose import parse
 from lora_bench.launch import gpus
-from lora_bench.paths import resource_root
+from lora_bench.paths import PathError, resource_root
 from lora_bench.store.folder import Store
 from patience import PATIENCE_SECONDS
 
@@ -97,7 +97,7 @@ def test_slurm_is_sent_one_array_with_a_gpu_to_each_pack(command, training, monk
 @pytest.fixture
 def two_gpus(monkeypatch, tmp_path):
     monkeypatch.setattr(gpus, "visible_gpus", lambda: {"0": "GPU-a", "1": "GPU-b"})
-    monkeypatch.setattr(gpus.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(gpus, "GPU_POLL_SECONDS", 0.02)
 
 
@@ -125,6 +125,27 @@ def test_a_process_that_may_have_touched_the_first_gpu_takes_no_other(two_gpus):
         assert other == {"CUDA_VISIBLE_DEVICES": "1"}
     with gpus.claim_gpu("auto", any_of_them=False) as first:
         assert first == {"CUDA_VISIBLE_DEVICES": "0"}
+
+
+@pytest.mark.parametrize("kind", ["writable", "link", "file"])
+def test_a_lock_folder_that_is_not_ours_alone_is_refused(two_gpus, tmp_path, kind):
+    """Its name can be foreseen: whoever makes it first could keep every GPU, or have us write elsewhere."""
+    folder = tmp_path / f"lora_bench-gpus-{os.getuid()}"
+    if kind == "writable":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif kind == "link":
+        folder.symlink_to(tmp_path)
+    else:
+        folder.touch()
+    with pytest.raises(PathError, match=r"TMPDIR: the locks of GPUs lie in .*which others can write"):
+        gpus.claim_gpu("auto").__enter__()
+
+
+def test_the_lock_folder_is_of_this_account_alone(two_gpus, tmp_path):
+    with gpus.claim_gpu("auto"):
+        (folder,) = tmp_path.glob("lora_bench-gpus-*")
+        assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize(
