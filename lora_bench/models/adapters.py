@@ -167,6 +167,7 @@ def save(
     if not state.low_rank:
         changed = {name: tensor.detach().cpu() for name, tensor in state.extra.items()}
         save_file(head | _contiguous(fused.fuse_state(backbone.model, changed)), folder / "weights.safetensors")
+        _follow_umask(folder)
         return
     tensors = {f"base_model.model.{name}": tensor for name, tensor in head.items()}
     pieces = {
@@ -195,6 +196,17 @@ def save(
     config.save_pretrained(str(folder))
     _sort_targets(folder / "adapter_config.json")
     save_file(_contiguous(tensors), folder / "adapter_model.safetensors")
+    _follow_umask(folder)
+
+
+def _follow_umask(folder: Path) -> None:
+    """Safetensors makes files that their owner alone can read, whatever the account has set for files to be."""
+    fresh = folder / "mode"
+    fresh.touch()
+    mode = fresh.stat().st_mode & 0o777
+    fresh.unlink()
+    for path in folder.iterdir():
+        path.chmod(mode)
 
 
 def _sort_targets(path: Path) -> None:

@@ -3,6 +3,7 @@ alone."""
 
 import contextlib
 import copy
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -499,6 +500,22 @@ def test_any_mixture_equals_its_runs_alone(mixture, tokens):
         alone, alone_losses, _, _ = train(loaded, [run], tokens, steps=3)
         torch.testing.assert_close(losses[:, index], alone_losses[:, 0], rtol=1e-8, atol=1e-10)
         assert_same_state(states[index], alone[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077], ids=oct)
+def test_saved_files_have_the_permissions_that_the_account_gives_to_files(tmp_path, umask):
+    """Adapters in a shared store could be read by their owner alone."""
+    loaded, run = tiny("bert"), config(targets="qv", rank=2)
+    chosen = matrices(loaded, run)
+    state = adapters.make(loaded, run.adapter, chosen, backbone.head_state(loaded, 0), 0)
+    former = os.umask(umask)
+    try:
+        adapters.save(tmp_path / "adapter", loaded, run.adapter, chosen, state)
+    finally:
+        os.umask(former)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "adapter").iterdir()}
+    assert set(modes.values()) == {0o666 & ~umask}
+    assert "adapter_model.safetensors" in modes
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "phi3", "modernbert", "albert", "llama"])
