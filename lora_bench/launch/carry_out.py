@@ -9,10 +9,12 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
+from lora_bench.config.schema import TrackingConfig
 from lora_bench.launch import files, jobs, precision
 from lora_bench.launch.gpus import claim_gpu
 from lora_bench.launch.plan import Plan, save
@@ -62,6 +64,7 @@ def carry_out(
     precision.keep_precision(folder)
     save(plan)
     files.offline_file(plan.path).unlink(missing_ok=True)
+    _choose_mirror(plan)
     numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     try:
         with SweepProgress(len(plan.pending()), console=out) as progress:
@@ -110,6 +113,22 @@ def _stop(plan: Plan) -> None:
         files.stop_file(plan.path, plan.launch).touch()
 
 
+def _choose_mirror(plan: Plan) -> None:
+    """Find out, and say, before anything trains whether runs are mirrored online; jobs need not ask again."""
+    from lora_bench.tracking.live import choose_mode
+
+    config = _mirror(plan)
+    with contextlib.suppress(Exception):  # whoever opens the mirror says so
+        if config.backend != "none" and choose_mode(config) == "offline":
+            files.offline_file(plan.path).touch()
+
+
+def _mirror(plan: Plan) -> TrackingConfig:
+    """The tracking of a sweep, offline once it was found to be."""
+    config = next(iter(plan.runs.values())).run.config.tracking
+    return replace(config, mode="offline") if files.offline_file(plan.path).exists() else config
+
+
 def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console) -> list[int]:
     """Wait for packs that another launch of this sweep holds; those that it left unfinished when it ended."""
     for number in held:
@@ -141,7 +160,7 @@ def _in_process(
     from lora_bench.tracking.live import open_tracking
 
     first = next(iter(plan.runs.values())).run
-    tracking = open_tracking(first.config.tracking, directory=store.root / ".tracking")
+    tracking = open_tracking(_mirror(plan), directory=store.root / ".tracking")
     invocation = {"overrides": plan.command, "sweep": plan.sweep}
     done, failed = progress.done, progress.failed
     held = []
@@ -317,8 +336,7 @@ def log_findings(plan: Plan, store: StoreReader) -> None:
 
     Costs a sweep nothing when it fails: the store has everything, and the scripts of analysis/ show it.
     """
-    first = next(iter(plan.runs.values())).run
-    config = first.config.tracking
+    config = _mirror(plan)
     frame = frame_of_plan(plan, store)
     if config.backend == "none" or not (frame["status"] == "finished").any():
         return
