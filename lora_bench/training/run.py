@@ -195,6 +195,7 @@ class _Desk:
         n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])
         checkpoint = Checkpoint(self.store.root, [run.run_id for run in runs], about["environment"]["id"])
+        checkpoint.clear_finished(self.store.has)
         try:
             trained, pack_seconds = self._train(attempts, loaded, task, tokens, sample, checkpoint)
         except Exception:

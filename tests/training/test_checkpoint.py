@@ -118,3 +118,22 @@ def test_a_pack_that_fails_leaves_no_checkpoint(tmp_path, always, monkeypatch):
     (record,) = run_pack([resolve(tiny_config())], store)
     assert record["status"] == "failed"
     assert held(store) == []
+
+
+def test_what_finished_packs_have_left_is_cleared_by_the_next_and_the_rest_is_told(tmp_path, caplog):
+    """A kill between the records and the removal left a file of the backbone's size for good."""
+    run = resolve(tiny_config(task__train_rows=40))
+    store = Store(tmp_path)
+    run_pack([run], store)
+    left = {"done": [run.run_id], "open": [run.run_id, "0" * 16]}
+    paths = {}
+    for name, run_ids in left.items():
+        (one := Checkpoint(store.root, run_ids, name)).save(State())
+        paths[name] = one.path
+    foreign = store.root / FOLDER / "mine.safetensors"
+    foreign.write_bytes(b"mine")
+    with caplog.at_level(logging.INFO):
+        run_pack([resolve(tiny_config(task__train_rows=40, seed=1))], store)
+    assert sorted(held(store)) == sorted([paths["open"].name, foreign.name])
+    assert f"{paths['done']} is removed: its 1 runs are finished" in caplog.text
+    assert "1 in" in caplog.text
