@@ -30,7 +30,9 @@ def test_a_run_ends_in_one_complete_folder(store):
     """Record, predictions and adapter: what every table, figure and reload rests on."""
     one = resolve(tiny_config())
     (record,) = run_pack([one], store)
-    assert record == store.record(one.run_id)
+    stored = store.record(one.run_id)
+    assert set(stored.pop("files")) >= {"predictions.parquet", "adapter/adapter_model.safetensors"}
+    assert record == stored
     assert record["status"] == "finished" and record["error"] is None
     assert record["parameters"]["adapter"] == 2 * 2 * 4 * 64 and record["parameters"]["head"] == 2 * 32 + 2
     assert [matrix["role"] for matrix in record["manifest"]] == ["q", "v", "q", "v"]
