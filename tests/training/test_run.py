@@ -125,7 +125,9 @@ def test_a_run_may_keep_its_scores_and_not_its_adapter(store):
     assert one.run_id == resolve(tiny_config()).run_id
     (record,) = run_pack([one], store)
     assert record["adapter_dropped"]["why"] == "store.keep_adapters=none"
-    assert record == store.record(one.run_id)
+    stored = store.record(one.run_id)
+    assert set(stored.pop("files")) == {"predictions.parquet"}
+    assert record == stored
     assert record["guards"]["reloads"] is True
     assert sorted(path.name for path in store.path(one.run_id).iterdir()) == ["predictions.parquet", "record.json"]
 
