@@ -11,7 +11,7 @@ from lora_bench.config.errors import ConfigError, did_you_mean
 from lora_bench.config.schema import RunConfig
 
 PACKAGE = "_global_"
-SWEEPER_KEYS = ("params", "grids", "pack_size", "workers", "dry_run", "fail_fast", "retry_failed")
+SWEEPER_KEYS = ("params", "grids", "study", "pack_size", "workers", "hours", "dry_run", "fail_fast", "retry_failed")
 _HINTS = {
     "'\\t'": "indent with spaces, never with tabs",
     "duplicate": "give each key once",
@@ -78,7 +78,7 @@ def check_sweep(file: str, content: Any, *, package: str | None = PACKAGE) -> No
         raise ConfigError(f"sweeps: {file}: hydra.sweeper.grids: {_shown(grids)} where a list of grids belongs")
 
 
-def _check_keys(file: str, section: str, content: Any, known: tuple[str, ...] | None = None) -> None:
+def _check_keys(file: str, section: str, content: Any, known: tuple[str, ...] = ()) -> None:
     """That a section holds keys and values, of known names where those are given."""
     where = f"{section}: " if section else ""
     if not isinstance(content, Mapping):

@@ -96,11 +96,10 @@ def run_isolated(reference: str, worker: Worker | None = None) -> dict[str, Any]
         with claim_pack(path, number) as is_ours:
             if is_ours:
                 with _under_way(path, number), contextlib.ExitStack() as own:
-                    if worker is None:
-                        worker = own.enter_context(Worker())
-                        if launch:
-                            own.enter_context(worker.ending_with_parent())
-                    outcome["message"] = _run_pack_in_child(path, number, plan, store, worker)
+                    trainer = worker or own.enter_context(Worker())
+                    if worker is None and launch:
+                        own.enter_context(trainer.ending_with_parent())
+                    outcome["message"] = _run_pack_in_child(path, number, plan, store, trainer)
             else:
                 outcome |= {"message": "another process trains this pack", "is_held": True}
         statuses = [store.status(entry.run_id) for entry in pack]

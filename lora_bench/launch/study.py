@@ -21,14 +21,14 @@ from lora_bench.launch import tell, tell_study
 from lora_bench.launch.carry_out import LATE
 from lora_bench.launch.estimate import estimate
 from lora_bench.launch.families import Family
-from lora_bench.launch.plan import Candidate, Plan, command_line
+from lora_bench.launch.plan import Candidate, Plan
 from lora_bench.store import StoreReader
 from lora_bench.store.journal import plain
 from lora_bench.store.record import utc_now
 from lora_bench.verdicts import scheme
 from lora_bench.verdicts.looks import Look
 from lora_bench.verdicts.scheme import Course
-from lora_bench.wording import counted
+from lora_bench.wording import command_line, counted
 
 
 @dataclass(frozen=True)

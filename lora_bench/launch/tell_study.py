@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lora_bench.launch.families import Family
-from lora_bench.launch.plan import Plan, command_line
+from lora_bench.launch.plan import Plan
 from lora_bench.store import StoreReader
 from lora_bench.verdicts import looks, power, scheme
 from lora_bench.verdicts.looks import Finding, Look
 from lora_bench.verdicts.scheme import Course
-from lora_bench.wording import counted, interval, p_value, signed
+from lora_bench.wording import command_line, counted, interval, p_value, signed
 
 
 def announce(family: Family, course: Course, plan: Plan, out: Console) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from lora_bench.reports.figures import style
 from lora_bench.reports.section import Column, Section, Table
+from lora_bench.verdicts.note import gap
 from lora_bench.wording import visible
 
 
@@ -56,7 +57,7 @@ def write_section(section: Section, out: Path) -> list[Path]:
     for name, figure in section.figures.items():
         written.append(style.save(figure, out / "figures", name))
         if reason := figure.get_label():
-            section.notes.append(f"figure {name} could not be drawn ({reason}); its numbers are in the tables")
+            section.notes.append(gap(f"figure {name} could not be drawn ({reason}); its numbers are in the tables"))
     return written
 
 
