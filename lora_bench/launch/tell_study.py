@@ -112,7 +112,7 @@ def describe(family: Family, course: Course, out: Console, *, seconds_of_run: fl
         seconds_of_run, bytes_of_run: what a run takes here, nan where unknown.
     """
     declared = family.declaration
-    least, most = runs_at_least(family, course), runs_at_most(family)
+    least, most = runs_at_least(family), runs_at_most(family)
     against = "all pairs" if declared.reference is None else f"{declared.reference} against each other"
     out.print(
         f"{family.title}: {counted(len(declared.placements), 'placement')}, {against}, {declared_in_words(family)}"
@@ -135,7 +135,7 @@ def declared_in_words(family: Family) -> str:
     )
 
 
-def runs_at_least(family: Family, course: Course) -> int:
+def runs_at_least(family: Family) -> int:
     """Everything settled at the first look, with one rate alive each."""
     declared = family.declaration
     n_fine = 3 * scheme.FINE_SEEDS - 1  # the best of the coarse rates has its first seed

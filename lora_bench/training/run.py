@@ -187,9 +187,8 @@ class _Desk:
     ) -> list[dict[str, Any]]:
         runs = [attempt.run for attempt in attempts]
         first = runs[0]
-        loaded = backbone.load(
-            first.blueprint, precision=first.precision, device=devices.resolve_device(first.config.device)
-        )
+        device = devices.resolve_device(first.config.device)
+        loaded = backbone.load(first.blueprint, precision=first.precision, device=device)
         guards.require_known_start(loaded)
         task, tokens = first.task, first.tokens()
         n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
@@ -224,10 +223,8 @@ class _Desk:
             subject = _subject(attempt, started, about)
             measured = _measured(attempt, parameters=_count(attempt.run, state, loaded), cost=cost)
             try:
-                if trained.finite_steps[index] < first.steps:
-                    raise NonFiniteError(
-                        f"the loss or the gradient is not finite at step {trained.finite_steps[index]}"
-                    )
+                if (step := trained.finite_steps[index]) < first.steps:
+                    raise NonFiniteError(f"the loss or the gradient is not finite at step {step}")
                 logits = {split: values[index] for split, values in trained.logits.items()}
                 checks = {"start_gap": trained.start_gap, "frozen_weights_unchanged": trained.is_frozen_intact}
                 data: dict[str, Any] = {"task": task, "tokens": tokens, "sample": sample}

@@ -283,7 +283,7 @@ def test_methods_that_change_the_weights_ride_alone(command, training):
         ("hydra.sweeper.pack_size=0", "hydra.sweeper.pack_size: no 0"),
         ("hydra.sweeper.pack_size=many", "hydra.sweeper.pack_size: no 'many'"),
         ("hydra.sweeper.dry_run=3", "hydra.sweeper.dry_run: 3 is no switch"),
-        ("hydra.sweeper.dryrun=true", "hydra.sweeper.dryrun: no such key; keys are params, grids, pack_size"),
+        ("hydra.sweeper.dryrun=true", "hydra.sweeper.dryrun: no such key; keys are params, grids, study, pack_size"),
         ("store=a,b", "store: 2 folders in one sweep"),
         ("show=targets", "show: 'targets' is about one run"),
     ],

@@ -10,6 +10,11 @@ from lora_bench.config.schema import ModelConfig
 from lora_bench.models import files
 
 
+_HEADER = b'{"weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+WEIGHTS = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(4)
+"""A safetensors file of one number."""
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """An installed package whose code tells that it ran, with a folder that a model could be."""
@@ -17,14 +22,14 @@ def package(tmp_path, monkeypatch):
     (folder / "model").mkdir(parents=True)
     (folder / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n", encoding="utf-8")
     (folder / "model" / "config.json").write_text('{"model_type": "bert"}', encoding="utf-8")
-    (folder / "model" / "model.safetensors").write_bytes(b"weights")
+    (folder / "model" / "model.safetensors").write_bytes(WEIGHTS)
     monkeypatch.syspath_prepend(str(tmp_path))
     return folder
 
 
 def test_a_package_is_read_and_its_code_never_runs(package, tmp_path):
     """A configuration is data: somebody else's sweep must not choose what is imported."""
-    packaged = {"name": "a/b", "package": package.name, "sha256": hashlib.sha256(b"weights").hexdigest()}
+    packaged = {"name": "a/b", "package": package.name, "sha256": hashlib.sha256(WEIGHTS).hexdigest()}
     assert files.find(ModelConfig(name="a/b", weights="pretrained", packaged=packaged)) == package / "model"
     assert not (tmp_path / "ran").exists() and package.name not in sys.modules
 
