@@ -9,7 +9,6 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
 from lora_bench.models import files
 
-
 _HEADER = b'{"weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 WEIGHTS = len(_HEADER).to_bytes(8, "little") + _HEADER + bytes(4)
 """A safetensors file of one number."""
