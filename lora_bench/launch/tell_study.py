@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
@@ -12,7 +13,7 @@ from lora_bench.launch.families import Family
 from lora_bench.launch.plan import Plan
 from lora_bench.store import StoreReader
 from lora_bench.verdicts import looks, power, scheme
-from lora_bench.verdicts.looks import Finding, Look
+from lora_bench.verdicts.looks import Look
 from lora_bench.verdicts.scheme import Course
 from lora_bench.wording import command_line, counted, interval, p_value, signed
 
@@ -43,27 +44,6 @@ def show_look(family: Family, look: Look, out: Console) -> None:
         out.print(f"  at no rate tried better than the head alone on select: {', '.join(unlearned)}")
 
 
-def word_of(finding: Finding, *, n_last: int) -> str:
-    """`better`, or `open (61 % to be settled at 32 seeds)`."""
-    if finding.word != looks.OPEN:
-        return finding.word
-    if not math.isfinite(finding.chance):
-        return f"open at {finding.n_seeds} seeds"
-    if finding.chance < looks.FUTILE:
-        return f"open; {n_last} seeds will not settle it"
-    return f"open ({100 * finding.chance:.0f} % to be settled at {n_last} seeds)"
-
-
-def failed_in_words(finding: Finding) -> str:
-    """`q 1 of 16 (0 to 30 %)`: seeds that predicted one class or diverged, with the exact interval of their share."""
-    told = []
-    for name, n_failed in zip(finding.pair, finding.n_failed, strict=True):
-        if n_failed:
-            low, high = looks.failed_interval(n_failed, finding.n_seeds)
-            told.append(f"{name} {n_failed} of {finding.n_seeds} ({100 * low:.0f} to {100 * high:.0f} %)")
-    return ", ".join(told) or "-"
-
-
 def _table(family: Family, look: Look) -> Table:
     n_last = family.declaration.looks[-1]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -74,9 +54,9 @@ def _table(family: Family, look: Look) -> Table:
             f"{finding.first} − {finding.second}",
             signed(finding.difference),
             interval(finding.low, finding.high, signed),
-            word_of(finding, n_last=n_last),
+            looks.spoken(asdict(finding), n_last=n_last),
             str(finding.n_seeds),
-            failed_in_words(finding),
+            looks.failed_in_words(asdict(finding)) or "-",
             p_value(finding.p_different),
             p_value(finding.p_tied),
         )

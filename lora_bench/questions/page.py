@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.questions import QUESTIONS, claims, weight_types
+from lora_bench.questions import QUESTIONS, claims, studies, weight_types
 from lora_bench.questions.across import across
 from lora_bench.reports import output
 from lora_bench.reports.figures import style, verdicts
@@ -79,7 +79,8 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str) -> dict:
     if len(matrix):
         style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix")
         output.write_table(Table("verdicts", "every contrast", matrix), out / "tables")
-    verdict = verdict_sentences(sections, card)
+    found = studies.sections(scope.store)
+    verdict = [*(study.sentence for study in found), *verdict_sentences(sections, card)]
     context = {
         "title": title,
         "question": "Which weight matrices should LoRA adapt, at which rank, and how sure can we be?",
@@ -88,6 +89,7 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str) -> dict:
         "matrix": shown_matrix(matrix),
         "parts": list(parts.values()),
         "claims": claims_matrix(card),
+        "studies": [shown_section("Study", study, out) for study in found],
         "overview": [shown_section("Across tasks", one, out) for one in across(placements)],
         "environments": environments(runs, open_store(scope.store)),
         "missing": [*absent, *gaps(sections)],

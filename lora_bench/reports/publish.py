@@ -16,7 +16,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from lora_bench.store.disk import to_disk
 from lora_bench.store.errors import StoreError, explained
 from lora_bench.store.files import checksums
 from lora_bench.store.frame import frame_of, row_of
+from lora_bench.store.journal import journals
 from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, StoreReader, is_archive
 from lora_bench.store.record import CURVES
 from lora_bench.store.secrets import scrub_override, without_folders
@@ -109,6 +110,7 @@ def write_archive(
                     folder / PREDICTIONS, {run_id: homes[run_id] for run_id in sorted(best["run_id"])}
                 ),
                 "runs_with_adapter": n_adapters,
+                "studies": _copy_journals(stores, folder, set(frame["run_id"])),
                 "files": checksums(folder),
             }
             check_names(manifest["files"], out)
@@ -241,6 +243,20 @@ def _of_cells(best: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
         seeds = sorted(mine["seed"].unique())
         kept.append(mine[mine["seed"].isin(seeds[: int(n_seeds)] if n_seeds else seeds)])
     return pd.concat(kept).drop_duplicates("run_id")
+
+
+def _copy_journals(stores: Sequence[StoreReader], folder: Path, run_ids: Collection[str]) -> int:
+    """The journals of studies whose looks rest on runs of the archive alone; how many there are."""
+    n_copied = 0
+    for journal in (journal for store in stores for journal in journals(store.root)):
+        target = folder / journal.archived_as
+        looks = (journal.read() or {"looks": []})["looks"]
+        is_whole = all(run_id in run_ids for look in looks for run_id in look["runs"])
+        if looks and is_whole and not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(journal.path, target)
+            n_copied += 1
+    return n_copied
 
 
 def _copy_adapter(store: StoreReader, run_id: str, folder: Path) -> bool:

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from lora_bench.store.archive import ADAPTERS, OLD, Content, is_name, old_archive
 from lora_bench.store.errors import StoreError, reason
+from lora_bench.store.journal import ARCHIVED
 from lora_bench.store.locks import Lock, owner_of, remedy
 from lora_bench.store.reader import MANIFEST, is_archive
 
@@ -90,8 +91,13 @@ def replace(folder: Path, out: Path) -> None:
 def files_of(out: Path) -> list[str]:
     """The files of the archive in a folder, or of one that is damaged, the manifest last."""
     below = [path.relative_to(out).as_posix() for path in sorted((out / ADAPTERS).rglob("*")) if not path.is_dir()]
+    below += [f"{ARCHIVED}/{name}" for name in _names_in(out / ARCHIVED) if is_name(f"{ARCHIVED}/{name}")]
     names = [name for name in sorted(os.listdir(out)) if is_name(name)]
     return sorted([*names, *below], key=lambda name: name == MANIFEST)
+
+
+def _names_in(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder)) if folder.is_dir() else []
 
 
 def _put_right(out: Path) -> None:

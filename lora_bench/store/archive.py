@@ -38,7 +38,7 @@ OLD = ".old-archive-"
 """How the folder of an archive that is being replaced begins; see `reports.replace`."""
 # No name here leaves the folder, and none is of a kind that runs code when it is read.
 _NAME = re.compile(
-    r"records\.jsonl\.gz|predictions\.parquet"
+    r"records\.jsonl\.gz|predictions\.parquet|studies/\w[\w.-]*\.json"
     r"|adapters/[0-9a-f]{8,64}/adapter/(?:\w[\w.-]*/)*\w[\w.-]*\.(?:safetensors|json|md)",
     re.ASCII,
 )

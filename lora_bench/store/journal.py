@@ -25,6 +25,8 @@ from lora_bench.store.errors import StoreError, explained
 
 FOLDER = ".studies"
 FILE = "family.json"
+ARCHIVED = "studies"
+"""Where an archive has them, each in a file by its family's name."""
 JOURNAL_FORMAT = 1
 
 _CHECKSUM = re.compile(rb'\{"checksum": "([0-9a-f]{64})",\n')
@@ -42,6 +44,11 @@ class Journal:
         text = json.dumps(setting, sort_keys=True, ensure_ascii=False)
         name = re.sub(r"[^A-Za-z0-9_.-]", "-", study)[:60]
         return cls(root / FOLDER / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}" / FILE)
+
+    @property
+    def archived_as(self) -> str:
+        """Its name in an archive."""
+        return f"{ARCHIVED}/{self.path.parent.name if self.path.name == FILE else self.path.stem}.json"
 
     def read(self) -> dict[str, Any] | None:
         """What was written; None before the first.
@@ -87,7 +94,7 @@ class Journal:
 
 def journals(root: Path) -> list[Journal]:
     """Every family that a store or an archive holds, by name."""
-    return [Journal(path) for path in sorted((root / FOLDER).glob(f"*/{FILE}"))]
+    return [Journal(path) for path in sorted([*(root / FOLDER).glob(f"*/{FILE}"), *(root / ARCHIVED).glob("*.json")])]
 
 
 def plain(value: Any) -> Any:

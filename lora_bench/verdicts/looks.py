@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import special, stats
@@ -308,3 +309,38 @@ def learning_of(points: Sequence[Points], floor: Points | None, margin: float) -
 
 def _varies(differences: np.ndarray) -> bool:
     return bool(np.ptp(differences) > 1e-9 * max(float(np.abs(differences).max()), 1e-9))
+
+
+# ---------------------------------------------------------------- in words
+
+
+def spoken(finding: Mapping[str, Any], *, n_last: int) -> str:
+    """The word of a finding, or of an open one what can still become of it: `open (61 % to be settled at 32 seeds)`.
+
+    Args:
+        finding: its fields, as a journal keeps them.
+        n_last: seeds of the family's last look.
+    """
+    chance = finding["chance"]
+    if finding["word"] != OPEN:
+        return str(finding["word"])
+    if chance is None or math.isnan(chance):
+        high = max((abs(finding[end]) for end in ("low", "high") if finding[end] is not None), default=math.nan)
+        within = f": |difference| < {100 * high:.1f}" if math.isfinite(high) else ""
+        return f"open at {finding['n_seeds']}{within}"
+    if chance < FUTILE:
+        return f"open; {n_last} seeds will not settle it"
+    return f"open ({100 * chance:.0f} % to be settled at {n_last} seeds)"
+
+
+def failed_in_words(finding: Mapping[str, Any]) -> str:
+    """`q 1 of 16 (0 to 30 %)`: seeds that predicted one class or diverged, with the exact interval of their share.
+
+    Empty where there are none.
+    """
+    told = []
+    for name, n_failed in zip((finding["first"], finding["second"]), finding["n_failed"], strict=True):
+        if n_failed:
+            low, high = failed_interval(n_failed, finding["n_seeds"])
+            told.append(f"{name} {n_failed} of {finding['n_seeds']} ({100 * low:.0f} to {100 * high:.0f} %)")
+    return ", ".join(told)

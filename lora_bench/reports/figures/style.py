@@ -41,6 +41,10 @@ VERDICTS = {  # said of the first cell: colour, marker
     "worse": (RED, "s"),
     "tied": (GREEN, "D"),
     "unresolved": (FAINT, "o"),
+    "learns more often": (BLUE, "^"),  # the words of a study beside these
+    "learns less often": (RED, "v"),
+    "open": (FAINT, "o"),
+    "did not learn": (FAINT, "x"),
 }
 SERIES = {
     "q": (BLUE, "o"),

@@ -1,0 +1,174 @@
+"""What studies found: the words of their journals, as they were given, with what is open.
+
+A study's words hold over its looks and the rates that it tried; those of the other tables are for one look at the rates
+that were chosen. Both can stand on one page, and where both judge a contrast the study's count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lora_bench import wording
+from lora_bench.reports.figures import style, verdicts
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.store.journal import journals
+from lora_bench.verdicts import looks
+from lora_bench.verdicts.note import Note, gap
+from lora_bench.verdicts.settings import slug_of
+
+PHRASES = {  # word -> how the sentence puts it, of the first placement against those named
+    looks.BETTER: "better than {}",
+    looks.WORSE: "worse than {}",
+    looks.TIED: "tied with {}",
+    looks.MORE_OFTEN: "learns more often than {}",
+    looks.LESS_OFTEN: "learns less often than {}",
+    looks.OPEN: "open against {}",
+    looks.NOT_LEARNED: "not compared with {}, of which one did not learn at any rate tried",
+}
+
+
+def sections(store: Path) -> list[Section]:
+    """One section per family whose journal holds a look, in order of their titles.
+
+    Raises:
+        StoreError: when a journal cannot be read.
+    """
+    written = [journal.read() for journal in journals(store)]
+    families = sorted((content for content in written if content and content["looks"]), key=lambda one: one["title"])
+    titles = [content["title"] for content in families]
+    made = []
+    for number, content in enumerate(families):
+        title = content["title"]
+        if titles.count(title) > 1:
+            title = f"{title}, family {titles[: number + 1].count(title)}"
+        made.append(section(title, content))
+    return made
+
+
+def section(title: str, content: Mapping[str, Any]) -> Section:
+    """The section of one family.
+
+    Args:
+        content: its journal, as `Journal.read` gives it.
+    """
+    declared, last = content["declaration"], content["looks"][-1]
+    frame = _frame(declared, content["looks"])
+    name = f"study_{slug_of(title)}"
+    metric = content["metric"]
+    n_last = declared["looks"][-1]
+    return Section(
+        title=f"Study: {title}",
+        sentence=sentence(title, content),
+        tables=[
+            Table(
+                name,
+                f"{title}: words after look {last['number'] + 1} of {len(declared['looks'])}",
+                frame,
+                [
+                    Column("contrast", "contrast", is_number=False),
+                    Column("difference", "difference", wording.signed),
+                    Column("interval_shown", "interval", is_number=False),
+                    Column("word_shown", "the first is", is_number=False),
+                    Column("n_seeds", "seeds", wording.count),
+                    Column("failed_shown", "failed seeds", wording.text, is_number=False),
+                    Column("rates_shown", "rates alive", wording.text, is_number=False, on_screen=False),
+                ],
+            )
+        ],
+        figures={
+            name: verdicts.contrasts(
+                frame.assign(label=frame["contrast"], verdict=frame["word"], extra=frame["extra"]),
+                margin=declared["margin"],
+            )
+        },
+        captions={
+            name: f"{style.short_metric(metric)}, first minus second, paired by seed, each at the rate that select "
+            f"ranks first; intervals hold over all {len(frame)} contrasts and {len(declared['looks'])} looks, and "
+            f"the band is the margin of {100 * declared['margin']:g}."
+        },
+        notes=_notes(content, n_last),
+    )
+
+
+def sentence(title: str, content: Mapping[str, Any]) -> str:
+    """`On minilm · cola, after look 1 of 3 (8 seeds): qv is better than q and k, open against v.`"""
+    declared, last = content["declaration"], content["looks"][-1]
+    by_first: dict[str, dict[str, list[str]]] = {}
+    for finding in last["findings"]:
+        by_first.setdefault(finding["first"], {}).setdefault(finding["word"], []).append(finding["second"])
+    told = [
+        f"{first} is "
+        + ", ".join(PHRASES[word].format(wording.listed(by_word[word])) for word in PHRASES if word in by_word)
+        for first, by_word in by_first.items()
+    ]
+    start = f"On {title}, after look {last['number'] + 1} of {len(declared['looks'])}"
+    return f"{start} ({wording.counted(last['n_seeds'], 'seed')}): {'; '.join(told)}."
+
+
+def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
+    declared, last = content["declaration"], content["looks"][-1]
+    rates = ", ".join(f"{rate:g}" for rate in declared["rates"])
+    told = [
+        Note(
+            f"declared {content['declared'][:10]}: rates from {rates}, looks at {_listed(declared['looks'])} seeds "
+            f"from seed {declared['first_seed']} on, margin {100 * declared['margin']:g}; error spent "
+            f"{last['spent']:.4f} of {declared['error']:.4f}"
+        ),
+        Note("words are of the rates tried: each holds at every rate that was alive, and is final"),
+    ]
+    unlearned = [name for name, kind in last["learning"].items() if kind != looks.LEARNS]
+    if unlearned:
+        told.append(gap(f"no better than the head alone on select, at any rate tried: {wording.listed(unlearned)}"))
+    waiting = [finding for finding in last["findings"] if finding["look"] is None]
+    if waiting and last["n_seeds"] < n_last:
+        pairs = [f"{finding['first']} − {finding['second']}" for finding in waiting]
+        told.append(gap(f"open: {wording.listed(pairs)}; the same command goes on"))
+    return told
+
+
+def _frame(declared: Mapping[str, Any], held: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    last = held[-1]
+    rows = []
+    for finding in last["findings"]:
+        numbers = {
+            key: math.nan if finding[key] is None else finding[key] for key in ("difference", "low", "high", "sd")
+        }
+        look = held[finding["look"]] if finding["look"] is not None else _latest(held, finding)
+        rates = "; ".join(
+            f"{name} {' '.join(f'{rate:g}' for rate in look['alive'][name])}"
+            for name in (finding["first"], finding["second"])
+        )
+        rows.append(
+            {
+                "contrast": f"{finding['first']} − {finding['second']}",
+                **{key: finding[key] for key in ("first", "second", "word", "n_seeds", "n_pairs")},
+                **numbers,
+                "p_different": finding["p_different"],
+                "p_tied": finding["p_tied"],
+                "look": math.nan if finding["look"] is None else finding["look"] + 1,
+                "interval_shown": wording.interval(numbers["low"], numbers["high"], wording.signed),
+                "word_shown": looks.spoken(finding, n_last=declared["looks"][-1]),
+                "failed_shown": looks.failed_in_words(finding),
+                "rates_shown": rates,
+                "extra": f", {wording.counted(finding['n_seeds'], 'seed')}",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _latest(held: Sequence[Mapping[str, Any]], finding: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The look that gave an open contrast its numbers: the last with so many seeds."""
+    return next((look for look in held if look["n_seeds"] == finding["n_seeds"]), held[-1])
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return wording.listed([str(number) for number in numbers])
