@@ -39,6 +39,8 @@ def show_look(family: Family, look: Look, out: Console) -> None:
     out.print(f"\n{family.title} | {' | '.join(parts)}")
     out.print(f"  rates alive: {_rates(look.alive)}")
     out.print(_table(family, look))
+    metric = family.metric.replace("_", " ")
+    out.print(f"  {metric} × 100 on report, each at the rate that select ranks first; a word holds at every rate alive")
     unlearned = [name for name, kind in look.learning.items() if kind != looks.LEARNS]
     if unlearned:
         out.print(f"  at no rate tried better than the head alone on select: {', '.join(unlearned)}")
@@ -60,11 +62,6 @@ def _table(family: Family, look: Look) -> Table:
             p_value(finding.p_different),
             p_value(finding.p_tied),
         )
-    title = f"{family.metric.replace('_', ' ')} × 100 on report, at the rate that select ranks first; intervals hold "
-    table.caption = (
-        f"{title}over all {counted(len(look.findings), 'contrast')} and looks; a word holds at every rate alive"
-    )
-    table.caption_justify = "left"
     return table
 
 

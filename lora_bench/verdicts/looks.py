@@ -288,23 +288,32 @@ def failed_interval(n_failed: int, n: int) -> tuple[float, float]:
 
 
 def learning_of(points: Sequence[Points], floor: Points | None, margin: float) -> str:
-    """Whether a placement beats the floor on `select` at some live rate, is shown within a margin of it at all, or
-    neither; by one-sided paired t tests at 5 %. Without a floor it is taken to learn."""
+    """Whether the seeds of a placement that learn beat the floor on `select` at some live rate, or all of its seeds are
+    shown to lie within a margin of it at every one, or neither; by one-sided paired t tests at 5 %.
+
+    Without a floor a placement is taken to learn.
+    """
     if floor is None:
         return LEARNS
     is_flat = True
     for at_rate in points:
-        differences = (at_rate.select - floor.select)[np.isfinite(at_rate.select) & np.isfinite(floor.select)]
-        n = differences.size
-        if n < 2:
-            continue
-        mean, sd = float(differences.mean()), float(differences.std(ddof=1))
-        error = sd / math.sqrt(n) if _varies(differences) else 0.0
-        bound = float(special.stdtrit(n - 1, 1 - LEARNS_LEVEL)) * error
-        if mean > bound and mean > 0:
+        differences = at_rate.select - floor.select
+        has_both = np.isfinite(differences)
+        mean, bound = _mean_and_bound(differences[has_both & at_rate.learns])
+        if mean > max(bound, 0.0):
             return LEARNS
+        mean, bound = _mean_and_bound(differences[has_both])
         is_flat = is_flat and mean + bound < margin
     return FLAT if is_flat else UNPROVEN
+
+
+def _mean_and_bound(differences: np.ndarray) -> tuple[float, float]:
+    """The mean and how far the truth may lie from it to one side; infinitely far below two differences."""
+    n = differences.size
+    if n < 2:
+        return math.nan, math.inf
+    error = float(differences.std(ddof=1)) / math.sqrt(n) if _varies(differences) else 0.0
+    return float(differences.mean()), float(special.stdtrit(n - 1, 1 - LEARNS_LEVEL)) * error
 
 
 def _varies(differences: np.ndarray) -> bool:

@@ -175,6 +175,12 @@ def test_learning_is_judged_against_the_head_alone():
     assert looks.learning_of([near, wide], floor, 0.01) == looks.UNPROVEN
     assert looks.learning_of([points(np.zeros(8))], points(np.zeros(8)), 0.01) == looks.FLAT
     assert looks.learning_of([near], None, 0.01) == looks.LEARNS
+    stuck = np.array([False] + [True] * 7)  # one seed far below does not say that the others have not learned
+    some = Points(np.where(stuck, up.select, -0.5), up.report, np.ones(8, bool), stuck)
+    assert looks.learning_of([some], floor, 0.01) == looks.LEARNS
+    assert looks.learning_of([Points(*[np.full(8, np.nan)] * 2, np.ones(8, bool), np.zeros(8, bool))], floor, 0.01) == (
+        looks.UNPROVEN
+    )
 
 
 @pytest.mark.parametrize(("difference", "p"), [(0.03, 2 / 2**8), (0.0, 1.0)])
