@@ -72,6 +72,8 @@ def carry_through(
         ConfigError: when the journal of a family and what is asked or recorded disagree.
     """
     plan = None
+    for family in families:
+        tell_study.introduce(family, out)
     while True:
         courses = [_follow(family, store, out) for family in families]
         steps = [(family, course) for family, course in zip(families, courses, strict=True) if course.step]

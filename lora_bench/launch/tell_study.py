@@ -9,6 +9,7 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from lora_bench.launch import tell_tasks
 from lora_bench.launch.families import Family
 from lora_bench.launch.plan import Plan
 from lora_bench.store import StoreReader
@@ -16,6 +17,16 @@ from lora_bench.verdicts import looks, power, scheme
 from lora_bench.verdicts.looks import Look
 from lora_bench.verdicts.scheme import Course
 from lora_bench.wording import command_line, counted, interval, p_value, signed
+
+
+def introduce(family: Family, out: Console) -> None:
+    """What a family is of, once a launch: its task's labels and rows, and what is declared."""
+    run = family.cells.run(family.declaration.placements[0], family.declaration.rates[0], family.declaration.first_seed)
+    for line in tell_tasks.lines([run]):
+        out.print(line)
+    if run.blueprint.left_out:
+        out.print(run.blueprint.left_out)
+    out.print(declared_in_words(family))
 
 
 def announce(family: Family, course: Course, plan: Plan, out: Console) -> None:
@@ -88,12 +99,8 @@ def describe(family: Family, course: Course, out: Console, *, seconds_of_run: fl
     Args:
         seconds_of_run, bytes_of_run: what a run takes here, nan where unknown.
     """
-    declared = family.declaration
     least, most = runs_at_least(family), runs_at_most(family)
-    against = "all pairs" if declared.reference is None else f"{declared.reference} against each other"
-    out.print(
-        f"{family.title}: {counted(len(declared.placements), 'placement')}, {against}, {declared_in_words(family)}"
-    )
+    introduce(family, out)
     out.print(f"  it is at: {course.stage}")
     out.print(f"  runs in all, those that are there included: {least} at least, {most} at most")
     if math.isfinite(seconds_of_run):
@@ -105,9 +112,10 @@ def describe(family: Family, course: Course, out: Console, *, seconds_of_run: fl
 
 def declared_in_words(family: Family) -> str:
     declared = family.declaration
-    seeds = ", ".join(map(str, declared.looks))
+    against = "all pairs of" if declared.reference is None else f"{declared.reference} against each other of"
     return (
-        f"rates from {', '.join(f'{rate:g}' for rate in declared.rates)}, looks at {seeds} seeds, "
+        f"study of {family.title}: {against} {', '.join(declared.placements)}; rates from "
+        f"{', '.join(f'{rate:g}' for rate in declared.rates)}, looks at {', '.join(map(str, declared.looks))} seeds, "
         f"margin {100 * declared.margin:g}, first seed {declared.first_seed}"
     )
 
