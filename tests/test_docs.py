@@ -50,7 +50,7 @@ def neighbours(monkeypatch):
 
 COMMANDS = [line for line in commands() if re.match(r"(RAY_ADDRESS=\w+ )?lora-bench ", line)]
 SCRIPTS = [line for line in commands() if line not in COMMANDS]
-SINGLE = [line for line in COMMANDS if not re.search(r"\+sweeps=|show=|--help", line)]
+SINGLE = [line for line in COMMANDS if not re.search(r"\+sweeps=|study=|show=|--help", line)]
 READ_STORES = [
     line
     for line in SCRIPTS
@@ -90,6 +90,8 @@ def test_sweeps_of_the_documentation_run(arguments, command, tmp_path, training)
     assert ended.status == 0, ended.text
     if any(word.startswith("+sweeps=") for word in arguments) and "hydra.sweeper.dry_run=true" not in arguments:
         assert training.packs and "runs finished. Next:" in ended.text
+    if any(word.startswith("study=") for word in arguments) and "dry_run=true" not in arguments:
+        assert training.packs and "the study is over. Next:" in ended.text
 
 
 @pytest.mark.parametrize("line", SINGLE)
@@ -118,21 +120,19 @@ def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
 def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, neighbours, tmp_path):
     """Line by line, with training that takes no time."""
     training.saves_adapters = True
-    block = next(one for one in shell_blocks(ROOT / "docs" / "tutorial.md") if "my_coarse" in one)
-    (tmp_path / "sweeps").mkdir()
-    coarse = (ROOT / "sweeps" / "study_sst2_coarse.yaml").read_text(encoding="utf-8")
-    (tmp_path / "sweeps" / "my_coarse.yaml").write_text(
-        coarse.replace("/task: sst2", "/task: acceptability"), encoding="utf-8"
-    )
+    block = next(one for one in shell_blocks(ROOT / "docs" / "tutorial.md") if "store=study dry_run=true" in one)
+    elsewhere = ("model.name=", "task=", "task.")
     for words in map(shlex.split, block.strip().splitlines()):
         if words[0] == "lora-bench":
-            ended = command(*words[1:], "tracking=none")
+            given = [word for word in words[1:] if not word.startswith(elsewhere)]
+            ended = command(*given, "task=acceptability", "tracking=none")
             assert ended.status == 0, ended.text
         else:
             assert runpy.run_path(str(ROOT / words[1]))["main"](words[2:]) == 0
     frame = open_store(tmp_path / "results" / "my_study").frame()
-    assert set(frame["sweep"]) == {"my_coarse", "my_fine", "my_final"}
-    assert frame.query("sweep == 'my_final' and method == 'lora'").groupby("targets")["seed"].nunique().min() >= 6
+    assert set(frame["sweep"]) == {"weight_types"}
+    assert frame.query("method == 'lora'").groupby("targets")["seed"].nunique().min() >= 8
+    assert (tmp_path / "results" / "my_study" / "studies").is_dir()
 
 
 def shortened(line: str) -> tuple[str, ...]:

@@ -224,7 +224,7 @@ class LoraBenchSweeper(Sweeper):
                 return Places()
             asked = machine.threads_asked()
             n_workers = self.workers if self.workers != "auto" else max(1, machine.cores() // (asked or 1))
-            threads = (asked or max(1, machine.cores() // n_workers)) if is_steady else None
+            threads = (asked or max(1, machine.cores() // n_workers)) if is_steady and n_workers > 1 else None
             return Places(n_workers, on_these_cores=True, threads=threads)
         if self.workers != "auto":
             raise ConfigError("hydra.sweeper.workers: the launcher has its own number of workers; leave it out")
