@@ -1,0 +1,105 @@
+"""The published records, judged by the rules of a study at one look, against a script that knows none of its code."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lora_bench.paths import resource_root
+from lora_bench.store import open_store
+from lora_bench.verdicts import looks, settings
+from lora_bench.verdicts.collapse import has_collapsed
+from lora_bench.verdicts.family import Declaration, Points
+from lora_bench.verdicts.looks import Finding, Scores
+
+PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")
+MARGINS = {"cola": 0.02, "sst2": 0.01}
+SEEDS = range(8)
+
+
+@pytest.fixture(scope="module", params=MARGINS)
+def published(request):
+    """A task's scores at one budget: by placement and rate with all seeds, whether each learns; and the floor's."""
+    store = open_store(resource_root() / "results" / "study")
+    frame = store.frame()
+    runs = settings.prepare(frame[frame["task"] == request.param])
+    at_budget = runs[(runs["adapter_parameters"] == 36_864) | (runs["method"] == "head_only")]
+    scores = {}
+    for (targets, rate), of_cell in at_budget.groupby(["targets", "lr"]):
+        of_cell = of_cell.drop_duplicates("seed").set_index("seed")
+        if set(SEEDS) <= set(of_cell.index):
+            rows = of_cell.loc[list(SEEDS)]
+            kept = [store.predictions(run_id) for run_id in rows["run_id"]]  # of the chosen rates alone
+            learns = [predictions is None or not has_collapsed(predictions) for predictions in kept]
+            select, report = rows["select"].to_numpy(float), rows["report"].to_numpy(float)
+            scores[targets, rate] = Points(select, report, np.ones(8, bool), np.array(learns))
+    assert {targets for targets, _ in scores} == {*PLACEMENTS, ""}
+    return request.param, scores
+
+
+def by_the_book(pairs, margin, level, k):
+    """p of a difference and of a tie over all pairs of rates, from scipy and numpy alone; and Holm's words."""
+    rows = []
+    for ours, theirs in pairs:
+        p_different, p_tied, signs, fishers = [], [], set(), []
+        has_failed = not all(points.learns.all() for points in (*ours, *theirs))
+        for our, their in itertools.product(ours, theirs):
+            both = our.learns & their.learns
+            first, second = our.report[both], their.report[both]
+            if both.sum() < 4:
+                p_different.append(1.0)
+                p_tied.append(1.0)
+            else:
+                p_different.append(stats.ttest_rel(first, second).pvalue)
+                below = stats.ttest_1samp(first - second, -margin, alternative="greater").pvalue
+                above = stats.ttest_1samp(first - second, margin, alternative="less").pvalue
+                p_tied.append(max(below, above))
+            signs.add(np.sign((first - second).mean()) if both.sum() >= 4 else math.nan)
+            table = [[our.learns.sum(), (~our.learns).sum()], [their.learns.sum(), (~their.learns).sum()]]
+            fishers.append(stats.fisher_exact(table, alternative="greater").pvalue)
+        different = max(p_different) if len(signs) == 1 else 1.0
+        tied, share = max(p_tied), max(min(1.0, 2 * p) for p in fishers)
+        if has_failed:
+            different, tied, share = min(1.0, 2 * different), min(1.0, 2 * tied), min(1.0, 2 * share)
+        rows.append((different, tied, share if has_failed else 1.0))
+    return rows
+
+
+def test_the_published_words_and_intervals_are_those_of_a_script_of_its_own(published):
+    """Both families are settled alike by the engine's rules and by textbook functions."""
+    task, scores = published
+    family = Declaration(PLACEMENTS, "qv", (1e-3,), MARGINS[task], looks=(8,), floor="head_only")
+    floor = next(points for (targets, _), points in scores.items() if not targets)
+    of = {name: [points for (targets, _), points in sorted(scores.items()) if targets == name] for name in PLACEMENTS}
+    chosen = {name: int(np.argmax([points.select.mean() for points in of[name]])) for name in PLACEMENTS}
+    learning = {name: looks.learning_of(of[name], floor, family.margin) for name in PLACEMENTS}
+    found = looks.judge(family, 0, [Finding(*pair) for pair in family.pairs], Scores(of, chosen, learning))
+    rows = by_the_book([(of["qv"], of[second]) for _, second in family.pairs], family.margin, 0.05, 6)
+    n_checked = 0
+    for finding, (different, tied, share) in zip(found, rows, strict=True):
+        if learning[finding.second] == looks.LEARNS:
+            assert finding.p_different == pytest.approx(min(different, share), rel=1e-6)
+            assert finding.p_tied == pytest.approx(tied, rel=1e-6)
+            n_checked += 1
+        else:
+            assert finding.word in (looks.NOT_LEARNED, looks.MORE_OFTEN)
+            assert finding.p_different == pytest.approx(share, rel=1e-6)
+        our, their = of["qv"][chosen["qv"]], of[finding.second][chosen[finding.second]]
+        both = our.learns & their.learns
+        assert finding.n_pairs == both.sum()
+        if both.sum() >= 2:
+            differences = our.report[both] - their.report[both]
+            level = 0.05 / 6 / (1 if all(points.learns.all() for points in (*of["qv"], *of[finding.second])) else 2)
+            interval = stats.t.interval(1 - level, both.sum() - 1, differences.mean(), stats.sem(differences))
+            assert (finding.low, finding.high) == pytest.approx(interval, rel=1e-9)
+    assert n_checked >= 3
+    words = {finding.second: finding.word for finding in found}
+    expected = {
+        "sst2": {"q": looks.BETTER, "k": looks.BETTER, "qk": looks.BETTER},
+        "cola": {"q": looks.MORE_OFTEN, "k": looks.NOT_LEARNED, "qk": looks.NOT_LEARNED},
+    }[task]
+    assert {name: words[name] for name in expected} == expected
+    for name, points in of.items():
+        assert (task == "cola" and name in ("q", "k", "qk")) or all(one.learns.all() for one in points), name
