@@ -1,66 +1,6 @@
-"""The command of `lora_bench.questions.next_stage`."""
+"""The command `lora-bench next_stage`."""
 
-from __future__ import annotations
-
-import argparse
-import sys
-from pathlib import Path
-
-from lora_bench import wording
-from lora_bench.config.overrides import override
-from lora_bench.paths import argument
-from lora_bench.questions import next_stage
-from lora_bench.reports import tables
-from lora_bench.store import open_store
-from lora_bench.store.errors import StoreError
-from lora_bench.verdicts import settings
-
-
-def main(argv: list[str] | None = None) -> int:
-    wording.spell_out()
-    parser = argparse.ArgumentParser(
-        prog="python analysis/next_stage.py",
-        description=(next_stage.__doc__ or "").split("\n    python")[0],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--store", type=argument, default=Path("runs"), metavar="DIR", help="its records (default: runs)"
-    )
-    parser.add_argument("--sweep", required=True, metavar="NAME", help="the stage before: a file of sweeps/, or a path")
-    parser.add_argument("--rates", type=int, choices=(1, 3), default=3, help="1: the chosen rate; 3: and one each side")
-    parser.add_argument("--seeds", type=int, default=2, metavar="N", help="seeds 0 to N - 1 (default: 2)")
-    parser.add_argument("--head-only", action="store_true", help="the head alone too, at the same seeds")
-    parser.add_argument("--out", type=argument, required=True, metavar="FILE", help="the sweep file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    argv = sys.argv[1:] if argv is None else argv
-    options = parser.parse_args(argv)
-    if options.seeds < 1:
-        parser.error("--seeds: at least 1")
-    if options.out.exists() and not options.overwrite:
-        parser.error(f"--out: {options.out} is there already; add --overwrite to replace it")
-    command = wording.command_line(["python", "analysis/next_stage.py", *argv])
-    name = Path(options.sweep).stem if options.sweep.endswith((".yaml", ".yml")) else options.sweep
-    try:
-        sweep = next_stage.read_sweep(options.sweep)
-        store = open_store(options.store)
-        chosen, run_id = next_stage.chosen_rates(store.frame(), sweep, name=name)
-        stage = next_stage.next_stage(
-            sweep, chosen, n_rates=options.rates, n_seeds=options.seeds, head_only=options.head_only
-        )
-        started = store.record(run_id)["invocation"].get("overrides") or []
-    except (next_stage.StageError, StoreError, settings.NothingToShow) as error:
-        print(error, file=sys.stderr)
-        return 2
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(next_stage.told_as_file(stage, before=name, command=command), encoding="utf-8")
-    for point, rate, certificate in chosen:
-        told = " ".join(f"{value}" for value in point.values())
-        print(f"{told}: {rate:g} ({certificate}) -> {next_stage.text_of(next_stage.around(rate, options.rates))}")
-    kept = tables.settled_overrides(started)
-    sweep_and_store = override("+sweeps", options.out.stem), override("store", str(options.store))
-    print(wording.command_line(["lora-bench", sweep_and_store[0], *kept, sweep_and_store[1]]))
-    return 0
-
+from lora_bench.cli.next_stage import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,40 +1,6 @@
-"""The command of `lora_bench.questions.page`: one page over all settings of a store, with its tables and figures."""
+"""The command `lora-bench report`."""
 
-from __future__ import annotations
-
-import sys
-import time
-
-from lora_bench.questions import page
-from lora_bench.reports import script
-from lora_bench.store.errors import StoreError
-from lora_bench.verdicts import settings
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = script.parser(page.__doc__, "report")
-    parser.add_argument(
-        "--title", default="Which weight matrices should LoRA adapt?", metavar="TEXT", help="the page's title"
-    )
-    scope, out, options = script.parse(parser, argv)
-    clock = time.perf_counter()
-    try:
-        runs = scope.read()
-        made = page.build(runs, scope, out=out, title=options.title)
-    except (settings.NothingToShow, StoreError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    path = out / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(made["html"], encoding="utf-8")
-    screen = script.console()
-    for sentence in made["verdict"]:
-        screen.print(sentence, style="bold", soft_wrap=True)
-    seconds = time.perf_counter() - clock
-    told = f"written: {path} with {made['n_figures']} figures, {len(runs)} runs, {seconds:.0f} s"
-    screen.print(told, style="dim", soft_wrap=True)
-    return 0
-
+from lora_bench.cli.report import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -14,17 +14,26 @@ import contextlib
 from collections.abc import Iterator, Sequence
 
 from lora_bench import __version__, wording
-from lora_bench.config.arguments import spelled_out
+from lora_bench.cli import commands, studies
+from lora_bench.config import arguments
+from lora_bench.config.errors import ConfigError
 
 HELP = """\
 lora-bench: which weight matrices should LoRA adapt, at which rank, and how sure can we be?
 
-  lora-bench task=cola adapter.rank=4 adapter.targets=qv    one run
-  lora-bench -m adapter.targets=q,v seed=range(3)           a grid
-  lora-bench +sweeps=quick                                  a named sweep: its runs that the store lacks
-  lora-bench +sweeps=rank hydra.sweeper.dry_run=true        its cells, their cost and what they can resolve; stop
-  lora-bench show=targets model=gpt2                        the matrices of a backbone and what they cost
+  lora-bench study weight_types task=cola                 a study: until every contrast has its word
+  lora-bench study weight_types task=cola dry_run=true    its runs, hours and chances; stop
+  lora-bench report store=runs                            what a store says, as one page
+  lora-bench task=cola adapter.rank=4 adapter.targets=qv  one run
+  lora-bench -m adapter.targets=q,v seed=range(3)         a grid
+  lora-bench +sweeps=quick                                a sweep: its runs that the store lacks
 
+commands {commands}
+
+         options as store=runs or --store runs; lora-bench help NAME lists them
+
+studies  {studies}
+         and every sweeps/NAME.yaml of the current folder with a study section
 sweeps   {sweeps}
          and every sweeps/NAME.yaml of the current folder
 
@@ -32,23 +41,27 @@ key=value
   model=           {model}
   model.name       any Hub name or local folder; model.revision
   task=            {task}
-  task.            data_dir (local files), train_rows, select_rows, report_rows, phenomena (embedded tasks)
-                   planted_targets, planted_rank, planted_noise (task=planted)
+  task.            data_dir (local files), train_rows, select_rows, report_rows, phenomena
+                   (embedded tasks), planted_targets, planted_rank, planted_noise (task=planted)
   adapter=         {adapter}
   adapter.         {of_adapter}
   train=           {train}
   train.           {of_train}
   seed             a number; range(8) in sweeps                       default 0
   store            the folder of records                              default runs
-  store.keep_adapters   all, best (each placement's runs at the rate that select chose) or none; scores always stay
+  store.keep_adapters   all, best (each placement's runs at the rate that select chose) or none;
+                   scores always stay
   tracking=        {tracking}; tracking.project, .entity, .mode (auto, online, offline)
-  show=            targets | store | config: print it and stop
-  hydra.sweeper.   pack_size, workers (packs at once on a CPU; both auto or a number), dry_run, fail_fast,
+  dry_run          true: what a sweep or a study would do, and stop
+  hours            a study stops when they are over; the same line goes on
+  study.           rates, looks, margin, reference, pairs, first_seed: another declaration
+  hydra.sweeper.   pack_size, workers (packs at once on a CPU; both auto or a number), fail_fast,
                    retry_failed, grids
-  hydra/launcher=  basic, joblib, submitit_local, submitit_slurm, ray: where the packs of a sweep train;
-                   presets {launchers}
+  hydra/launcher=  where the packs of a sweep train: basic, joblib, submitit_local, submitit_slurm,
+                   ray; presets {launchers}
 
-exit status      0 all finished; 1 a run failed or is missing; 2 a configuration that cannot run; 130 stopped
+exit status      0 all finished; 1 a run failed or is missing; 2 a configuration that cannot run;
+                 130 stopped
 version          {version}; hydra's own switches (-m, --cfg job, --info, ...) work as everywhere
 """
 
@@ -56,17 +69,46 @@ version          {version}; hydra's own switches (-m, --cfg job, --info, ...) wo
 def main() -> None:
     """Entry point of `lora-bench` and `python -m lora_bench`."""
     wording.spell_out()
-    arguments = spelled_out(sys.argv[1:])
-    if not arguments or any(one in ("-h", "--help") for one in arguments):
+    words = sys.argv[1:]
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if words and _is_bare(words[0]):
+        name = words[0].replace("-", "_")
+        if name in commands.COMMANDS:
+            sys.exit(_run_command(name, words[1:]))
+        if name not in arguments.FIRST_WORDS:
+            sys.exit(commands.refuse_unknown(words[0]))
+    if not words or any(word in ("-h", "--help") for word in words):
         print(help_text(), end="")
         return
-    if "--version" in arguments:
+    if words == ["study"]:
+        print(studies.listed(), end="")
+        return
+    if "--version" in words:
         print(f"lora-bench {__version__}")
         return
-    names_sweep = any(one.lstrip("+").startswith("sweeps=") for one in arguments)
-    if names_sweep and not any(one.startswith("-") for one in arguments):
-        arguments = ["-m", *arguments]  # never a single run, whatever is wrong with the sweep
-    sys.exit(run_hydra(arguments))
+    try:
+        spelled = arguments.spelled_out(words)
+    except ConfigError as error:
+        print(f"lora-bench: {error}", file=sys.stderr)
+        sys.exit(2)
+    names_sweep = any(word.lstrip("+").startswith("sweeps=") for word in spelled)
+    if names_sweep and not any(word.startswith("-") for word in spelled):
+        spelled = ["-m", *spelled]  # never a single run, whatever is wrong with the sweep
+    sys.exit(run_hydra(spelled))
+
+
+def _is_bare(word: str) -> bool:
+    """Whether it is a word for a command: no override and no switch."""
+    return bool(word) and "=" not in word and word[0] not in "-+~"
+
+
+def _run_command(name: str, options: Sequence[str]) -> int:
+    try:
+        return commands.run(name, options)
+    except KeyboardInterrupt:
+        print(f"lora-bench {name}: stopped", file=sys.stderr)
+        return 130
 
 
 def help_text() -> str:
@@ -79,25 +121,26 @@ def help_text() -> str:
     for group in ("model", "task", "adapter", "train", "tracking"):
         groups[group] = _folded(sorted(path.stem for path in (root / "conf" / group).glob("*.yaml")), indent=19)
     groups["launchers"] = _folded(
-        sorted(path.stem for path in (root / "conf" / "hydra" / "launcher").glob("*.yaml")), indent=27
+        sorted(path.stem for path in (root / "conf" / "hydra" / "launcher").glob("*.yaml")), indent=32
     )
     sweeps = _folded(sorted(path.stem for path in (root / "sweeps").glob("*.yaml")), indent=9)
+    told = {"commands": commands.listed(indent=9), "studies": _folded(list(studies.shipped()), indent=9)}
     keys = {f"of_{part}": _keys([key.brief for key in KEYS if key.section == part]) for part in ("adapter", "train")}
-    return HELP.format(**groups, **keys, sweeps=sweeps, version=__version__)
+    return HELP.format(**groups, **keys, **told, sweeps=sweeps, version=__version__)
 
 
 def _keys(briefs: Sequence[str]) -> str:
     """The keys of a section; one that takes many words has a line of its own."""
     long = [brief for brief in briefs if len(brief) > 60]
     short = [brief for brief in briefs if 0 < len(brief) <= 60]
-    return ("\n" + " " * 19).join([*long, _folded(short, indent=19, width=120)])
+    return ("\n" + " " * 19).join([*long, _folded(short, indent=19)])
 
 
 def _folded(names: Sequence[str], *, indent: int, width: int = 100) -> str:
     lines = [""]
     for name in names:
         piece = name if not lines[-1] else f", {name}"
-        if len(lines[-1]) + len(piece) + indent > width:
+        if len(lines[-1]) + len(piece) + indent >= width:  # a comma may follow
             lines[-1] += ","
             lines.append(name)
         else:
@@ -105,27 +148,27 @@ def _folded(names: Sequence[str], *, indent: int, width: int = 100) -> str:
     return ("\n" + " " * indent).join(lines)
 
 
-def run_hydra(arguments: Sequence[str]) -> int:
+def run_hydra(spelled: Sequence[str]) -> int:
     """Compose and run, turning what a user can put right into one line and status 2."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from lora_bench import cli, paths
+    from lora_bench import paths
+    from lora_bench.cli import runs
     from lora_bench.config.compose import schema_override
-    from lora_bench.config.errors import ConfigError
     from lora_bench.launch import jobs, worker
     from lora_bench.paths import resource_root
     from lora_bench.store.errors import StoreError
 
-    entry = hydra.main(config_path=str(resource_root() / "conf"), config_name="config", version_base="1.3")(cli.run)
+    entry = hydra.main(config_path=str(resource_root() / "conf"), config_name="config", version_base="1.3")(runs.run)
     restore = jobs.stop_on_signals()
     try:
-        with _safe_children(), _raising(), _arguments([schema_override(one) for one in arguments]):
+        with _safe_children(), _raising(), arguments.read_as(list(map(schema_override, spelled))):
             paths.settle_caches()
             entry()
     except (ConfigError, StoreError, paths.PathError, HydraException, OmegaConfBaseException) as error:
-        return cli.tell(error)
+        return runs.tell(error)
     except KeyboardInterrupt as error:
         print(f"lora-bench: stopped ({error or 'Ctrl-C'}); what is finished is kept", file=sys.stderr)
         return worker.INTERRUPTED
@@ -144,17 +187,6 @@ def _safe_children() -> Iterator[None]:
     finally:
         if former is None:
             del os.environ["PYTHONSAFEPATH"]
-
-
-@contextlib.contextmanager
-def _arguments(arguments: Sequence[str]) -> Iterator[None]:
-    """Hydra reads them from `sys.argv`."""
-    given = sys.argv
-    sys.argv = [given[0], *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = given
 
 
 @contextlib.contextmanager

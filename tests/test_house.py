@@ -45,7 +45,7 @@ EDGES = {  # what the law forbids, and why it stands
     ("lora_bench.questions.subspaces", "lora_bench.models.adapters"): "step zero draws A again, as training drew it",
 }
 CIRCLES: dict[tuple[str, ...], str] = {}  # and why it stands
-PROGRAMS = {"archive", "dashboard", "embedded_tasks", "rescore", "throughput"}  # whole programs in analysis/
+PROGRAMS = {"embedded_tasks", "throughput"}  # whole programs in analysis/
 LONG_FILES: dict[str, str] = {}
 LONG_FUNCTIONS: dict[str, str] = {}
 MANY_PARAMETERS: dict[str, str] = {}

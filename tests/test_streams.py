@@ -129,7 +129,7 @@ def test_no_name_steers_the_terminal(capsys, name):
     """Records, data files and model folders come from anywhere; a title, a colour or a turned word is a lie."""
     from rich.table import Table
 
-    from lora_bench.cli import tell
+    from lora_bench.cli.runs import tell
     from lora_bench.config.errors import ConfigError
 
     console = wording.console(least_width=100)

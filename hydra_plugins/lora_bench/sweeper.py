@@ -26,6 +26,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from lora_bench.config.arguments import as_typed
 from lora_bench.config.compose import Template, parse, schema_override
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.overrides import quote
@@ -75,7 +76,7 @@ class LoraBenchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Plan, train, conclude. Ends the process with status 1 if a run failed or is missing."""
-        from lora_bench.cli import set_up_logging
+        from lora_bench.cli.runs import set_up_logging
         from lora_bench.launch.plan import make
         from lora_bench.store import open_store, recover
 
@@ -100,7 +101,7 @@ class LoraBenchSweeper(Sweeper):
             pack_size=self.pack_size,
             retry_failed=self.switches["retry_failed"],
             sweep=_sweep_name(arguments),
-            command=_arguments(),
+            command=_needed(sys.argv[1:]),
             places=self._places(candidates[0].config.device),
         )
         from lora_bench.launch import (
@@ -168,7 +169,7 @@ class LoraBenchSweeper(Sweeper):
                 pack_size=self.pack_size,
                 retry_failed=self.switches["retry_failed"],
                 sweep=name,
-                command=_arguments(),
+                command=_needed(sys.argv[1:]),
                 places=self._places(first.device, is_steady=True),
             )
 
@@ -421,10 +422,10 @@ def _command() -> list[str]:
     """The command as it was given, in a form that can be given again."""
     name = Path(sys.argv[0]).name
     start = ["python", "-m", "lora_bench"] if name == "__main__.py" else [name or "lora-bench"]
-    return [*start, *_arguments()]
+    return [*start, *_needed(as_typed())]
 
 
-def _arguments() -> list[str]:
-    """The command's arguments, without the switch that a named sweep does not need."""
+def _needed(words: Sequence[str]) -> list[str]:
+    """A command's arguments, without the switch that a named sweep does not need."""
     is_named = _sweep_name(sys.argv[1:]) is not None
-    return [one for one in sys.argv[1:] if not (is_named and one in ("-m", "--multirun"))]
+    return [word for word in words if not (is_named and word in ("-m", "--multirun"))]

@@ -14,7 +14,6 @@ from lora_bench.config.schema import LORA_METHODS
 from lora_bench.launch import tell_tasks
 from lora_bench.launch.estimate import estimate
 from lora_bench.launch.plan import Plan
-from lora_bench.paths import resource_root
 from lora_bench.store import StoreReader
 from lora_bench.store.environment import ENVIRONMENT_KEYS, SOFTWARE_KEYS
 from lora_bench.store.errors import StoreError
@@ -270,7 +269,7 @@ def failures(plan: Plan, frame: Any) -> Iterator[str]:
 
 
 def analysis_command(plan: Plan, store: StoreReader) -> str:
-    """The script that shows what this sweep found: by its axes, the placement first, then the rank, then any other."""
+    """The command that shows what this sweep found: by its axes, the placement first, then the rank, then any other."""
     methods = {one.run.config.adapter.method for one in plan.runs.values()} - {settings.FLOOR}
     varied = [by for by, key in settings.FACTORS.items() if key in plan.axes and (by != "method" or len(methods) > 1)]
     options: list[str] = []
@@ -279,13 +278,10 @@ def analysis_command(plan: Plan, store: StoreReader) -> str:
     elif "adapter.targets" in plan.axes:
         script = "weight_types"
     elif varied:
-        script, options = "factor", ["--by", varied[0]]
+        script, options = "factor", [f"by={varied[0]}"]
     else:
         script = "rank" if "adapter.budget" in plan.axes else "learning_rate"
-    root = resource_root()
-    is_checkout = root.name != "lora_bench" or not (root / "analysis").is_dir()
-    start = [_short(root / "analysis" / f"{script}.py")] if is_checkout else ["-m", f"lora_bench.analysis.{script}"]
-    return command_line(["python", *start, *options, "--store", _short(store.root), "--out", "report"])
+    return command_line(["lora-bench", script, *options, f"store={_short(store.root)}"])
 
 
 def _short(path: Path) -> str:

@@ -3,8 +3,8 @@
 A wide grid of rates at 8 seeds is the price of a fair comparison. Staged, it costs a third: a coarse grid with a seed,
 rates around each placement's winner with two, then the chosen rate with all. Every choice is made on `select`.
 
-    python analysis/next_stage.py --store runs --sweep coarse --rates 3 --seeds 2 --out sweeps/fine.yaml
-    python analysis/next_stage.py --store runs --sweep fine --rates 1 --seeds 8 --head-only --out sweeps/final.yaml
+    lora-bench next_stage store=runs sweep=coarse rates=3 seeds=2 out=sweeps/fine.yaml
+    lora-bench next_stage store=runs sweep=fine rates=1 seeds=8 head_only=true out=sweeps/final.yaml
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the commands of analysis/ share: their options, and the way from these to what is shown and written."""
+"""What the commands share: their options, and the way from these to what is shown and written."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pandas as pd
 from rich.console import Console
 
 from lora_bench import wording
+from lora_bench.config.options import parsed
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.paths import argument
 from lora_bench.reports.output import print_section, write_section
@@ -23,13 +24,13 @@ from lora_bench.verdicts.settings import NothingToShow
 
 
 def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.ArgumentParser:
-    """The options that every script has; the first line of the docstring is the help's sentence, which any terminal can
+    """The options that every one has; the first line of the docstring is the help's sentence, which any terminal can
     show from here on."""
     wording.spell_out()
     made = argparse.ArgumentParser(
-        prog=f"python analysis/{name}.py",
+        prog=f"lora-bench {name}",
         description=(doc or "").strip().split("\n\n")[0],
-        epilog=f"example: python analysis/{name}.py --store runs --out report",
+        epilog=f"example: lora-bench {name} store=runs out=report",
     )
     made.add_argument(
         "--store",
@@ -63,7 +64,7 @@ def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.Ar
 
 def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[Scope, Path, argparse.Namespace]:
     """What a command was asked, where its files go, and the options of its own."""
-    options = made.parse_args(argv)
+    options = parsed(made, argv)
     scope = Scope(
         options.store,
         model=options.model,

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench import wording
+from lora_bench.config.options import parsed
 from lora_bench.config.schema import TrackingConfig
 from lora_bench.paths import PathError, argument, settle_caches
 from lora_bench.store import StoreReader, open_store
@@ -292,7 +293,7 @@ def _directory(store: StoreReader) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `lora-bench-sync`; 0: the mirror is whole, 1: something is missing or differs, 2: it cannot."""
     wording.spell_out()
-    options = _parser().parse_args(argv)
+    options = parsed(_parser(), argv)
     logging.basicConfig(format="%(message)s")
     try:
         settle_caches()

@@ -3,7 +3,7 @@
     rate(arm) = argmax over rates of mean over seeds of the score on `select`       (a tie goes to the smaller rate)
 
 A placement that learns at another rate than its rival is neither better nor worse for it: each gets its own. The search
-may be a grid, or staged (analysis/next_stage.py), which leaves rates with unequal seeds behind.
+may be a grid, or staged (`lora-bench next_stage`), which leaves rates with unequal seeds behind.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from analysis import dashboard as script
 from fake_store import fake_record, weight_types_records, write_store
+from lora_bench.cli import dashboard as script
 from lora_bench.questions import findings
 from lora_bench.store.folder import Store
 from lora_bench.tracking.live import head_of, summary_of

@@ -104,11 +104,11 @@ def test_leave_to_run_a_repositorys_code_is_in_no_line(tmp_path, leave):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_line_that_shows_a_sweep_finds_its_store(tmp_path, monkeypatch, name):
-    """Also where its name is like an option or a home folder, which quotes do not hide from the script."""
+    """Also where its name is like an option or a home folder, which quotes do not hide from the command."""
     monkeypatch.chdir(tmp_path)
     store = SimpleNamespace(root=tmp_path / name)
     words = pasted(tell.analysis_command(SimpleNamespace(runs={}, axes=()), store), tmp_path)
-    given = words[words.index("--store") + 1]
+    given = words[-1].removeprefix("store=")
     assert not given.startswith(("-", "~"))
     assert (tmp_path / given) == store.root
 
@@ -123,7 +123,7 @@ def test_what_a_sweep_says_last_can_be_pasted(command, training, tmp_path, fate)
     assert last.startswith("  ")
     words = pasted(last, tmp_path)
     if fate == "finished":
-        assert words[words.index("--store") + 1] == name
+        assert words[-1] == f"store={name}"
     else:
         again = ["hydra.sweeper.retry_failed=true"] if fate == "failed" else []
         assert words == ["lora-bench", *given, *again]
@@ -148,10 +148,10 @@ def test_a_next_stage_and_an_archive_say_how_they_were_made(tmp_path, monkeypatc
     comment = next(
         line for line in (tmp_path / f"{name}.yaml").read_text("utf-8").splitlines() if "Written by: " in line
     )
-    assert pasted(comment.partition("Written by: ")[2], tmp_path) == ["python", "analysis/next_stage.py", *argv]
+    assert pasted(comment.partition("Written by: ")[2], tmp_path) == ["lora-bench", "next_stage", *argv]
     assert archive.main(["--store", f"store {name}", "--out", "kept"]) == 0
     made = json.loads((tmp_path / "kept" / "manifest.json").read_text("utf-8"))["command"]
-    assert pasted(made, tmp_path) == ["python", "analysis/archive.py", "--store", f"store {name}", "--out", "kept"]
+    assert pasted(made, tmp_path) == ["lora-bench", "archive", "--store", f"store {name}", "--out", "kept"]
 
 
 def test_no_line_is_joined_by_another_function():

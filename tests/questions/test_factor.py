@@ -185,19 +185,19 @@ def test_the_page_tells_each_factor_that_the_store_varies():
     [
         (("adapter.targets", "train.lr", "seed"), "weight_types", ""),
         (("adapter.targets", "adapter.rank", "seed"), "rank", ""),
-        (("adapter.layers", "train.lr", "seed"), "factor", " --by layers"),
-        (("adapter", "train.lr", "seed"), "factor", " --by method"),
+        (("adapter.layers", "train.lr", "seed"), "factor", " by=layers"),
+        (("adapter", "train.lr", "seed"), "factor", " by=method"),
         (("adapter.targets", "adapter.replicate", "seed"), "weight_types", ""),
         (("adapter.budget", "train.lr", "seed"), "rank", ""),
         (("train.lr", "seed"), "learning_rate", ""),
         (("seed",), "learning_rate", ""),
     ],
 )
-def test_a_sweep_ends_by_naming_the_script_for_its_axes(axes, script, option, tmp_path):
+def test_a_sweep_ends_by_naming_the_command_for_its_axes(axes, script, option, tmp_path):
     adapters = [Namespace(method=method) for method in ("lora", "dora" if "adapter" in axes else "head_only")]
     runs = {one.method: Namespace(run=Namespace(config=Namespace(adapter=one))) for one in adapters}
     told = tell.analysis_command(Namespace(axes=axes, runs=runs), Store(tmp_path / "store"))
-    assert f"analysis/{script}.py{option} --store" in told.replace(".analysis.", "/")
+    assert told.startswith(f"lora-bench {script}{option} store=")
 
 
 def test_a_placement_that_the_main_budget_lacks_is_shown_at_its_own():

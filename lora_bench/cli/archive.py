@@ -1,0 +1,105 @@
+"""Archive a finished study's store: a few files that can be published with the code, and that every script reads.
+
+Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet and, if asked, OUT/adapters (the runs at their chosen
+learning rates), and OUT/manifest.json with their checksums. `--store OUT` then reads as the folder did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from lora_bench import wording
+from lora_bench.config.options import parsed
+from lora_bench.paths import argument
+from lora_bench.reports import publish, script
+from lora_bench.store import open_store
+from lora_bench.store.errors import StoreError
+from lora_bench.store.secrets import scrub
+from lora_bench.verdicts import settings
+
+
+def main(argv: list[str] | None = None) -> int:
+    wording.spell_out()
+    parser = argparse.ArgumentParser(
+        prog="lora-bench archive",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog="example: lora-bench archive store=runs out=results/my_study --adapters 'qv r=4'",
+    )
+    parser.add_argument(
+        "--store",
+        type=argument,
+        nargs="+",
+        default=[Path("runs")],
+        metavar="DIR",
+        help="folders of records, or archives, joined into one (default: runs)",
+    )
+    parser.add_argument(
+        "--out",
+        type=argument,
+        required=True,
+        metavar="DIR",
+        help="the archive: a folder that is new, empty or an archive",
+    )
+    parser.add_argument("--task", metavar="NAME", help="only this task (default: every one)")
+    parser.add_argument(
+        "--adapters",
+        default="",
+        metavar="CELLS",
+        help="keep the adapters of these cells at their chosen learning rates, for subspace.py: 'q r=8,qv r=4', of one "
+        "task and two seeds 'sst2/qv r=64:2', or all (default: none)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an archive that differs")
+    parser.add_argument(
+        "--keep-first",
+        action="store_true",
+        help="of runs that several stores hold with different results, as two labs may, keep that of the first store",
+    )
+    argv = sys.argv[1:] if argv is None else argv
+    options = parsed(parser, argv)
+    wanted = [one.strip() for one in options.adapters.split(",") if one.strip()]
+    absent = [str(root) for root in options.store if not root.is_dir()]
+    if absent:
+        parser.error(f"--store: no folder {', '.join(absent)}; give the folder that the sweep wrote (store=...)")
+    try:
+        archive = publish.write_archive(
+            [open_store(root) for root in options.store],
+            options.out,
+            task=options.task,
+            adapters=wanted,
+            command=scrub(wording.command_line(["lora-bench", "archive", *argv])),
+            overwrite=options.overwrite,
+            keep_first=options.keep_first,
+        )
+    except (settings.NothingToShow, StoreError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    tell(archive, script.console(), has_adapters=bool(wanted))
+    return 0
+
+
+def tell(archive: publish.Published, console: Console, *, has_adapters: bool) -> None:
+    """What was kept, and how large it is."""
+    held, by_part = archive.manifest, open_store(archive.root).bytes_by_part()
+    state = "written" if archive.is_new else "unchanged, as it was there already"
+    console.print(f"{archive.root}: {wording.size(archive.n_bytes)}, {state}", style="bold", soft_wrap=True)
+    told = [
+        f"records: {held['runs']:,} runs, {held['finished']:,} of them finished; {wording.size(by_part['record'][1])}",
+        f"predictions: {held['runs_with_predictions']:,} of {held['chosen']:,} runs at their chosen rates; "
+        f"{wording.size(by_part['predictions'][1])}; {held['float16_rows']:,} rows at the precision of float16, "
+        f"{held['float32_rows']:,} at that of float32, where rounding could move a score",
+        f"adapters: {held['runs_with_adapter']:,} runs; {wording.size(by_part['adapter'][1])}"
+        + ("" if has_adapters else "; --adapters all keeps those at the chosen rates"),
+    ]
+    for line in told:
+        console.print(f"- {line}", soft_wrap=True)
+    if archive.n_bytes > publish.LARGEST_BYTES:
+        largest = max(by_part, key=lambda part: by_part[part][1])
+        console.print(
+            f"warning: larger than {wording.size(publish.LARGEST_BYTES)}, mostly for its {largest}s; "
+            "narrow it with --task and --adapters",
+            soft_wrap=True,
+        )

@@ -1,0 +1,11 @@
+"""The command of `lora_bench.questions.rank`."""
+
+from __future__ import annotations
+
+from lora_bench.questions import rank
+from lora_bench.reports import script
+
+
+def main(argv: list[str] | None = None) -> int:
+    scope, out, _ = script.parse(script.parser(rank.__doc__, "rank"), argv)
+    return script.run_script(lambda runs: rank.sections(runs, scope), scope, out)
