@@ -218,7 +218,7 @@ def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     points = scored.drop_duplicates("arm")
     points = points.assign(ranks=[arm.ranks for arm in arms.arms_of(points)]).set_index("arm")
     most = curves.groupby("arm")["count"].transform("max")
-    half = half.where(curves["count"] >= stats.MIN_PAIRS)  # of two seeds it would be wider than the page
+    half = half.where(curves["count"] > 2)  # of two seeds it would be wider than the page
     return curves.assign(
         low=curves["mean"] - half,
         high=curves["mean"] + half,

@@ -3,8 +3,8 @@
     t = mean(d) / (sd(d) / sqrt(n))        d: one difference per seed, between two cells that shared that seed
 
 A contrast is called `better` or `worse` by the paired t test after Holm's correction over the declared contrasts,
-`tied` by two one-sided tests against a stated margin, and `unresolved` otherwise. A resolved word needs at least
-three pairs whose differences vary: with two, scores that move in steps of one row fit no t distribution.
+`tied` by two one-sided tests against a stated margin, and `unresolved` otherwise. A resolved word needs four pairs;
+differences that are the same in every seed fit no t distribution, and are judged by the sign flip.
 Source: Student 1908; Holm 1979; Schuirmann 1987; Agarwal et al. 2021, arXiv:2108.13264.
 """
 
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from scipy import special, stats
 
+from lora_bench.verdicts.family import MIN_PAIRS
+from lora_bench.verdicts.looks import p_of
 from lora_bench.verdicts.power import seeds_to_detect, seeds_to_tie, smallest_difference
 from lora_bench.wording import counted
 
@@ -29,7 +31,6 @@ MARGINS = {  # the largest difference that counts as none, in the metric's own u
     "matthews": 0.02,  # twice accuracy's: on balanced labels a point of accuracy moves it by two
 }
 MIN_TO_SPLIT = 5  # scores, below which two groups cannot be told from one
-MIN_PAIRS = 3
 SMALL = "real, but smaller than the margin"
 EXACT_FLIPS = 14  # up to 2^14 sign patterns are listed, beyond that they are drawn
 
@@ -43,7 +44,7 @@ def margin_of(metric: str) -> float:
 
 
 def mean_interval(scores: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
-    """Student's t interval of the mean; (nan, nan) below two scores.
+    """Student's t interval of the mean; (nan, nan) below two scores, and of scores that are all the same.
 
     Args:
         scores: (n,), finite.
@@ -51,14 +52,15 @@ def mean_interval(scores: np.ndarray, *, level: float = 0.95) -> tuple[float, fl
     """
     scores = np.asarray(scores, dtype=float)
     n = scores.size
-    if n < 2:
+    if n < 2 or is_constant(scores):
         return math.nan, math.nan
     half = float(half_width(scores.std(ddof=1), n, level=level))
     return float(scores.mean()) - half, float(scores.mean()) + half
 
 
 def half_width(sd: Any, n: Any, *, level: float = 0.95) -> Any:
-    """Half of Student's t interval of a mean, from the sd and the number of scores; nan below two.
+    """Half of Student's t interval of a mean, from the sd and the number of scores; nan below two, and without spread:
+    seeds that agree to the last row do not show that all would.
 
     Args:
         sd, n: numbers, arrays or columns of one shape.
@@ -67,7 +69,7 @@ def half_width(sd: Any, n: Any, *, level: float = 0.95) -> Any:
     Returns:
         in the unit of `sd`.
     """
-    return special.stdtrit(n - 1, (1 + level) / 2) * sd / np.sqrt(n)
+    return special.stdtrit(n - 1, (1 + level) / 2) * np.where(np.asarray(sd) > 1e-12, sd, math.nan) / np.sqrt(n)
 
 
 def two_groups(scores: np.ndarray, *, gap: float) -> tuple[np.ndarray, np.ndarray] | None:
@@ -112,7 +114,7 @@ def bootstrap_interval(
         level: coverage, as a fraction.
 
     Returns:
-        (low, high), in the unit of `scores`.
+        (low, high), in the unit of `scores`; nan where no task's scores vary.
 
     Raises:
         ValueError: if `scores` is not two-dimensional, or is empty or not finite.
@@ -123,6 +125,8 @@ def bootstrap_interval(
     if scores.ndim != 2 or scores.size == 0:
         raise ValueError(f"scores must be (n_seeds, n_tasks) and not empty, got shape {scores.shape}")
     require_finite(scores)
+    if is_constant(scores.T).all():
+        return math.nan, math.nan
     drawn = resample_seeds(scores.T[:, None, :], n_resamples, rng)  # (n_resamples, n_tasks, 1, n_seeds)
     return percentiles(drawn.mean(axis=(1, 2, 3)), level)
 
@@ -249,11 +253,14 @@ def contrast(
     low, high = mean_interval(differences, level=level)
     sd = float(differences.std(ddof=1))
     note = ""
-    if _is_constant(differences):
-        note = "the scores do not vary over seeds" if np.ptp(first) == 0 == np.ptp(second) else ""
-        note = note or "the difference is the same in every seed: no test applies"
+    p, p_equivalent = float(paired_t_p(differences)), float(equivalence_p(differences, margin))
+    if is_constant(differences):
+        note = "the difference is the same in every seed: judged by the sign flip"
         low, high, sd = math.nan, math.nan, 0.0
-    elif n < MIN_PAIRS:
+        p, p_equivalent, _ = p_of(differences, margin)
+        if np.ptp(first) == 0 == np.ptp(second):
+            note, p_equivalent = "the scores do not vary over seeds", 1.0  # stuck alike is no tie
+    if n < MIN_PAIRS:
         note = f"{n} shared seeds: a verdict needs {MIN_PAIRS}"
     return Contrast(
         n_pairs=n,
@@ -261,9 +268,9 @@ def contrast(
         low=low,
         high=high,
         sd=sd,
-        p=float(paired_t_p(differences)),
+        p=p,
         p_sign_flip=float(sign_flip_p(differences, rng=rng or np.random.default_rng(0))),
-        p_equivalent=float(equivalence_p(differences, margin)),
+        p_equivalent=p_equivalent,
         margin=margin,
         note=note,
     )
@@ -281,17 +288,17 @@ def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) ->
     if not family:
         return []
     error = 1 - level
-    adjusted = holm(np.array([c.p for c in family]))
-    adjusted_equivalent = holm(np.array([c.p_equivalent for c in family]))
+    has_pairs = np.array([c.n_pairs >= MIN_PAIRS for c in family])
+    adjusted = holm(np.where(has_pairs, [c.p for c in family], math.nan))
+    adjusted_equivalent = holm(np.where(has_pairs, [c.p_equivalent for c in family], math.nan))
     judged = []
     for pair, p, p_equivalent in zip(family, adjusted, adjusted_equivalent, strict=True):
         verdict, note = "unresolved", pair.note
-        testable = pair.n_pairs >= MIN_PAIRS and pair.sd > 0
-        if testable and p < error:
+        if p < error:
             verdict = "better" if pair.difference > 0 else "worse"
             if p_equivalent < error:
                 note = SMALL
-        elif testable and p_equivalent < error:
+        elif p_equivalent < error:
             verdict = "tied"
         needed, smallest = None, math.nan
         if pair.n_pairs >= 2 and pair.sd > 0:
@@ -320,7 +327,7 @@ def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) ->
 def cannot_resolve(n_seeds: int, n_contrasts: int) -> str | None:
     """Why no outcome of a design could be significant, or None if one could.
 
-    The paired t test can always be significant from three seeds on; the sign-flip test beside it only if
+    The paired t test can always be significant from MIN_PAIRS seeds on; the sign-flip test beside it only if
     2 / 2^n seeds is below the corrected level.
     """
     if n_seeds < MIN_PAIRS:
@@ -342,7 +349,8 @@ def require_finite(values: np.ndarray) -> None:
         raise ValueError("scores hold a value that is not finite")
 
 
-def _is_constant(differences: np.ndarray) -> np.ndarray:
+def is_constant(differences: np.ndarray) -> np.ndarray:
+    """Whether values do not vary along the last axis, but for rounding."""
     scale = np.maximum(np.abs(differences).max(axis=-1), 1e-9)
     return np.ptp(differences, axis=-1) <= 1e-9 * scale
 
@@ -356,7 +364,7 @@ def _t_statistic(differences: np.ndarray, shift: float = 0.0) -> tuple[np.ndarra
     error = differences.std(axis=-1, ddof=1) / math.sqrt(n)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (differences.mean(axis=-1) - shift) / error
-    return np.where(_is_constant(differences), np.nan, t), n
+    return np.where(is_constant(differences), np.nan, t), n
 
 
 def percentiles(values: np.ndarray, level: float) -> tuple[float, float]:

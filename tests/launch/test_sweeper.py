@@ -667,7 +667,7 @@ def test_process_launchers_give_the_records_of_the_basic_one(tmp_path, options):
 
 
 def test_a_dry_run_names_the_smallest_difference_even_where_the_sign_flip_test_is_blind(command, training):
-    ended = command("-m", *SMALL, "adapter.targets=q,k,v,qv", "seed=range(3)", "hydra.sweeper.dry_run=true")
+    ended = command("-m", *SMALL, "adapter.targets=q,k,v,qv", "seed=range(4)", "hydra.sweeper.dry_run=true")
     assert ended.status == 0, ended.text
     assert re.search(r"80 % power, 3 contrasts: [\d.]+ to [\d.]+ points", ended.out)
-    assert "3 seeds, 3 contrasts: the sign-flip test" in ended.out
+    assert "4 seeds, 3 contrasts: the sign-flip test" in ended.out

@@ -48,7 +48,7 @@ def test_layers_are_contrasted_with_all_of_them(tmp_path, capsys, quick):
 
 
 def test_the_reference_can_be_named(tmp_path, capsys, quick):
-    store = write_store(tmp_path / "store", depth_records(n_seeds=3))
+    store = write_store(tmp_path / "store", depth_records(n_seeds=4))
     assert run("factor", store, tmp_path / "out", "--by", "layers", "--reference", "last:3") == 0
     assert "than last:3" in capsys.readouterr().out
     assert run("factor", store, tmp_path / "out", "--by", "layers", "--reference", "last:9") == 2
@@ -57,17 +57,17 @@ def test_the_reference_can_be_named(tmp_path, capsys, quick):
 
 def test_levels_are_compared_within_a_placement_and_budget_in_one_family():
     records = [
-        *depth_records(n_seeds=3),
-        *depth_records(targets="q", n_seeds=3),
-        *(fake_record(targets="v", seed=seed, adapter={"layers": "all"}) for seed in range(3)),
-        *(fake_record(targets="v", rank=9, seed=seed, adapter={"layers": "first:3"}) for seed in range(3)),
+        *depth_records(n_seeds=4),
+        *depth_records(targets="q", n_seeds=4),
+        *(fake_record(targets="v", seed=seed, adapter={"layers": "all"}) for seed in range(4)),
+        *(fake_record(targets="v", rank=9, seed=seed, adapter={"layers": "first:3"}) for seed in range(4)),
     ]
     (section,) = factor.sections(frame_of(records), SCOPE, by="layers")
     contrasts = section.judged.contrasts
     pairs = [(f"{at} {level}", f"{at} all") for at in ("q r=4", "qv r=4") for level in LATER]
     assert sorted(map(tuple, contrasts[["first", "second"]].to_numpy())) == sorted(pairs)
     cells = section.judged.estimates
-    assert set(cells["n_seeds"]) == {3}  # cells that mixed runs would have more
+    assert set(cells["n_seeds"]) == {4}  # cells that mixed runs would have more
     assert all(name.startswith(f"{targets} r=4 ") for name, targets in cells["targets"].items())
     assert contrasts["p_holm"].min() == pytest.approx(4 * contrasts["p"].min())  # one family over the placements
 

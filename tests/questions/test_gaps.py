@@ -36,7 +36,7 @@ def test_a_gap_is_told_once_and_that_of_another_setting_under_its_own_name():
 @pytest.mark.parametrize(
     ("question", "records", "words"),
     [
-        (weight_types, weight_types_records(n_seeds=2, rates=(1e-3,)), "no verdict is possible below 3"),
+        (weight_types, weight_types_records(n_seeds=2, rates=(1e-3,)), "no verdict is possible below 4"),
         (weight_types, weight_types_records(n_seeds=3, rates=(1e-3,))[1:], "missing from the store"),
         (rank, rank_records(ranks=(1, 8), n_seeds=3, rates=(1e-3, 3e-3)), "the store lacks rank 2"),
         (rank, rank_records(ranks=(1, 8), n_seeds=3, rates=(1e-3,)), "one rate only was tried"),
