@@ -198,7 +198,7 @@ def save(plan: Plan) -> None:
     """
     with explained("keep the plan of a sweep", plan.path.parent.parent):
         plan.path.with_suffix("").mkdir(parents=True, exist_ok=True)
-        with locks.held(plan.path.with_suffix("") / "plan.lock"):
+        with locks.holding(plan.path.with_suffix("") / "plan.lock"):
             kept = _kept(plan.path, plan.runs)
             plan.packs, plan.threads = _all_packs(plan, kept.packs or plan.packs), kept.threads or plan.threads
             _file_of(plan).save(plan.path)

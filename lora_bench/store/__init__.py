@@ -1,6 +1,6 @@
 """The store: the records that every table and figure reads, in a folder of runs or in an archive.
 
-`open_store` reads either; whoever writes takes a `store.folder.Store`.
+`open_store` reads either; to write, use `store.folder.Store`.
 """
 
 from pathlib import Path
@@ -22,6 +22,6 @@ def open_store(root: str | Path) -> StoreReader:
 
 
 def recover(store: StoreReader) -> None:
-    """Before runs are looked up that may be trained: keep those that were complete when their writer died."""
+    """Keep the runs that were complete when their writer died; call it before looking up runs that may be trained."""
     if isinstance(store, Store) and store.root.is_dir():
         store.recover()

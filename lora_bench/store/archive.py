@@ -3,6 +3,7 @@
     ARCHIVE/records.jsonl.gz             every record, one a line, by run id
     ARCHIVE/predictions.parquet          run_id and the predictions of every run at its arm's chosen rate, in one table
     ARCHIVE/adapters/<run_id>/adapter/   the adapters that were asked for, in PEFT format
+    ARCHIVE/studies/<family>.json        the journals of its studies
     ARCHIVE/manifest.json                format version, counts, and the size and SHA-256 of every file above
 
 `open_store(ARCHIVE)` reads it as it reads a folder of runs. Every file is checked against the manifest when the archive
@@ -36,7 +37,7 @@ FORMAT = 1
 ADAPTERS = "adapters"
 OLD = ".old-archive-"
 """How the folder of an archive that is being replaced begins; see `reports.replace`."""
-# No name here leaves the folder, and none is of a kind that runs code when it is read.
+# No such name leaves the folder, and no such file can run code when it is read.
 _NAME = re.compile(
     r"records\.jsonl\.gz|predictions\.parquet|studies/\w[\w.-]*\.json"
     r"|adapters/[0-9a-f]{8,64}/adapter/(?:\w[\w.-]*/)*\w[\w.-]*\.(?:safetensors|json|md)",
@@ -51,7 +52,7 @@ def logit_names(table: pd.DataFrame) -> list[str]:
 
 
 class Archive:
-    """An archive, read as a store. It has nothing that writes.
+    """An archive, read as a read-only store.
 
     Raises:
         StoreError: on opening, naming the file that is missing, cut short, changed, or of an unknown format.
@@ -82,7 +83,7 @@ class Archive:
         return None
 
     def path(self, run_id: str) -> Path:
-        """The folder that holds the run's adapter, if the archive kept it."""
+        """The folder of the run's adapter, if the archive kept it."""
         return self.root / ADAPTERS / checked_id(run_id)
 
     def adapter(self, run_id: str) -> Path | None:
@@ -106,23 +107,23 @@ class Archive:
         return (self.record(run_id) for run_id in sorted(self._content.records))
 
     def frame(self) -> pd.DataFrame:
-        """One row per run, failed ones too, ordered by run id; see `frame.COLUMNS`. What a run has not is NaN."""
+        """One row per run, failed ones too, ordered by run id; see `frame.COLUMNS`. What a run lacks is NaN."""
         return frame_of({run_id: row for run_id, (_, row) in self._content.records.items()})
 
     def predictions(self, run_id: str) -> pd.DataFrame | None:
-        """The predictions of a run at its arm's chosen rate; None when the archive holds none of it.
+        """The predictions of a run at its arm's chosen rate; None when the archive kept none.
 
         Raises:
             StoreError: if there is no such run, or the table cannot be read.
         """
         self.record(run_id)
-        mine = self._content.predictions.get(run_id)
-        if mine is None:
+        rows = self._content.predictions.get(run_id)
+        if rows is None:
             return None
-        mine = mine.drop(columns="run_id").reset_index(drop=True)
+        rows = rows.drop(columns="run_id").reset_index(drop=True)
         # Tasks of more labels have more columns, and a regression task beside others turns all labels into floats.
-        mine = mine.drop(columns=[name for name in mine if mine[name].isna().all()])
-        return mine.astype({"label": "int64"}) if len(logit_names(mine)) > 1 else mine
+        rows = rows.drop(columns=[name for name in rows if rows[name].isna().all()])
+        return rows.astype({"label": "int64"}) if len(logit_names(rows)) > 1 else rows
 
     @property
     def quarantined(self) -> list[Path]:
@@ -146,7 +147,7 @@ class Archive:
 
 
 class Content:
-    """An archive's files, found to be what the manifest says; records and predictions are parsed when asked for."""
+    """An archive's files, checked against the manifest; records and predictions are parsed when they are asked for."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -154,8 +155,8 @@ class Content:
         self.manifest = _read_manifest(root)
         for name, about in self.manifest["files"].items():
             _verify(root, name, about)
-        found = {path.relative_to(root).as_posix() for path in (root / ADAPTERS).rglob("*") if not path.is_dir()}
-        extra = sorted(found - set(self.manifest["files"]))
+        names = {path.relative_to(root).as_posix() for path in (root / ADAPTERS).rglob("*") if not path.is_dir()}
+        extra = sorted(names - set(self.manifest["files"]))
         if extra:
             raise StoreError(f"results: {root / extra[0]} is not in {MANIFEST}; remove it")
 
@@ -167,7 +168,7 @@ class Content:
             lines = unpack.unzipped(path).split(b"\n")[:-1]
         except (OSError, EOFError, zlib.error) as error:
             raise StoreError(f"results: cannot read {path} ({error})") from error
-        found: dict[str, tuple[bytes, dict[str, Any]]] = {}
+        by_run: dict[str, tuple[bytes, dict[str, Any]]] = {}
         for number, line in enumerate(lines, 1):
             try:
                 record = loads(line)
@@ -179,16 +180,16 @@ class Content:
                 continue
             if not RUN_ID.fullmatch(record["run_id"]):
                 raise StoreError(f"results: line {number} of {path}: {record['run_id']!r} is no run id")
-            found[record["run_id"]] = (line, row)
+            by_run[record["run_id"]] = (line, row)
         for line, why in self.unreadable.items():
-            if not found:
+            if not by_run:
                 raise StoreError(f"results: {line} of {path} cannot be read ({why})")
             log.warning("results: %s of %s is not counted: %s", line, path, why)
-        n_runs = len(found) + len(self.unreadable)
+        n_runs = len(by_run) + len(self.unreadable)
         if not n_runs == len(lines) == self.manifest["runs"]:
-            told = f"{len(lines)} records of {n_runs} runs"
-            raise StoreError(f"results: {path} has {told}; {MANIFEST} says {self.manifest['runs']}")
-        return found
+            content = f"{len(lines)} records of {n_runs} runs"
+            raise StoreError(f"results: {path} has {content}; {MANIFEST} says {self.manifest['runs']}")
+        return by_run
 
     @functools.cached_property
     def predictions(self) -> dict[str, pd.DataFrame]:
@@ -198,14 +199,14 @@ class Content:
             return {}
         try:
             table = unpack.table(path)
-            return {str(run_id): mine for run_id, mine in table.groupby("run_id", sort=False)}
+            return {str(run_id): rows for run_id, rows in table.groupby("run_id", sort=False)}
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(f"results: cannot read {path} ({error})") from error
 
 
 @functools.lru_cache(maxsize=2)
 def _open(root: Path, stamp: tuple) -> Content:
-    """A script opens its store many times; what was checked and parsed holds for as long as no file has changed."""
+    """An archive's content, checked and parsed once for as long as no file changes: a script opens its store often."""
     try:
         return Content(root)
     except StoreError as error:
@@ -215,14 +216,17 @@ def _open(root: Path, stamp: tuple) -> Content:
 
 
 def old_archive(root: Path) -> Path | None:
-    """Where an archive is whole that a process was replacing when it was killed."""
+    """The folder of the old archive, whole, that a process was replacing when it was killed; None without one."""
     return next((place for place in sorted(root.glob(OLD + "[0-9a-f]" * 12)) if (place / MANIFEST).is_file()), None)
 
 
 def _stamp(root: Path) -> tuple:
     # With the current folder, since the root may be relative to it.
-    facts = [(path, path.lstat()) for path in sorted(root.rglob("*"))]
-    return (Path.cwd(), *((path, one.st_ctime_ns, one.st_mtime_ns, one.st_size, one.st_ino) for path, one in facts))
+    files = [(path, path.lstat()) for path in sorted(root.rglob("*"))]
+    return (
+        Path.cwd(),
+        *((path, file.st_ctime_ns, file.st_mtime_ns, file.st_size, file.st_ino) for path, file in files),
+    )
 
 
 def _read_manifest(root: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Files and folders, as the disk has them."""
+"""Rename, measure and sync files and folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def rename(source: Path, target: Path) -> bool:
 
 
 def bytes_of(place: Path) -> int | None:
-    """Bytes of a file, or of all files below a folder; None when there is nothing."""
+    """Bytes of a file, or of all files below a folder; None when there is no such path."""
     try:
         facts = place.stat()
         if not stat.S_ISDIR(facts.st_mode):
@@ -37,7 +37,7 @@ def to_disk(*places: Path) -> None:
         try:
             os.fsync(handle)
         except OSError as error:
-            # Some file systems cannot sync a folder; that they say so is no reason to lose the run.
+            # Some file systems cannot sync a folder; that is no reason to lose the run.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP) or place.is_file():
                 raise
         finally:

@@ -1,8 +1,8 @@
 """A record as bytes, and back.
 
-A number that is not finite never reaches the file: in a score of a finished run it is an error, elsewhere (the loss of
-a run that diverged) it becomes null and the record's `not_finite` lists where. The first line of the file carries the
-SHA-256 of everything below it, so a flipped digit is found, not read.
+A number that is not finite never reaches the file: in the score of a finished run it is an error; elsewhere, as in the
+loss of a run that diverged, it becomes null, and the record's `not_finite` lists where. The first line of the file
+carries the SHA-256 of everything below it, so a flipped digit is detected, not read.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ CORE_KEYS = (
 
 
 def canonical(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document as plain JSON types, without secrets, the folders of home, project and Python, or numbers that
-    are not finite.
+    """The document as plain JSON types: without secrets, without the paths of home, project and Python, and with finite
+    numbers alone.
 
     Numpy scalars and arrays become numbers and lists, tuples and iterators become lists. A number that is not finite
     becomes null, and its place is added to the document's `not_finite`.
@@ -101,7 +101,7 @@ def _plain(value: Any, path: str, not_finite: list[str], scrubbed: Any) -> Any:
 
 
 def _encodable(text: str) -> str:
-    """The text, half characters (of an argument in another encoding) written as escapes: no file can hold them."""
+    """The text, with lone surrogates (of an argument in another encoding) as escapes: no file can hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -116,12 +116,12 @@ def dumps(record: Mapping[str, Any]) -> bytes:
 
 
 def loads(content: bytes, *, run_id: str | None = None) -> dict[str, Any]:
-    """Read a record's file back, refusing what is not the record that was written.
+    """Read a record's file back; refuse anything but the record that was written.
 
     A document without the checksum line, such as one made by another tool, is judged by its keys alone.
 
     Args:
-        run_id: the name it was found under; a record of another run is refused.
+        run_id: the name of its folder; the record of another run is refused.
 
     Raises:
         UnreadableRecord: it is cut short, garbled, or lacks what every reader needs.
@@ -131,7 +131,7 @@ def loads(content: bytes, *, run_id: str | None = None) -> dict[str, Any]:
     if match and hashlib.sha256(content[match.end() :]).hexdigest().encode() != match[1]:
         raise UnreadableRecord(["its content does not match its checksum"])
     try:
-        # Decoded here: json.loads lets bytes pass that are half a character, which no index or table can hold.
+        # Decoded here, since json.loads lets lone surrogates pass, which no index or table can hold.
         record = json.loads(content.decode("utf-8-sig"), parse_constant=_refuse_constant)
         if b"\\ud" in content.lower():
             json.dumps(record, ensure_ascii=False).encode()
@@ -143,18 +143,18 @@ def loads(content: bytes, *, run_id: str | None = None) -> dict[str, Any]:
     version = record.get("format")
     if isinstance(version, int) and version > FORMAT:
         raise NewerRecord([f"format {version} was written by a newer lora_bench, which reads up to {FORMAT} here"])
-    found = [f"no '{key}'" for key in CORE_KEYS if key not in record]
-    found += [
+    problems = [f"no '{key}'" for key in CORE_KEYS if key not in record]
+    problems += [
         f"'{key}' has the wrong type: {type(record[key]).__name__}"
         for key in CORE_KEYS
         if key in record and not isinstance(record[key], REQUIRED_KEYS[key])
     ]
-    if not found and record["status"] not in STATUSES:
-        found.append(f"status {record['status']!r}")
-    if not found and run_id is not None and record["run_id"] != run_id:
-        found.append(f"it is the record of run {record['run_id']!r}")
-    if found:
-        raise UnreadableRecord(found)
+    if not problems and record["status"] not in STATUSES:
+        problems.append(f"status {record['status']!r}")
+    if not problems and run_id is not None and record["run_id"] != run_id:
+        problems.append(f"it is the record of run {record['run_id']!r}")
+    if problems:
+        raise UnreadableRecord(problems)
     return record
 
 

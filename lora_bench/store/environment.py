@@ -33,7 +33,7 @@ ENVIRONMENT_KEYS = ("device", "cpu", "threads", *SOFTWARE_KEYS)
 
 
 def environment(*, device: str, threads: int) -> dict[str, Any]:
-    """What a result may depend on beside its configuration; `id` names what must agree for two to be comparable.
+    """What a result may depend on besides its configuration; `id` names what must agree for two to be comparable.
 
     Versions come from the installed packages' metadata, so nothing is imported. A package that is absent is null, and
     so are `commit` and `dirty` outside a git checkout of this project.
@@ -72,7 +72,7 @@ def _cpu_model() -> str:
 
 @functools.cache
 def _source() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout that this file lies in; only changes to the source make it dirty."""
+    """Commit and dirty flag of the checkout that holds this file; only changes to the source make it dirty."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}

@@ -1,4 +1,4 @@
-"""What can go wrong with a record, a run or the store, and what the operating system's refusals say to a user."""
+"""The errors of records, runs and the store, and the operating system's refusals in words that help a user."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def explained(action: str, root: Path) -> Iterator[None]:
         is_full = "No space left on device" in str(error)
         if not is_full and not isinstance(error, OSError):
             raise
-        told = OSError(errno.ENOSPC, "No space left on device") if is_full else error
-        raise StoreError(f"store: cannot {action} in {root} ({reason(told)}); {_remedy(told)}") from error
+        cause = OSError(errno.ENOSPC, "No space left on device") if is_full else error
+        raise StoreError(f"store: cannot {action} in {root} ({reason(cause)}); {_remedy(cause)}") from error
 
 
 def reason(error: Exception) -> str:

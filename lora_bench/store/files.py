@@ -2,7 +2,7 @@
 
     "files": {"predictions.parquet": {"bytes": 5120, "sha256": "..."}, "adapter/adapter_model.safetensors": {...}}
 
-Records of earlier versions have none; their files are read unchecked.
+Records of earlier versions lack them; the files of such runs are read unchecked.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def checksums(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def check(folder: Path, record: Mapping[str, Any], part: str) -> None:
-    """Hold a file, or every file below a folder of that name, against the record.
+    """Check a file, or every file below a folder of that name, against the record.
 
     Raises:
         StoreError: naming the file that is missing or was changed.
@@ -53,7 +53,7 @@ def check(folder: Path, record: Mapping[str, Any], part: str) -> None:
 
 
 def without(record: Mapping[str, Any], part: str) -> dict[str, Any]:
-    """The record when a part of its run is no longer kept."""
+    """The record of a run of which one part is no longer kept."""
     if FILES not in record:
         return dict(record)
     left = {name: about for name, about in record[FILES].items() if name != part and not name.startswith(f"{part}/")}

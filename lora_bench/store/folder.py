@@ -1,12 +1,12 @@
 """The store as a folder of runs: the one kind that is written to.
 
     STORE/<run_id>/record.json, predictions.parquet, adapter/     one folder per run
-    STORE/quarantine/<run_id>-<n>/                                what could not be read, and why
+    STORE/quarantine/<run_id>-<n>/                                what could not be read, with the reason
     STORE/index.jsonl, .claims/, .tmp-<run_id>-<token>/           disposable
 
-A run's folder is filled under a temporary name and appears in one rename, so it is whole or it is not there. Reading
-moves and deletes nothing; writing touches what `own` calls ours, and what else lies in the folder stays. The index
-spares a scan: one line per run with the columns of `frame`. A line counts only while the record's file still has the
+A run's folder is filled under a temporary name and appears in one rename, so it is whole or absent. Reading moves and
+deletes nothing; writing touches only what `own` calls ours, and everything else in the folder stays. The index saves a
+scan: one line per run with the columns of `frame`. A line counts only while the record's file still has the
 time, size and inode that it had when the line was made, so a missing, old or garbled index costs time and nothing else.
 """
 
@@ -32,14 +32,14 @@ from lora_bench.store.errors import (
 )
 from lora_bench.store.frame import frame_of
 from lora_bench.store.index import Index
-from lora_bench.store.locks import Lock, held, owner_of, remedy
+from lora_bench.store.locks import Lock, holding, owner_of, remedy
 from lora_bench.store.own import CLAIMS, QUARANTINE, RECORD, REPLACED
 from lora_bench.store.reader import ADAPTER, PREDICTIONS, checked_id, is_archive, unknown_run
 from lora_bench.store.record import check_record, utc_now
 from lora_bench.store.shelf import Shelf
 
 if TYPE_CHECKING:
-    import pandas as pd  # a fifth of a second: imported where a table is made or read, behind what is refused
+    import pandas as pd  # a fifth of a second: imported where a table is made or read, after what may be refused
 
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Store:
                 yield record
 
     def frame(self) -> pd.DataFrame:
-        """One row per run, failed ones too, ordered by run id; see `COLUMNS`. What a run has not is NaN."""
+        """One row per run, failed ones too, ordered by run id; see `COLUMNS`. What a run lacks is NaN."""
         return frame_of(self._index.rows())
 
     def predictions(self, run_id: str) -> pd.DataFrame | None:
@@ -151,7 +151,7 @@ class Store:
             return []
 
     def bytes_by_part(self) -> dict[str, tuple[int, int]]:
-        """What lies on the disk: runs that have the part and its bytes, for record, predictions and adapter.
+        """What the disk holds: runs that have the part, and its bytes, for record, predictions and adapter.
 
         Looks at every run's folder.
         """
@@ -166,21 +166,21 @@ class Store:
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """The runs that are not counted since their record cannot be read, and why; as the last look found them."""
+        """The runs that are not counted because their record could not be read at the last look, and why."""
         return self._shelf.unreadable
 
     # Writing
 
     def recover(self) -> None:
-        """Put into place what writers that died had completed, and clear away what they had not.
+        """Put into place the runs that were complete when their writers died, and clear away the others.
 
-        To be called before a run is looked up that may be trained. Does nothing where there is nothing to write to.
+        Call it before looking up runs that may be trained. It does nothing where the store cannot be written.
         """
         with contextlib.suppress(StoreError), self._errors("recover runs"):
             self._clean()
 
     def require_writable(self) -> None:
-        """Find out before the first run trains whether runs can be added.
+        """Check, before the first run trains, that runs can be added.
 
         Raises:
             StoreError: if they cannot.
@@ -233,9 +233,9 @@ class Store:
         return final
 
     def drop_adapter(self, run_id: str, why: str) -> int:
-        """Delete the adapter of a run, whose record then says when and why. Returns the bytes that are free again.
+        """Delete the adapter of a run, whose record then says when and why. Returns the bytes freed.
 
-        The record says so before the first file goes, so that it never promises an adapter that is half there.
+        The record is changed before the first file goes, so that it never promises an adapter that is half deleted.
 
         Raises:
             StoreError: if there is no such run, or the store cannot be written.
@@ -261,9 +261,9 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, run_id: str) -> Iterator[bool]:
-        """Hold a run against other processes: yields False at once when another one, or this one, holds it already.
+        """Claim a run against other processes: yields False at once when this or another process has claimed it.
 
-        The claim is a lock of the operating system, so that of a process that died is free again.
+        The claim is a lock of the operating system, so a process that dies frees it.
 
         Raises:
             StoreError: if the store cannot be written, or the run's folder is something else.
@@ -289,7 +289,7 @@ class Store:
             raise StoreError(f"store: {folder} is in the way and holds no record; move it elsewhere")
 
     def _put(self, temporary: Path, document: dict[str, Any]) -> None:
-        """Rename the filled folder into place, moving a failed or unreadable predecessor out of the way."""
+        """Rename the filled folder into place, after moving a failed or unreadable predecessor out of the way."""
         run_id = document["run_id"]
         final = self.root / run_id
         if rename(temporary, final):
@@ -311,7 +311,7 @@ class Store:
 
     @contextlib.contextmanager
     def _owned(self, name: str) -> Iterator[Path]:
-        """A temporary folder, locked so that others can tell it from one whose owner died; gone at the end."""
+        """A temporary folder, locked so that others can tell it from one whose owner died, and removed at the end."""
         temporary = self.root / name
         lock = Lock(own.lock_of(temporary))
         if not lock.acquire():
@@ -360,14 +360,14 @@ class Store:
     def _lock(self, *, timeout: float = 120.0) -> Iterator[None]:
         """The store's own lock: for the index, replacing a record, and setting one aside. Held for milliseconds."""
         self._make_root()
-        with held(self.root / CLAIMS / "store.lock", timeout=timeout):
+        with holding(self.root / CLAIMS / "store.lock", timeout=timeout):
             yield
 
     def _errors(self, action: str) -> contextlib.AbstractContextManager[None]:
         return explained(action, self.root)
 
     def _present(self, run_id: str) -> dict[str, Any] | None:
-        """What is in the way of a run that is being written, under the lock; what cannot be read is set aside."""
+        """Under the lock, the record in the way of a run being written; one that cannot be read is set aside."""
         try:
             return self._shelf.load(run_id)
         except UnreadableRecord as error:
@@ -392,5 +392,5 @@ def _is_empty(folder: Path) -> bool:
 
 
 def adapter_dropped(why: str) -> dict[str, str]:
-    """What a record says, under the key of this name, of an adapter that was not kept."""
+    """What a record says under `adapter_dropped` of an adapter that was not kept."""
     return {"at": utc_now(), "why": why}

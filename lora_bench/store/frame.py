@@ -10,11 +10,11 @@ from lora_bench.config.facts import ALWAYS, Key
 from lora_bench.config.schema import KEYS
 
 if TYPE_CHECKING:
-    import pandas as pd  # a fifth of a second: imported where a table is made or read, behind what is refused
+    import pandas as pd  # a fifth of a second: imported where a table is made or read, after what may be refused
 
 
 ROW_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What `row_of` raises for a record whose parts are not of the kind that they must be."""
+"""What `row_of` raises for a record with a part of the wrong kind."""
 TEXT = "text"
 NUMBER = "number"
 FLAG = "flag"
@@ -81,11 +81,11 @@ COLUMNS = {
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of `Store.frame` that one record fills, its scores by metric under `by_metric`.
+    """The columns of `Store.frame` that one record fills, with its scores by metric under `by_metric`.
 
     Raises:
-        AttributeError, KeyError, TypeError, ValueError (`ROW_ERRORS`): if a part of the record is not of the kind that
-            it must be, such as a number that no column can hold.
+        AttributeError, KeyError, TypeError, ValueError (`ROW_ERRORS`): if a part of the record is of the wrong kind,
+            such as a number that no column can hold.
     """
     config, scores, parameters = record["config"], record["scores"], record["parameters"]
     model, task, adapter = (config.get(part) or {} for part in ("model", "task", "adapter"))
@@ -106,7 +106,9 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
         **_ranks(record["manifest"], adapter.get("rank")),
         "protocol": config.get("protocol"),
         **{f"{part}_parameters": parameters.get(part) for part in ("adapter", "head", "total")},
-        "low_rank_parameters": sum(one["rank"] * (one["d_in"] + one["d_out"]) for one in record["manifest"]),
+        "low_rank_parameters": sum(
+            matrix["rank"] * (matrix["d_in"] + matrix["d_out"]) for matrix in record["manifest"]
+        ),
         "metric": metric,
         **{split: (scores.get(split) or {}).get(metric) for split in ("select", "report", "train")},
         **{name: value for name, value in record["cost"].items() if name in COLUMNS},
@@ -136,7 +138,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def shortened(value: Any) -> str:
-    """A value as a message shows it, be it an integer of thousands of digits."""
+    """A value as a message shows it, even an integer of thousands of digits."""
     try:
         text = repr(value)
     except ValueError:  # more digits than Python writes
@@ -156,19 +158,19 @@ def frame_of(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _mirrored(config: Mapping[str, Any], method: object) -> dict[str, Any]:
-    """The columns of the scientific fields; one that came later holds in older records what they amounted to."""
+    """The columns of the scientific fields; a record older than a field gets what its absence amounted to."""
     row = {}
     for part, keys in MIRRORED.items():
-        held = config if part == "run" else config.get(part) or {}
+        values = config if part == "run" else config.get(part) or {}
         for key, column in zip(keys, _KINDS[part], strict=True):
             has_earlier = key.fact.later is not ALWAYS and key.counts(method)
-            value = held.get(key.name, key.fact.later if has_earlier else None)
+            value = values.get(key.name, key.fact.later if has_earlier else None)
             row[column] = ",".join(map(str, value)) if isinstance(value, list) else value
     return row | {"rank": None}  # `_ranks` reads it off the manifest
 
 
 def _ranks(manifest: list[dict[str, Any]], configured: Any) -> dict[str, Any]:
-    """The rank of a run: one number when all its matrices share it, and in words by role when they do not."""
+    """The rank of a run: one number when all its matrices share it, else words by role."""
     by_role: dict[str, set[int]] = {}
     for matrix in manifest:
         by_role.setdefault(matrix["role"], set()).add(matrix["rank"])

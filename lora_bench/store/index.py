@@ -1,4 +1,4 @@
-"""The index of a store's folder, which spares a scan: one line per run with the columns of `frame`.
+"""The index of a store's folder, which saves a scan: one line per run with the columns of `frame`.
 
 A line counts only while the record's file still has the time, size and inode that it had when the line was made, so a
 missing, old or garbled index costs time and nothing else.
@@ -45,7 +45,7 @@ class Lock(Protocol):
 
 
 class Index:
-    """What a store remembers of its records: rows by run, in memory and in the index."""
+    """A store's rows by run, in memory and in the index."""
 
     def __init__(self, records: Records, lock: Lock) -> None:
         self._records, self._lock = records, lock
@@ -108,7 +108,7 @@ class Index:
                 self._known[entry["run_id"]] = (entry["stamp"], entry["row"])
 
     def remember(self, run_id: str) -> None:
-        """Add a run just written to the index; a failure costs the next reader some time, and nothing else."""
+        """Add a run just written to the index; a failure costs the next reader some time and nothing else."""
         self._known.pop(run_id, None)
         self._fresh_row(run_id)
         self._save([run_id] if run_id in self._known else [])

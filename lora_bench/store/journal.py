@@ -1,9 +1,9 @@
-"""The journal of a family of contrasts: what was declared before the first look, and every look as it was held.
+"""The journal of a family of contrasts: what was declared before the first look, and every look.
 
     STORE/.studies/<study>-<setting>/family.json
 
-A look is written before it is shown, and never changed: words are right in so many families of a hundred because nobody
-looks, dislikes what is there and declares something else. The first line of the file is its checksum, as in a record.
+A look is written before it is shown, and never changed: verdicts keep their error rate only as long as nobody looks,
+dislikes the result and declares something else. The first line of the file is its checksum, as in a record.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lora_bench.store.errors import StoreError, explained
 FOLDER = ".studies"
 FILE = "family.json"
 ARCHIVED = "studies"
-"""Where an archive has them, each in a file by its family's name."""
+"""The folder of an archive's journals, one file per family."""
 JOURNAL_FORMAT = 1
 
 _CHECKSUM = re.compile(rb'\{"checksum": "([0-9a-f]{64})",\n')
@@ -34,7 +34,7 @@ _CHECKSUM = re.compile(rb'\{"checksum": "([0-9a-f]{64})",\n')
 
 @dataclass(frozen=True)
 class Journal:
-    """One family's file, which may not be there yet."""
+    """One family's file, which may not exist yet."""
 
     path: Path
 
@@ -51,7 +51,7 @@ class Journal:
         return f"{ARCHIVED}/{self.path.parent.name if self.path.name == FILE else self.path.stem}.json"
 
     def read(self) -> dict[str, Any] | None:
-        """What was written; None before the first.
+        """The journal as it was last written; None when there is none yet.
 
         Raises:
             StoreError: when it cannot be read, or is not what was written.

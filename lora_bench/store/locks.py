@@ -1,10 +1,10 @@
 """Locks between processes, on one machine or on several that share a file system, which say who holds them.
 
-The operating system's lock on an open file (flock) decides, so that of a process that died is free again. Where a file
-system has none, the file itself is the lock: it is made by whoever holds it and goes when it is released; one whose
-owner died on this host is free again, one of another host is not, since nobody here can tell. In both cases the file
-names its owner, as lines `pid`, `host`, and a holder of `beats=True` touches it every BEAT_SECONDS, so that whoever
-waits can tell a slow owner from one that is gone.
+The operating system's lock on an open file (flock) decides, so a process that dies frees its locks. Where a file system
+has no flock, the file itself is the lock: its holder makes it, and removes it on release. If its owner was on this host
+and died, the lock is free again; if on another host, it is not, since nobody here can tell. In both cases the file
+names its owner, in the lines `pid` and `host`, and a holder with `beats=True` touches it every BEAT_SECONDS, so that
+whoever waits can tell a slow owner from a dead one.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ except ImportError:  # no flock on this system
 
 BEAT_SECONDS = 20.0
 SILENT_SECONDS = 600.0
-"""So long without a beat, and whoever waits for an owner on another host gives up."""
+"""After this long without a beat, a process that waits for an owner on another host gives up."""
 POLL_SECONDS = 0.01
 UNWRITTEN_SECONDS = 5.0
-"""How long a lock file may name nobody, where it is the lock, before its owner counts as dead."""
+"""Where the file itself is the lock: how long it may name nobody before its owner counts as dead."""
 
 _BUSY = {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK}
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
@@ -41,7 +41,7 @@ _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds a lock, as its file says; `seconds` since the file was last touched."""
+    """Who holds a lock according to its file; `seconds` since the file was last touched."""
 
     path: Path
     pid: int | None
@@ -63,7 +63,7 @@ class Owner:
 
 
 def owner_of(path: Path) -> Owner | None:
-    """Who holds the lock of this file, or held it last; None without the file."""
+    """Who holds the lock of this file, or last did; None without the file."""
     try:
         lines = path.read_bytes()[:1024].decode(errors="replace").split("\n")
         touched = path.stat().st_mtime
@@ -98,7 +98,7 @@ class Lock:
         return True
 
     def release(self, *, remove: bool = False) -> None:
-        """Give the lock back, and with `remove` take its file away."""
+        """Release the lock; with `remove`, remove its file too."""
         _heart.discard(self)
         handle, self._handle = self._handle, None
         if handle is None:
@@ -113,7 +113,7 @@ class Lock:
             os.close(handle)
 
     def beat(self) -> None:
-        """Tell whoever waits that the owner lives."""
+        """Touch the file, so that others who wait see that the owner lives."""
         if (handle := self._handle) is not None:
             with contextlib.suppress(OSError):
                 os.utime(handle if os.utime in os.supports_fd else self.path)
@@ -122,7 +122,7 @@ class Lock:
         handle, is_new = _open(self.path)
         try:
             has_flock = _flock(handle)
-            if has_flock is None:  # no flock here: whoever makes the file has the lock
+            if has_flock is None:  # no flock here: the process that makes the file has the lock
                 if is_new:
                     self._hold(handle, is_file=True)
             elif has_flock and _is_file_of(handle, self.path):  # else its last holder has just removed it
@@ -136,13 +136,13 @@ class Lock:
 
     def _hold(self, handle: int, *, is_file: bool) -> None:
         self._handle, self._is_file = handle, is_file
-        with contextlib.suppress(OSError):  # a full disk: the lock holds, it only names nobody
+        with contextlib.suppress(OSError):  # a full disk: the lock holds, but names nobody
             os.ftruncate(handle, 0)
             os.pwrite(handle, f"{os.getpid()}\n{socket.gethostname()}\n".encode(), 0)
 
 
 @contextlib.contextmanager
-def held(path: Path, *, timeout: float = 120.0) -> Iterator[None]:
+def holding(path: Path, *, timeout: float = 120.0) -> Iterator[None]:
     """Hold a lock that others hold for milliseconds.
 
     Raises:
@@ -160,7 +160,7 @@ def held(path: Path, *, timeout: float = 120.0) -> Iterator[None]:
 
 
 def waited_for(path: Path, what: str) -> Iterator[None]:
-    """Wait for another process that holds the lock of `path`: each step tells that it is still awaited.
+    """Steps of waiting for another process that holds the lock of `path`; the caller paces them, and stops.
 
     Raises:
         StoreError: when it gave no sign of life for SILENT_SECONDS, naming host, process, file, and what to do.
@@ -186,7 +186,7 @@ def remedy(path: Path) -> str:
 
 
 def _open(path: Path) -> tuple[int, bool]:
-    """The file, and whether it was made here; a link is refused."""
+    """A handle of the file, and whether this call made it; a link is refused."""
     flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
     while True:
         with contextlib.suppress(FileExistsError):
@@ -196,7 +196,7 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def _flock(handle: int) -> bool | None:
-    """Whether the operating system's lock was got; None where there is none."""
+    """Whether the operating system's lock was acquired; None where it has none."""
     if fcntl is None:
         return None
     try:
@@ -218,7 +218,7 @@ def _is_file_of(handle: int, path: Path) -> bool:
 
 
 def _take_away_if_dead(path: Path) -> bool:
-    """Remove a lock file whose owner, on this host, has ended; or that names nobody, since flock was here once."""
+    """Remove a lock file whose owner, on this host, has ended, or that names nobody, as flock leaves it."""
     owner = owner_of(path)
     if owner is None:
         return True

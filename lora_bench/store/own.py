@@ -1,8 +1,8 @@
 """What in a store's folder is ours: the folder may hold anything else, and a user's files are never touched.
 
-A name alone does not make a thing ours. A run's folder is named by its run id and holds a record, or nothing but parts
-of a run; a temporary one is named as `temporary_name` does, and either its lock file says that a writer of ours made it
-or its record does; links are never ours.
+A name alone does not make a thing ours. A run's folder is named by its run id and holds a record, or only parts of a
+run. A temporary one has a name from `temporary_name`, and a lock file or a record that says that a writer of ours made
+it. Links are never ours.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def temporary_name(run_id: str) -> str:
 
 
 def lock_of(temporary: Path) -> Path:
-    """The lock file of a temporary folder, or of what it replaced."""
+    """The lock file of a temporary folder, or of the one that it replaced."""
     return temporary.parent / CLAIMS / f"{temporary.name.removesuffix(REPLACED)}.lock"
 
 
 def run_of(temporary: Path) -> str:
-    """The run that a temporary folder is of."""
+    """The run whose temporary folder this is."""
     match = _TEMPORARY.fullmatch(temporary.name)
     assert match is not None, f"{temporary.name} is no temporary folder of ours"
     return match[1]
@@ -49,7 +49,7 @@ def is_temporary(folder: Path) -> bool:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's, be its record unreadable or lost."""
+    """Whether a folder is a run's, even with an unreadable record, or none."""
     if not RUN_ID.fullmatch(folder.name) or not _is_real_folder(folder):
         return False
     names = {path.name for path in folder.iterdir()}
@@ -62,7 +62,7 @@ def is_set_aside(folder: Path) -> bool:
 
 
 def is_index(path: Path) -> bool:
-    """Whether the index can be written: it is not there yet, is empty, or has a line of ours at its beginning."""
+    """Whether the index can be written: it does not exist yet, is empty, or begins with a line of ours."""
     if path.is_symlink():
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a store is to whoever reads it, be it a folder of runs or an archive; and the names of its parts."""
+"""A store as its readers see it, whether a folder of runs or an archive, and the names of its parts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StoreReader(Protocol):
         ...
 
     def written_at(self, run_id: str) -> int | None:
-        """When the run's record was written, in nanoseconds; None without one, and where that is not kept."""
+        """When the run's record was written, in nanoseconds; None without one, and in an archive."""
         ...
 
     def path(self, run_id: str) -> Path:
@@ -61,7 +61,7 @@ class StoreReader(Protocol):
         ...
 
     def frame(self) -> pd.DataFrame:
-        """One row per run, failed ones too, ordered by run id; see `frame.COLUMNS`. What a run has not is NaN."""
+        """One row per run, failed ones too, ordered by run id; see `frame.COLUMNS`. What a run lacks is NaN."""
         ...
 
     def predictions(self, run_id: str) -> pd.DataFrame | None:
@@ -79,16 +79,16 @@ class StoreReader(Protocol):
 
     @property
     def unreadable(self) -> dict[str, str]:
-        """The runs that are not counted since their record cannot be read, and why; as the last look found them."""
+        """The runs that are not counted because their record could not be read at the last look, and why."""
         ...
 
     def bytes_by_part(self) -> dict[str, tuple[int, int]]:
-        """What lies on the disk: runs that have the part and its bytes, for record, predictions and adapter."""
+        """What the disk holds: runs that have the part, and its bytes, for record, predictions and adapter."""
         ...
 
 
 def is_archive(root: str | Path) -> bool:
-    """Whether a folder is an archive, be it one that lost a file; another program's manifest.json makes it none."""
+    """Whether a folder is an archive, even one that lost a file; a manifest.json of another program is not enough."""
     if (Path(root) / RECORDS).is_file():
         return True
     try:
@@ -98,7 +98,7 @@ def is_archive(root: str | Path) -> bool:
 
 
 def checked_id(run_id: str) -> str:
-    """The run id, which names a folder and never leaves it."""
+    """The run id, checked, so that it names a folder in the store and nothing outside it."""
     if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
         raise StoreError(f"store: {run_id!r} is no run id; one is 8 to 64 of 0-9a-f")
     return run_id

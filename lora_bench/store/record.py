@@ -35,10 +35,10 @@ COSTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What a record is about: the run, and where and how it was started. `started` is ISO 8601.
+    """The run that a record is about, and where and how it was started. `started` is ISO 8601.
 
-    `task` is what the rows come to: `labels`, their names by output (null for regression), `label_counts`, `repeats`.
-    Records from before have none.
+    `task` sums up the rows: `labels`, their names by output (null for regression), `label_counts`, `repeats`. Older
+    records lack it.
     """
 
     run_id: str
@@ -55,7 +55,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was counted and measured of a run, however it ended: as far as it came."""
+    """What was counted and measured of a run, as far as it got."""
 
     parameters: Mapping[str, int | None]
     history: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run that finished came to."""
+    """The result of a run that finished."""
 
     scores: Mapping[str, Any]
     guards: Mapping[str, Any] = field(default_factory=dict)
@@ -181,23 +181,23 @@ def check_record(record: Any) -> None:
     Raises:
         RecordError: with every problem found.
     """
-    found = problems(record)
-    if found:
-        raise RecordError(found)
+    reasons = problems(record)
+    if reasons:
+        raise RecordError(reasons)
 
 
 def problems(record: Any) -> list[str]:
     """Everything that keeps `record` from being written; empty when it is sound."""
     if not isinstance(record, dict):
         return [f"expected an object, got {type(record).__name__}"]
-    found = []
+    reasons = []
     for key, kind in REQUIRED_KEYS.items():
         if key not in record:
-            found.append(f"no '{key}'")
+            reasons.append(f"no '{key}'")
         elif not isinstance(record[key], kind) or isinstance(record[key], bool):
-            found.append(f"'{key}' has the wrong type: {type(record[key]).__name__}")
-    if found:
-        return found
+            reasons.append(f"'{key}' has the wrong type: {type(record[key]).__name__}")
+    if reasons:
+        return reasons
     return [
         *_identity_problems(record),
         *_status_problems(record),

@@ -1,4 +1,4 @@
-"""What must not leave the machine in a record, a log or a page: secrets, and the machine's folders.
+"""Keep secrets, and the machine's folders, out of records, logs and pages.
 
 What counts as a secret:
 
@@ -6,15 +6,15 @@ What counts as a secret:
    password of a URL, and what follows `Bearer`;
 2. the value of a variable that W&B or Hugging Face read their key from, of 8 characters or more;
 3. the value of another environment variable whose name says key, token, secret or password, of 12 characters or more,
-   where it stands as a word of its own. One that looks drawn (20 characters with letters and digits) counts anywhere.
-   A value that is a path, or that names something on the disk, is none: PWD, HOME and their like hold folders;
-4. on a command line: what is given to a key of such a name, and a word of 40 hexadecimal digits, the form of W&B's
-   keys, unless its key names a revision.
+   where it stands as a word of its own. One that looks random (20 characters with letters and digits) counts anywhere.
+   A value that is a path, or that names something on the disk, is no secret: PWD, HOME and the like hold folders;
+4. on a command line: the value of a key of such a name, and a word of 40 hexadecimal digits, the form of W&B's keys,
+   unless its key names a revision.
 
-Where: in texts that people and libraries wrote, which are the error, the command and the words of a summary. A
-configuration, its metrics, its matrices and its data are what a run is (`FACTS`): the values of variables (2 and 3) are
+All four are looked for in texts that people and libraries wrote: the error, the command and the words of a summary. A
+configuration, its metrics, its matrices and its data define the run (`FACTS`): the values of variables (2 and 3) are
 never looked for there, nor in scores, so that no variable can rewrite what was trained. Other parts of a document, such
-as what W&B is told, lose the values that can be nothing but a secret.
+as what is sent to W&B, lose the values that can only be secrets.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from typing import Literal
 
 SERVICE_VARIABLES = ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN", "HF_API_TOKEN")
 TEXTS = ("error", "error_message", "invocation", "command", "verdict")
-"""Parts of a document that hold texts which people and libraries wrote."""
+"""Parts of a document with texts that people and libraries wrote."""
 FACTS = ("run_id", "cell_id", "config", "metrics", "manifest", "data", "scores", "parameters", "norms", "environment")
-"""Parts of a record that say what the run is."""
-_SHORTEST_SERVICE, _SHORTEST, _SHORTEST_DRAWN = 8, 12, 20
+"""Parts of a record that define the run."""
+_SHORTEST_SERVICE, _SHORTEST, _SHORTEST_RANDOM = 8, 12, 20
 _FOLDER_VARIABLES = ("PWD", "OLDPWD", "HOME")
 _SECRET_NAME = re.compile(r"secret|passw|apikey|credential|(^|_)(key|token|pass|pwd|pat)s?(_|$)", re.IGNORECASE)
 _SECRET_SHAPES = re.compile(
@@ -78,8 +78,8 @@ def scrubber(variables: Literal["all", "sure", "none"] = "all") -> Callable[[str
     """A function that takes secrets out of a text, and the folders of home, project and Python.
 
     Args:
-        variables: which values of environment variables count as secrets: all of the rules 2 and 3, those that can be
-            nothing else (of a service, or drawn), or none, where a run says what it is.
+        variables: which values of environment variables count as secrets: all of rules 2 and 3; those that can be
+            nothing else (of a service, or random); or none, in the parts that define the run.
     """
     known: dict[str, str] = {}
     patterns: list[str] = []
@@ -112,7 +112,7 @@ def _values() -> tuple[list[str], list[str]]:
         elif len(value) < _SHORTEST or name in _FOLDER_VARIABLES or not _SECRET_NAME.search(name):
             continue
         elif not _is_path(value):
-            (anywhere if _looks_drawn(value) else as_word).add(value)
+            (anywhere if _looks_random(value) else as_word).add(value)
     return sorted(anywhere, key=len, reverse=True), sorted(as_word, key=len, reverse=True)
 
 
@@ -125,9 +125,9 @@ def _is_path(value: str) -> bool:
         return False
 
 
-def _looks_drawn(value: str) -> bool:
+def _looks_random(value: str) -> bool:
     has_both = bool(re.search(r"[A-Za-z]", value)) and bool(re.search(r"\d", value))
-    return len(value) >= _SHORTEST_DRAWN and has_both and not re.search(r"[\s/]", value)
+    return len(value) >= _SHORTEST_RANDOM and has_both and not re.search(r"[\s/]", value)
 
 
 @functools.lru_cache(maxsize=8)

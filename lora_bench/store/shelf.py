@@ -1,4 +1,4 @@
-"""The records in a store's folder, as they are read: nothing here writes, moves or deletes."""
+"""Read the records in a store's folder; nothing here writes, moves or deletes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Shelf:
         return [facts.st_mtime_ns, facts.st_size, facts.st_ino] if stat.S_ISREG(facts.st_mode) else None
 
     def read(self, run_id: str) -> dict[str, Any] | None:
-        """The record of a run, or None when there is none, or none that can be read: then it says so, once."""
+        """The record of a run, or None when there is none, or it cannot be read, of which a warning tells once."""
         stamp = self.stamp(run_id)
         known = self._unreadable.get(run_id)
         if known is not None and stamp is not None and known[0] == stamp:

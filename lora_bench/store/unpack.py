@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MOST_TIMES = 200
 SMALLEST = 200_000_000
 _TEXT_BYTES = 64
-"""What a cell of text takes in memory, about."""
+"""About what a cell of text takes in memory."""
 
 
 def most_bytes(path: Path) -> int:
