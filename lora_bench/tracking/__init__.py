@@ -1,1 +1,1 @@
-"""W&B, the mirror of the store: while a run trains, and afterwards."""
+"""Mirror the store on W&B: while a run trains, and afterwards."""

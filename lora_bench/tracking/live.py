@@ -1,12 +1,12 @@
-"""Mirror runs to Weights & Biases while they train, or keep silent. Written to, never read back.
+"""Mirror runs to Weights & Biases while they train, or keep silent. The mirror is only written to, never read.
 
     tracking = open_tracking(config.tracking, directory=store / ".tracking")
     run = tracking.start(head_of(...));  run.log({"loss": 0.3}, step=10);  run.finish("finished", {...})
 
-The store is the truth, so nothing here may cost a run: every failure of wandb is caught, reported once, and ends the
+The store is the truth, so nothing here may fail a run: every failure of wandb is caught, reported once, and ends the
 mirror rather than the run. One W&B run mirrors one run, many can be live at once, and each ends with its own status.
-Whether the server answers is asked once, for at most 5 seconds; without an answer, or without a key, runs are written
-to `directory` for `wandb sync`.
+The server is asked once, for at most 5 seconds, whether it answers; if it does not, or there is no key, runs are
+written to `directory` for `wandb sync`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROBE_SECONDS = 5.0
-# A server that is lost half-way stalls starting and finishing for this long, once.
+# When the server is lost half-way, starting and finishing stall for this long, once.
 SERVER_SECONDS = 5.0
 SETTINGS: dict[str, Any] = {
     "silent": True,
@@ -71,7 +71,7 @@ class TrackedRun(Protocol):
         ...
 
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
-        """End the run as `finished`, `failed`, or `stopped` (no record came of it), with its final figures."""
+        """End the run as `finished`, `failed`, or `stopped` (without a record), with its final figures."""
         ...
 
 
@@ -83,7 +83,7 @@ class Tracking(Protocol):
     def start(self, run: Mapping[str, Any]) -> TrackedRun:
         """Begin to mirror a run: its `run_id`, `name`, `group`, `tags` and `config`, as `head_of` makes them.
 
-        With `copy`, six characters, the W&B run has a name that is always the same, so a second one replaces it.
+        With `copy`, six characters, the W&B run always has the same name, so a second one replaces the first.
         """
         ...
 
@@ -93,7 +93,7 @@ class Tracking(Protocol):
 
 
 def open_tracking(config: TrackingConfig, *, directory: Path) -> Tracking:
-    """The mirror that `config` asks for, or the nearest one that can be had here; says so when it is another.
+    """The mirror that `config` asks for, or the nearest one available here; a warning tells when it is another.
 
     Args:
         directory: where W&B's files go; nothing is written elsewhere.
@@ -114,9 +114,9 @@ def open_tracking(config: TrackingConfig, *, directory: Path) -> Tracking:
 
 
 def choose_mode(config: TrackingConfig) -> Mode:
-    """`online`, `offline` or `disabled`: what was asked for, as far as key and network allow.
+    """`online`, `offline` or `disabled`: what was asked for, as far as the key and the network allow.
 
-    `tracking.mode` decides unless it is `auto`, then WANDB_MODE does, then whether there is a key. Online needs a key
+    `tracking.mode` decides unless it is `auto`; then WANDB_MODE does, then the presence of a key. Online needs a key
     and a server that answers. The server is asked once per process.
     """
     wanted = os.environ.get("WANDB_MODE", "").lower()
@@ -187,8 +187,8 @@ def summary_of(record: Mapping[str, Any]) -> dict[str, Any]:
         f"{split}_score": (record["scores"].get(split) or {}).get(record["metrics"][0])
         for split in ("select", "report")
     }
-    told = {"error_kind": error.get("kind"), "error_message": (error.get("message") or "").partition("\n")[0][:200]}
-    return {"scores": record["scores"], "cost": record["cost"], **primary, **(told if error else {})}
+    failure = {"error_kind": error.get("kind"), "error_message": (error.get("message") or "").partition("\n")[0][:200]}
+    return {"scores": record["scores"], "cost": record["cost"], **primary, **(failure if error else {})}
 
 
 class Silence:
@@ -251,7 +251,7 @@ class WandbTracking:
             log.warning("tracking: W&B could not %s, the store keeps everything (%s)", action, _words(error))
 
     def end_beside(self, end: Callable[[], None]) -> None:
-        """End a run beside the training: its data has to travel, and with a lost server every run waits its time."""
+        """End a run in a thread: its data take time to send, and with a lost server every run waits for a timeout."""
         ending = threading.Thread(target=end, name="lora_bench-tracking")
         ending.start()
         self._endings = [other for other in self._endings if other.is_alive()] + [ending]
@@ -264,10 +264,10 @@ class WandbTracking:
     def _init(self, run: Mapping[str, Any]) -> Any:
         import wandb
 
-        # Settings that an older wandb does not have yet are left at what it does.
+        # An older wandb may lack some of these settings; it then does as it always did.
         settings = {name: value for name, value in SETTINGS.items() if name in wandb.Settings.model_fields}
         tracked = wandb.init(
-            # A new name each time: a run that is trained again is another W&B run, never a continuation.
+            # A new name each time: a run trained again is another W&B run, never a continuation.
             id=f"{run.get('run_id', 'run')}-{run.get('copy') or uuid4().hex[:6]}",
             name=_clipped(run["name"], 128),
             group=_clipped(run["group"], 128),
@@ -304,9 +304,9 @@ class _WandbRun:
             self._tracking.report("log", error)
 
     def attach(self, tables: Mapping[str, Any], figures: Mapping[str, bytes]) -> None:
-        for kind, make, held in (("figures", _image, figures), ("tables", _table, tables)):
+        for kind, make, parts in (("figures", _image, figures), ("tables", _table, tables)):
             try:
-                self._run.log({f"{kind}/{name}": make(one) for name, one in held.items()})
+                self._run.log({f"{kind}/{name}": make(part) for name, part in parts.items()})
             except Exception as error:
                 self._tracking.report(f"add {kind}", error)
 
@@ -383,14 +383,14 @@ def _words(error: BaseException) -> str:
 def _base_url() -> str:
     import wandb
 
-    # Silent before anything can speak; the singleton reads WANDB_BASE_URL and the settings files of `wandb login`.
+    # Silent before anything can print; the singleton reads WANDB_BASE_URL and the settings files of `wandb login`.
     return wandb.setup(settings=wandb.Settings(silent=True)).settings.base_url.rstrip("/")
 
 
 def _has_key(url: str) -> bool:
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    # wandb's hosted service has had two names, and a key stored under the older one still holds.
+    # wandb's hosted service has had two names, and a key stored under the older one is still valid.
     hosts = {urlsplit(url).netloc} | ({"api.wandb.ai"} if url.endswith(("coreweave.com", "wandb.ai")) else set())
     own = os.environ.get("NETRC")
     folder = home()
@@ -406,9 +406,9 @@ def _has_key(url: str) -> bool:
 
 @cache
 def _unreachable(url: str) -> str | None:
-    """Why the server does not answer, or None when it does."""
+    """The reason why the server does not answer, or None when it does."""
     answer: list[str | None] = []
-    # In a thread, because a name server that is silent holds its caller for longer than any time-out given to it.
+    # In a thread, because a silent name server blocks its caller for longer than any timeout.
     asking = threading.Thread(target=lambda: answer.append(_ask(url)), daemon=True, name="lora_bench-probe")
     asking.start()
     asking.join(PROBE_SECONDS)
@@ -419,7 +419,7 @@ def _ask(url: str) -> str | None:
     import requests
 
     try:
-        # An explicit, empty authentication: otherwise requests would send the key that it finds in .netrc.
+        # Explicitly no authentication: otherwise requests would send the key that it finds in .netrc.
         answer = requests.get(f"{url}/healthz", timeout=PROBE_SECONDS - 0.5, stream=True, auth=lambda request: request)
         answer.close()
     except Exception as error:

@@ -37,9 +37,9 @@ from lora_bench.wording import command_line
 log = logging.getLogger(__name__)
 
 SHOWN = 20
-"""Runs that are listed by name before the rest is only counted."""
+"""How many runs are listed by name; the rest are only counted."""
 BATCH = 8
-"""Uploads that may be on their way at once."""
+"""How many uploads may be under way at once."""
 BLOCK, CHUNK_HEADER = 32768, struct.Struct("<IHB")
 
 
@@ -55,12 +55,12 @@ class Copy:
 
 @dataclass
 class Comparison:
-    """How the store and its mirror agree.
+    """How far the store and its mirror agree.
 
     Attributes:
         same: runs that have a copy with their status and scores.
         missing: runs without any copy that ended.
-        different: runs whose every copy disagrees, with the ways in which the latest one does.
+        different: runs whose every copy disagrees, with what differs in the latest one.
         foreign: copies of runs that the store does not hold.
         unended: copies of runs that did not end by themselves: killed, or still being trained.
     """
@@ -73,42 +73,42 @@ class Comparison:
 
 
 def compare(records: Iterable[Mapping[str, Any]], copies: Iterable[Copy]) -> Comparison:
-    """Hold every record against the copies that name its run."""
+    """Compare every record with the copies that name its run."""
     by_run: dict[str, list[Copy]] = {}
     for copy in copies:
         by_run.setdefault(copy.run_id, []).append(copy)
-    found = Comparison()
+    comparison = Comparison()
     for record in records:
         run_id = record["run_id"]
-        mine = by_run.pop(run_id, [])
-        found.unended += [copy for copy in mine if copy.status is None]
-        ended = [copy for copy in mine if copy.status is not None]
+        copies_of_run = by_run.pop(run_id, [])
+        comparison.unended += [copy for copy in copies_of_run if copy.status is None]
+        ended = [copy for copy in copies_of_run if copy.status is not None]
         problems = [differences(record, copy) for copy in ended]
         if not ended:
-            found.missing.append(run_id)
+            comparison.missing.append(run_id)
         elif all(problems):
-            found.different[run_id] = problems[-1]
+            comparison.different[run_id] = problems[-1]
         else:
-            found.same.append(run_id)
-    for copies_of_one in by_run.values():
-        for copy in copies_of_one:
-            (found.foreign if copy.status is not None else found.unended).append(copy)
-    return found
+            comparison.same.append(run_id)
+    for copies_of_run in by_run.values():
+        for copy in copies_of_run:
+            (comparison.foreign if copy.status is not None else comparison.unended).append(copy)
+    return comparison
 
 
 def differences(record: Mapping[str, Any], copy: Copy) -> list[str]:
-    """Where a copy says something else than the record, in words; empty when it says the same."""
-    told = []
+    """Where a copy disagrees with the record, in words; empty when it agrees."""
+    differing = []
     if copy.status != record["status"]:
-        told.append(f"it {record['status']}, but {copy.where} says {copy.status}")
+        differing.append(f"it {record['status']}, but {copy.where} says {copy.status}")
     for split, values in record["scores"].items():
         for name, value in (values or {}).items():
             theirs = copy.scores.get(f"{split}/{name}")
             if value is None and theirs is None:
                 continue
             if value is None or theirs is None or not math.isclose(value, theirs, rel_tol=1e-9, abs_tol=1e-12):
-                told.append(f"{split} {name} is {value}, but {copy.where} says {theirs}")
-    return told
+                differing.append(f"{split} {name} is {value}, but {copy.where} says {theirs}")
+    return differing
 
 
 # The copies
@@ -135,7 +135,7 @@ def copies_on_server(entity: str | None, project: str) -> tuple[str, list[Copy]]
 
 
 def copies_offline(directory: Path) -> list[Copy]:
-    """The copies that lie in W&B's offline folders below `directory`; what cannot be read counts as never ended."""
+    """The copies in W&B's offline folders below `directory`; one that cannot be read counts as never ended."""
     from google.protobuf.message import DecodeError
 
     copies = []
@@ -152,7 +152,7 @@ def copies_offline(directory: Path) -> list[Copy]:
 
 
 def read_offline(path: Path) -> tuple[str | None, dict[str, Any], dict[str, Any]]:
-    """The name, configuration and summary that a `.wandb` file holds, as far as it was written."""
+    """The name, configuration and summary in a `.wandb` file, as far as it was written."""
     from wandb.proto import wandb_internal_pb2
 
     name, config, summary = None, {}, {}
@@ -171,7 +171,7 @@ def read_offline(path: Path) -> tuple[str | None, dict[str, Any], dict[str, Any]
 
 
 def _log_records(content: bytes) -> Iterator[bytes]:
-    """The records of a LevelDB log behind W&B's seven-byte header; ends where the file was cut."""
+    """The records of a LevelDB log after W&B's seven-byte header; ends where the file was cut."""
     place, pieces = 7, b""
     if content[:4] != b":W&B":
         return
@@ -218,7 +218,7 @@ def _plain_summary(run: Any) -> dict[str, Any]:
 
 
 def _sentinel(path: Path) -> Path:
-    """The file by which wandb knows that an offline run was sent."""
+    """The file that tells wandb that an offline run was sent."""
     return path.with_suffix(".wandb.synced")
 
 
@@ -238,7 +238,7 @@ def upload(record: Mapping[str, Any], tracking: Tracking) -> None:
         sweep=(record.get("invocation") or {}).get("sweep"),
     )
     head["config"] |= {"from_record": True, "started": record.get("started"), "finished": record.get("finished")}
-    # Named by the record's content, so that uploading it twice makes one W&B run.
+    # Named by the record's content, so that two uploads make one W&B run.
     content = json.dumps([record["status"], record["scores"], record.get("finished")], sort_keys=True)
     run = tracking.start(head | {"copy": hashlib.sha256(content.encode()).hexdigest()[:6]})
     history = record.get("history") or {}
@@ -260,7 +260,7 @@ def upload_all(run_ids: Iterable[str], store: StoreReader, config: TrackingConfi
     """Upload these runs; returns how many went where `config` asked, before the server was lost."""
     tracking = open_tracking(config, directory=_directory(store))
     mode, n_done = tracking.mode, 0
-    if mode == "disabled":  # W&B is left out, and that was said
+    if mode == "disabled":  # W&B is left out, which a warning has told
         return 0
     for place, run_id in enumerate(run_ids, start=1):
         upload(store.record(run_id), tracking)
@@ -274,7 +274,7 @@ def upload_all(run_ids: Iterable[str], store: StoreReader, config: TrackingConfi
 
 
 def mark_sent(run_ids: Iterable[str], directory: Path) -> int:
-    """Keep `wandb sync` from sending offline folders of runs that W&B holds by now; returns how many are marked."""
+    """Keep `wandb sync` from sending offline folders of runs that W&B already has; returns how many are marked."""
     wanted, n_marked = set(run_ids), 0
     for path in directory.glob("wandb/offline-run-*/*.wandb"):
         if path.stem.removeprefix("run-").partition("-")[0] in wanted and not _sentinel(path).exists():
@@ -291,7 +291,7 @@ def _directory(store: StoreReader) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of `lora-bench-sync`; 0: the mirror is whole, 1: something is missing or differs, 2: it cannot."""
+    """Entry point of `lora-bench-sync`; 0: the mirror is complete, 1: runs are missing or differ, 2: it failed."""
     wording.spell_out()
     options = parsed(_parser(), argv)
     logging.basicConfig(format="%(message)s")
@@ -321,7 +321,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def synchronise(options: argparse.Namespace) -> int:
-    """Compare, upload and tell; returns the exit status of the command."""
+    """Compare, upload and print what differs; returns the exit status of the command."""
     store = open_store(options.store)
     n_runs = len(store.statuses())
     if not n_runs:
@@ -337,34 +337,34 @@ def synchronise(options: argparse.Namespace) -> int:
         place, copies = copies_on_server(options.entity, options.project)
     else:
         place, copies = f"{_directory(store)} (offline)", copies_offline(_directory(store))
-    found = compare(store.records(), copies)
+    comparison = compare(store.records(), copies)
     print(f"{store.root}: {n_runs} runs; {place}: {len(copies)} copies")
-    _tell(found)
-    wanted = [*found.missing, *(found.different if options.repair else ())]
+    _tell(comparison)
+    wanted = [*comparison.missing, *(comparison.different if options.repair else ())]
     n_done = 0 if options.dry_run else upload_all(wanted, store, config)
     if wanted and not options.dry_run:
         print(f"uploaded {n_done} of {len(wanted)}" if mode == "online" else f"written offline: {n_done}")
     if mode == "online" and not options.dry_run:
-        n_marked = mark_sent([*found.same, *wanted[:n_done]], _directory(store))
+        n_marked = mark_sent([*comparison.same, *wanted[:n_done]], _directory(store))
         if n_marked:
             print(f"{n_marked} offline folders are marked as sent: W&B holds their runs")
     elif mode == "offline" and not options.dry_run:
         sync = command_line(["wandb", "sync", str(_directory(store) / "wandb")])
         print(f"with a key and a network, the same command sends them; or: {sync}/*")
-    is_whole = n_done == len(wanted) and (options.repair or not found.different)
+    is_whole = n_done == len(wanted) and (options.repair or not comparison.different)
     return 0 if is_whole else 1
 
 
-def _tell(found: Comparison) -> None:
-    print(f"  same: {len(found.same)}")
-    print(f"  missing: {len(found.missing)}{_listed(found.missing)}")
-    print(f"  different: {len(found.different)}")
-    for run_id, problems in list(found.different.items())[:SHOWN]:
+def _tell(comparison: Comparison) -> None:
+    print(f"  same: {len(comparison.same)}")
+    print(f"  missing: {len(comparison.missing)}{_listed(comparison.missing)}")
+    print(f"  different: {len(comparison.different)}")
+    for run_id, problems in list(comparison.different.items())[:SHOWN]:
         print(f"    {run_id}: {'; '.join(problems)}")
-    if found.foreign:
-        print(f"  of runs that this store does not hold: {len(found.foreign)}")
-    if found.unended:
-        print(f"  of runs that did not end by themselves, or are in training: {len(found.unended)}")
+    if comparison.foreign:
+        print(f"  of runs that this store does not hold: {len(comparison.foreign)}")
+    if comparison.unended:
+        print(f"  of runs that did not end by themselves, or are in training: {len(comparison.unended)}")
 
 
 def _listed(names: list[str]) -> str:
