@@ -1,7 +1,7 @@
 """Folders of the account that runs us: its home, which it may lack, `~` in front of a path, and a cache.
 
 An account in a container or on a cluster may have neither HOME nor an entry in the password file, and a locale may be
-unable to spell a folder's name. Both are found out here, before anything trains.
+unable to spell a folder's name. Both are detected here, before anything trains.
 """
 
 import argparse
@@ -18,11 +18,11 @@ HOMES = {
     "WANDB_CONFIG_DIR": "wandb",
     "WANDB_DATA_DIR": "wandb",
 }
-"""Where libraries keep what they else keep below the home, by variable."""
+"""The folder, by variable, of libraries that otherwise keep files below the home."""
 
 
 class PathError(ValueError):
-    """A path that cannot be used, with what would work; the caller names the key."""
+    """A path that cannot be used, and what would work; the caller names the key."""
 
 
 def home() -> Path | None:
@@ -54,7 +54,7 @@ def expanded(text: str) -> str:
 
 
 def argument(text: str) -> Path:
-    """The type of a script's path argument."""
+    """The type of a path argument of a script."""
     try:
         return Path(expanded(text))
     except PathError as error:
@@ -83,8 +83,8 @@ def cache_folder() -> Path:
 
 
 def settle_caches() -> None:
-    """Find out at the start whether caches have a place; libraries that would write below a home that is not there get
-    one beside ours. They take an unexpanded `~` for the name of a folder, and make it in the current one.
+    """Check at the start that caches have a place; libraries that would write below a missing home get one beside ours.
+    They would take an unexpanded `~` for the name of a folder, and make it in the current one.
 
     Raises:
         PathError: as `cache_folder` does.
@@ -96,7 +96,7 @@ def settle_caches() -> None:
 
 
 def _is_one_name(path: str) -> bool:
-    """Whether a path is the same file to Python, which spells it as the locale does, and to Arrow: always as UTF-8."""
+    """Whether a path names the same file for Python, which encodes it as the locale does, and for Arrow, as UTF-8."""
     try:
         return os.fsencode(path) == path.encode()
     except UnicodeEncodeError:
@@ -104,7 +104,7 @@ def _is_one_name(path: str) -> bool:
 
 
 def _temporary_cache() -> Path:
-    """A folder of this account in the temporary one, whose name others can foresee: what they put there is not read."""
+    """This account's folder in the temporary one. Others can predict its name, so what they put there is not read."""
     folder, is_ours = temporary_folder("lora_bench")
     if not is_ours:
         raise PathError(
@@ -115,8 +115,8 @@ def _temporary_cache() -> Path:
 
 
 def temporary_folder(name: str) -> tuple[Path, bool]:
-    """A folder of this account in the temporary one, of mode 0700, and whether it is this account's alone: others can
-    foresee its name, and may have made it first. One that cannot be made is nobody else's."""
+    """This account's folder in the temporary one, of mode 0700, and whether nobody else can write it: others can
+    predict its name, and may have made it first. A folder that cannot be made counts as ours."""
     owner = os.getuid() if hasattr(os, "getuid") else "home"
     folder = Path(tempfile.gettempdir()) / f"{name}-{owner}"
     try:
@@ -124,7 +124,7 @@ def temporary_folder(name: str) -> tuple[Path, bool]:
     except FileExistsError:
         about = folder.lstat()
         return folder, stat.S_ISDIR(about.st_mode) and about.st_uid == owner and not about.st_mode & 0o022
-    except OSError:  # the caller finds out when it writes, if it needs to
+    except OSError:  # the caller sees it when it writes, if it ever does
         pass
     return folder, True
 

@@ -2,8 +2,8 @@
 
     stream seed = first 63 bits of sha256("lora_bench/<purpose>/<key>/<key> ...")
 
-A stream never depends on how often another one was drawn from, so two cells of one seed share head, data order and
-dropout masks whatever else differs between them, and their contrast is paired.
+A stream never depends on how much was drawn from another, so two cells of one seed share head, data order and dropout
+masks whatever else differs between them, and their contrast is paired.
 """
 
 import hashlib

@@ -1,1 +1,1 @@
-"""Many adapters on one backbone, and methods that need one of their own."""
+"""Train many adapters on one backbone, and methods that need a backbone of their own."""

@@ -1,7 +1,7 @@
 """Dropout whose masks belong to the seed and not to the pack.
 
-A mask is drawn for the B rows of a batch, from a generator of the seed's own, and repeated along the pack, so that a
-packed run and a solo run of one seed drop the same activations.
+A mask is drawn for the B rows of a batch, from a generator that belongs to the seed, and repeated along the pack, so
+that a packed run and a solo run of one seed drop the same activations.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from lora_bench import seeds
 
 
 class DropoutMasks(TorchFunctionMode):
-    """Dropout masks of the seed's own, one for each site and batch, shared by the runs of a pack.
+    """Dropout masks of one seed, one for each site and batch, shared by the runs of a pack.
 
     `F.dropout` takes no generator and its draw depends on the shape, so packed could never equal solo. Rates
-    stay the backbone's own unless `rate` overrides them.
+    are the backbone's own unless `rate` overrides them.
     """
 
     def __init__(self, pack: Any, rate: float | None, seed: int) -> None:
@@ -38,7 +38,7 @@ class DropoutMasks(TorchFunctionMode):
         return self._dropout(*args, **kwargs)
 
     def drop_whole(self, input: torch.Tensor, p: float) -> torch.Tensor:
-        """Dropout of an input that has no batch: one mask, of its whole shape."""
+        """Dropout of an input without a batch: one mask of its whole shape."""
         rate = p if self.rate is None else self.rate
         if rate == 0:
             return input

@@ -8,9 +8,9 @@ heads are stacks with one slice a run, so runs share no trained weight and the g
 own gradient. Ranks are zero-padded to the largest of their bucket: padded rows of A and columns of B have zero gradient
 and stay exactly zero.
 
-Where all runs see the same batch, whatever lies below the lowest adapted layer is computed once (`rows` rows) and
-repeated only where the runs part; BERT-like encoders, which classify from the first token, compute only that token in
-their last layer.
+Where all runs see the same batch, everything below the lowest adapted layer is computed once (`rows` rows) and
+repeated only where the runs diverge; BERT-like encoders, which classify from the first token, compute only that token
+in their last layer.
 """
 
 
@@ -35,8 +35,8 @@ from lora_bench.packing.shortcuts import FIRST_TOKEN_FAMILIES, FirstTokenLayer, 
 
 
 class Pack(Modes, contextlib.AbstractContextManager):
-    """The adapters of `states` on one backbone. Inside the `with` block the backbone's modules are replaced, afterwards
-    restored.
+    """The adapters of `states` on one backbone. Inside the `with` block the backbone's modules are replaced; at its
+    end they are restored.
 
     Args:
         states: one per run; module paths of the split backbone.
@@ -211,7 +211,7 @@ class Pack(Modes, contextlib.AbstractContextManager):
                 self._replace(f"{path}.{index}", wrapped)
 
     def _share_first_inputs(self, path: str, attention: nn.Module) -> None:
-        """Queries, keys and values of the layer where the runs part see repeated rows: multiply them once."""
+        """Queries, keys and values of the layer where the runs diverge see repeated rows: multiply them once."""
         for name in ("query", "key", "value"):
             if not isinstance(getattr(attention, name), PackedLinear):
                 self._replace(f"{path}.{name}", PackedLinear(self, f"{path}.{name}", getattr(attention, name), {}))

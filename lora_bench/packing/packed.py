@@ -1,4 +1,4 @@
-"""What a pack offers: to whoever trains it, to its modules, and to the optimizer."""
+"""The interfaces of a pack: to the training loop, to its own modules, and to the optimizer."""
 
 
 # P runs in the pack, M runs that adapt a matrix, B rows of the batch, N rows x tokens of one run, D width in, O width
@@ -19,8 +19,8 @@ from lora_bench.packing.dropout import DropoutMasks
 
 @dataclass(frozen=True)
 class Trained:
-    """Trained tensors. `parameter`: (n, ...), a slice for each of `runs`: (n,); where one run trains it, of any
-    shape."""
+    """Trained tensors. `parameter`: (n, ...), a slice for each of `runs`: (n,); of any shape where one run alone
+    trains it."""
 
     name: str
     kind: str  # A | B | head
@@ -30,9 +30,9 @@ class Trained:
 
 
 class Packed(Protocol):
-    """A pack as the loop, the scoring and the guards see it: the many runs of a `Pack`, or the one of a `SoloPack`.
+    """A pack as the loop, the evaluation and the guards see it: the runs of a `Pack`, or the one run of a `SoloPack`.
 
-    It is open inside its `with` block, where it may have replaced modules of the backbone.
+    It works inside its `with` block, where modules of the backbone may be replaced.
     """
 
     backbone: Backbone
@@ -57,11 +57,11 @@ class Packed(Protocol):
         ...
 
     def train(self) -> contextlib.AbstractContextManager[None]:
-        """Dropout on, where there is any."""
+        """Switch to training: dropout is on, where there is any."""
         ...
 
     def evaluate(self) -> contextlib.AbstractContextManager[None]:
-        """Dropout off and no gradients, also in the middle of training."""
+        """Evaluate: dropout off and no gradients, also in the middle of training."""
         ...
 
     def bare(self) -> contextlib.AbstractContextManager[None]:
@@ -69,29 +69,29 @@ class Packed(Protocol):
         ...
 
     def state(self, run: int) -> AdapterState:
-        """What one run has trained (copies)."""
+        """The tensors that one run has trained (copies)."""
         ...
 
     def set_states(self, states: Sequence[AdapterState]) -> None:
-        """Put back tensors that `state` gave, one per run."""
+        """Restore what `state` returned, one state per run."""
         ...
 
     def streams(self) -> dict[str, torch.Tensor]:
-        """Where the generators stand that training draws from."""
+        """The states of the generators that training draws from."""
         ...
 
     def set_streams(self, states: Mapping[str, torch.Tensor]) -> None:
-        """Put back what `streams` gave."""
+        """Restore what `streams` returned."""
         ...
 
     def is_frozen_intact(self) -> bool:
-        """Whether all that does not train still has the bytes that it started with. To be asked outside the `with`
+        """Whether everything that does not train still has the bytes that it started with. Ask outside the `with`
         block."""
         ...
 
 
 class Modes:
-    """How the model of a pack is switched between training and evaluation."""
+    """Switches the model of a pack between training and evaluation."""
 
     backbone: Backbone
     model: Any
@@ -125,7 +125,7 @@ class Modes:
 
 
 class Stacked(Protocol):
-    """A pack as its modules see it."""
+    """A pack as its own modules see it."""
 
     n_runs: int
     rows: int
@@ -135,5 +135,5 @@ class Stacked(Protocol):
     masks: DropoutMasks
 
     def repeat(self, x: torch.Tensor) -> torch.Tensor:
-        """What all runs share, once for each of them."""
+        """Repeat, once for each run, what all runs share."""
         ...

@@ -16,13 +16,13 @@ FAMILIES = ("deberta", "deberta-v2")
 
 
 class PerRun:
-    """Projected positions of every run, (P * H, 2k, D), waiting to be repeated along the batch."""
+    """Projected positions of every run, (P * H, 2k, D), not yet repeated along the batch."""
 
     def __init__(self, x: torch.Tensor, n_runs: int) -> None:
         self.x, self.n_runs = x, n_runs
 
     def repeat(self, n_rows: int, *_: int) -> torch.Tensor:
-        """(P * B * H, 2k, D), run after run; stands where transformers calls Tensor.repeat(P * B, 1, 1)."""
+        """(P * B * H, 2k, D), run after run; replaces transformers' call of Tensor.repeat(P * B, 1, 1)."""
         x_PHKD = self.x.view(self.n_runs, 1, -1, *self.x.shape[1:])
         return x_PHKD.expand(-1, n_rows // self.n_runs, *[-1] * 3).reshape(-1, *self.x.shape[1:])
 
@@ -48,12 +48,12 @@ def attentions(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def mark_per_run(projected: Any) -> None:
-    """Note on a tensor that it holds a projection for every run, for `split_by_run`."""
+    """Mark a tensor as holding a projection for every run, for `split_by_run`."""
     projected.per_run = True
 
 
 def split_by_run(attention: Any, n_runs: int) -> Callable[..., Any]:
-    """`transpose_for_scores` that keeps apart what a packed projection marked as `per_run`."""
+    """`transpose_for_scores` that keeps runs apart in what a packed projection marked as `per_run`."""
     original = attention.transpose_for_scores
 
     def transpose_for_scores(x: torch.Tensor, *n_heads: int) -> Any:

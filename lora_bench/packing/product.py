@@ -75,7 +75,7 @@ class PackedLinear(nn.Module):
         return y.view(shape)
 
     def _with_dropout(self, x: torch.Tensor, groups: Sequence[Any]) -> torch.Tensor:
-        """One uniform draw a site and step, shared by all runs; a run keeps what lies above its own rate."""
+        """One uniform draw per site and step, shared by all runs; a run keeps what is above its own rate."""
         pack = self._pack
         if self.dropout_stream is None:
             self.dropout_stream = seeds.generator("adapter dropout", pack.masks.seed, self._path, device=x.device)
@@ -124,7 +124,7 @@ class RankGroup(nn.Module):
 class _PackedLinear(torch.autograd.Function):
     """y = W x + b, then y[p] += s_p B_p A_p x[p] in place, without copying the rows of any run.
 
-    x: (P, N, D), or (1, N, D) where all runs see the same rows; tensors: A (M, R, D), B (M, O, R), scale (M, 1, 1) a
+    x: (P, N, D), or (1, N, D) where all runs see the same rows; tensors: A (M, R, D), B (M, O, R), scale (M, 1, 1) per
     group. Output (P * N, O).
     """
 
@@ -156,7 +156,7 @@ class _PackedLinear(torch.autograd.Function):
             hidden.append(h)
         ctx.save_for_backward(x, weight, *tensors, *hidden)
         ctx.segments, ctx.is_shared, ctx.n_groups, ctx.n_runs = segments, is_shared, len(hidden), n_runs
-        return flat  # no view, so that models may change it in place
+        return flat  # a tensor of its own, so that models may change it in place
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple:

@@ -1,4 +1,4 @@
-"""What need not be computed: rows that all runs share, tokens that no head reads, and slower attention."""
+"""Skip what need not be computed: repeated rows that all runs share, tokens that no head reads, slow attention."""
 
 
 # P runs in the pack, M runs that adapt a matrix, B rows of the batch, N rows x tokens of one run, D width in, O width
@@ -18,7 +18,7 @@ LONGEST_EAGER_CPU = 256
 
 
 class RepeatAt(nn.Module):
-    """A layer at or above the point where the runs part: sees the rows of all runs, hidden states and mask alike."""
+    """A layer at or above the point where the runs diverge: it sees the rows of all runs, in hidden states and mask."""
 
     def __init__(self, pack: Stacked, layer: nn.Module) -> None:
         super().__init__()
@@ -36,9 +36,9 @@ class RepeatAt(nn.Module):
 
 
 class FirstTokenLayer(nn.Module):
-    """The last layer of a BERT-like encoder for its first token alone: keys and values of all tokens, the rest of one.
+    """The last layer of a BERT-like encoder for its first token: keys and values of all tokens, all else of one.
 
-    Exact: what the classifier reads of the other tokens' outputs is nothing. Output (B, 1, D).
+    Exact, since the classifier reads no other token's output. Output (B, 1, D).
     """
 
     def __init__(self, layer: Any) -> None:

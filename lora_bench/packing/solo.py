@@ -1,7 +1,7 @@
 """Methods that cannot share a frozen backbone: DoRA, PiSSA and OLoRA (stock peft), BitFit and full fine-tuning.
 
 A solo pack holds one run on a private copy of the backbone and is a `packed.Packed`, so the loop, the evaluation and
-the guards are the same. What peft has is used as it is.
+the guards are the same. Where peft has a method, it is used as it is.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from lora_bench.packing.shortcuts import choose_attention
 
 START_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-4, "bf16": 5e-2}
 """Largest gap between a method's first outputs and the backbone's, relative to the largest logit (at least 1): PiSSA
-and OLoRA take their factors out of the weight, and DoRA divides by a norm, which rounds."""
+and OLoRA subtract their factors from the weight, and DoRA divides by a norm, which rounds."""
 
 
 class SoloPack(Modes, contextlib.AbstractContextManager):
@@ -52,7 +52,7 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
         self.backbone, self.adapter, self.matrices, self._start_head = backbone, adapter, list(matrices), head
         self.rows = 0
         self._has_peft = bool(matrices)
-        # Weights that train need a float32 copy; bf16 is then autocast's business.
+        # Weights that train need a float32 copy; autocast then computes in bf16.
         self._autocast = not self._has_peft and backbone.precision == "bf16"
         whole = self._untrained()
         self.model: Any = self._with_peft(whole, seed) if self._has_peft else self._thawed(whole)
@@ -85,7 +85,7 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
 
     @contextlib.contextmanager
     def bare(self) -> Iterator[None]:
-        """The untouched backbone under the same initial head."""
+        """Compute with the untouched backbone under the same initial head."""
         self._bare = self._untrained()
         try:
             yield
@@ -93,7 +93,7 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
             self._bare = None
 
     def is_frozen_intact(self) -> bool:
-        """Whether everything that does not train has kept the bytes it had after initialisation."""
+        """Whether everything that does not train still has the bytes that it had after initialisation."""
         return weights_hash(self._frozen) == self._frozen_hash
 
     def streams(self) -> dict[str, torch.Tensor]:
@@ -103,7 +103,7 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
         self.masks.stream.set_state(states["dropout"])
 
     def state(self, run: int) -> AdapterState:
-        """What the run changed, against the untouched backbone (copies).
+        """The run's change of the untouched backbone (copies).
 
         PiSSA and OLoRA start from factors of the weight, so their change is the difference of two low-rank products: a
         pair of twice the rank. BitFit, full fine-tuning and DoRA's magnitudes are `extra` tensors by parameter path.
@@ -204,6 +204,6 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
 
 
 def _in_own_precision(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """A head's layer as a pack computes it (`layers.PackedDense`): in its weights' precision, whatever reaches it."""
+    """A head's layer as a pack computes it (`layers.PackedDense`): in its weights' precision, not in its input's."""
     with torch.autocast(x.device.type, enabled=False):
         return type(module).forward(module, x.to(module.get_parameter("weight").dtype))
