@@ -50,12 +50,12 @@ class LowRank:
 
 @dataclass
 class AdapterState:
-    """All that one run trains: low-rank pairs by module path of the split backbone, head and other tensors by
+    """Everything that one run trains: low-rank pairs by module path of the split backbone, head and other tensors by
     parameter path."""
 
     low_rank: dict[str, LowRank]
     head: dict[str, torch.Tensor]
-    extra: dict[str, torch.Tensor] = field(default_factory=dict)  # what is neither: biases, magnitudes, whole weights
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)  # all else: biases, magnitudes, whole weights
 
     def tensors(self) -> list[torch.Tensor]:
         pairs = [tensor for pair in self.low_rank.values() for tensor in (pair.A, pair.B)]
@@ -82,7 +82,7 @@ def draw_A(
     """A of one matrix before the first step, from the stream of the run's seed, replicate, matrix and rank.
 
     Args:
-        init: one of `PACKED_INITS`; the others take A out of the weight.
+        init: one of `PACKED_INITS`; the others derive A from the weight.
         shape: (rank, d_in).
         dtype: of the result; the draw itself is float32.
     """
@@ -200,7 +200,7 @@ def save(
 
 
 def _follow_umask(folder: Path) -> None:
-    """Safetensors makes files that their owner alone can read, whatever the account has set for files to be."""
+    """Set the mode that the account's umask asks for: safetensors lets the owner alone read its files."""
     fresh = folder / "mode"
     fresh.touch()
     mode = fresh.stat().st_mode & 0o777
@@ -210,7 +210,7 @@ def _follow_umask(folder: Path) -> None:
 
 
 def _sort_targets(path: Path) -> None:
-    """Peft keeps the targets in a set, whose order differs from process to process: equal adapters have equal files."""
+    """Sort the targets, so that equal adapters have equal files: peft keeps a set, whose order varies by process."""
     document = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(document["target_modules"], list):
         document["target_modules"].sort()

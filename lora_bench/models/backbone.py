@@ -59,7 +59,7 @@ class Backbone:
 
     @property
     def trained_dtype(self) -> torch.dtype:
-        """Of all that trains and of its optimizer: small steps on a large value vanish in bf16."""
+        """The dtype of everything that trains and of its optimizer: small steps on a large value vanish in bf16."""
         return torch.float64 if self.precision == "fp64" else torch.float32
 
     @property
@@ -90,8 +90,8 @@ def frozen_parameters(model: nn.Module, new_modules: Iterable[str]) -> Iterator[
 def head_state(backbone: Backbone, seed: int) -> dict[str, torch.Tensor]:
     """Initial head of a seed: parameter path -> fp32 tensor (fp64 in fp64 runs); the same for every cell of the seed.
 
-    New parameters are drawn as the architecture itself does (`_init_weights`), from the seed's head stream; parameters
-    that the checkpoint brings (a head fine-tuned before) keep their values.
+    New parameters are drawn as the architecture itself draws them (`_init_weights`), from the seed's head stream;
+    parameters of a head that the checkpoint brings, fine-tuned before, keep their values.
     """
     state: dict[str, torch.Tensor] = {}
     with torch.random.fork_rng(devices=[]):
@@ -145,7 +145,7 @@ def _place(model: nn.Module, precision: str, device: torch.device) -> None:
 
 
 def _instantiate(plan: Blueprint) -> tuple[PreTrainedModel, frozenset[str]]:
-    """The model as transformers gives it, on the CPU in fp32, and the parameters that its weights lack.
+    """The model as transformers makes it, on the CPU in fp32, and the parameters that its weights lack.
 
     Raises:
         ConfigError: when the base model cannot be read whole from the weights.
@@ -169,7 +169,7 @@ def _instantiate(plan: Blueprint) -> tuple[PreTrainedModel, frozenset[str]]:
 def _new_modules(model: PreTrainedModel, fresh: frozenset[str]) -> tuple[str, ...]:
     """The head, new or fine-tuned before, and the largest other modules whose parameters are all new.
 
-    `classifier` and `score` come first and the others as the model has them: a seed's head is drawn in this order.
+    `classifier` and `score` come first, then the others in the model's order: a seed's head is drawn in this order.
     """
     head = weights.head_modules(model)
     modules = [name for name in head if name in ("classifier", "score")]

@@ -1,4 +1,4 @@
-"""What is known of a backbone before its weights are loaded: all that planning needs.
+"""What is known of a backbone before its weights are loaded: everything that planning needs.
 
 A blueprint holds the configuration, the tokenizer, the fingerprint and a skeleton on the meta device.
 """
@@ -45,7 +45,7 @@ class Blueprint:
     """What is known of a backbone before its weights are loaded.
 
     Attributes:
-        folder: where the weights lie, or None for random weights.
+        folder: of the weights, or None for random weights.
         fingerprint: sha256 over weights, configuration and tokenizer; free of paths and names.
         matrices: every matrix of every role, from the split skeleton.
     """
@@ -66,17 +66,17 @@ class Blueprint:
 
     @property
     def left_out(self) -> str | None:
-        """What lies beside the weights and is not loaded, in words."""
+        """The files beside the weights that are not loaded, in words."""
         return None if self.folder is None else files.left_out(self.folder)
 
     @functools.cached_property
     def longest_input(self) -> int | None:
-        """The most tokens that a row may have, or None where there is no end."""
+        """The largest number of tokens in a row, or None where there is no limit."""
         return length.longest_input(self.skeleton)
 
     @property
     def n_embeddings(self) -> int | None:
-        """How many ids the model can read, from 0 on; None where it takes any."""
+        """How many ids, counted from 0, the model can read; None where it takes any."""
         return tokenizers.n_embeddings(self.architecture)
 
 
@@ -117,7 +117,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
     tokenizer_fingerprint = tokenizers.fingerprint(tokenizer)
     facts = {key: value for key, value in architecture.to_dict().items() if key not in _VOLATILE_KEYS}
     parts = [fingerprint, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
-    if config.roles:  # the same targets are other matrices
+    if config.roles:  # the same targets name other matrices
         parts.append(json.dumps(config.roles, sort_keys=True))
     if kept:  # earlier versions froze these parts of a head
         parts.append(json.dumps({"trained head": kept}))
@@ -186,7 +186,7 @@ def _load_architecture(config: ModelConfig, folder: Path, n_labels: int) -> PreT
         architecture = AutoConfig.from_pretrained(
             folder, num_labels=n_labels, trust_remote_code=config.trust_remote_code
         )
-    # Once more: a class may say what its config.json leaves out.
+    # Checked again: a class may set what its config.json leaves out.
     files.check_kind({"is_encoder_decoder": architecture.is_encoder_decoder}, config.name)
     for key in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
         if isinstance(count := getattr(architecture.get_text_config(), key, None), int) and count < 1:

@@ -2,9 +2,9 @@
 
     parameters = sum over matrices of rank * (d_in + d_out)
 
-A budget is met by one rank everywhere where that divides. Elsewhere every matrix gets the largest common rank that
-fits, and some get one more: so many of each size that the total is as near to the budget as whole ranks allow, spread
-evenly over the layers. The solution depends on nothing but shapes, so the same budget always gives the same ranks.
+A budget is met by one rank everywhere where it divides evenly. Elsewhere every matrix gets the largest common rank that
+fits, and some get one more: as many of each size as bring the total nearest to the budget, spread evenly over the
+layers. The solution depends on shapes alone, so the same budget always gives the same ranks.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def budget_parameters(
     all_matrices: Sequence[Matrix] | None = None,
     backbone: str = "this backbone",
 ) -> int:
-    """A budget as a number of adapter parameters; `qv@8` is priced on the layers that `matrices` lie in."""
+    """A budget as a number of adapter parameters; `qv@8` is priced on the layers of `matrices`."""
     parsed = parse_budget(budget)
     if isinstance(parsed, int):
         return parsed
@@ -77,12 +77,12 @@ def budget_parameters(
 
 
 def adapter_parameters(matrices: Sequence[Matrix]) -> int:
-    """Trainable parameters of the adapter, the head apart."""
+    """Trainable parameters of the adapter, without the head."""
     return sum(matrix.rank * matrix.parameters_per_rank for matrix in matrices)
 
 
 def budget_gap(solved: Sequence[Matrix], wanted: int) -> float:
-    """How far the solved ranks lie above (or, negative, below) the budget, as a fraction of it."""
+    """How far the solved ranks are above (or, negative, below) the budget, as a fraction of it."""
     return adapter_parameters(solved) / wanted - 1
 
 
@@ -119,7 +119,7 @@ def _ranks_for(wanted: int, budget: str | int, matrices: Sequence[Matrix]) -> li
 
 
 def _largest_level(wanted: int, costs: np.ndarray, limits: np.ndarray) -> int:
-    """The largest rank that all matrices can have (smaller ones at most their own) within `wanted`."""
+    """The largest common rank within `wanted`; a matrix too small for it has its own full rank."""
     low, high = 1, int(limits.max())
     while low < high:
         middle = (low + high + 1) // 2
@@ -140,7 +140,7 @@ def _nearest_sum(rest: int, sizes: Sequence[int], available: Sequence[int]) -> l
         grids = np.meshgrid(*(np.arange(available[i] + 1) for i in outer), indexing="ij")
         counts = np.stack([grid.reshape(-1) for grid in grids])
     left = rest - np.array([sizes[i] for i in outer], dtype=np.int64) @ counts
-    # the last size is not tried out: its best count follows from what the others leave
+    # the best count of the last size follows from what the others leave
     filled = np.clip(np.rint(left / sizes[last]).astype(np.int64), 0, available[last])
     counts = np.concatenate([counts, filled[None]])
     gaps = np.abs(left - filled * sizes[last])

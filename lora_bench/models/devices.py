@@ -15,7 +15,7 @@ from lora_bench.models import machine
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 BF16_GAIN = 1.5
-"""Times fp32's rate from which a CPU computes in bf16: what lies beside the products gains nothing."""
+"""The gain over fp32's rate at which a CPU computes in bf16: everything but the products gains nothing."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -32,8 +32,8 @@ def resolve_device(device: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`auto` is bf16 where it pays: on CUDA that multiplies it in hardware, and on a CPU that was seen to multiply it
-    `BF16_GAIN` times as fast as fp32; else fp32."""
+    """`auto` is bf16 where it pays: on CUDA that multiplies it in hardware, and on a CPU that was measured to multiply
+    it `BF16_GAIN` times as fast as fp32; else fp32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
@@ -50,9 +50,9 @@ def faster_precision(rates: Mapping[str, float]) -> str:
 def cpu_rates() -> dict[str, float]:
     """FLOP per second of a frozen matrix's product in fp32 and bf16, on one thread of this CPU.
 
-    What a CPU says of itself does not tell: of two with the same instructions, one multiplies bf16 at half the rate of
-    fp32, the other at four times. One thread, since others may be busy, and the best of a few turns each. A tenth of a
-    second; a bf16 that is emulated is found out by a small product.
+    A CPU's flags do not tell: of two with the same instructions, one multiplies bf16 at half the rate of fp32, the
+    other at four times. One thread, since others may be busy, and the best of a few rounds each. It takes a tenth of a
+    second; emulated bf16 is detected by a small product.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -72,14 +72,14 @@ def _product_rates(*, n_rows: int, turns: int, width: int = 768) -> dict[str, fl
             start = time.perf_counter()
             F.linear(x, weight)
             seconds = time.perf_counter() - start
-            if turn:  # the first one compiles
+            if turn:  # the first product compiles
                 best[precision] = min(seconds, best.get(precision, math.inf))
     return {precision: 2 * n_rows * width**2 / seconds for precision, seconds in best.items()}
 
 
 def set_threads() -> int:
     """Use every core that this process may run on, unless OMP_NUM_THREADS says otherwise. Returns the number of
-    threads. Memory that tensors free stays with the process."""
+    threads. Memory that tensors free stays in the process."""
     _keep_freed_memory()
     if machine.threads_asked() is None:
         torch.set_num_threads(machine.cores())
@@ -88,7 +88,8 @@ def set_threads() -> int:
 
 @functools.cache
 def _keep_freed_memory() -> None:
-    """A pack's activations are large, and glibc maps and unmaps large blocks anew each time: a quarter of the speed."""
+    """Keep freed memory: glibc maps and unmaps a pack's large activations anew each time, which costs a quarter of the
+    speed."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
         libc.mallopt(mmap_max, 0)

@@ -1,4 +1,4 @@
-"""Where each known architecture keeps its matrices: the table behind `targets.py`.
+"""Where each known architecture keeps its matrices: the table that infer.py reads.
 
 A family maps paths inside one layer to roles. Where one weight holds several matrices, a Layout says which of its
 output rows belong to which:
@@ -36,7 +36,7 @@ class Layout:
         return self.groups * sum(rows for _, rows in self.parts)
 
     def size(self, role: str) -> int:
-        """Rows that `role` has in all groups together."""
+        """How many rows `role` has in all groups together."""
         return self.groups * dict(self.parts)[role]
 
     def rows(self, role: str) -> np.ndarray:

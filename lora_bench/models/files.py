@@ -1,4 +1,4 @@
-"""The files of a pretrained backbone: where they lie, and whether they can be what a run needs.
+"""The files of a pretrained backbone: where they are, and whether a run can use them.
 
 Nothing here imports torch or transformers, which take seconds, so a wrong name or a broken folder is refused at once.
 In this order: the folder, its config.json, its weights.
@@ -17,15 +17,15 @@ from lora_bench.config.schema import ModelConfig
 from lora_bench.models import headers
 
 ADAPTER_CONFIG = "adapter_config.json"
-"""What peft writes beside an adapter, and transformers takes as an order to attach it."""
+"""A file that peft writes beside an adapter, and that makes transformers attach it."""
 
 
 def find(config: ModelConfig) -> Path:
-    """The folder of a backbone's weights, looked through; what the Hub has is downloaded. Remembered per process.
+    """The folder of a backbone's weights, checked; a model on the Hub is downloaded. Remembered per process.
 
     Raises:
-        ConfigError: when the model cannot be found, is of a kind that cannot be adapted or an adapter alone, has no
-            readable config.json or no whole safetensors, or fails its checksum.
+        ConfigError: when the model cannot be found, is of a kind that cannot be adapted, is an adapter alone, has
+            no readable config.json or no complete safetensors, or fails its checksum.
     """
     return _find(json.dumps(vars(config), sort_keys=True))
 
@@ -43,12 +43,12 @@ def check_kind(values: Mapping[str, Any], name: str) -> None:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """sha256 over the hashes of the files that are loaded: `headers.weight_files`, wherever the index says they lie."""
+    """sha256 over the hashes of the files that are loaded, `headers.weight_files`, wherever the index puts them."""
     return hashlib.sha256("".join(_file_hash(path) for path in headers.weight_files(folder)).encode()).hexdigest()
 
 
 def left_out(folder: Path) -> str | None:
-    """What a folder holds beside its weights that transformers would load and no run does, in words."""
+    """What a folder holds beside its weights that transformers would load, and no run does, in words."""
     if not (folder / ADAPTER_CONFIG).is_file():
         return None
     return (
@@ -132,7 +132,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _package_folder(package: str) -> Path | None:
-    """Where an installed package keeps its weights. It is looked up and not imported: none of its code runs."""
+    """Where an installed package keeps its weights. The package is located, not imported: none of its code runs."""
     spec = importlib.machinery.PathFinder.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None

@@ -5,7 +5,7 @@ With P_i the 0/1 matrix that places the rows of part i among the fused rows (a L
     W_fused = sum_i P_i W_i
     sum_i P_i (s_i B_i A_i) = s [P_1 (s_1/s) B_1 | P_2 (s_2/s) B_2 | ...] [A_1; A_2; ...]
 
-so each part can carry an adapter of its own, and the adapters of all parts are together one LoRA of the fused weight,
+so each part can carry an adapter of its own, and together the adapters of all parts are one LoRA of the fused weight,
 whose rank is the sum of theirs. GPT-2 stores its weights transposed (Conv1D); they become plain linear layers here.
 """
 
@@ -70,7 +70,7 @@ def split_projection(path: str, module: nn.Module, layout: Layout) -> FusedProje
     """The same projection with one linear layer per part; dtype, device, bias and requires_grad stay as they are.
 
     Raises:
-        ConfigError: when the weight is quantised or sharded, so its rows cannot be taken apart.
+        ConfigError: when the weight is quantised or sharded, so its rows cannot be separated.
     """
     weight, bias = _dense_weight(path, module)
     parts = {}
@@ -107,7 +107,7 @@ def fuse_adapter(
         parent, _, role = path.rpartition(".")
         if isinstance(model.get_submodule(parent), FusedProjection):
             by_projection.setdefault(parent, {})[role] = piece
-            fused.setdefault(parent, piece)  # holds the place
+            fused.setdefault(parent, piece)  # keeps its place
         else:
             fused[path] = piece
     for path, parts in by_projection.items():
@@ -122,8 +122,8 @@ def peft_files(
 ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What stock peft needs to put `pieces` on the untouched Hub model: LoraConfig keywords and checkpoint tensors.
 
-    The configuration names full module paths, and each one's own rank and alpha where they differ. Heads, and other
-    modules saved whole, are the caller's to add.
+    The configuration names full module paths, with a rank and an alpha for each where they differ. The caller adds
+    heads and other modules that are saved whole.
     """
     fused = fuse_adapter(model, pieces)
     ranks = {path: a.shape[0] for path, (a, _, _) in fused.items()}
@@ -149,7 +149,7 @@ def peft_files(
 def fuse_magnitudes(model: nn.Module, magnitudes: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """DoRA's magnitudes, one per output row, on module paths of the Hub model.
 
-    Rows of a fused weight whose part has none get the norm of the frozen row, with which DoRA leaves them as they are.
+    Rows of a fused weight whose part has none get the norm of the frozen row, with which DoRA leaves them unchanged.
     """
     fused: dict[str, torch.Tensor] = {}
     for path, magnitude in magnitudes.items():

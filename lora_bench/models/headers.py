@@ -1,4 +1,4 @@
-"""What safetensors files say of themselves: names, shapes and types of their tensors, without a tensor being read.
+"""The headers of safetensors files: names, shapes and types of their tensors, without reading a tensor.
 
     8 bytes: length n of the header | n bytes: JSON, name -> dtype, shape, data_offsets | the data
 
@@ -20,7 +20,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATING = frozenset({"F64", "F32", "F16", "BF16"})
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
 _LFS = "version https://git-lfs"
-"""How a file begins that Git LFS has not fetched yet."""
+"""The beginning of a file that Git LFS has not fetched yet."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files whose tensors are a folder's weights, in name order: `model.safetensors`, else those of the index.
 
     Raises:
-        ConfigError: when there is neither, or the index is no index, names no file, or names one outside the folder or
-            of another kind.
+        ConfigError: when there is neither, or the index is no index, names no file, or names one outside the folder
+            or of another kind.
     """
     if (folder / SINGLE).is_file():
         return (folder / SINGLE,)
@@ -98,7 +98,7 @@ def require_fetched(path: Path, beginning: str) -> None:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    """Tensor name -> file, as an index has it."""
+    """Tensor name -> file, according to an index."""
     try:
         text = path.read_text(encoding="utf-8")
         require_fetched(path, text)

@@ -1,4 +1,4 @@
-"""Which module of an architecture plays which role: by its family's table, by name, or as the configuration says."""
+"""Find the module of an architecture that plays each role: by its family's table, by name, or by configuration."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def shape_in_role(module: nn.Module) -> tuple[int, int]:
 def _override(
     by_path: dict[str, str | Layout], linears: Sequence[_Linear], overrides: Mapping[str, str], kind: str
 ) -> dict[str, str | Layout]:
-    """`by_path` with the roles of `model.roles` put in place of what was found for them."""
+    """`by_path` with the roles that `model.roles` names replaced by its choice."""
     given: dict[str, str] = {}
     for role, pattern in overrides.items():
         if role not in ROLES:
@@ -165,7 +165,7 @@ def _infer(linears: Sequence[_Linear], kind: str, hidden: int | None, *, lenient
     """Role by path, from names, shapes and position.
 
     Args:
-        lenient: leave out what cannot be told, rather than refuse (for use with `model.roles`).
+        lenient: leave out what is ambiguous, rather than refuse it (for use with `model.roles`).
     """
     shapes = {linear.inner: shape_in_role(linear.module) for linear in linears}
     stacks = sorted({linear.stem.rpartition(".")[0] for linear in linears})
@@ -185,7 +185,7 @@ def _infer(linears: Sequence[_Linear], kind: str, hidden: int | None, *, lenient
 
 
 def _problems(roles: Mapping[str, str], shapes: Mapping[str, tuple[int, int]], hidden: int | None) -> list[str]:
-    """Why the guess cannot be trusted; empty when it can."""
+    """Reasons not to trust the guess; empty when there are none."""
     problems = []
     counts = Counter(roles.values())
     problems += [

@@ -9,14 +9,14 @@ from lora_bench.models.blueprint import Blueprint
 
 
 def write(folder: Path, plan: Blueprint, label_names: Sequence[str]) -> None:
-    """Write `id2label` and `label2id` of a run's outputs into the configuration that lies beside what it trained.
+    """Write `id2label` and `label2id` of a run's outputs into the configuration beside the weights that it trained.
 
-    A PEFT adapter has them in adapter_config.json under `auto_mapping`, the one field of it that holds what peft has no
-    name for. Beside weights.safetensors they stand in a config.json of transformers; beside an adapter that file would
-    make it a whole model, of which stock tools then miss the weights.
+    In a PEFT adapter they are in adapter_config.json under `auto_mapping`, its one field for what peft has no name for.
+    Beside weights.safetensors they are in a config.json of transformers; beside an adapter, that file would make stock
+    tools look for the weights of a whole model.
 
     Args:
-        folder: as `adapters.save` has written it.
+        folder: as `adapters.save` wrote it.
         label_names: by output; empty for regression, whose one output has no name.
     """
     names = {str(output): name for output, name in enumerate(label_names)}

@@ -3,9 +3,10 @@
     learned positions:  rows of the table - first row that a token can have
     all others:         what the configuration says, if anything
 
-The first row is 0, or the table's `offset` (OPT, BioGPT), or one behind the padding index where positions are counted
+The first row is 0, or the table's `offset` (OPT, BioGPT), or one after the padding index where positions are counted
 from it: those tables have a padding index of their own (RoBERTa and its kin, ESM, MPNet, Longformer). Rotary and
-relative positions have no table and no end; the configuration's number is the length that the weights were trained for.
+relative positions have no table and no limit; the configuration's number is the length that the weights were trained
+for.
 """
 
 from collections.abc import Iterator
@@ -14,13 +15,13 @@ from typing import Any
 from torch import nn
 
 TABLES = ("position_embeddings", "positions_embed", "embed_positions", "wpe")
-"""What tables of learned positions are called in their modules."""
+"""Names that modules give to tables of learned positions."""
 LENGTHS = ("max_position_embeddings", "max_seq_len")
-"""What the longest input is called in configurations."""
+"""Names that configurations give to the longest input."""
 
 
 def longest_input(model: nn.Module) -> int | None:
-    """The most tokens of a row that a model can read, or None where there is no end; weights are not looked at."""
+    """The largest number of tokens in a row that a model can read, or None without a limit; needs no weights."""
     config: Any = model.config
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     limits = [value for name in LENGTHS if isinstance(value := getattr(config, name, None), int) and value > 0]
@@ -29,7 +30,7 @@ def longest_input(model: nn.Module) -> int | None:
 
 
 def counts_from_padding(model: nn.Module) -> bool:
-    """Whether a token's position depends on the padding index, which is then part of what the weights mean."""
+    """Whether a token's position depends on the padding index, which is then part of the model."""
     return any(getattr(table, "padding_idx", None) is not None for table in _tables(model))
 
 

@@ -1,8 +1,8 @@
-"""What this machine can give now: cores, memory, and how busy others keep it. Nothing here needs torch.
+"""The cores and memory that this machine has free, and how busy others keep it. Nothing here needs torch.
 
-OpenMP's threads spin while they wait for each other, which is the fastest way on idle cores and the slowest on busy
-ones: a thread that has to wait for a core keeps all others spinning. Threads that sleep cost a third on idle cores.
-How they wait changes no result, how many they are does.
+OpenMP's threads spin while they wait for each other, which is fastest on idle cores and slowest on busy ones: a thread
+that has to wait for a core keeps all others spinning. Threads that sleep cost a third of the speed on idle cores. How
+they wait changes no result; how many there are does.
 """
 
 import logging
@@ -13,19 +13,19 @@ from pathlib import Path
 
 LOOK_SECONDS = 0.2
 BUSY_CORES = 0.5
-"""Cores in use by others from which threads sleep while they wait."""
+"""From this many cores in use by others, threads sleep while they wait."""
 CGROUP = Path("/sys/fs/cgroup")
 MEMORY_FILES = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (*(f"memory/memory.{name}" for name in ("limit_in_bytes", "usage_in_bytes", "stat")), "total_inactive_file"),
 )
-"""Limit, use, facts and what of it can be given back: of cgroup v2, and of v1."""
+"""Files of the limit, the use and the facts, and the key of reclaimable memory: of cgroup v2, and of v1."""
 
 log = logging.getLogger(__name__)
 
 
 def cores() -> int:
-    """Cores that this process may use: those of its affinity, no more than its container is given."""
+    """Cores that this process may use: those of its affinity, at most as many as its container has."""
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of cgroup v2, and of v1
         try:
@@ -38,13 +38,13 @@ def cores() -> int:
 
 
 def threads_asked() -> int | None:
-    """The threads that the user asks for with OMP_NUM_THREADS; None where there is no such wish."""
+    """The threads that the user asks for with OMP_NUM_THREADS; None where it is not set."""
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     return int(first) if first.isdigit() and int(first) else None
 
 
 def available_memory() -> int:
-    """Bytes that new processes can take, no more than the container is given."""
+    """Bytes that new processes can take, at most what the container has."""
     import psutil
 
     free = psutil.virtual_memory().available
@@ -63,7 +63,7 @@ def _limit(name: str) -> str:
 
 
 def busy_cores(seconds: float = LOOK_SECONDS) -> float:
-    """Cores that other processes keep busy, from a look of some seconds."""
+    """Cores that other processes keep busy, sampled for a moment."""
     import psutil
 
     def look() -> tuple[float, float, float]:
@@ -80,8 +80,8 @@ def busy_cores(seconds: float = LOOK_SECONDS) -> float:
 
 
 def be_considerate() -> None:
-    """Let the threads to come sleep while they wait, where others keep this machine busy. To be called before torch is
-    imported, which reads the wish once; what the user has set stays."""
+    """Let threads sleep while they wait, where others keep this machine busy. Call it before torch is imported, which
+    reads the setting once; what the user has set stays."""
     if "torch" in sys.modules or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
         return
     n_cores, n_threads = cores(), threads_asked() or cores()

@@ -1,4 +1,4 @@
-"""Weights that are not those of a model's base model: refuse them, and say what tells."""
+"""Refuse weights that are not those of a model's base model, and name the evidence."""
 
 import re
 from collections import Counter
@@ -22,17 +22,17 @@ _WRAPPERS = {
 
 
 def require_base(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored]) -> None:
-    """Refuse weights of which a model's base model cannot be read whole.
+    """Refuse weights that do not hold the whole of a model's base model.
 
-    Inside the base model only a pooler may be new, and the weights may hold nothing that has no place there: what is
-    drawn at random would train as a head or stay frozen, and the result would look sound.
+    Inside the base model only a pooler may be new, and everything in the weights must have a place there: random
+    parameters would train as a head or stay frozen, and the result would look sound.
 
     Args:
         model: before its fused projections are split.
-        stored: what the files hold, by name.
+        stored: the files' tensors by name.
 
     Raises:
-        ConfigError: with the prefix, the numbers of layers, the two shapes or the name that tells why.
+        ConfigError: with the prefix, the numbers of layers, the two shapes or the name that shows why.
     """
     misfit = _Misfit.of(model, fit, stored)
     if misfit is not None:
@@ -41,7 +41,7 @@ def require_base(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored])
 
 @dataclass(frozen=True)
 class _Misfit:
-    """Why weights are not a model's: all names are of its base model."""
+    """Why weights are not those of a model; all names are of its base model."""
 
     model: PreTrainedModel
     stored: Mapping[str, Stored]
@@ -98,13 +98,13 @@ class _Misfit:
 
     def _shapes(self) -> str | None:
         for name in (name for name, _ in self.model.named_parameters() if name in self.mismatched):
-            held, wanted = self.mismatched[name]
-            sizes = {ours for ours, theirs in zip(wanted, held, strict=False) if ours != theirs}
+            stored, wanted = self.mismatched[name]
+            sizes = {ours for ours, theirs in zip(wanted, stored, strict=False) if ours != theirs}
             values = self.model.config.to_dict()
             keys = [f"{key} {values[key]}" for key in values if type(values[key]) is int and values[key] in sizes]
-            says = f"config.json ({', '.join(keys)})" if keys and len(held) == len(wanted) else "config.json"
+            says = f"config.json ({', '.join(keys)})" if keys and len(stored) == len(wanted) else "config.json"
             return (
-                f"{name!r} has the shape {tuple(wanted)} by {says} and {tuple(held)} in the weights; give the "
+                f"{name!r} has the shape {tuple(wanted)} by {says} and {tuple(stored)} in the weights; give the "
                 "config.json that belongs to the weights"
             )
         return None
@@ -137,10 +137,10 @@ class _Misfit:
 
 
 def _has_no_place(model: PreTrainedModel, name: str) -> bool:
-    """Whether a name in the weights is of the base model's inside and would change what it computes.
+    """Whether a name in the weights belongs inside the base model and would change what it computes.
 
-    Heads that go unused are none of the base model's; a pooler may be; ids and masks that older versions saved are
-    neither a `weight` nor a `bias` of a module.
+    Unused heads do not; a pooler may be left over; ids and masks that older versions saved are neither a `weight` nor a
+    `bias` of a module.
     """
     base = getattr(model, model.base_model_prefix, model)
     bare = _bare(model, name)

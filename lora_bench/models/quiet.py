@@ -1,4 +1,4 @@
-"""What transformers says, kept from the terminal: its load report, its bars, and all but an error's first line."""
+"""Keep transformers' load report and progress bars, and all but an error's first line, from the terminal."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the load report and progress bars: what is newly initialised is our own business here."""
+    """Silence the load report and progress bars: newly initialised parameters are ours to report."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()
@@ -26,7 +26,7 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line: of two where the first announces the second; its type where it says nothing."""
+    """An error's message in one line: its first two lines where the first announces the second; its type if empty."""
     if isinstance(error, KeyError):
         return f"KeyError: {error}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -6,7 +6,7 @@ A role says what a matrix does, in the same word on every architecture:
     MLP         up gate down   (act(x W_gate) * x W_up) W_down,   or act(x W_up) W_down where there is no gate
 
 Known families come from the table in families.py, unknown ones from the names, shapes and positions of their linear
-layers; what stays ambiguous is refused, and mapped by hand with `model.roles`. Every function here works on a
+layers; what stays ambiguous is refused, and can be mapped by hand with `model.roles`. Every function here works on a
 meta-device skeleton, so a sweep is checked before any weights load.
 """
 
@@ -55,22 +55,22 @@ def roles_of(model: nn.Module, overrides: Mapping[str, str] | None = None) -> li
         ConfigError: for an encoder-decoder, an ambiguous structure, or an override that does not fit.
     """
     matrices = []
-    for found in locate(model, overrides or {}):
-        if isinstance(found.role, Layout):
-            d_in, _ = shape_in_role(found.module)
+    for located in locate(model, overrides or {}):
+        if isinstance(located.role, Layout):
+            d_in, _ = shape_in_role(located.module)
             matrices += [
-                Matrix(role, found.layer, f"{found.path}.{role}", d_in, found.role.size(role), fused=found.path)
-                for role in found.role.roles
+                Matrix(role, located.layer, f"{located.path}.{role}", d_in, located.role.size(role), fused=located.path)
+                for role in located.role.roles
             ]
         else:
-            matrices.append(Matrix(found.role, found.layer, found.path, *shape_in_role(found.module)))
+            matrices.append(Matrix(located.role, located.layer, located.path, *shape_in_role(located.module)))
     return sorted(matrices, key=lambda matrix: (matrix.layer, ROLES.index(matrix.role)))
 
 
 def split_fused(model: nn.Module, overrides: Mapping[str, str] | None = None) -> list[str]:
     """Replace fused projections, in place, by modules with one nn.Linear per matrix; Conv1D becomes nn.Linear.
 
-    The backbone computes the same function. Other modules are not touched, and a second call finds nothing to do.
+    The backbone computes the same function. Other modules stay untouched, and a second call does nothing.
 
     Returns:
         The paths of the modules that were replaced.
@@ -79,14 +79,14 @@ def split_fused(model: nn.Module, overrides: Mapping[str, str] | None = None) ->
         ConfigError: as `roles_of`, and when a fused weight is quantised or sharded.
     """
     replaced = []
-    for found in locate(model, overrides or {}):
-        if isinstance(found.role, Layout) and not isinstance(found.module, FusedProjection):
-            _replace(model, found.path, split_projection(found.path, found.module, found.role))
-        elif isinstance(found.module, Conv1D):
-            _replace(model, found.path, linear_from_conv1d(found.path, found.module))
+    for located in locate(model, overrides or {}):
+        if isinstance(located.role, Layout) and not isinstance(located.module, FusedProjection):
+            _replace(model, located.path, split_projection(located.path, located.module, located.role))
+        elif isinstance(located.module, Conv1D):
+            _replace(model, located.path, linear_from_conv1d(located.path, located.module))
         else:
             continue
-        replaced.append(found.path)
+        replaced.append(located.path)
     return replaced
 
 

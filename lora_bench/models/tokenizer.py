@@ -1,7 +1,7 @@
-"""The tokenizer of a backbone: read from its folder, and made one with its model before anything trains.
+"""The tokenizer of a backbone: read from its folder, and checked against its model before anything trains.
 
-A model takes whatever ids it is given, so a tokenizer that is not its own makes a run that looks sound. What can be
-told without rows is refused here; what only rows tell, in lora_bench/tasks/tokens.py.
+A model takes any ids, so a run with the wrong tokenizer looks sound. What can be seen without rows is refused here;
+what only rows show, in lora_bench/tasks/tokens.py.
 """
 
 import functools
@@ -20,7 +20,7 @@ from lora_bench.models.quiet import first_line, quiet
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 """JSON files that transformers reads a tokenizer from."""
 ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token", "mask_token")
-"""Special tokens by role; others come into a row only where its text spells them."""
+"""Special tokens by role; others enter a row only where its text spells them."""
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,12 @@ def load(config: ModelConfig, folder: Path) -> Any:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
             vocabulary = tokenizer.get_vocab()
-    except Exception as error:  # whatever a broken file, a missing package or code of its own may raise
+    except Exception as error:  # anything that a broken file, a missing package or its own code may raise
         raise ConfigError(
             f"model.name: no usable tokenizer for {config.name!r} ({_reason(error, folder)}); {works}"
         ) from None
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    # What transformers makes of no file at all: special tokens, and with SentencePiece a blank.
+    # All that transformers makes without any file: special tokens, and with SentencePiece a blank.
     if sum(token_id not in special for token_id in vocabulary.values()) <= 1:
         names = [name for name in tokenizer.vocab_files_names.values() if not (folder / name).is_file()]
         lacks = f"no {' and no '.join(names)}" if names else "files of an empty vocabulary"
@@ -53,8 +53,8 @@ def load(config: ModelConfig, folder: Path) -> Any:
 def require_fit(tokenizer: Any, name: str, architecture: PreTrainedConfig) -> None:
     """Refuse a tokenizer whose ids the model has no embedding for.
 
-    A special token without a role that lies beyond is let be: only a text that spells it brings it in, and rows are
-    looked through (`tokens.tokenise`).
+    A special token without a role may be beyond: only a text that spells it brings it in, and rows are checked for that
+    (`tokens.tokenise`).
 
     Raises:
         ConfigError: names the token, its id and the size of the embedding.
@@ -79,7 +79,7 @@ def require_fit(tokenizer: Any, name: str, architecture: PreTrainedConfig) -> No
 
 
 def n_embeddings(architecture: PreTrainedConfig) -> int | None:
-    """How many ids a model can read, from 0 on; None where it takes any."""
+    """How many ids, counted from 0, a model can read; None where it takes any."""
     return getattr(architecture.get_text_config(), "vocab_size", None)
 
 
@@ -90,18 +90,18 @@ def can_pad(architecture: PreTrainedConfig) -> bool:
 
 
 def share_padding(tokenizer: Any, architecture: PreTrainedConfig) -> None:
-    """Let the model take for padding what the tokenizer pads with."""
+    """Give the model the tokenizer's pad id."""
     architecture.pad_token_id = tokenizer.pad_token_id
     architecture.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def ends_rows_with_padding(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts the pad token behind a text, as the end of it."""
+    """Whether the tokenizer ends a text with the pad token."""
     return tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]
 
 
 def _choose_padding(tokenizer: Any, name: str, folder: Path) -> None:
-    """Padding stands on the right, whatever the tokenizer says: positions then start with the row.
+    """Choose a pad token, and pad on the right, whatever the tokenizer says: positions then start with the row.
 
     Raises:
         ConfigError: when no token can serve.
@@ -137,7 +137,7 @@ def _reason(error: Exception, folder: Path) -> str:
             return f"{str(folder / name)!r} is no JSON object"
     said = first_line(error)
     reasons = [] if (folder / FILES[0]).is_file() else [f"{str(folder)!r} has no {FILES[0]}"]
-    if not (reasons and said.endswith(":")):  # a list that transformers begins says the same
+    if not (reasons and said.endswith(":")):  # the list that transformers begins says the same
         reasons.append(f"{type(error).__name__}: {said}")
     return "; ".join(reasons)
 
@@ -148,14 +148,14 @@ def fingerprint(tokenizer: Any) -> str:
     if backend is None:
         text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     else:
-        # How the last call cut and padded is kept inside the tokenizer; each call of ours says it anew.
+        # The tokenizer remembers how its last call cut and padded; each call of ours sets both.
         text = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}, sort_keys=True)
     return hashlib.sha256(f"{text}\n{tokenizer.pad_token}".encode()).hexdigest()
 
 
 @functools.cache
 def byte_tokenizer() -> Any:
-    """A tokenizer for random backbones: one token a byte, BERT's special tokens, no vocabulary file."""
+    """A tokenizer for random backbones: one token per byte, BERT's special tokens, no vocabulary file."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 

@@ -1,6 +1,6 @@
-"""What of a folder's weights a model takes: its base model whole, and of its head what fits.
+"""Which of a folder's weights a model takes: its whole base model, and as much of its head as fits.
 
-transformers itself is asked, with tensors that have a shape and no data, so its own rules hold: prefixes, renamed and
+transformers itself decides, given tensors that have a shape and no data, so its own rules apply: prefixes, renamed and
 converted parameters, tied ones.
 """
 
@@ -44,7 +44,7 @@ class Head:
     """A classification head that the weights bring.
 
     Attributes:
-        labels: what its outputs stand for, in order, as config.json names them.
+        labels: the names of its outputs in config.json, in order.
         parameters: paths, in the order of the model.
     """
 
@@ -66,7 +66,7 @@ def head_of(folder: Path) -> Head | None:
     skeleton = _skeleton(architecture)
     inside = head_parameters(skeleton)
     fit = fit_of(skeleton, tensors)
-    rows = {held[0] for name, (held, _) in fit.mismatched.items() if name in inside and held}
+    rows = {stored[0] for name, (stored, _) in fit.mismatched.items() if name in inside and stored}
     if len(rows) == 1:  # the weights have another number of labels than config.json
         architecture.num_labels = rows.pop()
         skeleton = _skeleton(architecture)
@@ -78,7 +78,7 @@ def head_of(folder: Path) -> Head | None:
 
 
 def head_modules(model: nn.Module) -> tuple[str, ...]:
-    """The children of a sequence-classification model that are no part of its base model and have parameters."""
+    """The children of a sequence-classification model outside its base model that have parameters."""
     base = getattr(model, "base_model_prefix", "")
     children = dict(model.named_children())
     if base not in children:
@@ -95,7 +95,7 @@ def head_parameters(model: nn.Module) -> tuple[str, ...]:
 def fit_of(skeleton: PreTrainedModel, tensors: Mapping[str, Stored]) -> Fit:
     """What transformers would take of tensors with these names and shapes, without reading them.
 
-    Tensors that are no floating-point numbers are left out: no parameter can be read from them.
+    Tensors of other than floating-point numbers are left out: no parameter can be read from them.
     """
     shapes = {
         name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items() if tensor.dtype in FLOATING
@@ -109,7 +109,7 @@ def is_pooler(path: str) -> bool:
 
 
 def kept_modules(model: nn.Module, fit: Fit) -> tuple[str, ...]:
-    """The head's modules of which the weights bring something."""
+    """The head's modules of which the weights bring at least one parameter."""
     fresh = fit.fresh
     return tuple(
         name
@@ -139,7 +139,7 @@ def load_into(
     parameters = dict(model.named_parameters())
     fit = Fit(
         missing=frozenset(name for name in report["missing_keys"] if name in parameters),
-        mismatched={name: (tuple(held), tuple(wanted)) for name, held, wanted in report["mismatched_keys"]},
+        mismatched={name: (tuple(stored), tuple(wanted)) for name, stored, wanted in report["mismatched_keys"]},
         unexpected=frozenset(report["unexpected_keys"]),
     )
     return model, fit
