@@ -1,1 +1,1 @@
-"""From a configuration to a record."""
+"""Train runs: from a configuration to a record."""

@@ -1,10 +1,10 @@
-"""Where a long pack stands, so that a killed one goes on where it was and ends with the same bits.
+"""Checkpoints of a long pack, so that a killed one resumes where it was and ends with the same bits.
 
     STORE/.checkpoints/<pack>.safetensors      weights, moments and generators; position and curves as its metadata
 
-Training is a function of weights, moments, generators and the step alone, so these are all that is kept. A file belongs
+Training is a function of weights, moments, generators and the step alone, so only these are kept. A file belongs
 to one pack on one kind of machine: its name hashes the runs, in order, and the environment. It is written under a
-temporary name and renamed, at most every `EVERY_SECONDS`, and goes when the pack's records are written.
+temporary name and renamed, at most every `EVERY_SECONDS`, and removed when the pack's records are written.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 EVERY_SECONDS = 300.0
-"""Shorter packs never write one: training them again costs less than this."""
+"""Shorter packs never write one: training them again takes less time than this."""
 FOLDER = ".checkpoints"
 FORMAT = 1
 _NAME = re.compile(r"[0-9a-f]{16}\.safetensors")
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class State:
-    """What is kept: tensors by name, and values that JSON holds exactly."""
+    """The content of a checkpoint: tensors by name, and values that JSON holds exactly."""
 
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
@@ -52,11 +52,11 @@ class Checkpoint:
         self._has_said = False
 
     def is_due(self) -> bool:
-        """Whether enough time has passed since the last one, or since this process began the pack."""
+        """Whether it is time for a checkpoint, since the last one or since this process began the pack."""
         return time.monotonic() - self._last >= EVERY_SECONDS
 
     def save(self, state: State) -> None:
-        """Keep where the pack stands. A disk that refuses costs the checkpoint and nothing else."""
+        """Write the state of the pack. If the disk refuses, only the checkpoint is lost."""
         temporary = self.path.with_name(f".{self.path.name}.{uuid4().hex[:8]}")
         tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.tensors.items()}
         metadata = {"format": str(FORMAT), "values": json.dumps(state.values, allow_nan=True)}
@@ -75,8 +75,8 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def clear_finished(self, is_finished: Callable[[str], bool]) -> None:
-        """Remove the files beside this one whose runs have all finished, as a kill between record and removal, or other
-        packs of the same runs, leave them; say how many others there are, of packs that were not finished."""
+        """Remove the other files whose runs have all finished, left by a kill between record and removal, or by other
+        packs of the same runs; log how many there are of packs that are not finished."""
         others = [path for path in self.path.parent.glob("*.safetensors") if _NAME.fullmatch(path.name)]
         kept = []
         for path in others:
@@ -91,7 +91,7 @@ class Checkpoint:
             log.info("checkpoint: %d in %s are of packs that are not finished", len(kept), self.path.parent)
 
     def load(self) -> State | None:
-        """Where the pack stood, or None; a file that cannot be read is removed."""
+        """The state of the pack, or None without one; a file that cannot be read is removed."""
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -107,7 +107,7 @@ class Checkpoint:
             return None
 
     def remove(self) -> None:
-        """The pack is written, or starts anew."""
+        """Remove the file: the pack's records are written, or it starts anew."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 

@@ -5,8 +5,8 @@
 with N the backbone's linear weights (forward), N_above those at or above the lowest adapted layer (backward to the
 activations), and the adapters' forward, backward and weight gradients. Frozen weights get no gradient, which is why
 LoRA costs about two thirds of full fine-tuning; this has 6 N, and BitFit 4 N. Scoring a token takes 2 N. Source:
-Schulman et al. 2025, "LoRA Without Regret"; attention scores are left out, as is padding. What a plan estimates, what a
-record holds and what throughput is measured against are this.
+Schulman et al. 2025, "LoRA Without Regret"; attention scores are left out, as is padding. This is what a plan
+estimates, what a record holds, and what throughput is measured against.
 """
 
 from collections.abc import Sequence
@@ -42,6 +42,6 @@ def _linear_weights(blueprint: Blueprint) -> int:
 
 
 def attribute(seconds: float, flops: Sequence[int]) -> list[float]:
-    """Seconds of a pack, shared out by operations."""
+    """The seconds of a pack, divided among its runs by operations."""
     total = sum(flops)
     return [seconds * count / total for count in flops]

@@ -1,4 +1,4 @@
-"""The curves of a run while it trains: loss, rate and norm at some steps, and what its listeners are told."""
+"""The curves of a run while it trains: loss, rate and norm at some steps, and what is passed to listeners."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ Notify = Callable[[dict[str, Any]], None]
 
 @dataclass
 class RunProgress:
-    """One run of a pack: its mirror, and what it has shown so far."""
+    """One run of a pack: its mirror, and its curves and scores so far."""
 
     run: Run
     tracked: TrackedRun
@@ -43,7 +43,7 @@ class Listener:
         self.n_steps = attempts[0].run.steps
         self.n_wanted = sum(attempt.is_wanted for attempt in attempts)
         self.stride = max(1, self.n_steps // CURVE_POINTS)
-        self.last_select = np.empty(0)  # logits of the last epoch's end, which need no second pass
+        self.last_select = np.empty(0)  # logits at the end of the last epoch, which need no second pass
         self._losses: list[torch.Tensor] = []
         self._finite_steps = torch.zeros(pack.n_runs, dtype=torch.long, device=pack.backbone.device)
 
@@ -84,7 +84,7 @@ class Listener:
         self.notify({"event": "epoch", "epoch": epoch, "runs": self.n_wanted})
 
     def add_to(self, state: State, *, seconds: float) -> None:
-        """Add to a checkpoint what was seen so far: curves, scores, the best states, and what no curve shows yet."""
+        """Add the progress so far to a checkpoint: curves, scores, best states, and losses that no curve has yet."""
         state.tensors |= {"finite_steps": self._finite_steps, "last_select": torch.from_numpy(self.last_select)}
         state.tensors |= {f"loss.{place}": losses for place, losses in enumerate(self._losses)}
         runs = []
@@ -97,7 +97,7 @@ class Listener:
         state.values |= {"runs": runs, "seconds": seconds, "n_losses": len(self._losses)}
 
     def restore(self, state: State) -> float:
-        """Put back what `add_to` added, and tell the mirror of it. Returns the seconds that were behind it."""
+        """Restore what `add_to` added, and send it to the mirror. Returns the seconds that the pack had trained."""
         device = self._finite_steps.device
         self._finite_steps = state.tensors["finite_steps"].to(device)
         self.last_select = state.tensors["last_select"].numpy()

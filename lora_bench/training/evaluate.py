@@ -30,7 +30,7 @@ def predict(pack: Packed, tokens: Tokens, rows: np.ndarray | None = None) -> np.
 
 
 def to_tensors(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch of numpy arrays as tensors; token ids and masks as int64."""
+    """A batch of numpy arrays as tensors; token ids and masks in int64."""
     return {
         key: torch.from_numpy(value if key == "labels" else value.astype(np.int64)).to(device, non_blocking=True)
         for key, value in arrays.items()
@@ -38,7 +38,7 @@ def to_tensors(arrays: dict[str, np.ndarray], device: torch.device) -> dict[str,
 
 
 def _by_length(lengths: np.ndarray, tokens_per_run: int) -> Iterator[np.ndarray]:
-    """Places of rows, sorted by length and cut so that rows x longest stays within the budget; at least one row a
+    """Positions of rows, sorted by length and cut so that rows x longest stays within the budget; at least one row per
     batch."""
     order = np.argsort(lengths, kind="stable")
     start = 0

@@ -18,18 +18,18 @@ RELOAD_TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 2e-2}
 """Gap between a run's logits and those of its saved adapter in stock peft, relative to the largest logit (at least
 1)."""
 RELOAD_QUANTILE = {"fp64": 1.0, "fp32": 1.0, "bf16": 0.5}
-"""Which of the rows' gaps counts: the largest, or in bf16 the median. With 8 bits the order of rounding is seen, and a
-trained model is steep between its classes: there single rows move by .09, and stock peft in bf16 and in fp32 part as
-far (MiniLM on sentiment, 400 rows). Their median is .003; it is .04 with an update a fifth too large and .06 or more
-with one of its matrices lost."""
+"""Which quantile of the rows' gaps counts: the largest, or in bf16 the median. With 8 bits the order of rounding shows,
+and a trained model is steep between its classes: there single rows move by .09, as far as stock peft in bf16 moves from
+stock peft in fp32 (MiniLM on sentiment, 400 rows). The median is .003; it is .04 with an update a fifth too large, and
+.06 or more with one of its matrices lost."""
 RELOAD_OTHER_LABELS = {"fp64": 0.0, "fp32": 0.0, "bf16": 0.1}
-"""Share of rows whose label may differ though it is no tie."""
+"""Share of rows whose label may differ without being a tie."""
 
 
 def require_known_start(backbone: Backbone) -> None:
-    """Before anything trains: the head is that of a fresh model, whole and no more, and nothing beside it was drawn.
+    """Before anything trains, check that exactly a fresh model's head trains as the head, and that only it was drawn.
 
-    A pooler that the weights lack counts as head. Whatever the method, what lies outside the head is the backbone's: a
+    A pooler that the weights lack counts as head. Whatever the method, everything outside the head is the backbone's: a
     random part of it would be measured as if it were pretrained.
 
     Raises:
@@ -80,11 +80,11 @@ def reload_gap(
         n_rows: how many rows; None for the whole split.
 
     Returns:
-        The largest difference of a row, and of the rows' the precision's quantile, relative to the largest logit (at
-        least 1).
+        The largest difference of a row, and the precision's quantile of the rows' differences, relative to the largest
+        logit (at least 1).
 
     Raises:
-        GuardError: when more labels differ that are no tie than the precision explains.
+        GuardError: when more labels differ, ties apart, than the precision explains.
     """
     count = min(n_rows or len(tokens), len(tokens))
     model = adapters.load_stock(folder, backbone)

@@ -1,7 +1,7 @@
-"""What a run reads, looked at before torch is imported: its rows, then its backbone's files.
+"""Check what a run reads before torch is imported: its rows, then its backbone's files.
 
-torch, transformers and peft take seconds to import. What is wrong with a file, a column or a folder is said without
-them, so whatever resolves runs looks here first; `resolve` then finds the rows and the folder already read.
+torch, transformers and peft take seconds to import. A faulty file, column or folder is reported without them, so every
+program that resolves runs calls this first; `resolve` then finds the rows and the folder already read.
 """
 
 from lora_bench.config.schema import RunConfig
@@ -15,7 +15,7 @@ def check(config: RunConfig) -> None:
     Raises:
         ConfigError: as `load_task` and `files.find` do.
     """
-    if config.task.source != "planted":  # its labels are the backbone's work
+    if config.task.source != "planted":  # the backbone makes its labels
         load_task(config.task)
     if config.model.weights == "pretrained":
         files.find(config.model)

@@ -21,7 +21,7 @@ from lora_bench.training.evaluate import to_tensors
 from lora_bench.training.optimizer import PackedAdamW, clip_each_run, schedule_factor
 
 POOLED_BATCHES = 32
-"""Batches whose rows are sorted by length together: little padding, and still a new mixture each epoch."""
+"""How many batches are sorted by length together: little padding, and still a new mixture each epoch."""
 
 
 class OnStep(Protocol):
@@ -50,8 +50,8 @@ def train_pack(
         tokens: the train split.
         configs: one per run, alike in seed, epochs, batch size and accumulation.
         on_epoch: called with (epoch counted from 1, steps so far) whenever an epoch ends, the last one included.
-        on_boundary: called behind every step and what it told, where training could be taken up again.
-        start: what `Position.state` gave; steps before it are not taken again.
+        on_boundary: called after each step and its `on_step` and `on_epoch`, at a point where training can resume.
+        start: what `Position.state` returned; steps before it are not repeated.
     """
     shared, device = configs[0].train, pack.backbone.device
     dtype = pack.backbone.trained_dtype
@@ -90,21 +90,21 @@ def train_pack(
 
 @dataclass(frozen=True)
 class Position:
-    """Where the training of a pack stands between two steps."""
+    """The position of a pack's training between two steps."""
 
     pack: Packed
     optimizer: PackedAdamW
     alive: torch.Tensor
 
     def state(self) -> State:
-        """Everything that the steps to come depend on."""
+        """Everything that the next steps depend on."""
         streams = {f"stream.{name}": state for name, state in self.pack.streams().items()}
         tensors = self.optimizer.tensors() | streams | {"alive": self.alive}
         return State(tensors, {"steps": self.optimizer.steps})
 
     @torch.no_grad()
     def restore(self, state: State) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         for name, tensor in (self.optimizer.tensors() | {"alive": self.alive}).items():
             tensor.copy_(state.tensors[name])
         streams = {
@@ -127,7 +127,7 @@ def run_losses(pack: Packed, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def make_optimizer(pack: Packed, configs: Sequence[RunConfig]) -> PackedAdamW:
-    """AdamW with each run's own rates: the adapter's, the head's, and B's where LoRA+ raises it."""
+    """AdamW with the rates of each run: the adapter's, the head's, and B's where LoRA+ raises it."""
 
     def vector(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=pack.backbone.trained_dtype, device=pack.backbone.device)
@@ -145,7 +145,7 @@ def make_optimizer(pack: Packed, configs: Sequence[RunConfig]) -> PackedAdamW:
 def batches(
     lengths: np.ndarray, batch_size: int, seed: int, total_steps: int
 ) -> Iterator[tuple[int, bool, np.ndarray]]:
-    """(epoch, whether it is the epoch's last batch, rows), in the seed's own order, rows of like length together."""
+    """(epoch, whether it is the epoch's last batch, rows), in the seed's order, rows of similar length together."""
     done, epoch = 0, 0
     while done < total_steps:
         stream = np.random.Generator(np.random.PCG64(seeds.derive("order", seed, epoch)))

@@ -1,5 +1,5 @@
-"""Section 7.3 of the LoRA paper, for every adapted matrix: how large the update is, and how much of the weight lies
-where it acts.
+"""Section 7.3 of the LoRA paper, for every adapted matrix: how large the update is, and how much of the weight is in
+the directions where it acts.
 
     dW = s B A = U S V^T (rank r)    weight_in_update = ||U^T W V||_F    amplification = ||dW||_F / ||U^T W V||_F
 
@@ -24,7 +24,7 @@ from lora_bench.models.roles import Matrix
 def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterState) -> list[dict[str, Any]]:
     """Frobenius norms per adapted matrix: the weight, the update, and the weight within three sets of r directions.
 
-    They are the update's own, those of the weight's largest singular values, and random ones.
+    The directions are the update's own, those of the weight's largest singular values, and random ones.
     """
     rows = []
     if state.extra:  # DoRA rescales the whole weight: its change is of full rank
@@ -68,4 +68,4 @@ def _spectrum(backbone: Backbone, module: str) -> torch.Tensor:
     return known[module]
 
 
-_spectra: WeakKeyDictionary[Backbone, dict[str, torch.Tensor]] = WeakKeyDictionary()  # gone with their backbone
+_spectra: WeakKeyDictionary[Backbone, dict[str, torch.Tensor]] = WeakKeyDictionary()  # freed with their backbone

@@ -38,7 +38,7 @@ class PackedAdamW:
 
     @torch.no_grad()
     def step(self, factors: torch.Tensor, alive: torch.Tensor) -> None:
-        """Move every run that is alive; a frozen run keeps its weights whatever its gradient holds.
+        """Update every run that is alive; the others keep their weights, whatever their gradients hold.
 
         Args:
             factors: (P,) schedule factors on the peak rates.
@@ -63,7 +63,7 @@ class PackedAdamW:
             parameter.sub_(lr / correction1 * first / denominator)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The trained stacks and their moments, in place: what a checkpoint keeps, beside `steps`."""
+        """The trained stacks and their moments, in place: what a checkpoint keeps besides `steps`."""
         named = {"weight": [stack.parameter for stack in self.trained], "first": self._first, "second": self._second}
         return {
             f"{kind}.{place}": tensor.detach()

@@ -65,7 +65,7 @@ def load(config: TaskConfig, model: ModelConfig) -> Task:
 
 
 def name_of(config: TaskConfig, spelled: str) -> str:
-    """What tables call the task: `planted-qv-r4`, and what differs from the defaults."""
+    """The task's name in tables: `planted-qv-r4`, and what differs from the defaults."""
     parts = ["planted", spelled.replace("+", "."), f"r{config.planted_rank}"]
     if config.planted_noise:
         parts.append(f"noise{config.planted_noise:g}")
@@ -95,7 +95,7 @@ def teacher(loaded: Backbone, matrices: Sequence[Matrix], *, strength: float, se
 
 
 def flips(n_rows: int, split: str, *, noise: float, seed: int) -> np.ndarray:
-    """Which labels of a split the noise turns over, (n_rows,) bool.
+    """Which labels of a split the noise flips, (n_rows,) bool.
 
     Each row has one uniform number whatever the noise is: more noise flips the same labels and others.
     """
@@ -155,10 +155,10 @@ def _label(config: TaskConfig, plan: Blueprint, matrices: Sequence[Matrix]) -> T
 
 
 def _sentences(config: TaskConfig) -> tuple[Task, pd.DataFrame]:
-    """The task before it has labels, and the sentences whose median separates them.
+    """The task before it has labels, and the sentences whose median separates the labels.
 
-    Report follows train in one stream of sentences, with the same words: a placement's gap there is what it did not
-    learn of the teacher, and not what it does not know of new words.
+    Report follows train in one stream of sentences, with the same words: a placement's gap there is due to what it did
+    not learn of the teacher, not to new words.
     """
     texts = str(config.planted_texts)
     if texts not in EMBEDDED:
@@ -206,7 +206,7 @@ def _compute(config: TaskConfig, plan: Blueprint, matrices: Sequence[Matrix], ta
 
 
 def _read(path: Path, splits: dict[str, pd.DataFrame]) -> dict[str, np.ndarray] | None:
-    """Kept logits, or None where they are absent, damaged or of other rows."""
+    """Cached logits, or None where they are absent, damaged or of other rows."""
     if not path.is_file():
         return None
     try:

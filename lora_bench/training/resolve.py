@@ -27,7 +27,7 @@ class Run:
         science: what its result depends on, canonically; `run_id` hashes it, `cell_id` hashes it without the seed.
         matrices: the adapted matrices with their ranks; empty for methods without targets.
         budget_gap: adapter parameters over what `adapter.budget` asks for, minus 1; None without a budget.
-        task, blueprint: shared by all runs of a process that name the same.
+        task, blueprint: shared by all runs of a process that name the same ones.
         cache: the folder where tokens are kept between processes.
     """
 
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def adapter_parameters(self) -> int:
-        """Trainable parameters of the low-rank pairs; the head is counted apart, once the backbone is loaded."""
+        """Trainable parameters of the low-rank pairs; the head is counted separately, once the backbone is loaded."""
         return budget.adapter_parameters(self.matrices)
 
     @property
@@ -117,10 +117,10 @@ def resolve(config: RunConfig) -> Run:
 
 
 def task_of(config: RunConfig) -> Task:
-    """The task's rows. A planted task's labels are the backbone's work; those of all others are read.
+    """The task's rows. The backbone makes the labels of a planted task; all others are read.
 
     Raises:
-        ConfigError: when the rows, or the teacher, cannot be had.
+        ConfigError: when the rows cannot be read, or the teacher cannot be made.
     """
     if config.task.source == "planted":
         from lora_bench.training import planted
@@ -194,7 +194,7 @@ def _check_method(config: RunConfig, matrices: Sequence[Matrix]) -> None:
 
 
 def _check_steps(config: RunConfig, n_rows: int, steps: int) -> None:
-    """A warm-up begins at rate 0, so a run that is one step of it moves nothing."""
+    """Refuse a run of one warm-up step: a warm-up begins at rate 0, so it would change nothing."""
     train = config.train
     if steps == 1 and train.warmup_ratio > 0:
         raise ConfigError(

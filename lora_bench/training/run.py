@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _TrainedPack:
-    """What is left of a pack after training."""
+    """The outcome of a pack's training."""
 
     states: list[AdapterState]
     logits: dict[str, np.ndarray]  # split -> (P, n, n_labels)
@@ -78,9 +78,9 @@ def run_pack(
     memory runs out the pack is halved and tried again, down to single runs.
 
     Args:
-        only: ids of the runs that are wanted; the others ride along and leave nothing, so that a pack of which some
-            runs are finished is trained as the pack that it was. None wants every run, and nothing rides along.
-        on_progress: called with {"event": "step" | "epoch" | "record" | "split", ...} as the pack goes on.
+        only: ids of the runs that are wanted; the others train along and leave nothing, so that a pack of which
+            some runs are finished is trained as the same pack. None wants every run.
+        on_progress: called with {"event": "step" | "epoch" | "record" | "split", ...} as the pack proceeds.
         own_process: whether this process trains nothing else, so that its peak memory is the pack's.
 
     Returns:
@@ -102,7 +102,7 @@ def run_pack(
 
 
 def _at_no_cost(listener: Notify | None) -> Notify:
-    """The listener, where a log that cannot be written costs the pack nothing."""
+    """The listener; a log that cannot be written does not stop the pack."""
 
     def notify(event: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
@@ -113,19 +113,19 @@ def _at_no_cost(listener: Notify | None) -> Notify:
 
 
 def environment_here(device: str, threads: int | None = None) -> dict[str, Any]:
-    """What the records that this process writes say of it (`environment.environment`), for a configured device; with
-    `threads`, those of a process beside it that has so many."""
+    """What the records of this process say of it (`environment.environment`), for a configured device; with `threads`,
+    what those of a process beside it with so many threads do."""
     try:
         where = devices.resolve_device(device)
         name = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
-    except (ConfigError, RuntimeError):  # absent or out of order: its runs fail, and that is what they failed on
+    except (ConfigError, RuntimeError):  # absent or broken: its runs fail, and their records name it
         name = device
     return environment(device=name, threads=threads or devices.set_threads())
 
 
 @dataclass(frozen=True)
 class _Desk:
-    """Where a pack's runs are handled: the store they go to and whoever wants to hear of them."""
+    """What handles a pack's runs: the store that they go to, and the listener."""
 
     store: Store
     tracking: Tracking
@@ -134,7 +134,7 @@ class _Desk:
     own_process: bool
 
     def work(self, runs: Sequence[Run], claimed: Collection[str]) -> list[dict[str, Any]]:
-        """Train these runs together; write, mirror and tell of those that are `claimed`."""
+        """Train these runs together; write, mirror and report those that are `claimed`."""
         if not any(run.run_id in claimed for run in runs):
             return []
         started = utc_now()
@@ -233,7 +233,7 @@ class _Desk:
             except AlreadyFinished:
                 attempt.tracked.finish("finished")
                 continue
-            except StoreError:  # a full disk is no failure of the run: it stays missing, and whoever called must stop
+            except StoreError:  # a full disk is no failure of the run: it stays missing, and the caller must stop
                 raise
             except Exception as error:
                 record = failed(subject, measured, Failure.of(error))
@@ -250,7 +250,7 @@ class _Desk:
         sample: np.ndarray,
         checkpoint: Checkpoint,
     ) -> tuple[_TrainedPack, float]:
-        """Train and predict, from where the checkpoint stands; what came of it and the seconds that all of it took."""
+        """Train and predict, resuming at the checkpoint; returns the outcome and the seconds that all of it took."""
         clock = time.perf_counter()
         runs, configs = [attempt.run for attempt in attempts], [attempt.run.config for attempt in attempts]
         with (pack := _open(loaded, runs)):
@@ -302,7 +302,7 @@ class _Desk:
         logits: dict[str, np.ndarray],
         checks: dict[str, Any],
     ) -> dict[str, Any]:
-        """Score a run, make it pass its guards, and write it with its predictions and adapter."""
+        """Score a run, check its guards, and write it with its predictions and adapter."""
         clock = time.perf_counter()
         run = attempt.run
         scores: dict[str, Any] = {
@@ -338,7 +338,7 @@ class _Desk:
         return record
 
     def _store(self, attempt: RunProgress, record: dict[str, Any]) -> dict[str, Any]:
-        """Write a failed record (a finished one is written by now), close the mirror and tell whoever listens."""
+        """Write a failed record (a finished one is already written), close the mirror and notify the listener."""
         if record["status"] == "failed":
             self.store.write(record)
         attempt.tracked.finish(record["status"], summary_of(record))
