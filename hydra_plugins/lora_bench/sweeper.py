@@ -179,6 +179,8 @@ class LoraBenchSweeper(Sweeper):
             return carry_out.carry_out(plan, records, out, launch=launch, fail_fast=fail_fast, is_late=is_late)
 
         ended = study.carry_through(found, records, out, make=plan, train=train, is_late=is_late)
+        if ended.is_over and ended.plan is not None:
+            study.finish(found, records, out, make=plan)
         status = study.conclude(found, ended, records, out, command=_command())
         carry_out.remove_job_folder(records)
         if status:

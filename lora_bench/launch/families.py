@@ -111,6 +111,10 @@ class Cells:
             self._runs[key] = resolve(settle(self.candidate(*key).config, self.store))
         return self._runs[key]
 
+    def asked(self) -> list[Candidate]:
+        """Every run that was looked up."""
+        return [self.candidate(*key) for key in self._runs]
+
 
 @dataclass
 class Family:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.launch import tell, tell_study
-from lora_bench.launch.carry_out import LATE
+from lora_bench.launch.carry_out import LATE, drop_adapters, log_findings
 from lora_bench.launch.estimate import estimate
 from lora_bench.launch.families import Family
 from lora_bench.launch.plan import Candidate, Plan
@@ -238,6 +238,15 @@ def dry_run(
                 expected = estimate(plan, store)
                 seconds, n_bytes = expected.seconds * plan.n_workers / n_pending, expected.bytes / n_pending
         tell_study.describe(family, course, out, seconds_of_run=seconds, bytes_of_run=n_bytes)
+
+
+def finish(
+    families: Sequence[Family], store: StoreReader, out: Console, *, make: Callable[[Sequence[Candidate]], Plan]
+) -> None:
+    """What follows the last look: adapters that are not to be kept go, and the findings are mirrored."""
+    plan = make([candidate for family in families for candidate in family.cells.asked()])
+    drop_adapters(plan, store, out)
+    log_findings(plan, store)
 
 
 def conclude(

@@ -167,6 +167,18 @@ def test_a_look_is_in_the_journal_before_it_is_shown(tmp_path, monkeypatch):
     assert seen == list(range(1, len(seen) + 1)) and seen
 
 
+def test_adapters_that_are_not_to_be_kept_go_with_the_last_look(tmp_path, monkeypatch):
+    """`best` keeps each placement's runs at its chosen rate, of the whole study and not of its last step."""
+    kept = []
+    monkeypatch.setattr("lora_bench.launch.study.drop_adapters", lambda plan, *_: kept.append(set(plan.runs)))
+    monkeypatch.setattr("lora_bench.launch.study.log_findings", lambda *_: None)
+    lab = Lab(tmp_path)
+    lab.launch()
+    store = open_store(tmp_path)
+    study.finish(lab.families, store, lab.out, make=lambda candidates: make(candidates, store))
+    assert kept == [set(lab.trained)]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
