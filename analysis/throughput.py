@@ -15,9 +15,9 @@ With --neighbours N, N processes keep the machine busy beside every arm.
 
 Every arm trains in a process of its own, so that its peak memory is its own. The clock runs over the training loop,
 from its third step; loading, tokenising and the first steps are outside it in every arm. Rounds are interleaved and the
-best of each arm counts, because other work on the machine can only slow an arm down. The yardstick is this machine's
-own GEMM rate at the arm's precision, measured in the same rounds: fraction = FLOPs per second / rate, with the FLOPs
-that a record holds (training/cost.py).
+best round of each arm counts, because other work on the machine can only slow an arm down. The yardstick is this
+machine's own GEMM rate at the arm's precision, measured in the same rounds: fraction = FLOPs per second / rate, with
+the FLOPs that a record holds (training/cost.py).
 """
 
 import argparse
@@ -33,11 +33,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import DictConfig
 
 from lora_bench import wording
+from lora_bench.config.schema import RunConfig
 from lora_bench.models import machine
-from lora_bench.paths import argument
+from lora_bench.paths import argument, resource_root
 
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")
 SKIPPED_STEPS = 2
@@ -50,13 +51,13 @@ ROBERTA_BASE = {
     "max_position_embeddings": 514,
     "vocab_size": 50265,
 }
-"""A backbone of RoBERTa-base's size with random weights: speed needs no download."""
+"""A backbone of RoBERTa-base's size with random weights: measuring speed needs no download."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure the arms and write OUT/throughput.json, OUT/tables/throughput.csv and OUT/figures/throughput.*"""
     wording.spell_out()
-    options = _parse(argv)
+    options = parse(argv)
     if options.child:
         print(json.dumps(measure_arm(options)))
         return 0
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         for arm, pack in _arms(options):
             row = _in_own_process(options, arm, pack)
             results.append({**row, "round": number})
-            print(f"round {number + 1}  {arm:13} K={pack:<3} {_told(row)}", flush=True)
+            print(f"round {number + 1}  {arm:13} K={pack:<3} {_line(row)}", flush=True)
     best = summarise(results)
     document = {"machine": _machine(options), "options": _public(options), "best": best, "rounds": results}
     write(document, options.out)
@@ -288,64 +289,49 @@ class _Clock:
 
 
 def _runs(options: argparse.Namespace) -> list[Any]:
-    """Resolved runs of this arm: the seven placements, again at other learning rates where a pack is larger."""
-    from lora_bench.config.compose import parse
-    from lora_bench.config.schema import RunConfig
-    from lora_bench.paths import resource_root
+    """Resolved runs of this arm."""
     from lora_bench.training.resolve import resolve
 
+    return [resolve(config) for config in configurations(options)]
+
+
+def configurations(options: argparse.Namespace) -> list[RunConfig]:
+    """The runs of this arm: the seven placements, again at other learning rates where a pack is larger."""
+    from lora_bench.config.compose import Template
+
     count = len(PLACEMENTS) if options.child in ("trainer", "trainer_auto", "solo") else options.pack
-    model: dict[str, Any] = yaml.safe_load((resource_root() / "conf" / "model" / "minilm.yaml").read_text("utf-8"))
-    if options.backbone == "roberta_base":
-        model = {"name": "roberta-base-sized", "weights": "random", "architecture": ROBERTA_BASE}
-
-    def config(number: int) -> RunConfig:
+    template = Template(_composed(options))
+    values = {
+        "task.data_dir": options.data_dir,
+        "task.train_rows": options.rows,
+        "task.report_rows": 64,
+        "adapter.rank": None,
+        "adapter.budget": "q@8",
+        "train.epochs": options.epochs,
+        "train.batch_size": options.batch_size,
+        "train.max_length": options.max_length,
+        "train.precision": _precision(options),
+        "train.compile": options.compile,
+        "device": options.device,
+    }
+    configs = []
+    for number in range(count):
         placement = "qv" if count == 1 else PLACEMENTS[number % len(PLACEMENTS)]
-        return parse(
-            {
-                "model": model,
-                "task": {
-                    "name": options.task,
-                    "source": "glue" if options.data_dir else "generated",
-                    "data_dir": options.data_dir,
-                    "train_rows": options.rows,
-                    "report_rows": 64,
-                },
-                "adapter": {
-                    "method": "lora",
-                    "targets": placement,
-                    "rank": None,
-                    "budget": "q@8",
-                    "alpha": 16,
-                    "alpha_policy": "fixed",
-                    "dropout": 0,
-                    "init": "gaussian",
-                    "layers": "all",
-                    "replicate": 0,
-                },
-                "train": {
-                    "lr": 1e-3 * (1 + number // len(PLACEMENTS)),
-                    "head_lr": 1e-3,
-                    "epochs": options.epochs,
-                    "batch_size": options.batch_size,
-                    "grad_accumulation": 1,
-                    "max_length": options.max_length,
-                    "schedule": "linear",
-                    "warmup_ratio": 0.06,
-                    "weight_decay": 0,
-                    "max_grad_norm": 1,
-                    "precision": _precision(options),
-                    "checkpoint": "last",
-                    "compile": options.compile,
-                },
-                "tracking": {"backend": "none"},
-                "seed": 0,
-                "store": "unused",
-                "device": options.device,
-            }
-        )
+        rate = 1e-3 * (1 + number // len(PLACEMENTS))
+        configs.append(template.parse(values | {"adapter.targets": placement, "train.lr": rate}))
+    return configs
 
-    return [resolve(config(number)) for number in range(count)]
+
+def _composed(options: argparse.Namespace) -> DictConfig:
+    """What `lora-bench` composes from conf/ for this task and backbone."""
+    from hydra import compose, initialize_config_dir
+
+    words = [f"task={options.task}", f"model={options.backbone}", "adapter=lora", "train=default", "tracking=none"]
+    if options.backbone == "roberta_base":
+        words += ["model.name=roberta-base-sized", "model.weights=random"]
+        words += [f"+model.architecture.{name}={value}" for name, value in ROBERTA_BASE.items()]
+    with initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
+        return compose("config", overrides=words)
 
 
 def _precision(options: argparse.Namespace) -> str:
@@ -440,7 +426,7 @@ def _neighbours(count: int) -> Iterator[None]:
             loop.wait()
 
 
-def _told(row: dict[str, Any]) -> str:
+def _line(row: dict[str, Any]) -> str:
     speed = f"{row['examples_per_second']:7.0f} cell-examples/s  {row['fraction']:4.0%} of GEMM rate"
     return f"{row['precision']}  {speed}  {row['peak_bytes'] / 2**30:.2f} GiB"
 
@@ -450,8 +436,8 @@ def _machine(options: argparse.Namespace) -> dict[str, Any]:
 
     facts = environment_here(options.device)
     name = facts["cpu"] if facts["device"] == "cpu" else facts["device"]
-    told = f"{name}, {facts['threads']} threads, torch {facts['torch']}, {platform.system()}"
-    return {**facts, "told": told}
+    line = f"{name}, {facts['threads']} threads, torch {facts['torch']}, {platform.system()}"
+    return {**facts, "told": line}
 
 
 def _public(options: argparse.Namespace) -> dict[str, Any]:
@@ -459,13 +445,16 @@ def _public(options: argparse.Namespace) -> dict[str, Any]:
     return values | {"out": str(options.out)}
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The options of a command line."""
     parser = argparse.ArgumentParser(
         prog="throughput", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--task",
         default="acceptability",
+        choices=sorted(path.stem for path in (resource_root() / "conf" / "task").glob("*.yaml")),
+        metavar="NAME",
         help="an embedded task, or a GLUE task with --data-dir (default: acceptability)",
     )
     parser.add_argument("--data-dir", help="folder of the GLUE task's files")
