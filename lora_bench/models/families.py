@@ -103,26 +103,17 @@ def _gate_and_up(config: Any) -> Layout:
     return Layout((("gate", config.intermediate_size), ("up", config.intermediate_size)))
 
 
-_BERT = Family(
-    {
-        "q": "attention.self.query",
-        "k": "attention.self.key",
-        "v": "attention.self.value",
-        "o": "attention.output.dense",
-        "up": "intermediate.dense",
-        "down": "output.dense",
-    }
+def _separate(attention: str, names: str, **mlp: str) -> Family:
+    """A layer for each role: q, k, v and o by their `names` in the attention module, then those of the MLP."""
+    roles = {role: f"{attention}.{name}" for role, name in zip("qkvo", names.split(), strict=True)}
+    return Family(roles | mlp)
+
+
+_BERT = _separate(
+    "attention", "self.query self.key self.value output.dense", up="intermediate.dense", down="output.dense"
 )
-_LLAMA = Family(
-    {
-        "q": "self_attn.q_proj",
-        "k": "self_attn.k_proj",
-        "v": "self_attn.v_proj",
-        "o": "self_attn.o_proj",
-        "up": "mlp.up_proj",
-        "gate": "mlp.gate_proj",
-        "down": "mlp.down_proj",
-    }
+_LLAMA = _separate(
+    "self_attn", "q_proj k_proj v_proj o_proj", up="mlp.up_proj", gate="mlp.gate_proj", down="mlp.down_proj"
 )
 _BLOOM = Family(
     {"o": "self_attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
@@ -134,50 +125,19 @@ FAMILIES: dict[str, Family] = {
         ("bert", "roberta", "xlm-roberta", "camembert", "electra", "ernie", "megatron-bert", "data2vec-text"), _BERT
     ),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "smollm3", "olmo2", "granite"), _LLAMA),
-    "distilbert": Family(
-        {
-            "q": "attention.q_lin",
-            "k": "attention.k_lin",
-            "v": "attention.v_lin",
-            "o": "attention.out_lin",
-            "up": "ffn.lin1",
-            "down": "ffn.lin2",
-        }
-    ),
+    "distilbert": _separate("attention", "q_lin k_lin v_lin out_lin", up="ffn.lin1", down="ffn.lin2"),
     "deberta": Family(
         {"o": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"},
         fused={"attention.self.in_proj": _per_head},
     ),
-    "deberta-v2": Family(
-        {
-            "q": "attention.self.query_proj",
-            "k": "attention.self.key_proj",
-            "v": "attention.self.value_proj",
-            "o": "attention.output.dense",
-            "up": "intermediate.dense",
-            "down": "output.dense",
-        }
+    "deberta-v2": _separate(
+        "attention",
+        "self.query_proj self.key_proj self.value_proj output.dense",
+        up="intermediate.dense",
+        down="output.dense",
     ),
-    "albert": Family(
-        {
-            "q": "attention.query",
-            "k": "attention.key",
-            "v": "attention.value",
-            "o": "attention.dense",
-            "up": "ffn",
-            "down": "ffn_output",
-        }
-    ),
-    "mpnet": Family(
-        {
-            "q": "attention.attn.q",
-            "k": "attention.attn.k",
-            "v": "attention.attn.v",
-            "o": "attention.attn.o",
-            "up": "intermediate.dense",
-            "down": "output.dense",
-        }
-    ),
+    "albert": _separate("attention", "query key value dense", up="ffn", down="ffn_output"),
+    "mpnet": _separate("attention.attn", "q k v o", up="intermediate.dense", down="output.dense"),
     "modernbert": Family(
         {"o": "attn.Wo", "down": "mlp.Wo"},
         fused={"attn.Wqkv": _one_block, "mlp.Wi": _gate_and_up},
@@ -190,56 +150,20 @@ FAMILIES: dict[str, Family] = {
         {"o": "attn.c_proj", "up": "mlp.c_fc", "down": "mlp.c_proj"},
         fused={"attn.c_attn": _gpt_bigcode},
     ),
-    "gpt_neo": Family(
-        {
-            "q": "attn.attention.q_proj",
-            "k": "attn.attention.k_proj",
-            "v": "attn.attention.v_proj",
-            "o": "attn.attention.out_proj",
-            "up": "mlp.c_fc",
-            "down": "mlp.c_proj",
-        }
-    ),
-    "gptj": Family(
-        {
-            "q": "attn.q_proj",
-            "k": "attn.k_proj",
-            "v": "attn.v_proj",
-            "o": "attn.out_proj",
-            "up": "mlp.fc_in",
-            "down": "mlp.fc_out",
-        }
-    ),
+    "gpt_neo": _separate("attn.attention", "q_proj k_proj v_proj out_proj", up="mlp.c_fc", down="mlp.c_proj"),
+    "gptj": _separate("attn", "q_proj k_proj v_proj out_proj", up="mlp.fc_in", down="mlp.fc_out"),
     "gpt_neox": Family(
         {"o": "attention.dense", "up": "mlp.dense_h_to_4h", "down": "mlp.dense_4h_to_h"},
         fused={"attention.query_key_value": _per_head},
     ),
     "bloom": _BLOOM,
     "falcon": Family(_BLOOM.roles, fused={"self_attention.query_key_value": _falcon}),
-    "opt": Family(
-        {
-            "q": "self_attn.q_proj",
-            "k": "self_attn.k_proj",
-            "v": "self_attn.v_proj",
-            "o": "self_attn.out_proj",
-            "up": "fc1",
-            "down": "fc2",
-        }
-    ),
+    "opt": _separate("self_attn", "q_proj k_proj v_proj out_proj", up="fc1", down="fc2"),
     "mpt": Family(
         {"o": "attn.out_proj", "up": "ffn.up_proj", "down": "ffn.down_proj"},
         fused={"attn.Wqkv": _one_block},
     ),
-    "phi": Family(
-        {
-            "q": "self_attn.q_proj",
-            "k": "self_attn.k_proj",
-            "v": "self_attn.v_proj",
-            "o": "self_attn.dense",
-            "up": "mlp.fc1",
-            "down": "mlp.fc2",
-        }
-    ),
+    "phi": _separate("self_attn", "q_proj k_proj v_proj dense", up="mlp.fc1", down="mlp.fc2"),
     "phi3": Family(
         {"o": "self_attn.o_proj", "down": "mlp.down_proj"},
         fused={"self_attn.qkv_proj": _grouped_block, "mlp.gate_up_proj": _gate_and_up},
