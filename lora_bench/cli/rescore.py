@@ -10,14 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lora_bench import wording
 from lora_bench.config.options import parsed
-from lora_bench.paths import argument
 from lora_bench.reports import output, scope, script
 from lora_bench.reports.section import Table
 from lora_bench.store import StoreReader, open_store
@@ -36,16 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         description=(__doc__ or "").split("\n\n")[0],
         epilog="example: lora-bench rescore store=runs add=balanced_accuracy",
     )
-    parser.add_argument(
-        "--store",
-        type=argument,
-        default=Path("runs"),
-        metavar="DIR",
-        help="folder of records, or an archive (default: runs)",
-    )
-    parser.add_argument(
-        "--out", type=argument, default=Path("report"), metavar="DIR", help="where tables/ goes (default: report)"
-    )
+    script.add_folders(parser, written="tables/ goes")
     parser.add_argument(
         "--add",
         default="",

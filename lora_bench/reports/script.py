@@ -32,20 +32,7 @@ def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.Ar
         description=(doc or "").strip().split("\n\n")[0],
         epilog=f"example: lora-bench {name} store=runs out=report",
     )
-    made.add_argument(
-        "--store",
-        type=argument,
-        default=Path("runs"),
-        metavar="DIR",
-        help="folder of records, or an archive (default: runs)",
-    )
-    made.add_argument(
-        "--out",
-        type=argument,
-        default=Path("report"),
-        metavar="DIR",
-        help="where tables/ and figures/ go (default: report)",
-    )
+    add_folders(made, written="tables/ and figures/ go")
     made.add_argument("--task", metavar="NAME", help="only this task (default: every one)")
     made.add_argument("--model", metavar="NAME", help="only this backbone (default: every one)")
     made.add_argument("--metric", metavar="NAME", help="score by this metric (default: the task's primary one)")
@@ -60,6 +47,20 @@ def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.Ar
         told = ", ".join(LORA_METHODS)
         made.add_argument("--method", default="lora", metavar="NAME", help=f"one of {told} (default: lora)")
     return made
+
+
+def add_folders(parser: argparse.ArgumentParser, *, written: str) -> None:
+    """--store and --out; `written` is what the help says of the latter."""
+    parser.add_argument(
+        "--store",
+        type=argument,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder of records, or an archive (default: runs)",
+    )
+    parser.add_argument(
+        "--out", type=argument, default=Path("report"), metavar="DIR", help=f"where {written} (default: report)"
+    )
 
 
 def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[Scope, Path, argparse.Namespace]:
