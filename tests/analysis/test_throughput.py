@@ -1,6 +1,7 @@
 """Throughput is measured on the runs that `lora-bench` composes, not on a copy of its configuration."""
 
 import pytest
+
 from analysis import throughput
 from configs import composed
 from lora_bench.config.compose import parse
