@@ -75,6 +75,12 @@ def assert_cells(rows: list[dict[str, str]], estimates: pd.DataFrame, score: str
         assert row[score] == wording.plus_minus(one["mean"], one["high"])
 
 
+def needed(one: pd.Series) -> str:
+    """The seeds that a contrast needs with their interval: 17 (10 to 61)."""
+    ends = (one["seeds_needed"], one["seeds_needed_low"], one["seeds_needed_high"])
+    return "" if pd.isna(ends[0]) else "{} ({} to {})".format(*ends)
+
+
 def assert_contrasts(rows: list[dict[str, str]], contrasts: pd.DataFrame) -> None:
     """Difference, corrected p, verdict and the seeds needed."""
     for row, (_, one) in zip(rows, contrasts.iterrows(), strict=True):
@@ -82,7 +88,7 @@ def assert_contrasts(rows: list[dict[str, str]], contrasts: pd.DataFrame) -> Non
         assert row["difference (95 %)"] == wording.plus_minus(one["difference"], one["high"], wording.signed)
         assert row["p, Holm"] == wording.p_value(one["p_holm"])
         assert row["verdict"] == one["verdict"]
-        assert row["seeds needed"] == ("" if pd.isna(one["seeds_needed"]) else f"{one['seeds_needed']}")
+        assert row["seeds needed"] == needed(one)
 
 
 def test_the_answer_is_that_of_the_records(by_budget):
@@ -197,7 +203,7 @@ def test_the_loss_that_the_page_tells_is_that_of_the_records():
 
 
 def verdict_of(one: pd.Series) -> str:
-    return one["verdict"] if pd.isna(one["seeds_needed"]) else f"{one['verdict']}, needs {one['seeds_needed']}"
+    return f"{one['verdict']}, needs {needed(one)}" if needed(one) else one["verdict"]
 
 
 def test_the_ranks_are_those_of_the_records():
@@ -255,7 +261,7 @@ def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
     for arm in tables[0].index:
         row = [arm]
         for one in (table.loc[arm] for table in tables):
-            seeds = "" if pd.isna(one["seeds_needed"]) else rf", {one['seeds_needed']}( seeds needed)?"
+            seeds = f", {needed(one)}" if needed(one) else ""
             told = wording.plus_minus(one["difference"], one["high"], wording.signed)
-            row += [re.escape(told), f"{one['verdict']}{seeds}"]
+            row += [re.escape(told), re.escape(f"{one['verdict']}{seeds}")]
         assert re.search(r" \| ".join(["", *row, ""]), text), arm

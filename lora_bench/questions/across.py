@@ -101,10 +101,11 @@ def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], 
         frame["improvement_shown"] = [wording.interval(low, high, two) for low, high in pairs]
         columns += [Column("improvement", "P(qv beats it)", two), Column("improvement_shown", "95 %", wording.text)]
     best = frame.iloc[frame["mean_rank"].argmin()]
+    band = "" if pd.isna(best["rank_low"]) else f"95 % {best['rank_shown']}, "
     return Section(
         title=f"Across tasks: {model}, {budget:,} adapter parameters",
         sentence=f"Over {wording.listed(tasks)}, {best['placement']} has the best mean rank: {best['mean_rank']:.2f} "
-        f"(95 % {best['rank_low']:.2f} to {best['rank_high']:.2f}, {scores.shape[2]} common seeds "
+        f"({band}{scores.shape[2]} common seeds "
         "resampled within each task).",
         tables=[Table(f"across_{model}_{budget}", "placements over tasks", frame, columns)],
         notes=[

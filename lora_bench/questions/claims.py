@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 from lora_bench import wording
+from lora_bench.reports import tables
 from lora_bench.reports.scope import Scope, gather
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import settings, stats, tuning
@@ -206,7 +207,7 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) ->
     if row["note"]:
         told += f"; {row['note']}"
     if status == "unresolved" and not pd.isna(row["seeds_needed"]):
-        told += f"; about {int(row['seeds_needed'])} seeds would show a difference of {100 * margin:g}, or none"
+        told += f"; about {tables.seeds_needed(row)} seeds would show a difference of {100 * margin:g}, or none"
     if uncertified:
         told += f"; the rate of {wording.listed(uncertified)} is not certified"
     return status, told

@@ -98,7 +98,8 @@ def sentence(setting: settings.Setting, estimates: pd.DataFrame, table: pd.DataF
             "tied": f"is tied within {100 * margin:g}",
             "unresolved": "is unresolved",
         }[pair["verdict"]]
-        needs = f", {int(pair['seeds_needed'])} seeds needed" if pd.notna(pair["seeds_needed"]) else ""
+        needed = tables.seeds_needed(pair.to_dict())
+        needs = f", {needed} seeds needed" if needed else ""
         parts.append(
             f"{targets} at rank {mine['rank'].iloc[-1]} {words} against rank {mine['rank'].iloc[0]} ({gain}{needs})"
         )

@@ -145,7 +145,7 @@ def sentence(
 
 
 def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str:
-    """`qv is better than q, unresolved against o (about 12 more seeds would show a difference of 1, or none)`."""
+    """`qv is better than q, unresolved against o (about 24 (11 to 98) seeds would show a difference of 1, or none)`."""
     tested = table[table["n_pairs"] > 0]
     if tested.empty:
         return f"nothing can be said of {reference}: it shares no seed with another placement"
@@ -154,13 +154,11 @@ def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str
     for verdict, phrase in tables.verdict_phrases(margin).items():
         rows = tested[tested["verdict"] == verdict]
         if len(rows):
-            more = (rows["seeds_needed"] - rows["n_pairs"]).dropna()
-            more = more[more > 0]
+            needing = rows[(rows["seeds_needed"] > rows["n_pairs"]).fillna(False).astype(bool)]
             told = ""
-            if len(more):
-                n_more = int(more.max())
-                seeds = wording.counted(n_more, "more seed")
-                told = f" (about {seeds} would show a difference of {100 * margin:g}, or none)"
+            if len(needing):
+                seeds = tables.seeds_needed(highest(needing, "seeds_needed").to_dict())
+                told = f" (about {seeds} seeds would show a difference of {100 * margin:g}, or none)"
             arms = [f"{arm} (by less than the margin)" if arm in small else arm for arm in rows["second"]]
             parts.append(phrase.format(wording.listed(arms)) + told)
     return f"{reference} is " + ", ".join(parts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -78,10 +79,10 @@ def _marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
 
 def _labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
     """Contrasts as `verdicts.contrasts` draws them: a label, and the seeds that an unresolved one needs."""
-    pairs = zip(contrasts["seeds_needed"], contrasts["verdict"], strict=True)
+    needed = [seeds_needed(row) for row in contrasts.to_dict("records")]
     return contrasts.assign(
         label=contrasts["first"] + " − " + contrasts["second"],
-        extra=[f", needs {int(n)} seeds" if verdict == "unresolved" and not pd.isna(n) else "" for n, verdict in pairs],
+        extra=[f", needs {words}" if words else "" for words in needed],
     )
 
 
@@ -130,7 +131,7 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
         Column("p_sign_flip", "p flip", p_value),
         Column("p_equivalent_holm", "p tie", p_value),
         Column("verdict", "verdict", text, is_number=False),
-        Column("seeds_needed", "seeds needed", count),
+        Column("seeds_needed_shown", "seeds needed", text),
         Column("smallest_difference", "can see", points, on_screen=False),
         Column("note", "note", text, is_number=False, on_screen=False),
     ]
@@ -138,9 +139,18 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
         difference_shown=[
             plus_minus(mean, high, signed) for mean, high in zip(table["difference"], table["high"], strict=True)
         ],
+        seeds_needed_shown=[seeds_needed(row) for row in table.to_dict("records")],
         interval_shown=[interval(low, high, signed) for low, high in zip(table["low"], table["high"], strict=True)],
     )
     return Table(name, f"Paired contrasts in points (± 95 %); a tie is within {100 * margin:g}", shown, columns)
+
+
+def seeds_needed(contrast: Mapping[str, Any]) -> str:
+    """`17 (8 to 70)`: the seeds that an unresolved contrast needs with their 95 % interval; empty for others."""
+    if pd.isna(contrast["seeds_needed"]):
+        return ""
+    needed, low, high = (count(contrast[f"seeds_needed{end}"]) for end in ("", "_low", "_high"))
+    return f"{needed} ({low} to {high})"
 
 
 def run_notes(runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, metric: str) -> list[Note]:

@@ -160,8 +160,7 @@ def compare(estimates: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin
         rows.append({"first": first, "second": second, **vars(contrast)})
     columns = ["first", "second", *stats.Contrast.__dataclass_fields__]
     table = pd.DataFrame(rows, columns=columns)
-    table["seeds_needed"] = table["seeds_needed"].astype("Int64")
-    return table
+    return table.astype(dict.fromkeys(("seeds_needed", "seeds_needed_low", "seeds_needed_high"), "Int64"))
 
 
 @dataclass(frozen=True)

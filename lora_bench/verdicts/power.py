@@ -49,6 +49,24 @@ def seeds_to_tie(margin: float, sd: float, *, error: float = 0.05, power: float 
     return _first(lambda n: tie_power(margin, sd, n, error=error) >= power)
 
 
+def sd_interval(sd: float, n: int, *, level: float = 0.95) -> tuple[float, float]:
+    """The interval of a standard deviation that n normal values estimate: (n - 1) s^2 / sigma^2 is chi-square."""
+    low, high = (math.sqrt((n - 1) / stats.chi2.ppf((1 + side * level) / 2, n - 1)) for side in (1, -1))
+    return sd * low, sd * high
+
+
+@functools.lru_cache(maxsize=4096)
+def seeds_to_settle(margin_in_sd: float, *, error: float, power: float = 0.8, least: int = 2) -> int:
+    """Seeds until a difference of one margin is seen, and no difference at all is shown to be a tie, each with the
+    given power; `least` at least.
+
+    Args:
+        margin_in_sd: the margin over the standard deviation of a paired difference.
+    """
+    needs = (seeds(margin_in_sd, 1.0, error=error, power=power) for seeds in (seeds_to_detect, seeds_to_tie))
+    return max(*needs, least)
+
+
 @functools.lru_cache(maxsize=4096)
 def _smallest_in_sd(n_pairs: int, error: float, power: float) -> float:
     """`smallest_difference` in standard deviations of a paired difference."""

@@ -19,7 +19,7 @@ from scipy import special, stats
 
 from lora_bench.verdicts.family import MIN_PAIRS
 from lora_bench.verdicts.looks import p_of
-from lora_bench.verdicts.power import seeds_to_detect, seeds_to_tie, smallest_difference
+from lora_bench.verdicts.power import sd_interval, seeds_to_settle, smallest_difference
 from lora_bench.wording import counted
 
 MARGINS = {  # the largest difference that counts as none, in the metric's own unit
@@ -229,6 +229,8 @@ class Contrast:
     verdict: str = "unresolved"  # better | worse | tied | unresolved, said of the first cell
     note: str = ""  # why no test applied, or what a reader must know beside the verdict
     seeds_needed: int | None = None  # in all, for 80 % power to call it either way; None if resolved or unknowable
+    seeds_needed_low: int | None = None  # 95 % interval of these, since the sd is an estimate
+    seeds_needed_high: int | None = None
     smallest_difference: float = math.nan  # what this many pairs see with 80 % power after correction
 
 
@@ -283,7 +285,10 @@ def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) ->
     that is significant and still inside the margin is called by its sign, and the note says that it is small.
     `seeds_needed` answers, from this contrast's own spread: how many seeds until a difference of one margin is seen,
     and no difference at all is shown to be a tie, each with this power? (Corrected as Bonferroni does, so a little
-    more than Holm asks for.)
+    more than Holm asks for.) That depends on the sd of the differences alone, not on the difference that was found,
+    and grows with it: the ends of the sd's 95 % interval (chi-square, n - 1 degrees of freedom) give the seeds'.
+    Who follows the number alone reaches 80 % about as often as not, as the sd is as often too small: the upper end is
+    what promises it.
     """
     if not family:
         return []
@@ -300,15 +305,14 @@ def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) ->
                 note = SMALL
         elif p_equivalent < error:
             verdict = "tied"
-        needed, smallest = None, math.nan
+        needed, smallest = (None, None, None), math.nan
         if pair.n_pairs >= 2 and pair.sd > 0:
             corrected = error / len(family)
             smallest = smallest_difference(pair.n_pairs, pair.sd, error=corrected, power=power)
             if verdict == "unresolved":
-                needed = max(
-                    seeds_to_detect(pair.margin, pair.sd, error=corrected, power=power),
-                    seeds_to_tie(pair.margin, pair.sd, error=corrected, power=power),
-                    MIN_PAIRS,
+                sds = pair.sd, *sd_interval(pair.sd, pair.n_pairs, level=level)
+                needed = tuple(
+                    seeds_to_settle(pair.margin / sd, error=corrected, power=power, least=MIN_PAIRS) for sd in sds
                 )
         judged.append(
             replace(
@@ -317,7 +321,9 @@ def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) ->
                 p_equivalent_holm=float(p_equivalent),
                 verdict=verdict,
                 note=note,
-                seeds_needed=needed,
+                seeds_needed=needed[0],
+                seeds_needed_low=needed[1],
+                seeds_needed_high=needed[2],
                 smallest_difference=smallest,
             )
         )

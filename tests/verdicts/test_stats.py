@@ -188,6 +188,29 @@ def test_noise_is_unresolved_and_says_how_many_seeds_would_settle_it():
     assert one.seeds_needed == max(power.seeds_to_detect(0.02, one.sd), power.seeds_to_tie(0.02, one.sd))
 
 
+@pytest.mark.parametrize("n", [4, 8, 16])
+def test_the_interval_of_the_seeds_needed_holds_them(n):
+    """The number alone reached 67 to 74 % of sweeps where 80 were promised: the sd that it rests on is an estimate."""
+    rng = np.random.default_rng(n)
+    truth = power.seeds_to_settle(1.0, error=0.05)
+    held = n_unresolved = 0
+    for _ in range(400):
+        (one,) = stats.judge([stats.contrast(rng.normal(size=n), np.zeros(n), margin=1.0)])
+        if one.seeds_needed is not None:
+            low, high = one.seeds_needed_low, one.seeds_needed_high
+            assert low <= one.seeds_needed <= high
+            n_unresolved += 1
+            held += low <= truth <= high
+    assert held / n_unresolved >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / n_unresolved)
+
+
+@pytest.mark.parametrize("n", [3, 8, 30])
+def test_the_interval_of_a_standard_deviation_is_that_of_the_chi_square(n):
+    draws = np.random.default_rng(n).normal(size=(4000, n)).std(axis=1, ddof=1)
+    ends = np.array([power.sd_interval(float(sd), n) for sd in draws])
+    assert ((ends[:, 0] <= 1) & (ends[:, 1] >= 1)).mean() == pytest.approx(0.95, abs=0.012)
+
+
 def test_a_real_difference_below_the_margin_says_so():
     one = judged([0.505, 0.506, 0.504, 0.505], [0.500, 0.500, 0.500, 0.499])
     assert (one.verdict, one.note) == ("better", "real, but smaller than the margin")
@@ -287,8 +310,28 @@ def test_across_tasks_gives_a_cell_that_always_wins_rank_one_for_certain():
     scores = np.random.default_rng(9).uniform(0, 0.1, size=(2, 3, 6)) + np.array([0.5, 0.3, 0.1])[:, None]
     found = across.across_tasks(scores, n_resamples=200, rng=np.random.default_rng(0))
     assert found.mean_rank.tolist() == [1, 2, 3]
-    assert found.mean_rank_interval[0].tolist() == [1, 1]
+    assert np.isnan(found.mean_rank_interval).all()  # what no resampling moves has no interval
     assert found.improvement[0, 1] == 1
+
+
+@pytest.mark.parametrize("n_tasks", [1, 2, 4])
+@pytest.mark.parametrize("distance", [0.0, 1.0, 2.0, 3.0])
+def test_the_interval_of_the_probability_of_improvement_holds_it(n_tasks, distance):
+    """Resampling gave 1.00 to 1.00 where all seeds of one cell beat all of the other, which held in 0 to 8 %."""
+    rng = np.random.default_rng(int(10 * distance) + n_tasks)
+    truth = scipy_stats.norm.cdf(distance / np.sqrt(2))
+    held = 0
+    for _ in range(300):
+        scores = rng.normal(size=(n_tasks, 2, 8)) + np.array([distance, 0.0])[:, None]
+        low, high = across.across_tasks(scores, n_resamples=2, rng=rng).improvement_interval[0, 1]
+        held += low <= truth <= high
+    assert held / 300 >= 0.87  # 95 % of one task, 94 of two, 91 of four in 1,500 draws
+
+
+def test_eight_seeds_that_all_beat_eight_others_leave_a_quarter_open():
+    low, high = across.improvement_interval(1.0, 8)
+    assert (low, high) == (pytest.approx(0.76, abs=0.005), 1.0)
+    assert across.improvement_interval(0.0, 8) == (0.0, pytest.approx(1 - low))
 
 
 # ---------------------------------------------------------------- seeds in two groups
