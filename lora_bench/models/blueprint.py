@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -23,7 +24,7 @@ from transformers import (
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import display_name
 from lora_bench.config.schema import ModelConfig
-from lora_bench.models import files, headers, last_token, length, misfit, roles, weights
+from lora_bench.models import files, headers, last_token, length, misfit, roles, trial, weights
 from lora_bench.models import tokenizer as tokenizers
 from lora_bench.models.quiet import first_line, quiet
 from lora_bench.models.tokenizer import byte_tokenizer
@@ -144,17 +145,31 @@ def _skeleton(
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model without data, once its weights are known to fit, and the parts of a head that they bring beside its
     last layer."""
+    _require_classifier(config, architecture)
     with _one_line(*_cannot_build(config)):
         with torch.device("meta"), quiet():
             skeleton = AutoModelForSequenceClassification.from_config(
                 architecture, trust_remote_code=config.trust_remote_code
             )
         if folder is None:
+            trial.require_runs(skeleton)
             return skeleton, []
         stored = headers.stored(folder)
         fit = weights.fit_of(skeleton, stored)
         misfit.require_base(skeleton, fit, stored)
+        trial.require_runs(skeleton)
     return skeleton, [name for name in weights.kept_modules(skeleton, fit) if name not in ("classifier", "score")]
+
+
+def _require_classifier(config: ModelConfig, architecture: PreTrainedConfig) -> None:
+    """Refuse an architecture that transformers has no sequence classifier for, unless its own code may bring one."""
+    is_known = type(architecture) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    if not is_known and not (config.trust_remote_code and hasattr(architecture, "auto_map")):
+        key = "model.architecture" if config.weights == "random" else "model.name"
+        raise ConfigError(
+            f"{key}: {config.name!r} is a {architecture.model_type!r}, for which this version of transformers has no "
+            "sequence classifier (AutoModelForSequenceClassification); give a model of another architecture"
+        )
 
 
 def _cannot_build(config: ModelConfig) -> tuple[str, str]:
@@ -191,6 +206,7 @@ def _load_architecture(config: ModelConfig, folder: Path, n_labels: int) -> PreT
     for key in ("num_hidden_layers", "num_attention_heads", "num_key_value_heads"):
         if isinstance(count := getattr(architecture.get_text_config(), key, None), int) and count < 1:
             raise ConfigError(f"model.name: config.json of {config.name!r} says {key} {count}; it must be at least 1")
+    trial.require_numbers(architecture, config.name)
     if n_labels == 1:
         architecture.problem_type = "regression"
     return architecture

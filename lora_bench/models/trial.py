@@ -1,0 +1,69 @@
+"""One forward pass without data, which fails where values of a configuration do not go together.
+
+transformers checks few of them: heads that share keys unevenly, a window of no token or a number that is written as
+text raise in the middle of a step. On the meta device the same lines run with shapes alone, in some 20 ms.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from lora_bench.config.errors import ConfigError
+from lora_bench.models.length import longest_input
+from lora_bench.models.quiet import quiet
+
+_TOKENS = 13
+"""A prime: no size that must divide the length divides it."""
+_SHAPES = re.compile(r"must match|broadcast|shape|sizes? of|cannot be multiplied|invalid for input")
+"""What torch says of sizes that do not go together. All else that it says here may be the meta device's own limit."""
+_NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+
+
+def require_runs(skeleton: PreTrainedModel) -> None:
+    """Run two rows of shapes through a skeleton; what cannot be told without data passes.
+
+    Raises:
+        TypeError, ValueError, ArithmeticError, RuntimeError: as the model's own code does.
+    """
+    length = min(_TOKENS, longest_input(skeleton) or _TOKENS)
+    ids = torch.ones(2, length, dtype=torch.long, device="meta")
+    try:
+        with torch.no_grad(), quiet():
+            skeleton(input_ids=ids)
+    except NotImplementedError:
+        return
+    except (TypeError, ValueError, ArithmeticError):
+        raise
+    except RuntimeError as error:
+        if "meta" not in str(error) and _SHAPES.search(str(error)):
+            raise
+    except Exception:  # a model may ask for more than ids
+        return
+
+
+def require_numbers(architecture: PreTrainedConfig, name: str) -> None:
+    """Refuse numbers that are written as text, where transformers has a number of its own or takes none but numbers.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    values = architecture.to_dict()
+    try:
+        defaults = type(architecture)().to_dict()
+    except Exception:  # a class that has no defaults for all of its values
+        defaults = {}
+    for key, text in _texts_for_numbers(values, defaults):
+        raise ConfigError(f"model.name: config.json of {name!r} says {key} {text!r}, a text; write the number {text}")
+
+
+def _texts_for_numbers(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, str) and _NUMBER.fullmatch(value) and isinstance(defaults.get(key), (int, float)):
+            yield key, value
+        if isinstance(value, dict) and key.startswith("rope_"):
+            for part, inner in value.items():
+                if isinstance(inner, str) and _NUMBER.fullmatch(inner):
+                    yield f"{key}.{part}", inner

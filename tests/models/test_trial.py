@@ -1,0 +1,64 @@
+"""Values of a configuration that a model can be built with, and cannot compute with."""
+
+import pytest
+from transformers import AutoConfig
+
+from architectures import ARCHITECTURES, skeleton
+from lora_bench.config.errors import ConfigError
+from lora_bench.models import trial
+from model_folders import configure, planned, saved
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_what_computes_passes_the_trial(name):
+    """A pass without data must refuse no model that works: some of their code does not run on the meta device."""
+    trial.require_runs(skeleton(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("bert", {"chunk_size_feed_forward": 2}),
+        ("roberta", {"chunk_size_feed_forward": 5}),
+        ("mistral", {"sliding_window": 0}),
+    ],
+)
+def test_values_that_no_step_can_compute_with_are_refused_at_planning(tmp_path, name, values):
+    """transformers builds such a model, and its first step ends in an inner error."""
+    configure(saved(tmp_path, name), **values)
+    with pytest.raises(ConfigError, match=r"^model\.name: no backbone can be built from the config\.json of .*\)$"):
+        planned(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "heads"), [("llama", 3), ("qwen2", 3), ("mistral", 8)])
+def test_key_value_heads_that_no_query_heads_share_evenly_are_refused_at_planning(tmp_path, name, heads):
+    """The weights fit such a config.json: they were saved with it."""
+    saved(tmp_path, name, num_key_value_heads=heads)
+    with pytest.raises(ConfigError, match=r"^model\.name: no backbone can be built from .*size of tensor a \(4\)"):
+        planned(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "key"),
+    [
+        ("bert", {"chunk_size_feed_forward": "0"}, "chunk_size_feed_forward '0'"),
+        ("gpt2", {"chunk_size_feed_forward": "1e1"}, "chunk_size_feed_forward '1e1'"),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": "10000"}}, "rope_parameters.rope_theta"),
+        ("llama", {"rope_parameters": ..., "rope_theta": "10000"}, "rope_parameters.rope_theta"),
+        ("gpt_neox", {"rope_parameters": ..., "rotary_pct": "0.25"}, "rope_parameters.partial_rotary_factor"),
+    ],
+)
+def test_numbers_written_as_text_are_refused_by_their_key(tmp_path, name, values, key):
+    """transformers checks the types of keys that a class declares; any other fails in the middle of a step."""
+    configure(saved(tmp_path, name), **values)
+    with pytest.raises(ConfigError, match=rf"config\.json of .* says {key}.*; write the number"):
+        planned(tmp_path)
+
+
+@pytest.mark.parametrize("model_type", ["granite", "cohere"])
+def test_an_architecture_without_a_classifier_is_refused_by_its_name(tmp_path, model_type):
+    """That the kind of model is what is wrong is said in our words; what works is another kind."""
+    saved(tmp_path)
+    AutoConfig.for_model(model_type).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=rf"'{model_type}', for which this version of transformers has no sequence"):
+        planned(tmp_path)
