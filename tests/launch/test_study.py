@@ -16,6 +16,7 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.launch import study
 from lora_bench.launch.families import Declared, families
 from lora_bench.launch.plan import Candidate, make
+from lora_bench.paths import resource_root
 from lora_bench.store import open_store
 from lora_bench.store.folder import Store
 from lora_bench.store.journal import journals
@@ -323,3 +324,15 @@ def test_a_dry_run_tells_what_it_may_cost_and_trains_nothing(tmp_path):
     least, most = tell_study.runs_at_least(lab.families[0]), tell_study.runs_at_most(lab.families[0])
     assert least <= n_runs <= most
     assert ended.is_over
+
+
+SHIPPED = [path.stem for path in sorted((resource_root() / "sweeps").glob("*.yaml")) if "study:" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_studies_that_ship_can_be_run(name, command):
+    """By a word or two beside the task and the model, as the help says."""
+    assert {"weight_types", "budget"} <= set(SHIPPED)
+    ended = command("study", name, "task=acceptability", "model=minilm", "tracking=none", "dry_run=true")
+    assert ended.status == 0, ended.text
+    assert "it is at: search" in ended.out and "at most" in ended.out and "chance of a word" in ended.out
