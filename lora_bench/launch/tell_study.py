@@ -133,7 +133,7 @@ def runs_at_least(family: Family) -> int:
 def runs_at_most(family: Family) -> int:
     """Nothing settled, three rates alive to the end, the search going beyond its edges and given second chances."""
     declared = family.declaration
-    n_coarse = (len(declared.rates) + scheme.MAX_EXTENSIONS) * (1 + scheme.SECOND_CHANCE)
+    n_coarse = (len(declared.rates) + scheme.MAX_EXTENSIONS) * (scheme.FINE_SEEDS + scheme.SECOND_CHANCE)
     return len(declared.placements) * (n_coarse + scheme.MAX_ALIVE * declared.looks[-1]) + declared.looks[-1]
 
 

@@ -1,6 +1,7 @@
 """The way of a family from the first rate tried to its last look.
 
-    search:  every declared rate with one seed, and beyond an edge where the best sat; three around the best with two
+    search:  every declared rate with one seed, and beyond an edge where the best sat; three around the best with two,
+             and those of the first rates that are level with these
     alive:   a rate within 2.5 standard errors of its placement's best on `select`; one that fell behind stays out
     look j:  every live rate of every open placement has n_j seeds; words are given (`looks`), and end the spending
 
@@ -70,9 +71,8 @@ def follow(family: Declaration, results: Results) -> Course:
     tried, step = _search(family, results)
     if step:
         return Course("search", (), step, tried, {})
-    alive = {name: around(_best_of_search(family, results, name, rates)) for name, rates in tried.items()}
+    alive, step = _search_around(family, results, tried)
     tried = {name: tuple(sorted({*tried[name], *alive[name]})) for name in tried}
-    step = _step_of_search(family, results, alive, FINE_SEEDS)
     if step:
         return Course("search around the best", (), step, tried, alive)
     alive = _survivors(family, results, alive, FINE_SEEDS)
@@ -115,7 +115,7 @@ def _search(family: Declaration, results: Results) -> tuple[dict[str, tuple[floa
             return tried, step
         further = {}
         for name, rates in tried.items():
-            best = _best_of_search(family, results, name, rates)
+            best = _best_of_search(family, results, name, rates, 1)
             if best in (rates[0], rates[-1]):
                 step_up = best == rates[-1]
                 further[name] = tuple(sorted([*rates, tuning.beyond(best, 10**0.5 if step_up else 10**-0.5)]))
@@ -125,11 +125,45 @@ def _search(family: Declaration, results: Results) -> tuple[dict[str, tuple[floa
     return tried, _step_of_search(family, results, tried, 1)
 
 
+def _search_around(
+    family: Declaration, results: Results, tried: Rates
+) -> tuple[dict[str, tuple[float, ...]], tuple[Wanted, ...]]:
+    """The rates of each placement that are compared with two seeds, and the step that lacks some of them.
+
+    They are those around its best, and every rate tried that one seed does not show to lie behind these: one lucky seed
+    must not lead the search away from where the placement learns.
+    """
+    compared: dict[str, tuple[float, ...]] = {
+        name: around(_best_of_search(family, results, name, rates, 1)) for name, rates in tried.items()
+    }
+    if step := _step_of_search(family, results, compared, FINE_SEEDS):
+        return compared, step
+    room = ALIVE_ERRORS * math.sqrt(1 + 1 / FINE_SEEDS) * _spread(family, results, compared, FINE_SEEDS)
+    for name, rates in compared.items():
+        best = _best_of_search(family, results, name, rates, FINE_SEEDS)
+        least = _on_select(_seen(family, results, name, best, FINE_SEEDS)) - room
+        of_search = {rate: _seen(family, results, name, rate, 1) for rate in tried[name]}
+        level = [rate for rate, points in of_search.items() if _mostly_learns(points) and _on_select(points) > least]
+        compared[name] = tuple(sorted({*rates, *level}))
+    return compared, _step_of_search(family, results, compared, FINE_SEEDS)
+
+
 def _survivors(family: Declaration, results: Results, judged: Rates, n_seeds: int) -> dict[str, tuple[float, ...]]:
     """The rates that stay alive: within 2.5 standard errors of the placement's best, and three at most.
 
     The spread is pooled over all rates that are judged.
     """
+    room = ALIVE_ERRORS * math.sqrt(2 / n_seeds) * _spread(family, results, judged, n_seeds)
+    kept = {}
+    for name, rates in judged.items():
+        scores = np.array([_on_select(_seen(family, results, name, rate, n_seeds)) for rate in rates])
+        best = np.argsort(scores, kind="stable")[-MAX_ALIVE:]  # of equals the higher rates
+        kept[name] = tuple(rates[i] for i in sorted(best) if scores[i] >= scores.max() - room - 1e-12)
+    return kept
+
+
+def _spread(family: Declaration, results: Results, judged: Rates, n_seeds: int) -> float:
+    """Sd on `select` over seeds that learn, pooled over all rates that are judged; 0 where none has two."""
     squares = freedom = 0.0
     for name, rates in judged.items():
         for rate in rates:
@@ -138,13 +172,7 @@ def _survivors(family: Declaration, results: Results, judged: Rates, n_seeds: in
             if scores.size > 1:
                 squares += float(scores.var() * scores.size)
                 freedom += scores.size - 1
-    room = ALIVE_ERRORS * math.sqrt(2 / n_seeds * squares / freedom) if freedom else 0.0
-    kept = {}
-    for name, rates in judged.items():
-        scores = np.array([_on_select(_seen(family, results, name, rate, n_seeds)) for rate in rates])
-        best = np.argsort(-scores, kind="stable")[:MAX_ALIVE]
-        kept[name] = tuple(rates[i] for i in sorted(best) if scores[i] >= scores.max() - room - 1e-12)
-    return kept
+    return math.sqrt(squares / freedom) if freedom else 0.0
 
 
 def _on_select(points: Points) -> float:
@@ -171,8 +199,8 @@ def _mostly_learns(points: Points) -> bool:
     return 0 < int(points.has_ended.sum()) <= 2 * int(points.learns.sum())
 
 
-def _best_of_search(family: Declaration, results: Results, name: str, rates: Sequence[float]) -> float:
-    return _best(rates, [_seen(family, results, name, rate, 1) for rate in rates])
+def _best_of_search(family: Declaration, results: Results, name: str, rates: Sequence[float], n_seeds: int) -> float:
+    return _best(rates, [_seen(family, results, name, rate, n_seeds) for rate in rates])
 
 
 def _best(rates: Sequence[float], points: Sequence[Points]) -> float:
