@@ -2,7 +2,7 @@
 
     search:  every declared rate with one seed, and beyond an edge where the best sat; three around the best with two,
              and those of the first rates that are level with these
-    alive:   a rate within 2.5 standard errors of its placement's best on `select`; one that fell behind stays out
+    alive:   a rate within two standard errors of its placement's best on `select`; one that fell behind stays out
     look j:  every live rate of every open placement has n_j seeds; words are given (`looks`), and end the spending
 
 Rates are compared on `select` alone. A word holds at every rate alive, so that it does not rest on which of them looked
@@ -23,7 +23,7 @@ from lora_bench.verdicts import looks, tuning
 from lora_bench.verdicts.family import Declaration, Points, Results, Wanted
 from lora_bench.verdicts.looks import Finding, Look, Scores
 
-ALIVE_ERRORS = 2.5
+ALIVE_ERRORS = 2.0
 """Standard errors of a difference by which a rate may lie behind its placement's best on `select`."""
 MAX_ALIVE = 3
 MAX_EXTENSIONS = 2
@@ -149,7 +149,7 @@ def _search_around(
 
 
 def _survivors(family: Declaration, results: Results, judged: Rates, n_seeds: int) -> dict[str, tuple[float, ...]]:
-    """The rates that stay alive: within 2.5 standard errors of the placement's best, and three at most.
+    """The rates that stay alive: within two standard errors of the placement's best, and three at most.
 
     The spread is pooled over all rates that are judged.
     """
