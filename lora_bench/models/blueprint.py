@@ -112,7 +112,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         tokenizers.require_fit(tokenizer, config.name, architecture)
         if not tokenizers.can_pad(architecture):
             tokenizers.share_padding(tokenizer, architecture)
-    skeleton, kept = _skeleton(config, architecture, folder)
+    skeleton, of_head = _skeleton(config, architecture, folder)
     if folder is not None and not length.counts_from_padding(skeleton):
         tokenizers.share_padding(tokenizer, architecture)
     tokenizer_fingerprint = tokenizers.fingerprint(tokenizer)
@@ -120,8 +120,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
     parts = [fingerprint, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
     if config.roles:  # the same targets name other matrices
         parts.append(json.dumps(config.roles, sort_keys=True))
-    if kept:  # earlier versions froze these parts of a head
-        parts.append(json.dumps({"trained head": kept}))
+    parts += of_head
     if last_token.is_looked_for(skeleton) and tokenizers.ends_rows_with_padding(tokenizer):
         parts.append("a row's last token is read, though it is the pad token")
     with _one_line(*_cannot_build(config)):
@@ -143,8 +142,8 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
 def _skeleton(
     config: ModelConfig, architecture: PreTrainedConfig, folder: Path | None
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model without data, once its weights are known to fit, and the parts of a head that they bring beside its
-    last layer."""
+    """The model without data, once its weights are known to fit, and what its fingerprint says of a head that they
+    bring."""
     _require_classifier(config, architecture)
     with _one_line(*_cannot_build(config)):
         with torch.device("meta"), quiet():
@@ -158,7 +157,11 @@ def _skeleton(
         fit = weights.fit_of(skeleton, stored)
         misfit.require_base(skeleton, fit, stored)
         trial.require_runs(skeleton)
-    return skeleton, [name for name in weights.kept_modules(skeleton, fit) if name not in ("classifier", "score")]
+    kept = [name for name in weights.kept_modules(skeleton, fit) if name not in ("classifier", "score")]
+    says = [json.dumps({"trained head": kept})] if kept else []  # earlier versions froze these parts of a head
+    if fit.set_aside:  # earlier versions began with it
+        says.append("a head that classifies no texts is set aside")
+    return skeleton, says
 
 
 def _require_classifier(config: ModelConfig, architecture: PreTrainedConfig) -> None:

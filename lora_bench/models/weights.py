@@ -18,6 +18,9 @@ from lora_bench.models import headers
 from lora_bench.models.headers import FLOATING, Stored
 from lora_bench.models.quiet import quiet
 
+OTHER_HEADS = ("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering", "ForNextSentencePrediction")
+"""How classes end whose head may have the name and the shape of a classifier of texts, and is none."""
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -27,16 +30,18 @@ class Fit:
         missing: parameters that the weights lack.
         mismatched: parameter -> its shape in the weights and in the model, where they differ.
         unexpected: names in the weights for which the model has no place, as transformers would rename them.
+        set_aside: parameters of a head that the weights hold and that does not classify texts.
     """
 
     missing: frozenset[str]
     mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     unexpected: frozenset[str]
+    set_aside: frozenset[str] = frozenset()
 
     @property
     def fresh(self) -> frozenset[str]:
         """Parameters that are drawn at random."""
-        return self.missing | frozenset(self.mismatched)
+        return self.missing | frozenset(self.mismatched) | self.set_aside
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,12 @@ def fit_of(skeleton: PreTrainedModel, tensors: Mapping[str, Stored]) -> Fit:
     return load_into(type(skeleton), skeleton.config, shapes, device="meta")[1]
 
 
+def saved_as_other(architecture: Any) -> bool:
+    """Whether config.json says that the weights were saved with a head that does not classify texts."""
+    names = architecture.architectures
+    return isinstance(names, list) and any(str(name).endswith(OTHER_HEADS) for name in names)
+
+
 def is_pooler(path: str) -> bool:
     """Whether a parameter belongs to the pooler of a base model, which many checkpoints lack."""
     return "pooler" in path.split(".")
@@ -123,7 +134,8 @@ def load_into(
 ) -> tuple[PreTrainedModel, Fit]:
     """A model of this kind in fp32 that holds these tensors and nothing else of any folder, and what it took of them.
 
-    Parameters that the tensors lack are drawn from torch's own generator. `device` is "meta" or None, which is the CPU.
+    Parameters that the tensors lack are drawn from torch's own generator; a head that classifies no texts counts as
+    lacking, since its outputs mean something else. `device` is "meta" or None, which is the CPU.
     """
     with quiet():
         loaded: Any = kind.from_pretrained(
@@ -137,10 +149,14 @@ def load_into(
         )
     model, report = loaded
     parameters = dict(model.named_parameters())
+    missing = frozenset(name for name in report["missing_keys"] if name in parameters)
+    mismatched = {name: (tuple(held), tuple(wanted)) for name, held, wanted in report["mismatched_keys"]}
+    other = head_parameters(model) if saved_as_other(architecture) else ()
     fit = Fit(
-        missing=frozenset(name for name in report["missing_keys"] if name in parameters),
-        mismatched={name: (tuple(stored), tuple(wanted)) for name, stored, wanted in report["mismatched_keys"]},
+        missing=missing,
+        mismatched=mismatched,
         unexpected=frozenset(report["unexpected_keys"]),
+        set_aside=frozenset(other) - missing - frozenset(mismatched),
     )
     return model, fit
 

@@ -353,3 +353,26 @@ def test_a_link_out_of_the_folder_is_followed(tmp_path):
     (folder / WEIGHTS).rename(tmp_path / "blob")
     (folder / WEIGHTS).symlink_to(tmp_path / "blob")
     assert files.weights_fingerprint(folder) and planned(folder).fingerprint == before
+
+
+# A head that classifies no texts
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, AutoModelForTokenClassification) for name in ("bert", "distilbert", "llama", "qwen2")],
+)
+def test_a_head_of_another_kind_and_the_same_shape_is_drawn_anew(name, kind, tmp_path):
+    """The outputs of a tagger mean tags; a task that begins with them begins with what nobody chose."""
+    folder = saved(tmp_path / "tagger", name, kind=kind, num_labels=2)
+    tagger = load_file(folder / WEIGHTS)
+    bundle = loaded(folder)
+    start = backbone.head_state(bundle, 0)
+    assert {path for path in start if path in tagger}, "the tagger's head has these names"
+    assert not any(
+        tensor.any() and torch.equal(tensor, tagger[path]) for path, tensor in start.items() if path in tagger
+    )
+    assert weights.head_of(folder) is None
+    other = shutil.copytree(folder, tmp_path / "kept")
+    configure(other, architectures=["OurForSequenceClassification"])
+    assert planned(other).fingerprint != planned(folder).fingerprint, "the two begin with other heads"
