@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
 from lora_bench.tasks.labels import LabelColumn, class_label, classes, is_missing, refuse_hidden, regression_labels
+from lora_bench.tasks.quotes import refuse_swallowed
 from lora_bench.tasks.readers import Columns, read_columns, require
 from lora_bench.tasks.rows import Rows, Source
 
@@ -50,6 +51,7 @@ def read(config: TaskConfig) -> Source:
             raise ConfigError(f"task.{split}_file: {str(paths[split])!r} has no rows; give at least one")
         require(columns, config.text_columns, where=paths[split], key="task.text_columns")
         require(columns, [config.label_column], where=paths[split], key="task.label_column")
+        refuse_swallowed(columns, config.label_column, where=paths[split], key=f"task.{split}_file")
 
     import pandas as pd
 
@@ -57,7 +59,9 @@ def read(config: TaskConfig) -> Source:
     keys: tuple[str, ...] = ()
     column = config.label_column
     raw = {
-        split: LabelColumn(columns.of(column), paths[split], class_label(columns.metadata, column))
+        split: LabelColumn(
+            columns.of(column), paths[split], class_label(columns.metadata, column), columns.bits_of(column)
+        )
         for split, columns in read_in.items()
     }
     if config.kind == "regression":

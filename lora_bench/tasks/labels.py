@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_bench.config.errors import ConfigError
+from lora_bench.tasks.readers import DOUBLE_BITS
 
 KEY = "task.label_column"
 MOST_LABELS = 1_000
@@ -28,7 +29,6 @@ LONGEST_LABEL = 1_000
 """Letters. A longer one is a text in the wrong column."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE_FLOAT = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0")
-_EXACT_FLOAT = 2**53
 _SINGLE = 3.4028234663852886e38
 
 
@@ -63,11 +63,17 @@ class Classes:
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """The label column of one split's file; `class_names` are those of its ClassLabel, in order."""
+    """The label column of one split's file.
+
+    Attributes:
+        class_names: those of its ClassLabel, in order.
+        float_bits: of a whole number that the file's floats hold exactly.
+    """
 
     values: Sequence[Any]
     path: Path
     class_names: tuple[str, ...] = ()
+    float_bits: int = DOUBLE_BITS
 
 
 def classes(columns: Mapping[str, LabelColumn]) -> Classes:
@@ -165,13 +171,13 @@ def _labels_of(column: LabelColumn) -> list[Label]:
         except TypeError:  # a list, an object: no label, and no key either
             label = None
         if label is None:
-            label = _label_of(value, f"{KEY}: row {row} of {str(column.path)!r}")
+            label = _label_of(value, f"{KEY}: row {row} of {str(column.path)!r}", column.float_bits)
             known[type(value), value] = label
         labels.append(label)
     return labels
 
 
-def _label_of(value: Any, where: str) -> Label:
+def _label_of(value: Any, where: str, float_bits: int) -> Label:
     """One label; `where` begins the message of a value that is none or no class."""
     if is_missing(value) or (isinstance(value, (str, bytes)) and not value.strip()):
         raise ConfigError(f"{where} has no label ({value!r}); every row needs one")
@@ -189,9 +195,9 @@ def _label_of(value: Any, where: str) -> Label:
         raise ConfigError(
             f"{where} has the label {_shown(value)}, a {kind}; give text, whole numbers or true and false"
         )
-    if isinstance(value, float) and abs(value) >= _EXACT_FLOAT:
+    if isinstance(value, float) and abs(value) >= 2**float_bits:
         raise ConfigError(
-            f"{where} has the label {value!r}, a float beyond 2^53, where whole numbers run together; "
+            f"{where} has the label {value!r}, a float beyond 2^{float_bits}, where whole numbers run together; "
             "write integers or text"
         )
     number = Decimal(repr(value) if isinstance(value, float) else value)

@@ -15,7 +15,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,27 @@ _MARKS = (  # UTF-32's mark begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+DOUBLE_BITS = 53
+"""Of a whole number that a float of 64 bits holds exactly."""
 _BLANKS = " \t\r\n\u00a0\ufeff"
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A file's columns as Python values, and its parquet schema metadata."""
+    """A file's columns as Python values, and its parquet schema metadata.
+
+    Attributes:
+        float_bits: of columns whose numbers were stored as floats of less than 64 bits, the bits of a whole number that
+            they hold exactly.
+        delimiter: what stands between a row's fields; None where rows are no lines of text.
+    """
 
     values: dict[str, list[Any]]
     n_rows: int
     metadata: dict[str, str]
+    float_bits: dict[str, int] = field(default_factory=dict)
+    delimiter: str | None = None
 
     def of(self, name: str) -> list[Any]:
         """The values of a column, (n_rows,).
@@ -48,6 +58,10 @@ class Columns:
             KeyError: when there is none of this name, blanks around it aside.
         """
         return self.values[name.strip(_BLANKS)]
+
+    def bits_of(self, name: str) -> int:
+        """Bits of a whole number that a column holds exactly where it holds floats."""
+        return self.float_bits.get(name.strip(_BLANKS), DOUBLE_BITS)
 
 
 def suffix_of(path: Path) -> str:
@@ -89,7 +103,9 @@ def require(columns: Columns, names: Sequence[str], *, where: Path | str, key: s
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """A name in a message of one line."""
+    plain = text if text.isprintable() else repr(text)
+    return plain if len(plain) <= 60 else f"{plain[:57]}..."
 
 
 def _content(path: Path, key: str) -> bytes:
@@ -161,7 +177,10 @@ def _read_parquet(path: Path, key: str) -> Columns:
                 "write it as text, or leave it out"
             ) from None
     metadata = {name.decode(): value.decode(errors="replace") for name, value in (table.schema.metadata or {}).items()}
-    return Columns(_named(names, values, path, key), table.num_rows, metadata)
+    bits = {pyarrow.float32(): 24, pyarrow.float16(): 11}
+    types = {entry.name.strip(_BLANKS): getattr(entry.type, "value_type", entry.type) for entry in table.schema}
+    narrow = {name: bits[kind] for name, kind in types.items() if kind in bits}
+    return Columns(_named(names, values, path, key), table.num_rows, metadata, narrow)
 
 
 def _read_jsonl(text: str, path: Path, key: str) -> Columns:
@@ -256,7 +275,7 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
     finally:
         csv.field_size_limit(limit)
     columns = [list(values) for values in zip(*rows, strict=True)] if rows else [[] for _ in header]
-    return Columns(_named(header, columns, path, key), len(rows), {})
+    return Columns(_named(header, columns, path, key), len(rows), {}, delimiter=delimiter)
 
 
 def _require_delimiter(header: list[str], delimiter: str, path: Path, key: str) -> None:

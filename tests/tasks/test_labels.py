@@ -243,3 +243,27 @@ def test_decimals_and_bytes_are_numbers_too(tmp_path):
     task = read(tmp_path, [Decimal("1.25"), Decimal("-2.50")], [b"1.5"], suffixes=("parquet",) * 2, kind="regression")
     assert pd.concat([task.splits["train"], task.splits["select"]]).sort_values("idx")["label"].tolist() == [1.25, -2.5]
     assert task.splits["report"]["label"].tolist() == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("kind", "first"),
+    [
+        (pa.float32(), 2**24),
+        (pa.float32(), -(2**24)),
+        (pa.float16(), 2**11),
+        (pa.dictionary(pa.int32(), pa.float32()), 2**24),
+    ],
+    ids=str,
+)
+def test_whole_numbers_beyond_a_narrow_float_are_refused(kind, first, tmp_path):
+    """float32 holds 16777216 and 16777217 as one number: what was written as two classes is one in the file."""
+    near = int(first / 2) + 1
+    for split, labels in (("train", [1, first]), ("near", [1, near]), ("report", [1, near])):
+        column = pa.array([float(label) for label in labels * 4], getattr(kind, "value_type", kind))
+        column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column
+        pa.parquet.write_table(pa.table({"text": ["a", "b"] * 4, "label": column}), tmp_path / f"{split}.parquet")
+    bits = 11 if kind == pa.float16() else 24
+    with pytest.raises(ConfigError, match=rf"row 2 of .* a float beyond 2\^{bits}"):
+        read_parquet(tmp_path)
+    (tmp_path / "near.parquet").replace(tmp_path / "train.parquet")
+    assert set(read_parquet(tmp_path).label_names) == {"1", str(near)}

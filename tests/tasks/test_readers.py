@@ -12,7 +12,7 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
 from lora_bench.tasks import load
 from lora_bench.tasks.load import load_task
-from lora_bench.tasks.readers import read_columns
+from lora_bench.tasks.readers import read_columns, require
 
 ROWS = [("schön", "pos"), ("übel", "neg"), ("naja", "pos")]
 
@@ -153,3 +153,13 @@ def test_a_missing_text_has_one_rule_in_every_format(value, suffix, tmp_path):
 def test_texts_with_quotes_and_line_breaks_are_one_field(tmp_path):
     (tmp_path / "a.csv").write_bytes(b'text,label\r\n"a\rb\nc ""d"", e",x\r\n')
     assert read_columns(tmp_path / "a.csv", key="k").values == {"text": ['a\rb\nc "d", e'], "label": ["x"]}
+
+
+@pytest.mark.parametrize("name", ["te\nxt", "te\rxt", "te\u2028xt", "te\x1bxt"])
+def test_a_column_name_of_several_lines_is_told_in_one(name, tmp_path):
+    """A header with an open quote: the refusal lists the columns, and must stay one line that a terminal shows."""
+    (tmp_path / "a.csv").write_bytes(f'"{name}",label\nx,1\n'.encode())
+    columns = read_columns(tmp_path / "a.csv", key="task.train_file")
+    with pytest.raises(ConfigError) as error:
+        require(columns, ["text"], where=tmp_path / "a.csv", key="task.text_columns")
+    assert str(error.value).isprintable()
