@@ -27,7 +27,7 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lora_bench.config.arguments import as_typed
-from lora_bench.config.compose import Template, parse, schema_override
+from lora_bench.config.compose import Template, parse, schema_override, with_rank_yielding
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.overrides import quote
 from lora_bench.config.schema import RunConfig
@@ -286,6 +286,7 @@ class Composer:
             HydraException: for a group or key that does not exist.
             ConfigError: for a value that cannot be.
         """
+        overrides = with_rank_yielding(overrides)
         parsed = [self._parse(one) for one in overrides]
         # What a template cannot set, such as `model.architecture.hidden_size`, gets a template of its own, as groups
         # do.

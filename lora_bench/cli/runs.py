@@ -12,8 +12,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lora_bench import wording
+from lora_bench.config.arguments import as_typed
 from lora_bench.config.compose import parse, to_dict, unknown_key
 from lora_bench.config.errors import ConfigError, did_you_mean
+from lora_bench.config.habits import targets_here
+from lora_bench.config.overrides import override as spelled
 from lora_bench.config.sweep_file import SWEEPER_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.store.reader import is_archive
@@ -85,7 +88,9 @@ def _one_run(composed: DictConfig) -> int:
     from lora_bench.wording import duration
 
     if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "dry_run", False):
-        raise ConfigError("hydra.sweeper.dry_run: it plans a sweep; add -m or +sweeps=NAME, or look with show=config")
+        key = "dry_run" if any(word.startswith("dry_run=") for word in as_typed()) else "hydra.sweeper.dry_run"
+        works = "add -m or +sweeps=NAME; what a single run would be, show=config prints"
+        raise ConfigError(f"{key}: it plans a sweep; {works}")
     config = parse(composed)
     known = open_store(config.store)
     inputs.check(config)
@@ -283,6 +288,9 @@ def explain(error: BaseException) -> str:
         if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
             extra = LAUNCHER_EXTRAS[name]
             return f"hydra/launcher: {name!r} is not installed; pip install 'lora-bench[{extra}]' brings it"
+        section, _, place = absent[1].partition("/")
+        if works := _instead_of_choice(section, place):
+            return f"{section}: no {place!r}; {works}"
         return f"{group}: no {name!r}; choices are {', '.join(options)}{did_you_mean(name, options)}"
     if absent := re.search(r"In 'hydra/launcher/(\w+)': Could not load 'hydra/launcher/(\w+)'", text):
         extra = LAUNCHER_EXTRAS.get(absent[2], absent[2])
@@ -291,7 +299,9 @@ def explain(error: BaseException) -> str:
         key = several[1].lstrip("+")
         if key == "sweeps":
             return f"sweeps: one at a time, not {several[2]}"
-        one = "qv is both at once" if key == "adapter.targets" else "write a list as [a,b]"
+        here = targets_here(several[2]) or "qv"
+        both = "both" if here == "qv" else "all of them"
+        one = f"{here} is {both} at once" if key == "adapter.targets" else "write a list as [a,b]"
         return f"{key}: {several[2]!r} is several values; add -m to sweep over them, or {one}"
     if absent := re.search(r"Could not (?:override|append to|find) '([^']+)'", text):
         key = absent[1].partition("@")[0].lstrip("+~")
@@ -305,3 +315,17 @@ def explain(error: BaseException) -> str:
     said = " ".join(line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line)
     key = getattr(error, "full_key", None)
     return f"{key}: {said}" if key and key not in said else said
+
+
+def _instead_of_choice(section: str, given: str) -> str:
+    """What works where a folder, a file or a name on the Hub was given instead of a choice; empty for any other."""
+    is_place = "/" in given or given.startswith("~") or Path(given).exists()
+    if section == "model" and is_place:
+        return f"a folder, or a name on the Hub, is {spelled('model.name', given)}"
+    is_file = Path(given).suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")
+    if section == "task" and (is_place or is_file):
+        if is_file:
+            own = f"task=files {spelled('task.train_file', given)} task.report_file=FILE task.label_column=NAME"
+            return f"files of your own are {own} 'task.text_columns=[NAME]'"
+        return f"a folder of GLUE files is {spelled('task.data_dir', given)} beside task=cola; your own are task=files"
+    return ""

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 
 from lora_bench.config.errors import ConfigError
+from lora_bench.config.habits import key_here
 
 SHORT = {"dry_run": "hydra.sweeper.dry_run", "hours": "hydra.sweeper.hours"}
 FIRST_WORDS = ("study", "show")
@@ -45,10 +46,13 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     """The arguments with every short word replaced.
 
     Raises:
-        ConfigError: for nothing to show, a study without a name, and for several.
+        ConfigError: for nothing to show, another tool's switch, a study without a name, and several studies.
     """
     if list(arguments) == ["show"]:
         raise ConfigError("show: targets, store or config; give one, as lora-bench show store")
+    for word in arguments:
+        if word.startswith("--") and (here := key_here(word[2:].partition("=")[0])):
+            raise ConfigError(f"{word.partition('=')[0]}: no such switch; {here}, given as KEY=VALUE")
     if len(arguments) > 1 and arguments[0] in FIRST_WORDS:
         arguments = [f"{arguments[0]}={arguments[1]}", *arguments[2:]]
     spelled = [longer for argument in arguments for longer in _spelled_out(argument)]

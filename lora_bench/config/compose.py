@@ -6,7 +6,7 @@
 import contextlib
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_args, get_origin
 
@@ -21,6 +21,7 @@ from omegaconf.errors import (
 
 from lora_bench import paths
 from lora_bench.config.errors import ConfigError, did_you_mean
+from lora_bench.config.habits import key_here, targets_here
 from lora_bench.config.schema import KEYS, RunConfig, check
 
 KEY_ALIASES = {key.fact.alias: key.path for key in KEYS if key.fact.alias}
@@ -115,6 +116,14 @@ def schema_override(override: str) -> str:
     return f"{key[: len(key) - len(name)]}{KEY_ALIASES.get(name, name)}{mark}{value}"
 
 
+def with_rank_yielding(overrides: Sequence[str]) -> tuple[str, ...]:
+    """Overrides that give a budget and no rank, with the rank of the presets taken back: they say which of the two they
+    mean. A rank that is given beside a budget stays, and is refused."""
+    given = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
+    yields = given.get("adapter.budget", "null") != "null" and "adapter.rank" not in given
+    return (*overrides, "adapter.rank=null") if yields else tuple(overrides)
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass configuration as plain JSON values, in schema order."""
     values = ((field.name, getattr(config, field.name)) for field in fields(config))
@@ -199,15 +208,21 @@ def unknown_key(full: str) -> str:
     for part in head.split(".") if head else []:
         known = {field.name: field for field in fields(schema)} if is_dataclass(schema) else {}
         if part not in known or not callable(known[part].default_factory):
+            if here := key_here(full):
+                return f"{full}: no such key; {here}"
             return unknown_key(head) if schema is RunConfig else f"{full}: no such key"
         schema = type(known[part].default_factory())  # type: ignore[misc]
+    names = [field.name for field in fields(schema)] if is_dataclass(schema) else []
     if full == "sweeps":
         return "sweeps: no sweep was loaded; name a file of sweeps/ as +sweeps=NAME, such as +sweeps=quick"
-    names = [field.name for field in fields(schema)] if is_dataclass(schema) else []
-    if not head and (sections := _sections_with(tail)):
+    if sections := _sections_with(tail):
         return f"{full}: no such key; did you mean {' or '.join(f'{section}.{tail}' for section in sections)}?"
+    here = key_here(full)
     where = f"keys of {head} are" if head else "keys are"
-    return f"{full}: no such key; {where} {', '.join(names)}{did_you_mean(tail, names)}"
+    if here and not head:
+        return f"{full}: no such key; {here}"
+    hint = "" if here else did_you_mean(tail, names)
+    return f"{full}: no such key; {f'{here}; ' if here else ''}{where} {', '.join(names)}{hint}"
 
 
 def _sections_with(name: str) -> list[str]:
@@ -248,7 +263,10 @@ def _explain(error: OmegaConfBaseException) -> str:
         return "one value where a list belongs; write it in brackets, as [a,b]"
     if composite := re.search(r"Cannot convert '(List|Dict)Config' to string: '(.*)'", said):
         what = "list" if composite[1] == "List" else "mapping"
-        works = "qv is both q and v" if str(error.full_key) == "adapter.targets" else "give it without brackets"
+        is_targets = str(error.full_key) == "adapter.targets"
+        here = (targets_here(composite[2]) if is_targets and what == "list" else None) or "qv"
+        both = "qv is both q and v" if here == "qv" else f"{here} is all of them"
+        works = both if is_targets else "give it without brackets"
         return f"{composite[2]} is a {what}, where one text belongs; {works}, and with -m a,b is a sweep over several"
     hints = {"to Integer": "give a whole number", "to Float": "give a number", "valid bool": "give true or false"}
     hint = next((hint for kind, hint in hints.items() if kind in said), None)

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from typing import Any
 
 from lora_bench.config.errors import ConfigError, did_you_mean
+from lora_bench.config.habits import targets_here
 
 ROLES = ("q", "k", "v", "o", "up", "gate", "down")
 GROUPS = {"attention": ("q", "k", "v", "o"), "mlp": ("up", "gate", "down"), "all": ROLES}
@@ -30,7 +31,8 @@ def parse_targets(text: str, *, key: str = "adapter.targets") -> tuple[str, ...]
         unknown = [letter for letter in part if letter not in "qkvo"] if len(part) <= 4 else [part]
         if not part or unknown:
             named = unknown[0] if unknown else part
-            hint = did_you_mean(named, (*ROLES, *GROUPS))
+            here = targets_here(text)
+            hint = f"; {text!r} is {here} here" if here else did_you_mean(named, (*ROLES, *GROUPS))
             raise ConfigError(f"{key}: no role {named!r} in {text!r}; {works}{hint}")
         roles.extend(part)
     repeated = [role for role in dict.fromkeys(roles) if roles.count(role) > 1]
@@ -60,10 +62,10 @@ def parse_budget(budget: int | str) -> int | tuple[tuple[str, ...], int]:
     text = str(budget).strip()
     if re.fullmatch(r"[0-9][0-9_]*", text):
         return parse_budget(int(text))
-    matched = re.fullmatch(r"([a-z+]+)@([0-9]+)", text)
+    matched = re.fullmatch(r"([A-Za-z_+.,-]+)@([0-9]+)", text)
     if not matched or int(matched[2]) < 1:
         raise ConfigError(f"adapter.budget: cannot read {budget!r}; give a number of parameters, or a cost such as q@8")
-    return parse_targets(matched[1]), int(matched[2])
+    return parse_targets(matched[1], key="adapter.budget"), int(matched[2])
 
 
 def parse_layers(layers: Any, n_layers: int | None = None) -> str | tuple[str, int] | tuple[int, ...]:
