@@ -16,15 +16,11 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.config import overrides
-from lora_bench.config.overrides import override
+from lora_bench.questions.started import Started, told_seeds
 from lora_bench.reports import tables
 from lora_bench.reports.figures.curves import learning_rates
 from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, SettingSection, Table
-from lora_bench.store import open_store
-from lora_bench.store.errors import StoreError
-from lora_bench.store.reader import is_archive
 from lora_bench.verdicts import arms, settings, stats, tuning
 from lora_bench.verdicts.note import Note, gap
 
@@ -128,39 +124,10 @@ def paste_line(
         pinned: sweep -> the factors that it varies (`settings.varied_factors`), which the line holds at the arm's own.
     """
     mine = runs[runs["arm"] == arm]
-    first = mine.iloc[0]
-    started = [override("model", settings.short_name(first["model"])), override("task", first["task"])]
-    try:
-        invocation = open_store(store).record(first["run_id"])["invocation"]
-    except StoreError:
-        invocation = {}
-    sweep = invocation.get("sweep")
-    started = [str(word) for word in invocation.get("overrides") or started]
-    levels = {settings.FACTORS[by]: _level(first, by) for by in pinned.get(str(sweep or ""), ())}
-    kept = [one for one in tables.settled_overrides(started) if one.partition("=")[0] not in levels]
-    seeds = sorted({int(seed) for seed in mine["seed"]})
-    told = f"range({len(seeds)})" if seeds == list(range(len(seeds))) else ",".join(map(str, seeds))
-    targets = override("adapter.targets", first["targets"])
-    words = ["lora-bench", override("+sweeps", sweep) if sweep else "-m", *kept, targets]
-    if not any(one.startswith("adapter.budget=") for one in kept) and pd.notna(first["rank"]):
-        words += [f"adapter.rank={int(first['rank'])}", "adapter.budget=null"]  # the sweep's file may set a budget
-    words += [f"{key}={level}" for key, level in levels.items() if level]
-    words += [f"train.lr={','.join(f'{rate:g}' for rate in add)}", f"seed={told}"]
-    if not is_archive(store):
-        words.append(override("store", str(store)))
-    return wording.command_line(words)
-
-
-def _level(run: pd.Series, by: str) -> str:
-    """A factor's value as the command line takes it; empty where the run's method has no such setting."""
-    value = settings.preset_of(run["method"], run["init"], run["alpha_policy"]) if by == "method" else run[by]
-    if by == "head_rate" and value == "lr":
-        return "null"
-    if pd.isna(value):
-        return "" if settings.FACTORS[by].startswith("adapter.") else "null"
-    if isinstance(value, str) and by == "layers":
-        return overrides.value(value) if ":" in value or value == "all" else f"[{value}]"
-    return overrides.value(value) if isinstance(value, str) else f"{value:g}"
+    started = Started.of(mine.iloc[0], store, pinned=pinned)
+    placement = [f"{key}={value}" for key, value in started.placement.items()]
+    rates, seeds = ",".join(f"{rate:g}" for rate in add), told_seeds(sorted({int(seed) for seed in mine["seed"]}))
+    return wording.command_line([*started.command, *placement, f"train.lr={rates}", f"seed={seeds}", *started.store])
 
 
 def _notes(

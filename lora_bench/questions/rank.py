@@ -6,10 +6,15 @@ lowest one, paired by seed and Holm-corrected. Source: Hu et al. 2021, arXiv:210
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from lora_bench import wording
+from lora_bench.questions import more_seeds
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.scope import Scope, each_setting
@@ -29,15 +34,22 @@ def sections(runs: pd.DataFrame, scope: Scope) -> list[JudgedSection]:
     Raises:
         NothingToShow: when no placement was run at two ranks.
     """
-    return each_setting(
-        runs,
-        scope,
-        lambda setting: [section(setting, margin=scope.margin_of(setting.metric), name=f"rank_{setting.slug}")],
-    )
+    pinned = settings.varied_factors(runs)
+
+    def of(setting: settings.Setting) -> list[JudgedSection]:
+        margin, name = scope.margin_of(setting.metric), f"rank_{setting.slug}"
+        return [section(setting, margin=margin, name=name, store=scope.store, pinned=pinned)]
+
+    return each_setting(runs, scope, of)
 
 
-def section(setting: settings.Setting, *, margin: float, name: str) -> JudgedSection:
+def section(
+    setting: settings.Setting, *, margin: float, name: str, store: Path, pinned: Mapping[str, Sequence[str]]
+) -> JudgedSection:
     """The table, the figure and the sentence for one setting.
+
+    Args:
+        pinned: as `more_seeds.notes` has it.
 
     Raises:
         NothingToShow: when no placement was run at two ranks.
@@ -61,6 +73,10 @@ def section(setting: settings.Setting, *, margin: float, name: str) -> JudgedSec
     judged = judge(runs, [(other, lowest) for lowest, *others in arms.values() for other in others], margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     estimates["rank"] = [arm.rank for arm in estimates["arm"]]
+    ends = {(held[-1], held[0]) for held in arms.values()}  # what the sentence tells
+    told = replace(
+        judged, contrasts=table[[pair in ends for pair in zip(table["first"], table["second"], strict=True)]]
+    )
     return JudgedSection(
         title=f"Rank: {setting.title}",
         sentence=sentence(setting, estimates, table, margin),
@@ -76,7 +92,7 @@ def section(setting: settings.Setting, *, margin: float, name: str) -> JudgedSec
             f"{name}_gap": "Generalisation gap: the score on a fixed sample of train rows minus that on report, "
             "with 95 % t intervals.",
         },
-        notes=notes(setting, runs, rates, estimates, curves),
+        notes=notes(setting, runs, rates, estimates, curves) + more_seeds.notes(runs, told, store, pinned=pinned),
         setting=setting,
         judged=judged,
     )

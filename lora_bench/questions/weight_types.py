@@ -6,12 +6,15 @@ every other placement are paired by seed and Holm-corrected. Source: Hu et al. 2
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lora_bench import wording
+from lora_bench.questions import more_seeds
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope, each_setting
@@ -42,6 +45,8 @@ def sections(
         NothingToShow: when no setting has two placements at one budget.
     """
 
+    pinned = settings.varied_factors(runs)
+
     def of(setting: settings.Setting) -> list[PlacementSection]:
         at = settings.at_budgets(setting, budget=budget)
         margin = scope.margin_of(setting.metric)
@@ -54,6 +59,8 @@ def sections(
                 margin=margin,
                 name=f"{name}_{count}" if len(at) > 1 else name,
                 reference=reference,
+                store=scope.store,
+                pinned=pinned,
             )
             for count, at_budget in at
         ]
@@ -69,8 +76,13 @@ def section(
     margin: float,
     name: str,
     reference: str,
+    store: Path,
+    pinned: Mapping[str, Sequence[str]],
 ) -> PlacementSection:
     """The table, the two figures and the sentence for one budget of one setting.
+
+    Args:
+        pinned: as `more_seeds.notes` has it.
 
     Raises:
         NothingToShow: when the reference is none of the placements.
@@ -108,7 +120,8 @@ def section(
             "verdict is Holm-corrected."
             + (" Small triangles: the same differences in the paper's Table 5." if differences is not None else ""),
         },
-        notes=notes(setting, runs, rates, estimates, [reference, *table["second"]]),
+        notes=notes(setting, runs, rates, estimates, [reference, *table["second"]])
+        + more_seeds.notes(runs, judged, store, pinned=pinned),
         setting=setting,
         judged=judged,
         budget=budget,
