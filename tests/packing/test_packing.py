@@ -226,7 +226,7 @@ def put_in_stock(
 
 
 def assert_same_state(ours: AdapterState, theirs: AdapterState, *, rtol: float, atol: float) -> None:
-    assert ours.low_rank.keys() == theirs.low_rank.keys() and ours.head.keys() == theirs.head.keys()
+    assert theirs.head and ours.low_rank.keys() == theirs.low_rank.keys() and ours.head.keys() == theirs.head.keys()
     for path, pair in theirs.low_rank.items():
         torch.testing.assert_close(ours.low_rank[path].A, pair.A, rtol=rtol, atol=atol)
         torch.testing.assert_close(ours.low_rank[path].B, pair.B, rtol=rtol, atol=atol)
@@ -367,6 +367,7 @@ def test_a_non_finite_run_is_frozen_where_it_was(tokens):
         )
         frozen = pack.state(1)
     assert alive.tolist() == [True, False]
+    assert states[1].low_rank
     assert all(torch.equal(frozen.low_rank[path].A, pair.A) for path, pair in states[1].low_rank.items())
     assert not any(pair.B.any() for pair in frozen.low_rank.values())
 
@@ -441,7 +442,7 @@ def test_seeds_change_head_order_and_masks_and_cells_do_not(tokens):
     first, other_cell, other_seed = make_states(
         loaded, [config(targets="q"), config(targets="v", rank=2), config(seed=1, targets="q")]
     )
-    assert all(torch.equal(first.head[name], other_cell.head[name]) for name in first.head)
+    assert first.head and all(torch.equal(first.head[name], other_cell.head[name]) for name in first.head)
     assert any(not torch.equal(first.head[name], other_seed.head[name]) for name in first.head)
     path = next(iter(first.low_rank))
     assert not torch.equal(first.low_rank[path].A, other_seed.low_rank[path].A)

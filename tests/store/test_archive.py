@@ -131,6 +131,7 @@ def test_predictions_are_those_of_the_chosen_rates_and_keep_rows_and_labels(scor
     held = {run_id for run_id in folder.statuses() if archive.predictions(run_id) is not None}
     frame = folder.frame()
     assert held == set(frame.loc[(frame["lr"] == RATES[1]) & (frame["status"] == "finished"), "run_id"])
+    assert held
     for run_id in held:
         ours, theirs = archive.predictions(run_id), folder.predictions(run_id)
         assert ours is not None and theirs is not None

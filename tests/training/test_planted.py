@@ -94,6 +94,7 @@ def test_labels_are_reproducible_and_cached(fresh, monkeypatch):
     again = task_of()
     assert again is not first
     assert again.fingerprint == first.fingerprint
+    assert first.splits
     for split in first.splits:
         np.testing.assert_array_equal(labels(again, split), labels(first, split))
     fresh("elsewhere")
@@ -160,6 +161,7 @@ def test_no_student_starts_from_the_teacher():
     matrices = planted._matrices(run.config.task, run.blueprint)
     student = adapters.make(loaded, run.config.adapter, matrices, head, 0)
     teacher = planted.teacher(loaded, matrices, strength=1.0, seed=0)
+    assert teacher.low_rank
     for path, pair in teacher.low_rank.items():
         cosine = torch.nn.functional.cosine_similarity(pair.A.flatten(), student.low_rank[path].A.flatten(), dim=0)
         assert abs(float(cosine)) < 0.6
