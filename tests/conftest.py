@@ -1,5 +1,6 @@
 """No network, no shared caches: what the suite needs is in the repository and in the packages that it installs."""
 
+import gc
 import importlib.util
 import logging
 import os
@@ -46,6 +47,13 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     except UnicodeEncodeError:
         return 0
     return None
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and the modules they import live to the end: let no collection go through them again.
+    statsmodels asks for one in every call, which took a second each."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
