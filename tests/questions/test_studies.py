@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from launch.test_study import Lab
+from launch.test_study_runs import Lab
 from lora_bench.questions import page, studies
 from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
