@@ -157,14 +157,14 @@ def run_hydra(spelled: Sequence[str]) -> int:
     from lora_bench import paths
     from lora_bench.cli import runs
     from lora_bench.config.compose import schema_override, with_rank_yielding
-    from lora_bench.launch import jobs, worker
+    from lora_bench.launch import signals, worker
     from lora_bench.paths import resource_root
     from lora_bench.store.errors import StoreError
 
     is_sweep = any(word in ("-m", "--multirun") for word in spelled)  # whose points are completed one by one
     read = spelled if is_sweep else with_rank_yielding(spelled)
     entry = hydra.main(config_path=str(resource_root() / "conf"), config_name="config", version_base="1.3")(runs.run)
-    restore = jobs.stop_on_signals()
+    restore = signals.stop_on_signals()
     try:
         with _safe_children(), _raising(), arguments.read_as(list(map(schema_override, read))):
             paths.settle_caches()

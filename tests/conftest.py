@@ -135,7 +135,7 @@ class FakeTraining:
     def fate(run):
         return None
 
-    def __call__(self, runs, store, *, tracking, invocation, only=None, on_progress=None, own_process=False):
+    def __call__(self, runs, store, *, tracking, invocation, only=None, on_progress=None, **options):
         from lora_bench.store.environment import environment
         from lora_bench.store.errors import NonFiniteError
         from lora_bench.store.record import Failure, Measured, Outcome, Subject, failed, finished, utc_now
@@ -181,5 +181,5 @@ class FakeTraining:
 def training(monkeypatch):
     """Training that takes no time; `training.packs` tells what was trained."""
     fake = FakeTraining()
-    monkeypatch.setattr("lora_bench.launch.jobs.run_here", fake)
+    monkeypatch.setattr("lora_bench.training.run.run_pack", fake)
     return fake

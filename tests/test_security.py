@@ -196,10 +196,10 @@ def test_the_command_runs_no_module_of_the_current_folder(shadowed, tmp_path):
 
 def test_the_process_of_a_pack_runs_no_module_of_the_current_folder(shadowed, tmp_path):
     """It failed every run of a launched sweep, and ran what lay there. What PYTHONPATH names is the user's wish."""
-    ended = shadowed(*worker.child_command(tmp_path / "plan.json", 1), input="")
+    ended = shadowed(*worker.child_command(1), input="")
     assert ended.returncode == 0, ended.stderr
     assert not (tmp_path / "sprung").exists()
-    flag = shadowed(*worker.child_command(tmp_path / "x", 1)[:2], "-c", "import sys; print(sys.is_users)")
+    flag = shadowed(*worker.child_command(1)[:2], "-c", "import sys; print(sys.is_users)")
     assert flag.stdout == "True\n"
 
 
@@ -302,7 +302,7 @@ def test_a_child_that_prints_a_key_as_it_dies_leaves_none(tmp_path, monkeypatch)
     plan = make(candidates(("seed=0",), store=store.root), store)
     save(plan)
     code = f"import os, sys; print('key {KEY}', flush=True); os._exit(3)"
-    monkeypatch.setattr(worker, "child_command", lambda path, number: [sys.executable, "-c", code])
+    monkeypatch.setattr(worker, "child_command", lambda answers: [sys.executable, "-c", code])
     assert jobs.run_isolated(f"{plan.path}#0")["failed"] == 1
     assert files_with(tmp_path, KEY) == []
     (record,) = store.records()

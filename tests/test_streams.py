@@ -11,10 +11,11 @@ import pytest
 
 from configs import candidates
 from lora_bench import wording
-from lora_bench.launch import jobs, worker
+from lora_bench.launch import child, jobs, marks, worker
 from lora_bench.launch.files import environment_file, log_file, mark_file
 from lora_bench.launch.plan import make, save
 from lora_bench.store.folder import Store
+from orders import order_of
 from patience import PATIENCE_SECONDS
 from tiny import tiny_config
 
@@ -99,7 +100,7 @@ def test_a_pack_whose_log_cannot_be_opened_is_trained_without_one(pack, monkeypa
     plan, _ = pack
     log_file(plan.path, 0).mkdir(parents=True)
     code = "import os, sys; sys.stdin.readline(); print('x' * 10_000); print(0, file=os.fdopen(int(sys.argv[1]), 'w'))"
-    monkeypatch.setattr(worker, "child_command", lambda path, answers: [sys.executable, "-c", code, str(answers)])
+    monkeypatch.setattr(worker, "child_command", lambda answers: [sys.executable, "-c", code, str(answers)])
     outcome = jobs.run_isolated(f"{plan.path}#0")
     assert outcome["failed"] == 0
     assert outcome["message"] is None
@@ -109,9 +110,9 @@ def test_a_pack_whose_log_cannot_be_opened_is_trained_without_one(pack, monkeypa
 def test_notes_beside_a_plan_that_cannot_be_written_fail_no_run(pack, training, file):
     plan, store = pack
     file(plan.path, 0).mkdir(parents=True)
-    with jobs._under_way(plan.path, 0):
-        jobs._tell_progress(plan.path, 0)({"event": "step", "step": 1, "steps": 2})
-        assert jobs.train(plan.path, 0, own_process=True) == 0
+    with marks.under_way(plan.path, 0):
+        marks.progress_teller(plan.path, 0)({"event": "step", "step": 1, "steps": 2})
+        assert child.train(order_of(plan, 0), own_process=True) == 0
     assert set(store.statuses().values()) == {"finished"}
 
 

@@ -76,7 +76,7 @@ def _one_run(composed: DictConfig) -> int:
     """Train one run, a pack of one, and print its scores."""
     from hydra.core.hydra_config import HydraConfig
 
-    from lora_bench.launch import jobs, tell_tasks
+    from lora_bench.launch import tell_tasks
     from lora_bench.launch.gpus import claim_gpu
     from lora_bench.launch.precision import keep_precision, settle
     from lora_bench.models import machine
@@ -96,6 +96,7 @@ def _one_run(composed: DictConfig) -> int:
     inputs.check(config)
     machine.be_considerate()
     from lora_bench.training.resolve import resolve  # imports torch: what can be refused without it has been
+    from lora_bench.training.run import run_pack
 
     one = resolve(settle(config, known))
     recover(known)
@@ -115,7 +116,7 @@ def _one_run(composed: DictConfig) -> int:
     invocation = {"overrides": overrides}
     try:
         with claim_gpu(config.device, any_of_them=False):
-            records = jobs.run_here([one], store, tracking=tracking, invocation=invocation, own_process=True)
+            records = run_pack([one], store, tracking=tracking, invocation=invocation, own_process=True)
     finally:
         tracking.close()
     if not records:

@@ -15,13 +15,15 @@ from typing import Any
 from rich.console import Console
 
 from lora_bench.config.schema import TrackingConfig
-from lora_bench.launch import files, jobs, precision
+from lora_bench.launch import files, jobs, losses, marks, precision
 from lora_bench.launch.gpus import claim_gpu
 from lora_bench.launch.plan import Plan, save
-from lora_bench.launch.plan_file import reference
+from lora_bench.launch.plan_file import PlanFile, reference
 from lora_bench.launch.progress import SweepProgress
 from lora_bench.launch.tell import frame_of_plan
+from lora_bench.launch.worker import Worker
 from lora_bench.store import StoreReader
+from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
 from lora_bench.store.locks import owner_of, waited_for
 from lora_bench.store.secrets import scrub_override, without_folders
@@ -134,7 +136,7 @@ def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console)
     for number in held:
         lock, has_said = files.pack_lock(plan.path, number), False
         for _ in waited_for(lock, f"pack {number}"):
-            with jobs.claim_pack(plan.path, number) as is_free:
+            with marks.claim_pack(plan.path, number) as is_free:
                 if is_free:
                     break
             if not has_said:
@@ -159,35 +161,59 @@ def _in_process(
     """Why it stopped, and the packs that another process holds."""
     from lora_bench.tracking.live import open_tracking
 
-    first = next(iter(plan.runs.values())).run
     tracking = open_tracking(_mirror(plan), directory=store.root / ".tracking")
-    invocation = {"overrides": plan.command, "sweep": plan.sweep}
     done, failed = progress.done, progress.failed
     held = []
     try:
         for number in numbers:
             if is_late():
                 return LATE, held
-            with jobs.claim_pack(plan.path, number) as is_ours:
+            with marks.claim_pack(plan.path, number) as is_ours:
                 if not is_ours:
                     held.append(number)
                     continue
                 refresh(plan, store, plan.packs[number])
                 wanted = plan.pending(plan.packs[number])
-                runs = [plan.runs[run_id].run for run_id in plan.packs[number]] if wanted else []
-                listener = _inside(progress, done, failed)
-                with claim_gpu(first.config.device, any_of_them=False):
-                    records = jobs.run_here(
-                        runs, store, only=wanted, tracking=tracking, invocation=invocation, on_progress=listener
-                    )
+                failed += _train_pack(plan, store, number, wanted, tracking, _inside(progress, done, failed))
             done += len(wanted)
-            failed += sum(record["status"] == "failed" for record in records)
             progress.update(done=done, failed=failed)
             if failed and fail_fast:
                 return FAILED_FAST, held
     finally:
         tracking.close()
     return None, held
+
+
+def _train_pack(
+    plan: Plan, store: Store, number: int, wanted: Sequence[str], tracking: Any, listener: Callable[[dict], None]
+) -> int:
+    """How many of the runs have failed. Where a CPU's memory runs out, each half has a process of its own: this one
+    keeps what it took."""
+    if not wanted:
+        return 0
+    from lora_bench.training.run import run_pack
+
+    runs = [plan.runs[run_id].run for run_id in plan.packs[number]]
+    invocation = {"overrides": plan.command, "sweep": plan.sweep}
+    try:
+        with claim_gpu(runs[0].config.device, any_of_them=False):
+            records = run_pack(
+                runs,
+                store,
+                only=wanted,
+                tracking=tracking,
+                invocation=invocation,
+                on_progress=listener,
+                halves_on_cpu=False,
+            )
+        return sum(record["status"] == "failed" for record in records)
+    except MemoryError as error:
+        log.warning("pack %d: out of memory with %d runs (%s); trying halves", number, len(runs), error)
+    with Worker() as worker:
+        refusal = jobs.train_in_child(plan.path, number, PlanFile.load(plan.path), store, worker, is_halved=True)
+    if refusal:
+        raise StoreError(refusal)
+    return sum(store.status(run_id) == "failed" for run_id in wanted)
 
 
 def _inside(progress: SweepProgress, done: int, failed: int) -> Callable[[dict], None]:
@@ -215,7 +241,7 @@ def _through_launcher(
     fail_fast: bool,
 ) -> tuple[str | None, list[int]]:
     """Jobs report through the store alone, so a thread reads it and the marks of packs while the launcher blocks."""
-    jobs.forget_marks(plan.path, numbers)
+    marks.forget_marks(plan.path, numbers)
     pending = plan.pending()
     unfinished = {number: set(plan.pending(plan.packs[number])) for number in numbers}
     before = {run_id: store.written_at(run_id) for run_id in pending}
@@ -231,7 +257,7 @@ def _through_launcher(
                 if run_id not in seen and store.written_at(run_id) != before[run_id]:
                     seen[run_id] = store.status(run_id) or "failed"
             failed = sum(status == "failed" for status in seen.values())
-            shares |= {number: share for number in numbers if (share := jobs.share_trained(plan.path, number))}
+            shares |= {number: share for number in numbers if (share := marks.share_trained(plan.path, number))}
             in_training = (shares[number] * len(unfinished[number] - seen.keys()) for number in numbers)
             progress.update(done=len(seen), failed=failed, inside=SHARE_OF_TRAINING * sum(in_training))
             if failed and fail_fast and not has_failed.is_set():
@@ -279,9 +305,9 @@ def _after_a_loss(
     The pack at fault is not told by the launcher. Those that were under way are launched one by one: what loses its
     worker by itself is at fault, and gets failed records.
     """
-    suspects = jobs.abandoned(plan.path, numbers)
+    suspects = marks.abandoned(plan.path, numbers)
     if len(suspects) == 1:
-        jobs.fail_abandoned(plan.path, suspects[0], reason)
+        losses.fail_abandoned(plan.path, suspects[0], reason)
     refresh(plan, store)
     save(plan)  # jobs read there what is to be tried again
     for number in suspects if len(suspects) > 1 else []:

@@ -16,6 +16,7 @@ from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import PROTOCOL
 from lora_bench.config.schema import RunConfig
+from lora_bench.store import StoreReader
 
 FORMAT = 1
 
@@ -60,6 +61,12 @@ class PlanFile:
     def invocation(self) -> dict[str, Any]:
         """As records hold it."""
         return {"overrides": list(self.command), "sweep": self.sweep}
+
+    def pending(self, number: int, store: StoreReader) -> list[Entry]:
+        """The runs of a pack that the store lacks, or that failed and are to be trained again."""
+        statuses = {entry.run_id: store.status(entry.run_id) for entry in self.packs[number]}
+        again = {run_id for run_id, status in statuses.items() if status == "failed" and run_id in self.retry}
+        return [entry for entry in self.packs[number] if statuses[entry.run_id] is None or entry.run_id in again]
 
     @classmethod
     def load(cls, path: Path) -> "PlanFile":

@@ -2,11 +2,13 @@
 
 import contextlib
 import functools
+import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
@@ -16,12 +18,34 @@ INTERRUPTED = 130
 """Exit status of a child that was asked to stop: its runs are missing, not failed."""
 PARENT_SECONDS = 2.0
 """A pack that a launcher's worker trains ends so long after the sweep was killed, with the step that it is at."""
+OUT_OF_MEMORY = 71
+"""Answer of a child that had no memory for runs of a pack: they are missing, and fewer at once may fit."""
 STORE_LOST = 74
 """Exit status of a child whose store could not be written: its runs are missing, not failed."""
 
 
+@dataclass(frozen=True)
+class Order:
+    """What a child is to train: runs of a pack of a plan together, those that are not `wanted` leaving nothing."""
+
+    path: Path
+    number: int
+    run_ids: tuple[str, ...]
+    wanted: frozenset[str]
+
+    def line(self) -> bytes:
+        """One line, whatever the path holds."""
+        fields = {"plan": str(self.path), "pack": self.number, "runs": self.run_ids, "wanted": sorted(self.wanted)}
+        return f"{json.dumps(fields)}\n".encode("ascii")
+
+    @classmethod
+    def read(cls, line: bytes) -> "Order":
+        fields = json.loads(line)
+        return cls(Path(fields["plan"]), fields["pack"], tuple(fields["runs"]), frozenset(fields["wanted"]))
+
+
 class Worker(contextlib.AbstractContextManager):
-    """A child process that trains packs of one plan, one after another; started with the first, anew after a death.
+    """A child process that trains packs of any plan, one after another; started with the first, anew after a death.
 
     It ends when this process does.
     """
@@ -29,28 +53,35 @@ class Worker(contextlib.AbstractContextManager):
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._answers: IO[str] | None = None
+        self._surroundings: tuple[str | None, dict[str, str]] | None = None
         self._is_stopped = False
+        self.has_trained = False
+        """Whether the child has answered an order, and may keep memory for it."""
 
-    def train(self, path: Path, number: int, *, folder: str | None, environment: Mapping[str, str]) -> int:
+    def train(self, order: Order, *, folder: str | None, environment: Mapping[str, str]) -> int:
         """Train a pack and wait. Returns the status that the child gave, or with which it ended.
 
         Args:
             folder: where the sweep was started, and the child shall be.
-            environment: variables that a child has beside those of this process.
+            environment: variables that a child has beside those of this process. A child that has others, or another
+                folder, ends, and a new one begins.
         """
         if self._is_stopped:
             return INTERRUPTED
-        child = self._child or self._start(path, number, folder, environment)
+        surroundings = folder, dict(environment)
+        if self._child is not None and (self._child.poll() is not None or self._surroundings != surroundings):
+            self.end()
+        child = self._child or self._start(order, folder, environment)
+        self._surroundings = surroundings
         assert child.stdin is not None
         assert self._answers is not None
         with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(f"{number}\n".encode())
+            child.stdin.write(order.line())
             child.stdin.flush()
         if answer := self._answers.readline().strip():
+            self.has_trained = True
             return int(answer)
-        self._child = None
-        with self._answers, contextlib.suppress(BrokenPipeError):
-            child.stdin.close()
+        self.end()
         return child.wait()
 
     @contextlib.contextmanager
@@ -77,24 +108,28 @@ class Worker(contextlib.AbstractContextManager):
         if self._child is not None:
             self._child.terminate()
 
-    def __exit__(self, *exception: object) -> None:
+    def end(self) -> None:
+        """Let the child end, which gives its memory back; the next pack starts another."""
         child, self._child = self._child, None
+        self.has_trained = False
         if child is None or self._answers is None:
             return
-        if exception[0] is not None:
-            child.terminate()
-        with child, self._answers:  # the end of its input ends it
+        # The end of its input ends it; one that is dead may have left a line in the pipe.
+        with self._answers, contextlib.suppress(BrokenPipeError), child:
             pass
 
-    def _start(
-        self, path: Path, number: int, folder: str | None, environment: Mapping[str, str]
-    ) -> "subprocess.Popen[bytes]":
+    def __exit__(self, *exception: object) -> None:
+        if exception[0] is not None and self._child is not None:
+            self._child.terminate()
+        self.end()
+
+    def _start(self, order: Order, folder: str | None, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         reader, writer = os.pipe()
         self._answers = open(reader, encoding="ascii")  # noqa: SIM115    closed with the child
         try:
-            with open_log(path, number) as file:
+            with open_log(order.path, order.number) as file:
                 self._child = subprocess.Popen(
-                    child_command(path, writer),
+                    child_command(writer),
                     stdin=subprocess.PIPE,
                     stdout=file,
                     stderr=file,
@@ -127,7 +162,7 @@ def open_log(path: Path, number: int) -> BinaryIO:
         return open(os.devnull, "ab", buffering=0)
 
 
-def child_command(path: Path, answers: int) -> list[str]:
-    """The process that trains packs of a plan, and the file descriptor that it answers on. It takes no module from the
-    folder that it works in."""
-    return [sys.executable, "-P", "-m", "lora_bench.launch.jobs", str(path), str(answers)]
+def child_command(answers: int) -> list[str]:
+    """The process that trains packs, and the file descriptor that it answers on. It takes no module from the folder
+    that it works in."""
+    return [sys.executable, "-P", "-m", "lora_bench.launch.child", str(answers)]

@@ -70,6 +70,7 @@ def run_pack(
     invocation: Mapping[str, Any] | None = None,
     on_progress: Notify | None = None,
     own_process: bool = False,
+    halves_on_cpu: bool = True,
 ) -> list[dict[str, Any]]:
     """Train, score, check and store the runs of one pack. Runs that the store holds, or another process trains, are
     left out.
@@ -82,11 +83,14 @@ def run_pack(
             some runs are finished is trained as the same pack. None wants every run.
         on_progress: called with {"event": "step" | "epoch" | "record" | "split", ...} as the pack proceeds.
         own_process: whether this process trains nothing else, so that its peak memory is the pack's.
+        halves_on_cpu: False leaves the halving of a pack on a CPU to the caller, who has other processes for it: this
+            one keeps what memory it took.
 
     Returns:
         The records written, in the order of `runs`.
 
     Raises:
+        MemoryError: when memory ran out for several runs and the caller is to halve them; they stay missing.
         StoreError: when a record cannot be written; its run stays missing.
     """
     with contextlib.ExitStack() as claims:
@@ -97,7 +101,9 @@ def run_pack(
             and claims.enter_context(store.claim(run.run_id))
             and not store.has(run.run_id)
         }
-        desk = _Desk(store, tracking or Silence(), dict(invocation or {}), _at_no_cost(on_progress), own_process)
+        desk = _Desk(
+            store, tracking or Silence(), dict(invocation or {}), _at_no_cost(on_progress), own_process, halves_on_cpu
+        )
         return desk.work([run for run in runs if only is not None or run.run_id in claimed], claimed)
 
 
@@ -132,6 +138,7 @@ class _Desk:
     invocation: dict[str, Any]
     notify: Notify
     own_process: bool
+    halves_on_cpu: bool
 
     def work(self, runs: Sequence[Run], claimed: Collection[str]) -> list[dict[str, Any]]:
         """Train these runs together; write, mirror and report those that are `claimed`."""
@@ -169,6 +176,8 @@ class _Desk:
         if is_cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
+        elif not self.halves_on_cpu:
+            raise MemoryError(failure.message)
         half = (len(runs) + 1) // 2
         log.warning(
             "pack of %d runs: out of memory (%s); trying %d and %d", len(runs), failure.message, half, len(runs) - half

@@ -12,8 +12,8 @@ def test_that_there_is_no_key_is_said_once_and_before_anything_trains(command, t
     monkeypatch.setattr("lora_bench.tracking.live._has_key", lambda url: False)
     monkeypatch.setattr("lora_bench.tracking.live.log.info", lambda text, *_: said.append((text, len(training.packs))))
     if workers > 1:
-        launch = "lora_bench.launch.jobs.side_by_side"
-        monkeypatch.setattr(launch, lambda references, n_workers: training.packs.append(references) or [])
+        launch = "lora_bench.launch.jobs.Crew.train"
+        monkeypatch.setattr(launch, lambda crew, references, n_workers: training.packs.append(references) or [])
     command(*SMALL, "tracking.mode=auto", "hydra.sweeper.pack_size=1", f"hydra.sweeper.workers={workers}")
     notices = [before for text, before in said if "no W&B key" in text]
     assert notices == [0]

@@ -12,11 +12,13 @@ import pytest
 from configs import candidates
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TrackingConfig
-from lora_bench.launch import files, jobs, worker
+from lora_bench.launch import child as child_process
+from lora_bench.launch import files, jobs, marks, worker
 from lora_bench.launch import packs as packs_module
 from lora_bench.launch.plan import make, save
 from lora_bench.launch.plan_file import PlanFile, launch_of, parse_reference, reference
 from lora_bench.store.folder import Store
+from orders import order_of
 from patience import PATIENCE_SECONDS
 
 
@@ -209,7 +211,7 @@ def test_a_job_never_raises():
 
 def child(monkeypatch, code):
     """Replace the process that a job starts by a piece of Python."""
-    monkeypatch.setattr(worker, "child_command", lambda path, number: [sys.executable, "-c", code])
+    monkeypatch.setattr(worker, "child_command", lambda answers: [sys.executable, "-c", code])
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,7 @@ def test_a_dead_childs_finished_runs_stay_finished(two_seeds, monkeypatch, train
     def finish_one_then_kill():
         started.wait(PATIENCE_SECONDS)
         training([plan.runs[done].run], store, tracking=None, invocation={})
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(signal.SIGSEGV)
 
     popen = worker.subprocess.Popen
 
@@ -307,7 +309,7 @@ def test_a_pack_that_another_process_trains_is_left_to_it(two_seeds, monkeypatch
     plan, store = two_seeds
     save(plan)
     child(monkeypatch, "raise SystemExit('started')")
-    with jobs.claim_pack(plan.path, 0) as is_ours:
+    with marks.claim_pack(plan.path, 0) as is_ours:
         assert is_ours
         outcome = jobs.run_isolated(f"{plan.path}#0")
     assert (outcome["missing"], outcome["message"]) == (2, "another process trains this pack")
@@ -324,7 +326,7 @@ def test_a_server_that_one_job_has_waited_for_is_not_asked_by_the_next(two_seeds
     monkeypatch.setattr("lora_bench.tracking.live._base_url", lambda: "http://wandb.example")
     monkeypatch.setattr("lora_bench.tracking.live._unreachable", lambda url: asked.append(url) or "no answer")
     for _ in range(2):
-        tracking = jobs._open_tracking(TrackingConfig(backend="wandb", mode="auto"), plan.path, store)
+        tracking = child_process.open_mirror(TrackingConfig(backend="wandb", mode="auto"), plan.path, store)
         assert tracking.mode == "offline"
     assert len(asked) == 1
 
@@ -353,7 +355,7 @@ def test_a_child_that_finds_other_data_says_so(two_seeds, monkeypatch):
     for entry in document["runs"].values():
         entry["config"]["task"]["train_rows"] = 39
     plan.path.write_text(json.dumps(document), encoding="utf-8")
-    assert jobs.train(plan.path, 0, own_process=False) == 0
+    assert child_process.train(order_of(plan, 0), own_process=False) == 0
     assert {store.record(run_id)["error"]["type"] for run_id in plan.packs[0]} == {"RuntimeError"}
     assert "differ from the planner's" in store.record(plan.packs[0][0])["error"]["message"]
 

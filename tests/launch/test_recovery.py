@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_bench.launch import files, jobs
+from lora_bench.launch import files, marks
 from lora_bench.store import locks
 from lora_bench.store.folder import Store
 from lora_bench.store.locks import Lock
@@ -50,7 +50,7 @@ def test_a_run_that_another_process_trains_is_told_with_its_owner(command, train
     command(*SMALL)
     (run_id,) = Store("runs").statuses()
     shutil.rmtree(Path("runs") / run_id)
-    monkeypatch.setattr("lora_bench.launch.jobs.run_here", lambda *runs, **options: [])
+    monkeypatch.setattr("lora_bench.training.run.run_pack", lambda *runs, **options: [])
     with Store("runs").claim(run_id):
         ended = command(*SMALL)
     assert ended.status == 1
@@ -82,6 +82,6 @@ def test_a_sweep_does_not_wait_for_ever_for_a_pack_of_a_dead_owner(command, trai
 
 
 def test_the_claim_of_a_pack_names_its_owner(tmp_path):
-    with jobs.claim_pack(tmp_path / ".plans" / "x.json", 0) as is_ours:
+    with marks.claim_pack(tmp_path / ".plans" / "x.json", 0) as is_ours:
         assert is_ours
         assert locks.owner_of(files.pack_lock(tmp_path / ".plans" / "x.json", 0)).is_here

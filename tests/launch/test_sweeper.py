@@ -18,7 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from rich.console import Console
 
-from hydra_plugins.lora_bench.sweeper import Composer, expand
+from hydra_plugins.lora_bench.grids import Composer, expand
 from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.overrides import quote
@@ -321,7 +321,7 @@ def test_only_the_adapters_asked_for_are_kept(command, training, keep, rates):
 
 def test_keeping_the_best_adapters_of_nothing_is_no_error(command, training, monkeypatch):
     """Another sweep with other packs may hold every run, so that none has a record yet."""
-    monkeypatch.setattr("lora_bench.launch.jobs.run_here", lambda *_, **__: [])
+    monkeypatch.setattr("lora_bench.training.run.run_pack", lambda *_, **__: [])
     ended = sweep(command, "store.keep_adapters=best")
     assert ended.status == 1
     assert "0 of 8 runs finished, 8 missing" in ended.out
@@ -376,14 +376,14 @@ def test_a_launch_waits_for_a_pack_of_another_and_trains_what_that_one_leaves(co
     """The other process dies with the pack in its hands: its lock goes, and so must its runs not be lost."""
     import threading
 
-    from lora_bench.launch import jobs
+    from lora_bench.launch import marks
     from lora_bench.launch.plan import Plan
 
     held = threading.Event()
     release = threading.Event()
 
     def hold(path):
-        with jobs.claim_pack(path, 0):
+        with marks.claim_pack(path, 0):
             held.set()
             release.wait(PATIENCE_SECONDS)
 
@@ -458,7 +458,8 @@ def launch_with(monkeypatch):
 def test_runs_that_a_sweep_with_other_packs_is_training_are_told(command, training, monkeypatch):
     sweep(command, "store=other")
     held = sorted(Store("other").statuses())[:3]
-    monkeypatch.setattr("lora_bench.launch.jobs.run_here", lambda *runs, **options: [])  # as where every run is claimed
+    # As where every run is claimed.
+    monkeypatch.setattr("lora_bench.training.run.run_pack", lambda *runs, **options: [])
     with contextlib.ExitStack() as claims:
         for run_id in held:
             claims.enter_context(Store("runs").claim(run_id))
@@ -470,7 +471,7 @@ def test_runs_that_a_sweep_with_other_packs_is_training_are_told(command, traini
 
 def test_packs_of_a_launcher_tell_how_far_they_are(command, training, monkeypatch, launch_with):
     """By their marks; the runs of a pack end together, so that records alone would say nothing until then."""
-    from lora_bench.launch import jobs
+    from lora_bench.launch import marks
     from lora_bench.launch.plan_file import parse_reference
 
     seen = []
@@ -478,12 +479,12 @@ def test_packs_of_a_launcher_tell_how_far_they_are(command, training, monkeypatc
     def launch(references):
         for reference in references:
             path, number = parse_reference(reference)
-            tell = jobs._tell_progress(path, number)
+            tell = marks.progress_teller(path, number)
             path.with_suffix("").mkdir(parents=True, exist_ok=True)
-            assert jobs.share_trained(path, number) is None
+            assert marks.share_trained(path, number) is None
             tell({"event": "step", "step": 30, "steps": 40, "runs": 4})
             tell({"event": "step", "step": 31, "steps": 40, "runs": 4})  # too soon to be told
-            assert jobs.share_trained(path, number) == 0.75
+            assert marks.share_trained(path, number) == 0.75
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not seen and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -544,7 +545,7 @@ LONG = (
 
 def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, monkeypatch, launch_with):
     """Three packs were under way when the pool broke: each gets a launch of its own, and one breaks it again."""
-    from lora_bench.launch import files, jobs
+    from lora_bench.launch import files, marks
     from lora_bench.launch.plan_file import PlanFile, parse_reference
     from lora_bench.training.resolve import resolve
 
@@ -556,7 +557,7 @@ def test_a_pack_that_loses_its_worker_by_itself_is_at_fault(command, training, m
         path = parse_reference(references[0])[0]
         broken = {0, 1, 2} & set(numbers) if len(numbers) > 1 else {1} & set(numbers)
         for number in broken:
-            with jobs.claim_pack(path, number):
+            with marks.claim_pack(path, number):
                 files.mark_file(path, number).touch()
         if broken:
             raise RuntimeError("the pool is broken")

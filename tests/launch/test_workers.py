@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,11 +20,12 @@ from patience import PATIENCE_SECONDS
 
 OBEDIENT = """
 import os, sys
-from pathlib import Path
-plan, answers = Path(sys.argv[1]), os.fdopen(int(sys.argv[2]), "w")
+from lora_bench.launch.worker import Order
+answers = os.fdopen(int(sys.argv[1]), "w")
 for line in sys.stdin:
-    with open(plan.with_suffix("") / "seen", "a") as seen:
-        print(os.getpid(), os.environ.get("OMP_NUM_THREADS"), line.strip(), file=seen)
+    order = Order.read(line.encode())
+    with open(order.path.with_suffix("") / "seen", "a") as seen:
+        print(os.getpid(), os.environ.get("OMP_NUM_THREADS"), order.number, file=seen)
     {act}
     print(0, file=answers, flush=True)
 """
@@ -46,7 +49,7 @@ def children(monkeypatch, four_packs):
     def act(code: str):
         source = OBEDIENT.format(act=code)
         command = [sys.executable, "-c", source]
-        monkeypatch.setattr(worker, "child_command", lambda path, answers: [*command, str(path), str(answers)])
+        monkeypatch.setattr(worker, "child_command", lambda answers: [*command, str(answers)])
 
     def seen() -> list[tuple[str, ...]]:
         return [tuple(line.split()) for line in (plan.path.with_suffix("") / "seen").read_text().splitlines()]
@@ -58,24 +61,79 @@ def references(plan):
     return [f"{plan.path}#{number}" for number in range(len(plan.packs))]
 
 
+def train_side_by_side(references, *, n_workers):
+    """As a sweep does, with one plan."""
+    with jobs.Crew() as crew:
+        return crew.train(references, n_workers=n_workers)
+
+
 def test_a_worker_takes_one_pack_after_another_with_the_plans_threads(four_packs, children):
     """Importing torch and reading the weights for every pack would cost more than small packs train."""
     plan, _ = four_packs
     act, seen = children
     act("import time; time.sleep(0.2)")
-    outcomes = jobs.side_by_side(references(plan), n_workers=2)
+    outcomes = train_side_by_side(references(plan), n_workers=2)
     assert [outcome["pack"] for outcome in outcomes] == references(plan)
     assert sorted(number for *_, number in seen()) == ["0", "1", "2", "3"]
     assert len({process for process, *_ in seen()}) == 2
     assert {threads for _, threads, _ in seen()} == {"1"}
 
 
+def test_a_crew_takes_the_packs_of_one_plan_after_another(four_packs, children):
+    """A study has a plan for each step, and many steps are shorter than a process takes to begin."""
+    plan, store = four_packs
+    act, seen = children
+    act("pass")
+    other = store.root / ".plans" / "#0@a 'b'\n\udcff.json"
+    shutil.copyfile(plan.path, other)
+    with jobs.Crew() as crew:
+        crew.train(references(plan)[:1], n_workers=1)
+        outcomes = crew.train([f"{other}#{number}" for number in range(4)], n_workers=1)
+    assert [outcome["message"] for outcome in outcomes] == [None] * 4
+    there = [line.split() for line in (other.with_suffix("") / "seen").read_text().splitlines()]
+    assert [number for *_, number in there] == ["0", "1", "2", "3"]
+    assert {process for process, *_ in there} == {process for process, *_ in seen()}
+
+
+def test_a_crew_ends_with_its_last_plan_and_starts_anew_for_other_threads(four_packs, children):
+    """Threads are part of what a record says of its machine, and a process has them from its beginning."""
+    plan, _ = four_packs
+    act, seen = children
+    act("pass")
+    with jobs.Crew() as crew:
+        crew.train(references(plan), n_workers=1)
+        plan.path.unlink()  # else its threads stay
+        plan.threads = 2
+        save(plan)
+        crew.train(references(plan), n_workers=1)
+    assert [threads for _, threads, _ in seen()] == ["1"] * 4 + ["2"] * 4
+    processes = {process for process, *_ in seen()}
+    assert len(processes) == 2
+    for process in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(process), 0)
+
+
+def test_a_worker_that_dies_between_packs_costs_no_run(four_packs, children):
+    """Between the steps of a study a worker waits, and the system may end it for want of memory."""
+    plan, store = four_packs
+    act, seen = children
+    act("pass")
+    with jobs.Crew() as crew:
+        crew.train(references(plan)[:1], n_workers=1)
+        os.kill(int(seen()[0][0]), signal.SIGKILL)
+        time.sleep(0.2)
+        crew.train(references(plan)[1:], n_workers=1)
+    assert [number for *_, number in seen()] == ["0", "1", "2", "3"]
+    assert not store.statuses()
+
+
 def test_a_pack_that_kills_its_worker_costs_no_other_pack(four_packs, children):
     """The next pack gets a new worker, and only the runs of the pack at fault have failed."""
     plan, store = four_packs
     act, seen = children
-    act("line == '1\\n' and os._exit(7)")
-    outcomes = jobs.side_by_side(references(plan), n_workers=1)
+    act("order.number == 1 and os._exit(7)")
+    outcomes = train_side_by_side(references(plan), n_workers=1)
     assert [outcome["failed"] for outcome in outcomes] == [0, 1, 0, 0]
     assert [number for *_, number in seen()] == ["0", "1", "2", "3"]
     assert len({process for process, *_ in seen()}) == 2
@@ -94,18 +152,17 @@ def test_an_interruption_ends_all_workers_and_fails_no_run(four_packs, children,
 
     monkeypatch.setattr("concurrent.futures.Future.result", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        jobs.side_by_side(references(plan), n_workers=2)
+        train_side_by_side(references(plan), n_workers=2)
     assert not store.statuses()
     for process, *_ in seen():
         with pytest.raises(ProcessLookupError):
             os.kill(int(process), 0)
 
 
-def test_a_child_ends_with_the_parent(four_packs):
+def test_a_child_ends_with_the_parent():
     """A killed sweep must not leave workers that train on: its end of their input closes with it."""
-    plan, _ = four_packs
     reader, writer = os.pipe()
-    command = worker.child_command(plan.path, writer)
+    command = worker.child_command(writer)
     child = worker.subprocess.Popen(command, stdin=worker.subprocess.PIPE, pass_fds=[writer])
     os.close(writer)
     assert child.stdin is not None
@@ -119,7 +176,7 @@ import os, sys, time
 from lora_bench.launch import jobs, worker
 source, path = sys.argv[1:]
 worker.PARENT_SECONDS = 0.2
-worker.child_command = lambda path, answers: [sys.executable, "-c", source, str(path), str(answers)]
+worker.child_command = lambda answers: [sys.executable, "-c", source, str(answers)]
 print(os.getpid(), flush=True)
 told = [jobs.run_isolated(f"{path}#{number}@00") for number in range(2)]
 print(*(outcome["missing"] for outcome in told), told[1]["message"], flush=True)

@@ -293,6 +293,18 @@ def test_a_hub_that_is_lost_half_way_fails_what_it_meets_and_nothing_else(store,
     assert run_pack([second], store)[0]["status"] == "finished"
 
 
+def test_out_of_memory_is_left_to_a_caller_who_has_other_processes(store, monkeypatch):
+    """On a CPU a process keeps what it took, and the halves would have less room than the pack."""
+
+    def train_pack(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(run, "train_pack", train_pack)
+    with pytest.raises(MemoryError, match="can't allocate memory"):
+        run_pack([resolve(tiny_config(train__lr=lr)) for lr in (1e-3, 2e-3)], store, halves_on_cpu=False)
+    assert not store.statuses()
+
+
 def test_out_of_memory_of_a_single_run_is_its_failure(store, monkeypatch):
     def hungry(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")

@@ -1,0 +1,95 @@
+"""A study: the families that a sweep file declares, followed plan by plan."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from hydra_plugins.lora_bench import command
+from hydra_plugins.lora_bench.grids import Composer, expand
+from hydra_plugins.lora_bench.launching import Launching
+from lora_bench.config.errors import ConfigError
+
+FLOOR = "head_only"
+
+
+def run(
+    declared: Any,
+    params: Mapping[str, Any],
+    grids: Sequence[Mapping[str, Any]],
+    arguments: Sequence[str],
+    composer: Composer,
+    launching: Launching,
+    *,
+    hours: Any,
+    is_dry: bool,
+) -> int:
+    """Follow the families until they are over, the time is, or something is amiss. Returns the exit status.
+
+    Args:
+        declared: the study section of the sweep file.
+        params, grids: as in the sweep file; axes that a study searches by itself are left out.
+        hours: after so many no further pack is begun; None has no end.
+        is_dry: print what the study will do, and stop.
+
+    Raises:
+        ConfigError: for a study that cannot be.
+    """
+    from lora_bench.launch import carry_out, study, tell
+    from lora_bench.launch.families import SEARCHED, Declared, families
+    from lora_bench.launch.jobs import Crew
+    from lora_bench.launch.plan import Candidate
+    from lora_bench.store import open_store
+
+    name = command.sweep_name(arguments) or ""
+    section = Declared.read(declared, sweep=name)
+    is_late = _deadline(hours)
+    searched = [word for word in arguments if word.lstrip("+").partition("=")[0] in SEARCHED]
+    if searched:
+        raise ConfigError(
+            f"{searched[0]}: a study searches its rates and counts its seeds; see study.rates, study.looks"
+        )
+    params, *grids = ({key: value for key, value in grid.items() if key not in SEARCHED} for grid in (params, *grids))
+    points = [point for point in expand(params, grids, arguments) if f"adapter={FLOOR}" not in point]
+
+    def compose(overrides: Sequence[str]) -> Candidate:
+        return Candidate(composer.parse(overrides), command.without_sweep(overrides))
+
+    first = compose([*points[0], f"train.lr={section.rates[0]:g}", "seed=0"]).config
+    records = open_store(first.store)
+    out = tell.console()
+    declared_families = families(name, section, points, compose, records)
+
+    def make(candidates: Sequence[Candidate]) -> Any:
+        return launching.make(candidates, records, sweep=name)
+
+    if is_dry:
+        study.dry_run(declared_families, records, out, make=make)
+        return 0
+    with Crew() as crew:
+        ended = study.carry_through(
+            declared_families,
+            records,
+            out,
+            make=make,
+            train=lambda plan: launching.carry_out(plan, records, out, crew, is_late=is_late),
+            is_late=is_late,
+        )
+    if ended.is_over and ended.plan is not None:
+        study.finish(declared_families, records, out, make=make)
+    status = study.conclude(declared_families, ended, records, out, command=command.command())
+    carry_out.remove_job_folder(records)
+    return 130 if status and ended.is_asked and ended.stopped != carry_out.LATE else status
+
+
+def _deadline(hours: Any) -> Callable[[], bool]:
+    """Whether so many hours from now are over.
+
+    Raises:
+        ConfigError: when it is no number of hours.
+    """
+    if hours is None:
+        return lambda: False
+    if isinstance(hours, bool) or not isinstance(hours, (int, float)) or not hours > 0:
+        raise ConfigError(f"hours: no {hours!r}; give a number above 0, such as 2 or 0.5")
+    end = time.monotonic() + 3600 * hours
+    return lambda: time.monotonic() >= end
