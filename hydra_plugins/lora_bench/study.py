@@ -35,21 +35,17 @@ def run(
         ConfigError: for a study that cannot be.
     """
     from lora_bench.launch import carry_out, study, tell
-    from lora_bench.launch.families import SEARCHED, Declared, families
+    from lora_bench.launch.families import Declared, families
     from lora_bench.launch.jobs import Crew
     from lora_bench.launch.plan import Candidate
+    from lora_bench.launch.worker import INTERRUPTED
     from lora_bench.store import open_store
+    from lora_bench.wording import command_line
 
     name = command.sweep_name(arguments) or ""
     section = Declared.read(declared, sweep=name)
     is_late = _deadline(hours)
-    searched = [word for word in arguments if word.lstrip("+").partition("=")[0] in SEARCHED]
-    if searched:
-        raise ConfigError(
-            f"{searched[0]}: a study searches its rates and counts its seeds; see study.rates, study.looks"
-        )
-    params, *grids = ({key: value for key, value in grid.items() if key not in SEARCHED} for grid in (params, *grids))
-    points = [point for point in expand(params, grids, arguments) if f"adapter={FLOOR}" not in point]
+    points = _placements(params, grids, arguments)
 
     def compose(overrides: Sequence[str]) -> Candidate:
         return Candidate(composer.parse(overrides), command.without_sweep(overrides))
@@ -65,20 +61,44 @@ def run(
     if is_dry:
         study.dry_run(declared_families, records, out, make=make)
         return 0
-    with Crew() as crew:
-        ended = study.carry_through(
-            declared_families,
-            records,
-            out,
-            make=make,
-            train=lambda plan: launching.carry_out(plan, records, out, crew, is_late=is_late),
-            is_late=is_late,
-        )
+    try:
+        with Crew() as crew:
+            ended = study.carry_through(
+                declared_families,
+                records,
+                out,
+                make=make,
+                train=lambda plan: launching.carry_out(plan, records, out, crew, is_late=is_late),
+                is_late=is_late,
+            )
+    except KeyboardInterrupt as error:  # between two plans; within one, `carry_out` takes it
+        again = command_line(command.command())
+        out.print(f"stopped early: {str(error) or 'Ctrl-C'}; every finished run is kept. Go on with:\n  {again}")
+        return INTERRUPTED
     if ended.is_over and ended.plan is not None:
         study.finish(declared_families, records, out, make=make)
     status = study.conclude(declared_families, ended, records, out, command=command.command())
     carry_out.remove_job_folder(records)
-    return 130 if status and ended.is_asked and ended.stopped != carry_out.LATE else status
+    return INTERRUPTED if status and ended.is_asked and ended.stopped != carry_out.LATE else status
+
+
+def _placements(
+    params: Mapping[str, Any], grids: Sequence[Mapping[str, Any]], arguments: Sequence[str]
+) -> list[tuple[str, ...]]:
+    """Points of the grids without what a study goes over by itself, and without the floor, which each family has.
+
+    Raises:
+        ConfigError: when the command line asks for rates or seeds.
+    """
+    from lora_bench.launch.families import SEARCHED
+
+    searched = [word for word in arguments if word.lstrip("+").partition("=")[0] in SEARCHED]
+    if searched:
+        raise ConfigError(
+            f"{searched[0]}: a study searches its rates and counts its seeds; see study.rates, study.looks"
+        )
+    params, *grids = ({key: value for key, value in grid.items() if key not in SEARCHED} for grid in (params, *grids))
+    return [point for point in expand(params, grids, arguments) if f"adapter={FLOOR}" not in point]
 
 
 def _deadline(hours: Any) -> Callable[[], bool]:

@@ -448,9 +448,9 @@ def launch_with(monkeypatch):
 
     def patch(launch):
         Plugins.instance()
-        from hydra_plugins.lora_bench.sweeper import LoraBenchSweeper
+        from hydra_plugins.lora_bench.launching import Launching
 
-        monkeypatch.setattr(LoraBenchSweeper, "_launcher", lambda self, plan, records: launch)
+        monkeypatch.setattr(Launching, "_launcher", lambda self, plan, records, crew: launch)
 
     return patch
 
