@@ -1,5 +1,7 @@
 """Which runs share a pack, and how many fit."""
 
+import bisect
+import heapq
 import itertools
 import math
 from collections.abc import Sequence
@@ -31,18 +33,33 @@ def form_packs(runs: Sequence[Any], pack_size: int | str, *, n_workers: int = 1)
 
 def _evened(groups: Sequence[Sequence[Any]], cuts: Sequence[int], n_workers: int) -> list[int]:
     """Packs of each group with which `n_workers` end soonest, of those with up to four more rounds than the fewest."""
-    cuts, tried = list(cuts), []
+    cuts = list(cuts)
+    works = sorted(work for group, n_packs in zip(groups, cuts, strict=True) for work in _works(group, n_packs))
+    trials = []
     for _ in range(4 * n_workers + 1):
-        packs = [pack for group, n_packs in zip(groups, cuts, strict=True) for pack in _cut(group, n_packs)]
-        ends = [0.0] * n_workers
-        for work in sorted(map(_work_of, packs), reverse=True):
-            ends[ends.index(min(ends))] += work
-        tried.append((max(ends), list(cuts)))
-        largest = max(range(len(groups)), key=lambda g: _work_of(groups[g]) / cuts[g] * (len(groups[g]) > cuts[g]))
-        if len(groups[largest]) == cuts[largest]:
+        trials.append((round(_end_of(works, n_workers), 9), len(works), list(cuts)))
+        divisible = [number for number, group in enumerate(groups) if len(group) > cuts[number]]
+        if not divisible:
             break
+        largest = max(divisible, key=lambda number: _work_of(groups[number]) / cuts[number])
+        for work in _works(groups[largest], cuts[largest]):
+            del works[bisect.bisect_left(works, work)]
         cuts[largest] += 1
-    return min(tried, key=lambda one: (round(one[0], 9), sum(one[1])))[1]
+        for work in _works(groups[largest], cuts[largest]):
+            bisect.insort(works, work)
+    return min(trials)[2]
+
+
+def _works(group: Sequence[Any], n_packs: int) -> list[float]:
+    return [_work_of(pack) for pack in _cut(group, n_packs)]
+
+
+def _end_of(works: Sequence[float], n_workers: int) -> float:
+    """When the last of `n_workers` ends, each taking the largest pack that is left; `works` ascend."""
+    ends = [0.0] * n_workers
+    for work in reversed(works):
+        heapq.heapreplace(ends, ends[0] + work)
+    return max(ends)
 
 
 def _cut(group: Sequence[Any], n_packs: int) -> list[Sequence[Any]]:

@@ -24,7 +24,7 @@ from lora_bench.config.schema import LORA_METHODS, RunConfig
 from lora_bench.launch.files import FOLDER
 from lora_bench.launch.packs import activation_bytes, form_packs
 from lora_bench.launch.plan_file import Entry, PlanFile
-from lora_bench.launch.precision import settle
+from lora_bench.launch.precision import settler
 from lora_bench.models import machine
 from lora_bench.store import StoreReader, locks
 from lora_bench.store.errors import explained
@@ -268,10 +268,11 @@ def _resolve_all(candidates: Sequence[Candidate], store: StoreReader) -> list[An
         machine.be_considerate()
         from lora_bench.training.resolve import resolve
 
+        settle = settler(store)
         for number, candidate in enumerate(candidates):
             try:
                 if number not in refused:
-                    runs.append(resolve(settle(candidate.config, store)))
+                    runs.append(resolve(settle(candidate.config)))
             except ConfigError as error:
                 refused[number] = str(error)
     if refused:

@@ -1,8 +1,10 @@
 """The precision that `auto` means on this CPU: measured once for a store."""
 
 import contextlib
+import functools
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,16 +23,26 @@ def settle(config: RunConfig, store: StoreReader) -> RunConfig:
     Raises:
         ConfigError: when the device is absent.
     """
+    return settler(store)(config)
+
+
+def settler(store: StoreReader) -> Callable[[RunConfig], RunConfig]:
+    """`settle` for many configurations of one store, which is asked once."""
     from lora_bench.models import devices
 
-    device = devices.resolve_device(config.device)
-    if config.train.precision != "auto" or device.type != "cpu":
-        return config
-    try:
-        precision = json.loads(_precision_file(store).read_text(encoding="utf-8"))["precision"]
-    except (OSError, ValueError, KeyError):
-        precision = devices.resolve_precision("auto", device)
-    return replace(config, train=replace(config.train, precision=precision))
+    @functools.cache
+    def precision_here() -> str:
+        try:
+            return json.loads(_precision_file(store).read_text(encoding="utf-8"))["precision"]
+        except (OSError, ValueError, KeyError):
+            return devices.resolve_precision("auto", devices.resolve_device("cpu"))
+
+    def settled(config: RunConfig) -> RunConfig:
+        if devices.resolve_device(config.device).type != "cpu" or config.train.precision != "auto":
+            return config
+        return replace(config, train=replace(config.train, precision=precision_here()))
+
+    return settled
 
 
 def keep_precision(store: Store) -> None:

@@ -1,16 +1,18 @@
 """Packs that memory runs out for: halved, down to single runs, each part in a process that begins with all of it."""
 
+import contextlib
 import signal
 
 import pytest
 
 from configs import candidates
-from lora_bench.launch import carry_out, jobs
+from lora_bench.launch import carry_out, jobs, losses
 from lora_bench.launch.files import log_file
 from lora_bench.launch.plan import make, save
 from lora_bench.launch.plan_file import PlanFile
 from lora_bench.launch.worker import OUT_OF_MEMORY
 from lora_bench.store.folder import Store
+from lora_bench.store.record import Failure, utc_now
 
 RATES = [f"train.lr={number}e-4" for number in range(1, 9)]
 
@@ -155,3 +157,21 @@ def test_a_sweep_in_one_process_gives_its_halves_to_others(command, training, mo
     assert ended.status == 0, ended.text
     assert parts == [4, 4]
     assert set(Store("runs").statuses().values()) == {"finished"}
+
+
+@pytest.mark.parametrize("is_retried", [False, True])
+def test_what_a_lost_workers_child_still_holds_is_failed_once_it_has_ended(eight, monkeypatch, is_retried):
+    """Of runs that are tried again, those that the child held kept their old record, as if they had not been tried."""
+    plan, store = eight
+    former, reason = Failure.died("an earlier launch"), "the pool broke"
+    plan_file = PlanFile.load(plan.path)
+    if is_retried:
+        losses.fail(plan_file, plan_file.packs[0], store, former, utc_now(), where=plan.path.with_suffix(".none"))
+        plan.retry = dict.fromkeys(plan.runs)
+        save(plan)
+    claims = contextlib.ExitStack()
+    for run_id in plan.packs[0][2:4]:
+        claims.enter_context(store.claim(run_id))
+    monkeypatch.setattr(losses.time, "sleep", lambda seconds: claims.close())
+    losses.fail_abandoned(plan.path, 0, reason)
+    assert [reason in store.record(run_id)["error"]["message"] for run_id in plan.packs[0]] == [True] * 8

@@ -326,6 +326,19 @@ def test_a_store_keeps_the_precision_that_its_first_plan_measured(monkeypatch, t
     assert document["bf16_gflops"] == 140.0
 
 
+def test_a_plan_asks_its_store_once_for_the_precision(monkeypatch, tmp_path):
+    """A plan of a thousand runs read the same file, and every package's version, a thousand times."""
+    store = Store(tmp_path / "runs")
+    slow_and_fast(monkeypatch, {"fp32": 90e9, "bf16": 140e9})
+    looks = []
+    environment = precision.environment
+    monkeypatch.setattr(precision, "environment", lambda **facts: looks.append(facts) or environment(**facts))
+    points = [("train.precision=auto", "device=cpu", f"seed={seed}") for seed in range(3)]
+    plan = make(candidates(*points, store=store.root), store)
+    assert {planned.run.precision for planned in plan.runs.values()} == {"bf16"}
+    assert len(looks) == 1
+
+
 def test_the_measurement_is_short_and_of_one_thread():
     """On a busy machine many threads measure the others; how long it may take is said where it is written."""
     import torch
