@@ -37,17 +37,17 @@ class Composer:
             ConfigError: for a value that cannot be.
         """
         overrides = with_rank_yielding(overrides)
-        parsed = [self._parse(one) for one in overrides]
+        parsed = [self._parse(override) for override in overrides]
         # What a template cannot set, such as `model.architecture.hidden_size`, gets a template of its own, as groups
         # do.
-        settable = [not self._is_group(each) and Template.can_set(each.key_or_group) for each in parsed]
-        plain = [each for each, is_settable in zip(parsed, settable, strict=True) if is_settable]
-        values = {each.key_or_group: each.value() for each in plain}
-        fixed = tuple(one for one, is_settable in zip(overrides, settable, strict=True) if not is_settable)
+        settable = [not self._is_group(setting) and Template.can_set(setting.key_or_group) for setting in parsed]
+        plain = [setting for setting, is_settable in zip(parsed, settable, strict=True) if is_settable]
+        values = {setting.key_or_group: setting.value() for setting in plain}
+        fixed = tuple(override for override, is_settable in zip(overrides, settable, strict=True) if not is_settable)
         shape = (fixed, tuple(values))
         if shape not in self._templates:
             config = self.compose(overrides)
-            is_plain = all(each.type == OverrideType.CHANGE for each in plain)
+            is_plain = all(setting.type == OverrideType.CHANGE for setting in plain)
             if not is_plain or not Template.is_fit(config, values):
                 return parse(config)
             self._templates[shape] = Template(config)
@@ -55,9 +55,9 @@ class Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The configuration of one point of the grid, not yet checked."""
-        parsed = [self._parse(one) for one in overrides]
-        groups = tuple(one for one, each in zip(overrides, parsed, strict=True) if self._is_group(each))
-        values = [each for each in parsed if not self._is_group(each)]
+        parsed = [self._parse(override) for override in overrides]
+        groups = tuple(override for override, setting in zip(overrides, parsed, strict=True) if self._is_group(setting))
+        values = [setting for setting in parsed if not self._is_group(setting)]
         if groups not in self._bases:
             base = self._loader.load_configuration(
                 config_name=self._config_name,
@@ -128,5 +128,5 @@ def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):  # of values; a list inside it is one value
-        return ",".join(f"[{_value_text(one)}]" if isinstance(one, list) else _value_text(one) for one in value)
+        return ",".join(f"[{_value_text(item)}]" if isinstance(item, list) else _value_text(item) for item in value)
     return str(value)

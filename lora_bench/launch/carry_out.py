@@ -72,11 +72,11 @@ def carry_out(
         with SweepProgress(len(plan.pending()), console=out) as progress:
             while numbers and not stopped:
                 if launch is None:
-                    stopped, held = _in_process(plan, folder, numbers, progress, fail_fast=fail_fast, is_late=is_late)
+                    stopped, taken = _in_process(plan, folder, numbers, progress, fail_fast=fail_fast, is_late=is_late)
                 else:
                     with _stopped_when(is_late, plan):
-                        stopped, held = _through_launcher(plan, folder, numbers, progress, launch, fail_fast=fail_fast)
-                numbers = [] if stopped else _left_by_others(plan, folder, held, out)
+                        stopped, taken = _through_launcher(plan, folder, numbers, progress, launch, fail_fast=fail_fast)
+                numbers = [] if stopped else _left_by_others(plan, folder, taken, out)
                 if numbers:
                     save(plan)
     except KeyboardInterrupt as error:
@@ -131,9 +131,9 @@ def _mirror(plan: Plan) -> TrackingConfig:
     return replace(config, mode="offline") if files.offline_file(plan.path).exists() else config
 
 
-def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console) -> list[int]:
+def _left_by_others(plan: Plan, store: Store, taken: Sequence[int], out: Console) -> list[int]:
     """Wait for packs that another launch of this sweep holds; those that it left unfinished when it ended."""
-    for number in held:
+    for number in taken:
         lock, has_said = files.pack_lock(plan.path, number), False
         for _ in waited_for(lock, f"pack {number}"):
             with marks.claim_pack(plan.path, number) as is_free:
@@ -146,7 +146,7 @@ def _left_by_others(plan: Plan, store: Store, held: Sequence[int], out: Console)
             time.sleep(POLL_SECONDS)
     store.recover()
     refresh(plan, store)
-    return [number for number in held if plan.pending(plan.packs[number])]
+    return [number for number in taken if plan.pending(plan.packs[number])]
 
 
 def _in_process(
@@ -163,14 +163,14 @@ def _in_process(
 
     tracking = open_tracking(_mirror(plan), directory=store.root / ".tracking")
     done, failed = progress.done, progress.failed
-    held = []
+    taken = []
     try:
         for number in numbers:
             if is_late():
-                return LATE, held
+                return LATE, taken
             with marks.claim_pack(plan.path, number) as is_ours:
                 if not is_ours:
-                    held.append(number)
+                    taken.append(number)
                     continue
                 refresh(plan, store, plan.packs[number])
                 wanted = plan.pending(plan.packs[number])
@@ -178,10 +178,10 @@ def _in_process(
             done += len(wanted)
             progress.update(done=done, failed=failed)
             if failed and fail_fast:
-                return FAILED_FAST, held
+                return FAILED_FAST, taken
     finally:
         tracking.close()
-    return None, held
+    return None, taken
 
 
 def _train_pack(
@@ -279,15 +279,15 @@ def _through_launcher(
     finally:
         is_over.set()
         watcher.join()
-    told = {number: one for number, one in zip(numbers, outcomes, strict=False) if isinstance(one, dict)}
-    held = [number for number, outcome in told.items() if outcome["is_held"]]
-    messages = [outcome["message"] for outcome in told.values() if outcome["message"] and not outcome["is_held"]]
+    reports = {number: outcome for number, outcome in zip(numbers, outcomes, strict=False) if isinstance(outcome, dict)}
+    taken = [number for number, outcome in reports.items() if outcome["is_held"]]
+    messages = [outcome["message"] for outcome in reports.values() if outcome["message"] and not outcome["is_held"]]
     ended_early = ended_early or (messages[0] if messages else None)
     if has_failed.is_set():
-        return FAILED_FAST, held
+        return FAILED_FAST, taken
     if is_lost:
         return _after_a_loss(plan, store, numbers, progress, launch, str(ended_early), fail_fast=fail_fast)
-    return ended_early, held
+    return ended_early, taken
 
 
 def _after_a_loss(
@@ -371,9 +371,9 @@ def log_findings(plan: Plan, store: StoreReader) -> None:
 
     try:
         by_script = findings.sections(frame, store=store.root)
-        found = [section for sections in by_script.values() for section in sections]
-        tables = {table.name: table.frame for section in found for table in section.tables}
-        figures = {name: _png(figure) for section in found for name, figure in section.figures.items()}
+        made = [section for sections in by_script.values() for section in sections]
+        tables = {table.name: table.frame for section in made for table in section.tables}
+        figures = {name: _png(figure) for section in made for name, figure in section.figures.items()}
         content = json.dumps(sorted(plan.status.items()))
         about = {
             "sweep": plan.sweep,
@@ -394,7 +394,7 @@ def log_findings(plan: Plan, store: StoreReader) -> None:
             }
         )
         run.attach({"runs": frame, **tables}, figures)
-        run.finish("finished", {"verdict": "\n".join(section.sentence for section in found)})
+        run.finish("finished", {"verdict": "\n".join(section.sentence for section in made)})
         tracking.close()
     except Exception as error:
         log.warning("tracking: the analysis of this sweep was not logged (%s: %s)", type(error).__name__, error)

@@ -43,13 +43,13 @@ def estimate(plan: Plan, store: StoreReader) -> Estimate:
             work = [_work(run.science["task"]["train_rows"], run.config.train.epochs, run) for run in pending]
             seconds = float(sum(per_row[kind] * n for kind, n in zip(kinds, work, strict=True)))
             n_known = sum(len(by_kind[kind]) for kind in set(kinds))
-            told = f"from {wording.counted(n_known, 'finished run')}"
-            return Estimate(seconds / plan.n_workers, n_bytes, told)
+            basis = f"from {wording.counted(n_known, 'finished run')}"
+            return Estimate(seconds / plan.n_workers, n_bytes, basis)
     precision = pending[0].precision
     rate = SHARE_OF_MATMUL * _matmul_rate(precision)
     seconds = sum(_flops(run) for run in pending) / rate
-    told = f"a guess from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"
-    return Estimate(seconds, n_bytes, told)
+    basis = f"a guess from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"
+    return Estimate(seconds, n_bytes, basis)
 
 
 def _seconds_per_row(known: Any, run: Any) -> float:
@@ -88,7 +88,7 @@ def _saved_parameters(run: Any) -> int:
     if method not in ("full", "bitfit"):
         return run.adapter_parameters
     weights = run.blueprint.skeleton.named_parameters()
-    return sum(each.numel() for name, each in weights if method == "full" or name.endswith("bias"))
+    return sum(weight.numel() for name, weight in weights if method == "full" or name.endswith("bias"))
 
 
 @functools.cache

@@ -92,16 +92,16 @@ class Plan:
     def pending(self, pack: Sequence[str] | None = None) -> list[str]:
         """Runs that are still to be trained, of one pack or of all."""
         run_ids = self.runs if pack is None else pack
-        return [one for one in run_ids if self.status[one] is None or one in self.retry]
+        return [run_id for run_id in run_ids if self.status[run_id] is None or run_id in self.retry]
 
     def riders(self) -> list[str]:
         """Runs that are trained again and not written, because something else of their pack is missing."""
         pending = set(self.pending())
-        return [one for pack in self.packs if pending & set(pack) for one in pack if one not in pending]
+        return [run_id for pack in self.packs if pending & set(pack) for run_id in pack if run_id not in pending]
 
     @property
     def n_cells(self) -> int:
-        return len({one.run.cell_id for one in self.runs.values()})
+        return len({planned.run.cell_id for planned in self.runs.values()})
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ def _arrange(plan: Plan, places: Places) -> None:
 
 def _all_packs(plan: Plan, kept: list[list[str]]) -> list[list[str]]:
     """The packs of a kept plan, and new ones of what is missing and in none of them."""
-    held = {run_id for pack in kept for run_id in pack}
-    rest = [plan.runs[run_id].run for run_id in plan.pending() if run_id not in held]
+    packed = {run_id for pack in kept for run_id in pack}
+    rest = [plan.runs[run_id].run for run_id in plan.pending() if run_id not in packed]
     return [*kept, *(form_packs(rest, plan.pack_size, n_workers=plan.n_workers) if rest else ())]
 
 
@@ -250,8 +250,8 @@ def _kept(path: Path, runs: Mapping[str, Planned]) -> _Kept:
     except ConfigError:
         return _Kept()
     packs = [[entry.run_id for entry in pack] for pack in file.packs]
-    held = [run_id for pack in packs for run_id in pack]
-    fits = len(set(held)) == len(held) and set(held) <= set(runs)
+    packed = [run_id for pack in packs for run_id in pack]
+    fits = len(set(packed)) == len(packed) and set(packed) <= set(runs)
     return _Kept(packs, file.threads) if fits else _Kept()
 
 
@@ -321,7 +321,7 @@ def varied_axes(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     for candidate in candidates:
         for key, value in map(_split, candidate.overrides):
             values.setdefault(key, set()).add(value)
-    counts = {key: sum(key in dict(map(_split, one.overrides)) for one in candidates) for key in values}
+    counts = {key: sum(key in dict(map(_split, candidate.overrides)) for candidate in candidates) for key in values}
     return tuple(key for key in values if len(values[key]) > 1 or counts[key] < len(candidates))
 
 

@@ -32,11 +32,11 @@ class SweepProgress:
             self._bar = Progress(
                 TextColumn("{task.completed:.0f}/{task.total} runs"),
                 BarColumn(bar_width=30),
-                TextColumn("{task.fields[told]}"),
+                TextColumn("{task.fields[state]}"),
                 console=console,
                 transient=True,
             )
-            self._task = self._bar.add_task("", total=n_runs, told="")
+            self._task = self._bar.add_task("", total=n_runs, state="")
 
     def __enter__(self) -> "SweepProgress":
         if self._bar:
@@ -59,9 +59,9 @@ class SweepProgress:
             inside: of the pack in training, the work that is behind it, in runs.
         """
         self.done, self.failed = done, failed
-        told = self._tell(done + inside)
+        state = self._tell(done + inside)
         if self._bar:
-            self._bar.update(self._task, completed=done + inside, told=told)
+            self._bar.update(self._task, completed=done + inside, state=state)
         else:
             now = time.monotonic()
             if now - self._said_at >= max(QUIET_SECONDS, QUIET_SHARE * (now - self._started)):
