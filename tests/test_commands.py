@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from fake_store import fake_record, write_store
 from lora_bench.cli import commands
+from lora_bench.config import arguments
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,3 +96,60 @@ def test_studies_are_listed_with_their_questions(command, tmp_path):
     assert ["own", "is", "it", "so?"] in lines
     assert "weight_types" in {line[0] for line in lines if line}
     assert not {"quick", "broken"} & {line[0] for line in lines if line}
+
+
+# Short words
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["model=tiny", "dry_run=true"],
+            "dry_run: it plans a sweep; add -m or +sweeps=NAME; what a single run would be",
+        ),
+        (["model=tiny", "hours=2"], "hours: a study stops when they are over, a single run does not"),
+        (
+            ["-m", "model=tiny", "seed=0,1", "hours=2"],
+            "hours: a study stops when they are over; run one with study=NAME",
+        ),
+        (["study", "weight_types", "model=tiny", "hours=soon"], "hours: no 'soon'; give a number above 0"),
+        (["study", "weight_types", "model=tiny", "study.margn=1"], "study.margn: no such key; keys are "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_short_word_where_it_has_no_sense_is_answered_by_its_own_name(command, training, words, said):
+    ended = command(*words)
+    assert ended.status == 2 and len(ended.err.splitlines()) == 1
+    assert ended.err.startswith(f"lora-bench: {said}")
+    assert not training.packs
+
+
+def test_what_a_study_declares_takes_lists_as_a_sweep_does():
+    """`study.rates=1e-3,3e-3` is one declaration, where Hydra would see two values of a sweep."""
+    spelled = arguments.spelled_out(["study=x", "study.rates=1e-3,3e-3", "study.looks=[8,16]", "study.margin=1"])
+    assert spelled[:2] == ["+sweeps=x", "hydra.sweeper.as_study=true"]
+    declared = {
+        override.key_or_group: override.value() for override in OverridesParser.create().parse_overrides(spelled)
+    }
+    assert declared["hydra.sweeper.study.rates"] == [1e-3, 3e-3]
+    assert declared["hydra.sweeper.study.looks"] == [8, 16]
+    assert declared["hydra.sweeper.study.margin"] == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "seed=0,1", "store=runs", "hydra.sweeper.dry_run=false"],
+        ["-m", "seed=0,1", "dry_run=false", "store.keep_adapters=none"],
+        ["+sweeps=quick", "adapter.targets=q", "train.lr=1e-3", "seed=0,1", "dry_run=false"],
+    ],
+    ids=" ".join,
+)
+def test_a_line_to_go_on_with_is_what_was_typed(command, training, words):
+    """Short words stay short, and long ones long: a reader knows the line again. Records keep Hydra's spelling."""
+    training.fate = lambda run: KeyboardInterrupt() if run.config.seed else None
+    given = [*words, "model=tiny", "tracking=none", "task.train_rows=40"]
+    ended = command(*given)
+    assert ended.out.splitlines()[-1].split() == ["lora-bench", *given]
+    assert not any(word.startswith("dry_run") for one in training.invocations for word in one["overrides"])

@@ -91,6 +91,8 @@ def _one_run(composed: DictConfig) -> int:
         key = "dry_run" if any(word.startswith("dry_run=") for word in as_typed()) else "hydra.sweeper.dry_run"
         works = "add -m or +sweeps=NAME; what a single run would be, show=config prints"
         raise ConfigError(f"{key}: it plans a sweep; {works}")
+    if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "hours", None) is not None:
+        raise ConfigError("hours: a study stops when they are over, a single run does not; leave it out")
     config = parse(composed)
     known = open_store(config.store)
     inputs.check(config)
