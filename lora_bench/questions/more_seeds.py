@@ -41,8 +41,8 @@ def further_seeds(
     at_rates: Sequence[pd.DataFrame], judged: Judgement, arms: Sequence[str], *, n_more: int
 ) -> list[int]:
     """The seeds to come, those first that one of the arms has: neither scored by both nor failed in one."""
-    scores = [judged.estimates.at[arm, "scores"] for arm in arms]
-    paired = set(scores[0]) & set(scores[1])
+    scores = judged.estimates["scores"].to_dict()
+    paired = set(scores[arms[0]]) & set(scores[arms[1]])
     failed = {int(seed) for of_arm in at_rates for seed in of_arm.loc[of_arm["status"] == "failed", "seed"]}
     seed = min(int(of_arm["seed"].min()) for of_arm in at_rates)
     seeds: list[int] = []
