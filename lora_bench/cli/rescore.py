@@ -25,6 +25,10 @@ from lora_bench.tasks.metrics import CLASSIFICATION, REGRESSION, score
 from lora_bench.verdicts import settings
 
 SPLITS = ("select", "report", "report_mismatched")
+COLUMNS = (
+    *("run_id", "model", "task", "targets", "lr", "seed", "split", "n_rows", "state", "why"),
+    *("recorded", "recomputed"),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,22 +115,7 @@ def rescore(store: StoreReader, frame: pd.DataFrame, added: list[str]) -> pd.Dat
                 except ValueError:
                     row[name] = np.nan  # a metric of another kind of task
             rows.append(row)
-    columns = [
-        "run_id",
-        "model",
-        "task",
-        "targets",
-        "lr",
-        "seed",
-        "split",
-        "n_rows",
-        "state",
-        "why",
-        "recorded",
-        "recomputed",
-        *added,
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*COLUMNS, *added])
 
 
 def sentence(result: pd.DataFrame) -> str:
