@@ -57,7 +57,7 @@ READ_STORES = [
     if re.search(r"analysis/(?!calibration|dashboard|archive).*--store (runs|study|results/study)\b", line)
 ]
 SHORTENED = {  # what takes minutes, an account or a folder of GLUE, as short as its options make it
-    "calibration.py": ("--sweeps", "6", "--power-sweeps", "2"),
+    "calibration.py": ("--studies", "1", "--processes", "1", "--sweeps", "6", "--power-sweeps", "2"),
     "dashboard.py": ("--dry-run",),
     "embedded_tasks.py": ("--task", "acceptability", "--rows", "32", "--report-rows", "32", "--epochs", "1"),
     "archive.py": (),

@@ -7,15 +7,17 @@ from collections.abc import Callable
 import pandas as pd
 
 from lora_bench import wording
+from lora_bench.calibration.followed import study
 from lora_bench.calibration.measured import reference, replicates
+from lora_bench.calibration.noise import noise
 from lora_bench.calibration.planted_teachers import planted
 from lora_bench.calibration.section import CalibrationSection
 from lora_bench.calibration.simulate import Trials
-from lora_bench.calibration.simulated import null, power
+from lora_bench.calibration.simulated import power
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Column, Section, Table
 
-PARTS = ("null", "power", "aa", "coverage", "planted")
+PARTS = ("study", "noise", "power", "aa", "coverage", "planted")
 
 
 def sections(part: str, scope: Scope, trials: Trials) -> list[CalibrationSection]:
@@ -26,7 +28,8 @@ def sections(part: str, scope: Scope, trials: Trials) -> list[CalibrationSection
         StoreError: when the store cannot be read.
     """
     makers: dict[str, Callable[[], list[CalibrationSection]]] = {
-        "null": lambda: null(trials),
+        "study": lambda: study(trials),
+        "noise": lambda: noise(scope),
         "power": lambda: power(trials),
         "aa": lambda: replicates(scope, trials),
         "coverage": lambda: reference(scope, trials),

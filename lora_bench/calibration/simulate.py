@@ -31,11 +31,6 @@ MARGIN = 0.02
 ERROR = 0.05
 PAIRS = arms.against_reference(PLACEMENTS)
 SHIFTED = "k"  # the placement that a known effect is put on
-NOISES = {
-    "normal": "normal noise",
-    "heavy": "heavy-tailed noise (t, 3 degrees of freedom)",
-    "coarse": "scores in steps of 1/200",
-}
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,8 @@ class Trials:
     """How the verdicts are put to the test: how noisy the sweeps are, and how many of them are drawn."""
 
     sd: float = 0.02  # of the difference of two cells in one seed, as a share of 1
+    n_studies: int = 2000  # of each pattern
+    n_processes: int = 2
     n_sweeps: int = 2000  # without an effect, of each kind
     n_power_sweeps: int = 300  # with one, for each effect and number of seeds
     seed: int = 0
@@ -86,7 +83,6 @@ def simulate(
     sd: float,
     n_seeds: int,
     effects: dict[str, float] | None = None,
-    noise: str = "normal",
 ) -> pd.DataFrame:
     """The runs of one sweep, prepared as `settings.prepare` leaves them.
 
@@ -94,16 +90,13 @@ def simulate(
         sd: of the difference of two cells in one seed, as a share of 1; half of its variance is each cell's own, of
             which two thirds are training's, which both splits see, and one third that of a split's rows.
         effects: placement -> what is added to its score.
-        noise: one of NOISES.
     """
     shape = (len(PLACEMENTS), len(RATES), n_seeds)
     shift = np.array([(effects or {}).get(name, 0.0) for name in PLACEMENTS])[:, None, None]
     own = sd / math.sqrt(2)
     truth = LEVEL + CURVE[None, :, None] + rng.normal(0, sd, n_seeds) + shift
-    trained = truth + own * math.sqrt(2 / 3) * _standard(rng, shape, noise)
-    select, report = (trained + own * math.sqrt(1 / 3) * _standard(rng, shape, noise) for _ in range(2))
-    if noise == "coarse":
-        select, report = np.round(200 * select) / 200, np.round(200 * report) / 200
+    trained = truth + own * math.sqrt(2 / 3) * rng.normal(size=shape)
+    select, report = (trained + own * math.sqrt(1 / 3) * rng.normal(size=shape) for _ in range(2))
     return _runs(RATES, select, report)
 
 
@@ -137,12 +130,6 @@ def errors(sweeps: Iterable[pd.DataFrame]) -> Errors:
         missed += not at["low"] <= LEVEL + CURVE[RATES.index(at["lr"])] <= at["high"]
         n += 1
     return Errors(Share(verdict, n), Share(uncorrected, n), Share(missed, n))
-
-
-def ties(sweeps: Iterable[pd.DataFrame]) -> Share:
-    """How often a sweep calls any contrast tied."""
-    found = [bool((judge(runs).contrasts["verdict"] == "tied").any()) for runs in sweeps]
-    return Share(sum(found), len(found))
 
 
 def detections(sweeps: Iterable[pd.DataFrame]) -> Share:
@@ -189,11 +176,6 @@ def coverage_band(
 
 def _verdict_on_shifted(contrasts: pd.DataFrame) -> str:
     return str(contrasts.loc[contrasts["second"] == SHIFTED, "verdict"].item())
-
-
-def _standard(rng: np.random.Generator, shape: tuple[int, ...], noise: str) -> np.ndarray:
-    """Draws with mean 0 and variance 1."""
-    return rng.standard_t(3, shape) / math.sqrt(3) if noise == "heavy" else rng.normal(size=shape)
 
 
 def _runs(rates: tuple[float, ...], select: np.ndarray, report: np.ndarray) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Sweeps with known truth, through the code that judges real ones: false verdicts, and power."""
+"""Sweeps with a known effect, through the code that judges real ones: power, and how errors are shown."""
 
 from __future__ import annotations
 
@@ -10,77 +10,13 @@ import pandas as pd
 from lora_bench import wording
 from lora_bench.calibration import simulate
 from lora_bench.calibration.section import CalibrationSection
-from lora_bench.calibration.simulate import ERROR, NOISES, PAIRS, SHIFTED, Share, Trials
+from lora_bench.calibration.simulate import ERROR, PAIRS, SHIFTED, Trials
 from lora_bench.reports.figures import instrument
 from lora_bench.reports.section import Column, Table
-from lora_bench.verdicts import arms
-from lora_bench.verdicts.note import Note
 from lora_bench.wording import percent
 
 SEEDS = (3, 5, 8)
-NULLS = [("normal", 3), ("normal", 5), ("normal", 8), ("heavy", 3), ("heavy", 8), ("coarse", 3), ("coarse", 8)]
 EFFECTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # in standard deviations of a paired difference
-TIE_SD = 0.25  # noise over margin, at which eight seeds can show a tie
-
-# ---------------------------------------------------------------- no effect
-
-
-def null(trials: Trials) -> list[CalibrationSection]:
-    """Simulated sweeps whose placements are all alike."""
-    rows = []
-    for noise, n_seeds in NULLS:
-        sweeps = trials.generators(n_seeds, trials.n_sweeps, f"no effect, {noise}, {n_seeds} seeds")
-        drawn = (simulate.simulate(rng, sd=trials.sd, n_seeds=n_seeds, noise=noise) for rng in sweeps)
-        found = simulate.errors(drawn)
-        label = f"{noise}, {n_seeds} seeds"
-        rows.append({"label": label, "noise": NOISES[noise], "n_seeds": n_seeds} | error_row(found))
-    table = pd.DataFrame(rows)
-    tied = _false_ties(trials)
-    low, high = tied.interval()
-    worst = arms.highest(table, "share")
-    holds = bool((table["low"] <= ERROR).all() and low <= ERROR)
-    sentence = (
-        f"Without an effect, {trials.n_sweeps:,} simulated sweeps of each kind gave a false verdict in at most "
-        f"{percent(worst['share'])} % ({worst['label']}; 95 % binomial interval {percent(worst['low'])} to "
-        f"{percent(worst['high'])}): " + ("within the nominal 5 %." if holds else "more than the nominal 5 %.")
-    )
-    return [
-        CalibrationSection(
-            title="Calibration: no effect",
-            sentence=sentence,
-            tables=[null_table("calibration_null", table)],
-            figures={"calibration_null": instrument.error_rates(table, nominal=ERROR)},
-            captions={
-                "calibration_null": f"Share of {trials.n_sweeps:,} simulated sweeps (7 equal placements, 5 rates) in "
-                "which any of the six contrasts is called better or worse, with 95 % binomial intervals; hollow: "
-                "before Holm's correction."
-            },
-            notes=[
-                Note(
-                    f"placements that differ by exactly the margin were called tied in {percent(tied.value)} % of "
-                    f"{tied.n:,} sweeps ({percent(low)} to {percent(high)}; nominal: at most 5), {SEEDS[-1]} seeds, "
-                    "noise a quarter of the margin"
-                ),
-                Note(
-                    "the 95 % interval of qv at its chosen rate missed its true mean in "
-                    f"{percent(table['missed'].min())} to {percent(table['missed'].max())} % of the sweeps: the rate "
-                    "is chosen on select, whose luck report half shares"
-                ),
-                Note(f"noise: {100 * trials.sd:g} points (sd of a difference between two cells of one seed)"),
-            ],
-            part="no effect",
-            says="holds" if holds else "fails",
-            found=table,
-        )
-    ]
-
-
-def _false_ties(trials: Trials) -> Share:
-    """Sweeps in which qv beats all others by exactly the margin: a tie would be false."""
-    n_seeds, margin = SEEDS[-1], simulate.MARGIN
-    sweeps = trials.generators(100 + n_seeds, trials.n_sweeps, f"a difference of one margin, {n_seeds} seeds")
-    drawn = (simulate.simulate(rng, sd=TIE_SD * margin, n_seeds=n_seeds, effects={"qv": margin}) for rng in sweeps)
-    return simulate.ties(drawn)
 
 
 def error_row(found: simulate.Errors) -> dict[str, float]:

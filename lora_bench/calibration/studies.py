@@ -3,8 +3,10 @@
     score[p, rate, seed] = level + effect[p] - curve(log10 rate - peak[p]) + shared[seed] + own[p, rate, seed]
 
 Each placement peaks at a rate of its own, which lies between the rates tried, as a placement of a real backbone does;
-noise on `select` and on `report` is of the sizes and the correlation that were measured in results/study. A seed may
-collapse: it predicts one class and scores what that scores.
+noise on `select` and on `report` is of the sizes and the correlations that were measured in results/study. A seed may
+collapse: it predicts one class and scores what that scores; beyond its cliff a placement always does.
+
+`python analysis/calibration.py noise --store results/study` measures SST2 and COLA, and the differences beside them.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -21,20 +24,23 @@ from lora_bench.verdicts.family import Declaration, Points, Wanted
 from lora_bench.verdicts.scheme import Course, follow
 from lora_bench.verdicts.settings import PLACEMENTS, REFERENCE_TARGETS
 
-FLOOR_GAP = 0.20
-"""How far below the level the head alone scores."""
+LOOKS = (8, 16, 32)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Sizes of what a study's scores vary by, as shares of 1; curvatures in score per squared decade of the rate.
+    """What a study's scores vary by, as shares of 1, and how they fall off the best rate.
 
     Attributes:
         select, report: sd over seeds at one rate.
         correlation: of select and report over seeds.
         shared: correlation of two placements over seeds.
-        below, above: how the score falls below and above the best rate.
-        jitter: best rates of placements lie within so many decades of the middle.
+        below, above: score lost below and above the best rate, per squared decade.
+        middle, spread: mean and sd of placements' best rates, in decades from the middle of the rates tried.
+        floor: how far below the level the head alone scores, and a seed that collapsed.
+        cliffs: how many decades above its best rate a placement collapses, of which each draws one.
+        tails: normal, or those of t with 3 degrees of freedom.
+        step: scores are multiples of it; 0 leaves them as they are.
     """
 
     select: float
@@ -43,16 +49,55 @@ class Noise:
     shared: float
     below: float
     above: float
-    jitter: float = 0.3
+    middle: float
+    spread: float
+    floor: float
+    cliffs: tuple[float, ...] = (math.inf,)
+    tails: Literal["normal", "heavy"] = "normal"
+    step: float = 0.0
 
 
-SST2 = Noise(select=0.006, report=0.0075, correlation=0.15, shared=0.06, below=0.05, above=0.25)
-COLA = Noise(select=0.030, report=0.028, correlation=0.50, shared=0.10, below=0.30, above=0.50)
+_NEVER = math.inf
+SST2 = Noise(
+    select=0.0078,
+    report=0.0086,
+    correlation=0.29,
+    shared=0.06,
+    below=0.022,
+    above=0.29,
+    middle=-0.13,
+    spread=0.155,
+    floor=0.30,
+    cliffs=(0.31, 0.39, 0.64, _NEVER, _NEVER, _NEVER, _NEVER),
+)
+COLA = Noise(
+    select=0.047,
+    report=0.033,
+    correlation=0.43,
+    shared=0.25,
+    below=0.86,
+    above=0.86,
+    middle=-0.19,
+    spread=0.115,
+    floor=0.20,
+    cliffs=(0.36, 0.45, 0.57, 0.65),
+)
+SST2_EFFECTS = {"q": -0.035, "k": -0.042, "v": -0.001, "o": -0.005, "qk": -0.041, "qkvo": -0.004}
+COLA_EFFECTS = {"q": -0.181, "k": -0.131, "v": -0.033, "o": -0.001, "qk": -0.137, "qkvo": 0.037}
+"""Of seeds that learn, where some do; of q, none of whose seeds did, what it scored."""
+COLA_COLLAPSE = {"q": 1.0, "k": 0.75, "qk": 0.75}
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a simulated study would find with seeds without end: each placement's score at its best rate."""
+    """What a simulated study would find with seeds without end.
+
+    Attributes:
+        margin: the largest difference that counts as none.
+        rates: where each placement's search starts.
+        effects: what a placement scores above the level at its best rate.
+        collapse: share of a placement's seeds that collapse at any rate.
+    """
 
     noise: Noise
     margin: float
@@ -61,7 +106,7 @@ class Truth:
     effects: Mapping[str, float] = field(default_factory=dict)
     collapse: Mapping[str, float] = field(default_factory=dict)
 
-    def declaration(self, *, seeds: Sequence[int] = (8, 16, 32)) -> Declaration:
+    def declaration(self, *, seeds: Sequence[int] = LOOKS) -> Declaration:
         return Declaration(
             placements=PLACEMENTS,
             reference=REFERENCE_TARGETS,
@@ -75,17 +120,25 @@ class Truth:
         return self.effects.get(first, 0.0) - self.effects.get(second, 0.0)
 
     def is_false(self, finding: looks.Finding) -> bool:
-        """Whether a word says what is not so: a difference that is none or has the other sign, or a tie beyond the
-        margin."""
+        return self.is_false_difference(finding) or self.is_false_tie(finding)
+
+    def is_false_difference(self, finding: looks.Finding) -> bool:
+        """Whether a word tells apart what is alike or the other way round, or says of two that learn, most seeds more
+        than a margin above the floor, that one did not."""
         true = self.difference(*finding.pair)
         shares = [self.collapse.get(name, 0.0) for name in finding.pair]
+        above = [self.noise.floor + self.effects.get(name, 0.0) for name in finding.pair]
         return {
             looks.BETTER: true <= 1e-12,
             looks.WORSE: true >= -1e-12,
-            looks.TIED: abs(true) >= self.margin - 1e-12,
             looks.MORE_OFTEN: shares[0] >= shares[1],
             looks.LESS_OFTEN: shares[0] <= shares[1],
+            looks.NOT_LEARNED: finding.is_final and max(shares) < 0.5 and min(above) > self.margin,
         }.get(finding.word, False)
+
+    def is_false_tie(self, finding: looks.Finding) -> bool:
+        """Whether a word ties what differs by the margin or more."""
+        return finding.word == looks.TIED and abs(self.difference(*finding.pair)) >= self.margin - 1e-12
 
 
 class Simulated:
@@ -93,20 +146,28 @@ class Simulated:
 
     def __init__(self, truth: Truth, family: Declaration, seed: Sequence[int]):
         self._truth, self._family, self._seed = truth, family, tuple(seed)
-        rng = np.random.default_rng(self._seed)
-        middle = math.log10(truth.rates[len(truth.rates) // 2])
-        jitter = truth.noise.jitter
-        self._peaks = {name: middle + rng.uniform(-jitter, jitter) for name in family.placements}
-        self._shared = math.sqrt(truth.noise.shared) * rng.normal(size=family.looks[-1])
+        noise, rng = truth.noise, np.random.default_rng(self._seed)
+        middle = math.log10(truth.rates[len(truth.rates) // 2]) + noise.middle
+        self._peaks = {name: rng.normal(middle, noise.spread) for name in family.placements}
+        self._cliffs = {name: float(rng.choice(noise.cliffs)) for name in family.placements}
+        self._shared = math.sqrt(noise.shared) * _standard(rng, (family.looks[-1],), noise)
         self._drawn: dict[tuple[str, float | None], Points] = {}
+        self._seen: dict[tuple[str, float | None, int, int], Points] = {}
 
     def at(self, placement: str, rate: float | None, seeds: Sequence[int]) -> Points:
         points = self._points(placement, rate)
         first = self._family.first_seed
         asked = slice(seeds[0] - first, seeds[-1] - first + 1)
-        has_ended = points.has_ended[asked]
-        select, report = (np.where(has_ended, scores[asked], math.nan) for scores in (points.select, points.report))
-        return Points(select, report, has_ended, points.learns[asked] & has_ended)
+        if (seen := self._seen.get((placement, rate, asked.start, asked.stop))) is not None:
+            return seen
+        select, report, has_ended, learns = (
+            values[asked] for values in (points.select, points.report, points.has_ended, points.learns)
+        )
+        if has_ended.all():
+            seen = self._seen[placement, rate, asked.start, asked.stop] = Points(select, report, has_ended, learns)
+            return seen
+        select, report = (np.where(has_ended, scores, math.nan) for scores in (select, report))
+        return Points(select, report, has_ended, learns & has_ended)
 
     def train(self, wanted: Sequence[Wanted]) -> None:
         """What a sweep does."""
@@ -115,9 +176,18 @@ class Simulated:
             has_ended[np.array(cell.seeds) - self._family.first_seed] = True
 
     @property
+    def trained(self) -> Mapping[tuple[str, float], Points]:
+        """Placement and rate -> points of all its seeds, the trained ones marked as ended; no floor."""
+        return {
+            (name, rate): points
+            for (name, rate), points in self._drawn.items()
+            if rate is not None and points.has_ended.any()
+        }
+
+    @property
     def n_runs(self) -> int:
         """Runs that were trained, the floor's left out."""
-        return sum(int(points.has_ended.sum()) for (_, rate), points in self._drawn.items() if rate is not None)
+        return sum(int(points.has_ended.sum()) for points in self.trained.values())
 
     def _points(self, placement: str, rate: float | None) -> Points:
         key = placement, rate
@@ -130,34 +200,54 @@ class Simulated:
         name = zlib.crc32(f"{placement} {rate}".encode())  # whatever else is asked for, and when
         rng = np.random.default_rng((*self._seed, name))
         n = self._family.looks[-1]
-        if rate is None:
-            mean = truth.level - FLOOR_GAP
-        else:
+        mean = floor = truth.level - noise.floor
+        share = 0.0
+        if rate is not None:
             off = math.log10(rate) - self._peaks[placement]
-            mean = truth.level + truth.effects.get(placement, 0.0)
-            mean -= (noise.above if off > 0 else noise.below) * off**2
-        common = math.sqrt(noise.correlation) * rng.normal(size=n)
-        own = math.sqrt(1 - noise.correlation) * rng.normal(size=(2, n))
+            lost = (noise.above if off > 0 else noise.below) * off**2
+            mean = max(floor, truth.level + truth.effects.get(placement, 0.0) - lost)
+            share = 1.0 if off >= self._cliffs[placement] else truth.collapse.get(placement, 0.0)
+        common = math.sqrt(noise.correlation) * _standard(rng, (n,), noise)
+        own = math.sqrt(1 - noise.correlation) * _standard(rng, (2, n), noise)
+        learns = rng.random(n) >= share
         select, report = (
-            mean + sd * (self._shared + math.sqrt(1 - noise.shared) * (common + own[i]))
+            _in_steps(
+                np.where(learns, mean + sd * (self._shared + math.sqrt(1 - noise.shared) * (common + own[i])), floor),
+                noise.step,
+            )
             for i, sd in enumerate((noise.select, noise.report))
         )
-        learns = rng.random(n) >= (truth.collapse.get(placement, 0.0) if rate is not None else 0.0)
-        collapsed = truth.level - FLOOR_GAP
-        return Points(
-            select=np.where(learns, select, collapsed),
-            report=np.where(learns, report, collapsed),
-            has_ended=np.zeros(n, dtype=bool),
-            learns=learns,
-        )
+        return Points(select, report, has_ended=np.zeros(n, dtype=bool), learns=learns)
 
 
-def carry_through(truth: Truth, seed: Sequence[int], *, seeds: Sequence[int] = (8, 16, 32)) -> tuple[Course, int]:
+def _standard(rng: np.random.Generator, shape: tuple[int, ...], noise: Noise) -> np.ndarray:
+    """Draws with mean 0 and variance 1."""
+    return rng.standard_t(3, shape) / math.sqrt(3) if noise.tails == "heavy" else rng.normal(size=shape)
+
+
+def _in_steps(scores: np.ndarray, step: float) -> np.ndarray:
+    return np.round(scores / step) * step if step else scores
+
+
+class TrainedWhenAsked:
+    """Results of which none is lacking: runs are trained as they are asked for.
+
+    `follow` asks for a step's runs before it uses one, so one pass comes to what a pass per step comes to.
+    """
+
+    def __init__(self, results: Simulated):
+        self.results = results
+
+    def at(self, placement: str, rate: float | None, seeds: Sequence[int]) -> Points:
+        points = self.results.at(placement, rate, seeds)
+        if points.has_ended.all():
+            return points
+        self.results.train([Wanted(placement, rate, tuple(seeds))])
+        return self.results.at(placement, rate, seeds)
+
+
+def carry_through(truth: Truth, seed: Sequence[int], *, seeds: Sequence[int] = LOOKS) -> tuple[Course, int]:
     """A study from its declaration to its end: the course, and the runs that it took (the floor's left out)."""
     family = truth.declaration(seeds=seeds)
-    results = Simulated(truth, family, seed)
-    course = follow(family, results)
-    while course.step:
-        results.train(course.step)
-        course = follow(family, results)
-    return course, results.n_runs
+    results = TrainedWhenAsked(Simulated(truth, family, seed))
+    return follow(family, results), results.results.n_runs

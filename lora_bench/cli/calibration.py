@@ -1,10 +1,12 @@
-"""Can the verdicts be trusted? The instrument's own test: sweeps with known truth through the code that judges real
+"""Can the verdicts be trusted? The instrument's own test: studies with known truth through the code that judges real
 ones.
 
-Parts that need no store: `null` (simulated sweeps without an effect: how often is one claimed?) and `power` (known
-effects: how often are they found, against what the plan promises?). Parts that read a store: `aa` (runs that differ in
-nothing but the adapter's init; sweeps/calibration_aa.yaml), `coverage` (do the intervals of few seeds hold the mean of
-many? calibration_reference.yaml) and `planted` (teachers of known placement and rank; calibration_planted.yaml).
+Parts that need no store: `study` (simulated studies, rates included: how often do they say what is not so, and what do
+their words cost?) and `power` (known effects in a fixed design: how often are they found, against what the plan
+promises?). Parts that read a store: `noise` (what scores vary by, of which simulated studies are made; results/study),
+`aa` (runs that differ in nothing but the adapter's init; sweeps/calibration_aa.yaml), `coverage` (do the intervals of
+few seeds hold the mean of many? calibration_reference.yaml) and `planted` (teachers of known placement and rank;
+calibration_planted.yaml).
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ from lora_bench.verdicts import settings
 def main(argv: list[str] | None = None) -> int:
     wording.spell_out()
     scope, out, options = _parse(argv)
-    trials = Trials(options.sd / 100, options.sweeps, options.power_sweeps, options.seed)
+    trials = Trials(
+        sd=options.sd / 100,
+        n_studies=options.studies,
+        n_processes=options.processes,
+        n_sweeps=options.sweeps,
+        n_power_sweeps=options.power_sweeps,
+        seed=options.seed,
+    )
     wanted = options.parts or parts.PARTS
     made: list[CalibrationSection] = []
     absent: list[tuple[str, str]] = []
@@ -48,10 +57,14 @@ def _parse(argv: list[str] | None) -> tuple[Scope, Path, argparse.Namespace]:
     parser = script.parser(__doc__, "calibration", by_method=False)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(parts.PARTS)} (default: all)")
     parser.add_argument(
+        "--studies", type=int, default=2000, metavar="N", help="simulated studies of each pattern (default: 2000)"
+    )
+    parser.add_argument("--processes", type=int, default=2, metavar="N", help="that share the studies (default: 2)")
+    parser.add_argument(
         "--sd", type=float, default=2.0, metavar="POINTS", help="simulated noise of a paired difference (default: 2)"
     )
     parser.add_argument(
-        "--sweeps", type=int, default=2000, metavar="N", help="sweeps without an effect (default: 2000)"
+        "--sweeps", type=int, default=2000, metavar="N", help="sweeps of A/A differences (default: 2000)"
     )
     parser.add_argument(
         "--power-sweeps", type=int, default=300, metavar="N", help="sweeps per effect and seeds (default: 300)"
@@ -61,6 +74,7 @@ def _parse(argv: list[str] | None) -> tuple[Scope, Path, argparse.Namespace]:
     unknown = [part for part in options.parts if part not in parts.PARTS]
     if unknown:
         parser.error(f"no part {unknown[0]!r}; parts are {', '.join(parts.PARTS)}")
-    if not options.sd > 0 or min(options.sweeps, options.power_sweeps) < 1 or options.seed < 0:
-        parser.error("--sd, --sweeps and --power-sweeps must be above 0, --seed not below")
+    counts = (options.studies, options.processes, options.sweeps, options.power_sweeps)
+    if not options.sd > 0 or min(counts) < 1 or options.seed < 0:
+        parser.error("--sd, --studies, --processes, --sweeps and --power-sweeps must be above 0, --seed not below")
     return scope, out, options

@@ -61,10 +61,11 @@ def throughput(arms: pd.DataFrame) -> Figure:
 
 @styled
 def error_rates(table: pd.DataFrame, *, nominal: float) -> Figure:
-    """How often sweeps without an effect claim one, as dots with binomial intervals; hollow: before the correction.
+    """How often studies say what is not so, as dots with binomial intervals; hollow: staged search and fixed seeds.
 
     Args:
-        table: label, share, low, high, other, other_low, other_high; one row per kind of sweep, drawn from the top.
+        table: label, share, low, high, other, other_low, other_high (nan: not drawn); one row per kind of study, drawn
+            from the top.
         nominal: the share that is allowed, drawn as a line.
     """
     figure = Figure(figsize=(COLUMN, 0.85 + 0.2 * len(table)), layout="constrained")
@@ -76,10 +77,12 @@ def error_rates(table: pd.DataFrame, *, nominal: float) -> Figure:
     axis.set_yticks(range(len(table)), list(table["label"]))
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.set_xlim(left=0)
-    axis.set_xlabel(f"sweeps with a false verdict (%); dashed: {100 * nominal:g} %")
+    axis.set_xlabel(f"studies with a false word (%); dashed: {100 * nominal:g} %")
     handles = [
-        matplotlib.lines.Line2D([], [], color=BLUE, marker="o", ms=4.2, lw=1.4, label="verdict"),
-        matplotlib.lines.Line2D([], [], color=RED, marker="s", ms=4.2, mfc="white", lw=1.4, label="before Holm"),
+        matplotlib.lines.Line2D([], [], color=BLUE, marker="o", ms=4.2, lw=1.4, label="looks"),
+        matplotlib.lines.Line2D(
+            [], [], color=RED, marker="s", ms=4.2, mfc="white", lw=1.4, label="staged search, one rate"
+        ),
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
     tidy(axis)
