@@ -17,9 +17,11 @@ import yaml
 from lora_bench import wording
 from lora_bench.reports import tables
 from lora_bench.reports.scope import Scope, gather
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import AGAIN, Column, Section, Table
 from lora_bench.verdicts import settings, stats, tuning
 from lora_bench.verdicts.arms import compare, estimate, name_arms, same_targets
+from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN
+from lora_bench.verdicts.note import Note
 
 SHIPPED = Path(__file__).with_name("claims.yaml")
 KINDS = {
@@ -82,6 +84,7 @@ def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None)
     rows, refused = gather(found, lambda setting: judge(setting, claims, margin=scope.margin_of(setting.metric)))
     section = card_section(pd.DataFrame(rows), claims, several=len(found) > 1)
     section.notes.extend(dict.fromkeys(note for setting in found for note in setting.notes))
+    section.notes.append(Note(f"the claims are judged at one look; {AGAIN}"))
     section.refused.extend(refused)
     return [section]
 
@@ -99,7 +102,7 @@ def judge(setting: settings.Setting, claims: list[dict], *, margin: float) -> li
     estimates = estimate(named, rates["lr"])
     arms = {claim["id"]: _arms(claim, estimates) for claim in claims if claim["kind"] in ("placement", "rank")}
     pairs = {name: pair for name, pair in arms.items() if isinstance(pair, tuple)}
-    table = compare(estimates, list(pairs.values()), margin=margin)
+    table = compare(estimates, list(pairs.values()), margin=margin, flat=tuning.flat_arms(rates))
     verdicts = dict(zip(pairs, table.to_dict("records"), strict=True))
     rows = []
     for claim in claims:
@@ -197,13 +200,15 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) ->
     }[claim["says"]].get(verdict, "missing" if verdict == "missing" else "unresolved")
     if small and claim["says"] in ("tied", "at_least"):
         status = "supported"
-    if row["n_pairs"] == 0:
+    if row["n_seeds"] == 0:
         return "missing", f"{row['first']} and {row['second']} share no seed"
     difference = wording.plus_minus(row["difference"], row["high"], wording.signed)
     told = f"{row['first']} − {row['second']}: {difference} points, {row['n_pairs']} seeds"
     if np.isfinite(row["p_holm"]):
         told += f", p {wording.p_value(row['p_holm'])}"
         told += f", tie within {100 * margin:g} p {wording.p_value(row['p_equivalent_holm'])}"
+    if verdict in (MORE_OFTEN, LESS_OFTEN):
+        told += f"; {row['first']} {verdict}"
     if row["note"]:
         told += f"; {row['note']}"
     if status == "unresolved" and not pd.isna(row["seeds_needed"]):

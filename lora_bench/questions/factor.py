@@ -177,7 +177,7 @@ def notes(setting: settings.Setting, runs: pd.DataFrame, by: str, judged: Judgem
     absent = gaps.missing(runs, list(adapted.index))
     if absent and by != "method":  # methods have grids of rates of their own
         told.append(gap(f"missing from the store: {absent}"))
-    return told + tables.run_notes(runs, judged.rates, adapted, setting.metric)
+    return told + tables.run_notes(runs, judged.rates, adapted)
 
 
 def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: object) -> str:

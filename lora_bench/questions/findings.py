@@ -13,6 +13,7 @@ import pandas as pd
 
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.questions import QUESTIONS
+from lora_bench.reports.learned import with_learning
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
 from lora_bench.verdicts import arms, settings, tuning
@@ -23,7 +24,7 @@ COLUMN_OF = {"head_rate": "head_lr"}  # as the store, and so W&B, has it
 def sections(frame: Any, *, store: Path) -> dict[str, list[Section]]:
     """Tables, figures and sentences by script, for every LoRA method of the frame; scripts without any are left out."""
     try:
-        runs = settings.prepare(frame)
+        runs = with_learning(settings.prepare(frame), store)
     except settings.NothingToShow:
         return {}
     by_script: dict[str, list[Section]] = {}

@@ -91,9 +91,9 @@ def sentence(
     setting: settings.Setting, rates: pd.DataFrame, own: pd.DataFrame, at_shared: pd.DataFrame, shared: float, rule: str
 ) -> str:
     """What was found here, in one sentence."""
-    scored = rates[rates["certificate"] != "none"]
+    scored = rates[~rates["certificate"].isin(["none", tuning.FLAT])]
     if scored.empty:
-        return f"On {setting.title} no cell has a score, so no rate could be chosen."
+        return f"On {setting.title} no cell has a score above that of the head alone, so no rate could be chosen."
     sure = scored["certificate"].isin(["inside", "inside*"])
     low, high = scored["lr"].min(), scored["lr"].max()
     span = f"at {low:g}" if low == high else f"between {low:g} and {high:g}"

@@ -22,6 +22,7 @@ from lora_bench.reports.section import Column, JudgedSection, Table
 from lora_bench.verdicts import gaps, settings
 from lora_bench.verdicts import paper as published
 from lora_bench.verdicts.arms import Arm, judge, name_arms, sort_arms
+from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, NOT_LEARNED
 from lora_bench.verdicts.note import Note, gap
 
 PAPER_RANKS = (1, 2, 4, 8, 64)
@@ -104,7 +105,7 @@ def sentence(setting: settings.Setting, estimates: pd.DataFrame, table: pd.DataF
     for targets, mine in estimates.groupby("targets", sort=False):
         low, high = mine.index[0], mine.index[-1]
         pair = table[(table["first"] == high) & (table["second"] == low)].iloc[0]
-        if pair["n_pairs"] == 0:
+        if pair["n_seeds"] == 0:
             parts.append(f"{targets} has no seed at both rank {mine['rank'].iloc[0]} and rank {mine['rank'].iloc[-1]}")
             continue
         gain = f"{wording.signed(pair['difference'])} points"
@@ -113,6 +114,9 @@ def sentence(setting: settings.Setting, estimates: pd.DataFrame, table: pd.DataF
             "worse": "is worse",
             "tied": f"is tied within {100 * margin:g}",
             "unresolved": "is unresolved",
+            MORE_OFTEN: "learns more often",
+            LESS_OFTEN: "learns less often",
+            NOT_LEARNED: "did not learn at any rate tried, or the other did not,",
         }[pair["verdict"]]
         needed = tables.seeds_needed(pair.to_dict())
         needs = f", {needed} seeds needed" if needed else ""
@@ -146,7 +150,7 @@ def notes(
     if lacking or ranks:
         absent = wording.listed(lacking + [f"rank {r}" for r in ranks])
         told.append(gap(f"of the paper's Table 6 the store lacks {absent}"))
-    return told + tables.run_notes(runs, rates, estimates, setting.metric)
+    return told + tables.run_notes(runs, rates, estimates)
 
 
 def _cells(

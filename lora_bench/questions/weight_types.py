@@ -159,7 +159,7 @@ def sentence(
 
 def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str:
     """`qv is better than q, unresolved against o (about 24 (11 to 98) seeds would show a difference of 1, or none)`."""
-    tested = table[table["n_pairs"] > 0]
+    tested = table[table["n_seeds"] > 0]
     if tested.empty:
         return f"nothing can be said of {reference}: it shares no seed with another placement"
     parts = []
@@ -190,7 +190,7 @@ def notes(
     if spent.nunique() > 1:
         span = f"{spent.min():,.0f} to {spent.max():,.0f} adapter parameters"
         told.append(Note(f"the budgets are not quite equal: {span}"))
-    return told + tables.run_notes(runs, rates, adapted, setting.metric)
+    return told + tables.run_notes(runs, rates, adapted)
 
 
 def _paper(estimates: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from lora_bench.reports.learned import with_learning
 from lora_bench.reports.section import Section
 from lora_bench.store import open_store
 from lora_bench.verdicts import settings, stats
@@ -36,13 +37,13 @@ class Scope:
         return stats.margin_of(metric) if self.margin is None else self.margin
 
     def read(self) -> pd.DataFrame:
-        """The store's runs, prepared.
+        """The store's runs, prepared, with whether each learns (`with_learning`).
 
         Raises:
             NothingToShow: when the folder does not exist or holds no run, or no run has the metric.
             StoreError: when the store cannot be read.
         """
-        return settings.prepare(read_frame(self.store), metric=self.metric)
+        return with_learning(settings.prepare(read_frame(self.store), metric=self.metric), self.store)
 
     def within(self, runs: pd.DataFrame) -> pd.DataFrame:
         """The runs of the model and the task.

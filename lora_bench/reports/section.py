@@ -10,6 +10,7 @@ import pandas as pd
 from lora_bench.verdicts.arms import Judgement
 from lora_bench.verdicts.note import Note
 from lora_bench.verdicts.settings import Setting
+from lora_bench.wording import counted
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,21 @@ class JudgedSection(SettingSection):
     """A section of cells and their contrasts."""
 
     judged: Judgement
+
+    @property
+    def remarks(self) -> list[str]:
+        """The section's, and that its words are for one look."""
+        look = one_look(self.judged.contrasts)
+        return [*super().remarks, f"words are for {look}: more seeds and another look would err more often; {AGAIN}"]
+
+
+AGAIN = "study=NAME may look again, at a smaller error each"
+
+
+def one_look(contrasts: pd.DataFrame) -> str:
+    """`one look, 8 seeds`: what the words of a fixed design rest on."""
+    n_seeds = contrasts.loc[contrasts["n_seeds"] > 0, "n_seeds"]
+    if n_seeds.empty:
+        return "one look"
+    low, high = int(n_seeds.min()), int(n_seeds.max())
+    return f"one look, {counted(high, 'seed')}" if low == high else f"one look, {low} to {high} seeds"

@@ -12,17 +12,18 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from lora_bench.reports.figures import verdicts
-from lora_bench.reports.section import Column, Table
+from lora_bench.reports.section import Column, Table, one_look
 from lora_bench.store.secrets import scrub_override
 from lora_bench.verdicts import gaps, settings, stats, tuning
 from lora_bench.verdicts.arms import Judgement
+from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, NOT_LEARNED, failed_interval
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.wording import count, interval, listed, p_value, plus_minus, points, signed, text
 
 
 def cell_frame(setting: settings.Setting, estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     """Estimates as a tidy frame with the rate's certificate, and the columns that are shown in words."""
-    frame = estimates.drop(columns=["arm", "scores", "failures"]).rename_axis("cell").reset_index()
+    frame = estimates.drop(columns=["arm", "scores", "failures", "learns"]).rename_axis("cell").reset_index()
     drawn = [_bootstrap(tuple(scores.values())) for scores in estimates["scores"]]
     frame["bootstrap_low"], frame["bootstrap_high"] = np.array(drawn, dtype=float).reshape(-1, 2).T
     frame.insert(0, "task", setting.facts["task"])
@@ -37,7 +38,9 @@ def cell_frame(setting: settings.Setting, estimates: pd.DataFrame, rates: pd.Dat
     frame["score_shown"] = [plus_minus(mean, high) for mean, high in zip(frame["mean"], frame["high"], strict=True)]
     mark = dict.fromkeys(tuning.UNCERTIFIED, "*") | {"none": " (no score)"}
     frame["rate_shown"] = [
-        f"{rate:g}" + ("" if method == settings.FLOOR else mark.get(certificate, ""))
+        "– (flat)"
+        if certificate == tuning.FLAT
+        else f"{rate:g}" + ("" if method == settings.FLOOR else mark.get(certificate, ""))
         for rate, certificate, method in zip(frame["lr"], frame["certificate"], frame["method"], strict=True)
     ]
     return frame
@@ -57,7 +60,10 @@ def verdict_phrases(margin: float) -> dict[str, str]:
         "better": "better than {}",
         "worse": "worse than {}",
         "tied": f"tied with {{}} within {100 * margin:g} point{'s' if margin != 0.01 else ''}",
+        MORE_OFTEN: "learning more often than {}",
+        LESS_OFTEN: "learning less often than {}",
         "unresolved": "unresolved against {}",
+        NOT_LEARNED: "not comparable with {} (no learning at any rate tried)",
     }
 
 
@@ -113,7 +119,7 @@ def arm_figures(
         )
     ]
     made = {name: verdicts.placements(drawn, metric=metric, published=paper)}
-    shown = judged.contrasts[judged.contrasts["n_pairs"] > 0]
+    shown = judged.contrasts[judged.contrasts["n_seeds"] > 0]
     if len(shown):
         made[f"{name}_contrasts"] = verdicts.contrasts(_labelled(shown), margin=margin, published=differences)
     return made
@@ -121,14 +127,16 @@ def arm_figures(
 
 def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
     """Paired contrasts as a table; the screen leaves the second-rank columns to the files."""
+    has_stuck = table["n_stuck_first"] + table["n_stuck_second"] > 0
     columns = [
         Column("first", "cell", text, is_number=False),
         Column("second", "against", text, is_number=False),
         Column("n_pairs", "n", count),
+        *([Column("learn_shown", "learn", text)] if has_stuck.any() else []),
         Column("difference_shown", "difference", text),
         Column("p", "p", p_value, on_screen=False),
         Column("p_holm", "p Holm", p_value),
-        Column("p_sign_flip", "p flip", p_value),
+        Column("p_sign_flip", "p flip", p_value, on_screen=not has_stuck.any()),
         Column("p_equivalent_holm", "p tie", p_value),
         Column("verdict", "verdict", text, is_number=False),
         Column("seeds_needed_shown", "seeds needed", text),
@@ -139,10 +147,15 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
         difference_shown=[
             plus_minus(mean, high, signed) for mean, high in zip(table["difference"], table["high"], strict=True)
         ],
+        learn_shown=[
+            f"{n - first}, {n - second} of {n}" if first or second else ""
+            for n, first, second in table[["n_seeds", "n_stuck_first", "n_stuck_second"]].itertuples(index=False)
+        ],
         seeds_needed_shown=[seeds_needed(row) for row in table.to_dict("records")],
         interval_shown=[interval(low, high, signed) for low, high in zip(table["low"], table["high"], strict=True)],
     )
-    return Table(name, f"Paired contrasts in points (± 95 %); a tie is within {100 * margin:g}", shown, columns)
+    title = f"Paired contrasts in points (± 95 %); a tie is within {100 * margin:g}; {one_look(table)}"
+    return Table(name, title, shown, columns)
 
 
 def seeds_needed(contrast: Mapping[str, Any]) -> str:
@@ -153,7 +166,7 @@ def seeds_needed(contrast: Mapping[str, Any]) -> str:
     return f"{needed} ({low} to {high})"
 
 
-def run_notes(runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, metric: str) -> list[Note]:
+def run_notes(runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame) -> list[Note]:
     """What the reader of a table of cells must know: what failed, what has few seeds, which rates are in doubt."""
     notes = failure_notes(runs)
     few = sorted({int(n) for n in estimates["n_seeds"] if n < stats.MIN_PAIRS})
@@ -164,7 +177,7 @@ def run_notes(runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, 
                 f"no verdict is possible below {stats.MIN_PAIRS}"
             )
         )
-    return [*notes, *rate_notes(rates.loc[estimates.index]), *seed_notes(estimates, metric)]
+    return [*notes, *rate_notes(rates.loc[estimates.index]), *seed_notes(estimates)]
 
 
 def failure_notes(runs: pd.DataFrame) -> list[Note]:
@@ -186,6 +199,7 @@ def rate_notes(rates: pd.DataFrame) -> list[Note]:
             "single": "one rate only was tried",
             "edge": f"is best at the edge of its rates ({', '.join(f'{r:g}' for r in sorted(have))})",
             "behind": "a rate with fewer seeds scores higher on those that both have",
+            tuning.FLAT: "none, since at no rate tried does select tell it from the head alone",
         }[str(certificate)]
         notes.append(gap(f"learning rate of {names}: {at}; add train.lr={values}"))
     passed_over = rates["passed_over"].map(", ".join)
@@ -214,19 +228,15 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
     ]
 
 
-def seed_notes(estimates: pd.DataFrame, metric: str) -> list[Note]:
-    """Cells whose seeds all score the same, and cells whose seeds fall in two groups five margins apart."""
+def seed_notes(estimates: pd.DataFrame) -> list[Note]:
+    """Cells whose seeds all score the same, and cells some of whose seeds did not learn."""
     notes = []
-    flat = [str(cell) for cell, sd in estimates["sd"].items() if sd == 0]
-    if flat:
-        notes.append(gap(f"the score of {listed(flat)} is the same in every seed: is the metric stuck?"))
-    split = []
-    for cell, scores in estimates["scores"].items():
-        groups = stats.two_groups(np.array(list(scores.values())), gap=5 * stats.margin_of(metric))
-        if groups:
-            parts = (f"{len(one)} at about {points(one.mean(), 0)}" for one in groups)
-            split.append(f"{cell} ({' and '.join(parts)})")
-    if split:
-        words = f"the seeds fall in two groups for {listed(split)}: an interval of few such seeds is too narrow"
-        notes.append(gap(words))
+    constant = [str(cell) for cell, sd in estimates["sd"].items() if sd == 0]
+    if constant:
+        notes.append(gap(f"the score of {listed(constant)} is the same in every seed: is the metric stuck?"))
+    for cell, n_stuck, learns in zip(estimates.index, estimates["n_stuck"], estimates["learns"], strict=True):
+        if n_stuck:
+            low, high = failed_interval(n_stuck, len(learns))
+            words = f"{cell}: {n_stuck} of {len(learns)} seeds predict one class or diverged"
+            notes.append(gap(f"{words} ({100 * low:.0f} to {100 * high:.0f} %); contrasts are of those that learn"))
     return notes

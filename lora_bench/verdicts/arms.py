@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,8 +19,9 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.grammar import GROUPS, parse_targets, spell_targets
 from lora_bench.config.schema import METHODS
 from lora_bench.verdicts import settings, stats, tuning
+from lora_bench.verdicts.looks import NOT_LEARNED
 from lora_bench.verdicts.settings import FLOOR, PLACEMENTS, REFERENCE_TARGETS
-from lora_bench.wording import counted
+from lora_bench.wording import counted, listed
 
 _ESTIMATED = ("arm", "lr", "seed", "status", "scored", "report", "train")
 
@@ -83,7 +85,8 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series) -> pd.D
     Returns:
         indexed by the arm's name: method, targets, arm (an `Arm`), ranks (in words), adapter_parameters,
         lr, n_seeds, n_failed, n_missing, mean, low, high, sd, train, gap (train minus report) with its interval,
-        seconds, bytes, scores ({seed: score}), failures ({seed: why}).
+        seconds, bytes, scores ({seed: score}), failures ({seed: why}), learns ({seed: whether it learns}, of those that
+        have a score or diverged), n_stuck (that do not).
     """
     everyone = set(runs.loc[runs["method"] != FLOOR, "seed"])
     first_runs = runs.drop_duplicates("arm")
@@ -91,7 +94,9 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series) -> pd.D
     points = first_runs.set_index("arm").to_dict("index")
     spent = runs.groupby("arm")["adapter_parameters"].max().to_dict()  # a failed run may not have been counted
     rate_of = {str(arm): float(rate) for arm, rate in rates.items()}
-    kept = [name for name in (*_ESTIMATED, "error_kind", "attributed_seconds", "adapter_bytes") if name in runs]
+    kept = [
+        name for name in (*_ESTIMATED, "learns", "error_kind", "attributed_seconds", "adapter_bytes") if name in runs
+    ]
     chosen = runs.loc[runs["lr"] == runs["arm"].map(rate_of), kept].sort_values("seed")
     nothing = chosen.iloc[:0]
     by_arm = {str(arm): at for arm, at in chosen.groupby("arm", sort=False)}
@@ -102,6 +107,7 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series) -> pd.D
         scored, failed = (at, nothing) if is_scored.all() else (at[is_scored], at[~is_scored])
         scores = scored["report"].to_numpy(float)
         low, high = stats.mean_interval(scores)
+        learns = _learns_by_seed(at)
         gaps = scored["train"].to_numpy(float) - scores
         has_train = gaps.size > 0 and bool(np.isfinite(gaps).all())
         gap_low, gap_high = stats.mean_interval(gaps) if has_train else (math.nan, math.nan)
@@ -127,25 +133,36 @@ def estimate(runs: pd.DataFrame, rates: Mapping[str, float] | pd.Series) -> pd.D
             "bytes": _mean_of(scored, "adapter_bytes"),
             "scores": dict(zip(scored["seed"].astype(int), scores, strict=True)),
             "failures": _failures_by_seed(failed) if len(failed) else {},
+            "learns": learns,
+            "n_stuck": len(learns) - sum(learns.values()),
         }
     return tuning.by_arm(rows)
 
 
-def compare(estimates: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float) -> pd.DataFrame:
+def compare(
+    estimates: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float, flat: AbstractSet[str] = frozenset()
+) -> pd.DataFrame:
     """Contrast arms paired by seed; `pairs` is the declared family, and an arm that is absent still counts in it.
+
+    Args:
+        flat: arms that did not learn at any rate: their scores are not compared.
 
     Returns:
         one row per pair: first, second, and the fields of `stats.Contrast` (differences are first minus second); the
-        verdict is `missing` where no seed is shared.
+        verdict is `missing` where no seed is shared, and `did not learn` where one of the two is flat.
     """
     rng = np.random.default_rng(0)
-    scores_of = estimates["scores"].to_dict() if len(estimates) else {}
+    scores_of, learns_of = (estimates[name].to_dict() if len(estimates) else {} for name in ("scores", "learns"))
     family = []
-    for first, second in pairs:
-        scores = [scores_of.get(arm, {}) for arm in (first, second)]
-        seeds = sorted(set(scores[0]) & set(scores[1]))
-        ours, theirs = (np.array([one[seed] for seed in seeds]) for one in scores)
-        family.append(stats.contrast(ours, theirs, margin=margin, rng=rng))
+    for pair in pairs:
+        scores, learns = ([of.get(arm, {}) for arm in pair] for of in (scores_of, learns_of))
+        seeds = sorted(set(learns[0]) & set(learns[1]))
+        ours, theirs = (np.array([one.get(seed, math.nan) for seed in seeds]) for one in scores)
+        learn = tuple(np.array([one[seed] for seed in seeds], dtype=bool) for one in learns)
+        made = stats.contrast(ours, theirs, margin=margin, learn=(learn[0], learn[1]), rng=rng)
+        if not flat.isdisjoint(pair):
+            made = replace(made, p=math.nan, p_sign_flip=math.nan, p_equivalent=math.nan)
+        family.append(made)
     judged = stats.judge(family)
     rows = []
     for (first, second), contrast in zip(pairs, judged, strict=True):
@@ -153,10 +170,12 @@ def compare(estimates: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin
         note = f"{' and '.join(absent)} not in the store" if absent else contrast.note
         dropped = 0
         if not absent:
-            dropped = max(len(scores_of[arm]) for arm in (first, second)) - contrast.n_pairs
+            dropped = max(len(learns_of[arm]) for arm in (first, second)) - contrast.n_seeds
         if dropped and not note:
             note = f"{counted(dropped, 'seed')} without a partner left out"
-        contrast = replace(contrast, verdict=contrast.verdict if contrast.n_pairs else "missing", note=note)
+        contrast = replace(contrast, verdict=contrast.verdict if contrast.n_seeds else "missing", note=note)
+        if contrast.verdict == "unresolved" and not flat.isdisjoint((first, second)):
+            contrast = _not_learned(contrast, [arm for arm in (first, second) if arm in flat])
         rows.append({"first": first, "second": second, **vars(contrast)})
     columns = ["first", "second", *stats.Contrast.__dataclass_fields__]
     table = pd.DataFrame(rows, columns=columns)
@@ -177,7 +196,13 @@ def judge(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float
     of real sweeps share with their calibration on sweeps of known truth."""
     rates = tuning.choose_rates(runs)
     estimates = estimate(runs, rates["lr"])
-    return Judgement(rates, estimates, compare(estimates, pairs, margin=margin))
+    return Judgement(rates, estimates, compare(estimates, pairs, margin=margin, flat=tuning.flat_arms(rates)))
+
+
+def _not_learned(contrast: stats.Contrast, arms: Sequence[str]) -> stats.Contrast:
+    nothing = dict.fromkeys(("seeds_needed", "seeds_needed_low", "seeds_needed_high"))
+    note = f"{listed(arms)} did not learn at any rate tried"
+    return replace(contrast, verdict=NOT_LEARNED, note=note, **nothing)
 
 
 def against_reference(arms: Iterable[str], reference: str = REFERENCE_TARGETS) -> list[tuple[str, str]]:
@@ -252,6 +277,17 @@ def why_failed(failed: pd.DataFrame) -> pd.Series:
     return kinds.where(failed["status"] != "finished", "finished without a finite score").map(
         lambda kind: kind or "failed"
     )
+
+
+def _learns_by_seed(at: pd.DataFrame) -> dict[int, bool]:
+    """Whether each seed learns, of those that came to a result: a score, or that it diverged."""
+    is_scored = at["scored"].to_numpy(bool)
+    learns = is_scored & at["learns"].to_numpy(bool) if "learns" in at else is_scored
+    has_diverged = (at["status"] == "finished").to_numpy(bool)
+    if "error_kind" in at:
+        has_diverged = has_diverged | (at["error_kind"] == "nonfinite").to_numpy(bool)
+    ended = is_scored | has_diverged
+    return dict(zip(at["seed"].to_numpy(int)[ended].tolist(), learns[ended].tolist(), strict=True))
 
 
 def _failures_by_seed(failed: pd.DataFrame) -> dict[int, str]:

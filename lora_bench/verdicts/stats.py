@@ -4,7 +4,9 @@
 
 A contrast is called `better` or `worse` by the paired t test after Holm's correction over the declared contrasts,
 `tied` by two one-sided tests against a stated margin, and `unresolved` otherwise. A resolved word needs four pairs;
-differences that are the same in every seed fit no t distribution, and are judged by the sign flip.
+differences that are the same in every seed fit no t distribution, and are judged by the sign flip. Seeds whose model
+predicts one class, or diverges, say nothing of how well a placement does where it learns: they are set aside and
+counted, and where there are any, half of the error goes to Fisher's exact test of the shares that learn, as in `looks`.
 Source: Student 1908; Holm 1979; Schuirmann 1987; Agarwal et al. 2021, arXiv:2108.13264.
 """
 
@@ -18,7 +20,7 @@ import numpy as np
 from scipy import special, stats
 
 from lora_bench.verdicts.family import MIN_PAIRS
-from lora_bench.verdicts.looks import p_of
+from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, p_of, p_of_shares
 from lora_bench.verdicts.power import sd_interval, seeds_to_settle, smallest_difference
 from lora_bench.wording import counted
 
@@ -30,7 +32,6 @@ MARGINS = {  # the largest difference that counts as none, in the metric's own u
     "spearman": 0.01,
     "matthews": 0.02,  # twice accuracy's: on balanced labels a point of accuracy moves it by two
 }
-MIN_TO_SPLIT = 5  # scores, below which two groups cannot be told from one
 SMALL = "real, but smaller than the margin"
 EXACT_FLIPS = 14  # up to 2^14 sign patterns are listed, beyond that they are drawn
 
@@ -70,35 +71,6 @@ def half_width(sd: Any, n: Any, *, level: float = 0.95) -> Any:
         in the unit of `sd`.
     """
     return special.stdtrit(n - 1, (1 + level) / 2) * np.where(np.asarray(sd) > 1e-12, sd, math.nan) / np.sqrt(n)
-
-
-def two_groups(scores: np.ndarray, *, gap: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Scores that fall in two groups, as when some seeds learn and others stay at the majority class; else None.
-
-    The cut is the one of least variance within (Otsu 1979). Two groups it is when that leaves at most 5 % of the
-    variance, as fewer than 1 % of sets of 8 normal scores do and 8 % of sets of 5, and the groups' means lie `gap`
-    apart; below 5 scores, never.
-
-    Args:
-        scores: (n_seeds,).
-        gap: smallest distance of the two means that matters, in units of the score.
-
-    Returns:
-        the lower and the higher scores, each sorted.
-    """
-    ordered = np.sort(np.asarray(scores, dtype=float))
-    n = len(ordered)
-    if n < MIN_TO_SPLIT:
-        return None
-    sizes = np.arange(1, n)
-    sums = np.cumsum(ordered)[:-1]
-    distance = (ordered.sum() - sums) / (n - sizes) - sums / sizes
-    between = sizes * (n - sizes) / n * distance**2
-    cut = int(between.argmax())
-    within = float(((ordered - ordered.mean()) ** 2).sum()) - float(between[cut])
-    if distance[cut] <= 0 or distance[cut] < gap or within > 0.05 * between[cut] / 0.95:
-        return None
-    return ordered[: cut + 1], ordered[cut + 1 :]
 
 
 def bootstrap_interval(
@@ -215,7 +187,7 @@ def holm(p: np.ndarray) -> np.ndarray:
 class Contrast:
     """One paired comparison, first cell minus second; all scores in the metric's own unit."""
 
-    n_pairs: int
+    n_pairs: int  # seeds in which both learn
     difference: float = math.nan
     low: float = math.nan  # 95 % interval of the difference, for this contrast alone
     high: float = math.nan
@@ -226,32 +198,54 @@ class Contrast:
     margin: float = field(kw_only=True)
     p_holm: float = math.nan
     p_equivalent_holm: float = math.nan
-    verdict: str = "unresolved"  # better | worse | tied | unresolved, said of the first cell
+    n_seeds: int = 0  # that both cells have ended, in whatever way
+    n_stuck_first: int = 0  # of these, seeds that predict one class or diverged
+    n_stuck_second: int = 0
+    verdict: str = (
+        "unresolved"  # better | worse | tied | learns more often | learns less often | unresolved, of the first
+    )
     note: str = ""  # why no test applied, or what a reader must know beside the verdict
     seeds_needed: int | None = None  # in all, for 80 % power to call it either way; None if resolved or unknowable
     seeds_needed_low: int | None = None  # 95 % interval of these, since the sd is an estimate
     seeds_needed_high: int | None = None
     smallest_difference: float = math.nan  # what this many pairs see with 80 % power after correction
 
+    @property
+    def has_stuck(self) -> bool:
+        return self.n_stuck_first + self.n_stuck_second > 0
+
 
 def contrast(
-    first: np.ndarray, second: np.ndarray, *, margin: float, level: float = 0.95, rng: np.random.Generator | None = None
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    margin: float,
+    learn: tuple[np.ndarray, np.ndarray] | None = None,
+    level: float = 0.95,
+    rng: np.random.Generator | None = None,
 ) -> Contrast:
     """Compare two cells over the seeds that they share; `judge` turns a family of these into verdicts.
 
     Args:
-        first, second: (n_pairs,), aligned by seed, finite.
+        first, second: (n_seeds,), aligned by seed, finite where both learn.
+        learn: whether each seed of the first and of the second learns, (n_seeds,) each; None: all do.
     """
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if first.shape != second.shape or first.ndim != 1:
         raise ValueError(f"scores must be paired: got shapes {first.shape} and {second.shape}")
+    n_seeds, stuck = first.size, (0, 0)
+    if learn is not None:
+        stuck = int((~learn[0]).sum()), int((~learn[1]).sum())
+        first, second = (scores[learn[0] & learn[1]] for scores in (first, second))
+    made = Contrast(first.size, margin=margin, n_seeds=n_seeds, n_stuck_first=stuck[0], n_stuck_second=stuck[1])
     differences = first - second
     require_finite(differences)
     n = differences.size
-    if n < 2:
-        if n == 0:
-            return Contrast(n, margin=margin, note="no shared seed")
-        return Contrast(n, float(differences[0]), margin=margin, note="one shared seed: no interval and no test")
+    shared = "shared seed that learns" if any(stuck) else "shared seed"
+    if n == 0:
+        return replace(made, note=f"no {shared}")
+    if n == 1:
+        return replace(made, difference=float(differences[0]), note=f"one {shared}: no interval and no test")
     low, high = mean_interval(differences, level=level)
     sd = float(differences.std(ddof=1))
     note = ""
@@ -263,9 +257,9 @@ def contrast(
         if np.ptp(first) == 0 == np.ptp(second):
             note, p_equivalent = "the scores do not vary over seeds", 1.0  # stuck alike is no tie
     if n < MIN_PAIRS:
-        note = f"{n} shared seeds: a verdict needs {MIN_PAIRS}"
-    return Contrast(
-        n_pairs=n,
+        note = f"{n} {shared.replace('seed', 'seeds').replace('learns', 'learn')}: a verdict needs {MIN_PAIRS}"
+    return replace(
+        made,
         difference=float(differences.mean()),
         low=low,
         high=high,
@@ -273,7 +267,6 @@ def contrast(
         p=p,
         p_sign_flip=float(sign_flip_p(differences, rng=rng or np.random.default_rng(0))),
         p_equivalent=p_equivalent,
-        margin=margin,
         note=note,
     )
 
@@ -293,14 +286,14 @@ def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) ->
     if not family:
         return []
     error = 1 - level
-    has_pairs = np.array([c.n_pairs >= MIN_PAIRS for c in family])
-    adjusted = holm(np.where(has_pairs, [c.p for c in family], math.nan))
-    adjusted_equivalent = holm(np.where(has_pairs, [c.p_equivalent for c in family], math.nan))
+    asked = [_asked(pair) for pair in family]
+    adjusted = holm(np.array([p for p, _, _ in asked]))
+    adjusted_equivalent = holm(np.array([p for _, p, _ in asked]))
     judged = []
-    for pair, p, p_equivalent in zip(family, adjusted, adjusted_equivalent, strict=True):
+    for pair, p, p_equivalent, (_, _, word) in zip(family, adjusted, adjusted_equivalent, asked, strict=True):
         verdict, note = "unresolved", pair.note
         if p < error:
-            verdict = "better" if pair.difference > 0 else "worse"
+            verdict = word
             if p_equivalent < error:
                 note = SMALL
         elif p_equivalent < error:
@@ -309,7 +302,7 @@ def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) ->
         if pair.n_pairs >= 2 and pair.sd > 0:
             corrected = error / len(family)
             smallest = smallest_difference(pair.n_pairs, pair.sd, error=corrected, power=power)
-            if verdict == "unresolved":
+            if verdict == "unresolved" and not pair.has_stuck:
                 sds = pair.sd, *sd_interval(pair.sd, pair.n_pairs, level=level)
                 needed = tuple(
                     seeds_to_settle(pair.margin / sd, error=corrected, power=power, least=MIN_PAIRS) for sd in sds
@@ -328,6 +321,20 @@ def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) ->
             )
         )
     return judged
+
+
+def _asked(pair: Contrast) -> tuple[float, float, str]:
+    """The p of a difference and of a tie, before Holm, and the word that the difference would get; nan: no test."""
+    p, p_tied = (pair.p, pair.p_equivalent) if pair.n_pairs >= MIN_PAIRS else (math.nan, math.nan)
+    word = "better" if pair.difference > 0 else "worse"
+    if not pair.has_stuck:
+        return p, p_tied, word
+    learn = (np.arange(pair.n_seeds) >= n_stuck for n_stuck in (pair.n_stuck_first, pair.n_stuck_second))
+    fewer, more = p_of_shares(*learn)
+    p_share = min(1.0, 2 * min(fewer, more))
+    if not 2 * p <= p_share:
+        return p_share, min(1.0, 2 * p_tied), MORE_OFTEN if more < fewer else LESS_OFTEN
+    return 2 * p, min(1.0, 2 * p_tied), word
 
 
 def cannot_resolve(n_seeds: int, n_contrasts: int) -> str | None:

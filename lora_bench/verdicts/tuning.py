@@ -1,6 +1,9 @@
 """The learning rate of each arm: chosen on `select`, never on `report`, with a certificate of the search.
 
-    rate(arm) = argmax over rates of mean over seeds of the score on `select`       (a tie goes to the smaller rate)
+    rate(arm) = argmax over rates of mean over seeds of the score on `select`       (a tie goes to the higher rate)
+
+Of equal rates the higher is nearer to where other placements learn. A placement that does no better than the head alone
+at any rate has no rate to be shown at (`flat`).
 
 A placement that learns at another rate than its rival is neither better nor worse for it: each gets its own. The search
 may be a grid, or staged (`lora-bench next_stage`), which leaves rates with unequal seeds behind.
@@ -14,9 +17,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lora_bench.verdicts import stats
+from lora_bench.verdicts import looks, stats
+from lora_bench.verdicts.family import Points
+from lora_bench.verdicts.settings import FLOOR
 
-UNCERTIFIED = ("edge", "behind", "single")  # certificates of a rate that another may beat
+FLAT = "flat"  # the certificate of an arm that does no better than the head alone at any rate
+UNCERTIFIED = ("edge", "behind", "single", FLAT)  # certificates of a rate that another may beat
 HALF_DECADE = 0.5  # in log10: one step of a grid such as 1e-3, 3e-3, 1e-2
 FULL = "full"
 
@@ -28,20 +34,37 @@ def choose_rates(runs: pd.DataFrame) -> pd.DataFrame:
     survivors of a diverging one, cannot win. A rate with fewer, as the earlier stages of a staged search leave behind,
     counts as tried, and stands against the winner on the seeds that both have. Certificate: `inside` the rates tried;
     `inside*`, at the edge but within one standard error of a rate that is inside; `edge`; `behind` a rate with fewer
-    seeds by more than two standard errors of a difference (from the spread within the arm's rates); or `single` when
-    one rate was tried. `add` lists rates that would settle it. A rate that diverged counts as tried.
+    seeds by more than two standard errors of a difference (from the spread within the arm's rates); `single` when one
+    rate was tried; or `flat` where the runs hold the head alone, and the arm is shown to be within the metric's margin
+    of it on `select` at every rate tried (`looks.learning_of`). `add` lists rates that would settle it. A rate that
+    diverged counts as tried.
 
     Args:
         runs: prepared runs with a column `arm`.
 
     Returns:
-        one row per arm, indexed by arm in order of appearance: lr, certificate, add, rates, select, select_error,
-        passed_over (rates that could not compete, and why).
+        one row per arm, indexed by arm in order of appearance: lr, second (the next best of the rates that compete, nan
+        without one), certificate, add, rates, select, select_error, passed_over (which could not compete, and why).
     """
     narrow = runs[["arm", "lr", "seed", "select"]].assign(select=runs["select"].where(runs["scored"]))
     points = narrow.groupby(["arm", "lr", "seed"], sort=True)["select"].mean().reset_index()
     of_arm = dict(iter(points.groupby("arm", sort=False)))
-    return by_arm({arm: _choose(*_seeds_by_rates(of_arm[arm])) for arm in narrow["arm"].unique()})
+    rows = {arm: _choose(*_seeds_by_rates(of_arm[arm])) for arm in narrow["arm"].unique()}
+    floors = set(runs.loc[runs["method"] == FLOOR, "arm"]) if "method" in runs else set()
+    for floor in floors:
+        at_floor = of_arm[floor][of_arm[floor]["lr"] == rows[floor]["lr"]].set_index("seed")["select"].dropna()
+        margin = stats.margin_of(str(runs["metric"].iloc[0]) if "metric" in runs else "")
+        for arm in rows.keys() - floors:
+            if _is_flat(of_arm[arm], at_floor, margin):
+                tried = rows[arm]["rates"]
+                around = [beyond(tried[0], 10**-0.5), beyond(tried[-1], 10**0.5)]
+                rows[arm] |= {"certificate": FLAT, "add": around}
+    return by_arm(rows)
+
+
+def flat_arms(rates: pd.DataFrame) -> set[str]:
+    """The arms that did not learn at any rate, of a frame of `choose_rates`."""
+    return set(rates.index[rates["certificate"] == FLAT])
 
 
 def at_chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
@@ -56,7 +79,7 @@ def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for arm, mine in scored.groupby("arm", sort=False):
         table = mine.set_index(["seed", "lr"])["select"].unstack("lr").dropna()
-        rows[str(arm)] = table.idxmax(axis=1)  # the first, so the smaller rate, of equals
+        rows[str(arm)] = table.iloc[:, ::-1].idxmax(axis=1)  # the first, so the higher rate, of equals
     return by_arm(rows)
 
 
@@ -150,8 +173,9 @@ def _choose(rates: list[float], has_run: np.ndarray, table: np.ndarray) -> dict[
     competes = np.flatnonzero(scored == most)
     means = np.array([table[is_scored[:, i], i].mean() for i in competes])
     level = means.max() - 1e-12 * max(1.0, abs(means.max()))
-    first = int(np.argmax(means >= level))
-    winner = int(competes[first])
+    best = int(np.flatnonzero(means >= level)[-1])
+    winner = int(competes[best])
+    rivals = [i for i in np.argsort(-means, kind="stable") if i != best]
     certificate, add = _certify(rates, has_run, table, winner)
     passed_over = [
         f"{rates[i]:g} ({run[i] - scored[i]} failed)"
@@ -161,13 +185,31 @@ def _choose(rates: list[float], has_run: np.ndarray, table: np.ndarray) -> dict[
     ]
     return {
         "lr": rates[winner],
+        "second": rates[competes[rivals[0]]] if rivals else math.nan,
         "certificate": certificate,
         "add": add,
         "rates": rates,
-        "select": float(means[first]),
+        "select": float(means[best]),
         "select_error": _deviation(table[:, winner]) / math.sqrt(most),
         "passed_over": passed_over,
     }
+
+
+def _is_flat(points: pd.DataFrame, floor: pd.Series, margin: float) -> bool:
+    """Whether no rate lifts an arm above the floor on `select`; with a single shared seed, by a margin."""
+    table = points.pivot_table(index="seed", columns="lr", values="select").reindex(floor.index)
+    n_shared = table.notna().sum()
+    ended = np.ones(len(floor), bool)
+    of_floor = Points(floor.to_numpy(float), floor.to_numpy(float), ended, ended)
+    several = [
+        Points(scores.to_numpy(float), scores.to_numpy(float), ended, ended)
+        for rate, scores in table.items()
+        if n_shared[rate] > 1
+    ]
+    lead = table.loc[:, n_shared == 1].sub(floor, axis=0).to_numpy()
+    if not several or (lead >= margin).any():
+        return False
+    return looks.learning_of(several, of_floor, margin) == looks.FLAT
 
 
 def _certify(rates: list[float], has_run: np.ndarray, table: np.ndarray, winner: int) -> tuple[str, list[float]]:
@@ -224,6 +266,7 @@ def _spread_within(table: np.ndarray) -> float:
 def _no_rate(rates: list[float]) -> dict:
     return {
         "lr": rates[0] if rates else math.nan,
+        "second": math.nan,
         "certificate": "none",
         "add": [],
         "rates": rates,

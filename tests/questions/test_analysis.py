@@ -104,7 +104,7 @@ def sweep(scores: dict[float, list[float | None]], targets: str = "qv") -> list[
         ({1e-3: [0.1, 0.2], 3e-3: [0.3, 0.4], 1e-2: [0.6, 0.7]}, 1e-2, "edge", [0.03, 0.1]),
         ({1e-3: [0.6, 0.7], 3e-3: [0.3, 0.4], 1e-2: [0.1, 0.2]}, 1e-3, "edge", [1e-4, 3e-4]),
         ({1e-3: [0.1, 0.2], 3e-3: [0.60, 0.71], 1e-2: [0.61, 0.71]}, 1e-2, "inside*", []),
-        ({1e-3: [0.5, 0.5], 3e-3: [0.5, 0.5], 1e-2: [0.1, 0.1]}, 1e-3, "inside*", []),
+        ({1e-3: [0.5, 0.5], 3e-3: [0.5, 0.5], 1e-2: [0.1, 0.1]}, 3e-3, "inside", []),
         ({3e-3: [0.5, 0.6]}, 3e-3, "single", [1e-3, 1e-2]),
         ({1e-3: [0.1, 0.2], 3e-3: [0.5, 0.6], 1e-2: [None, 0.99]}, 3e-3, "inside", []),
         ({1e-3: [0.1, 0.2, 0.1], 3e-3: [0.5, 0.5, 0.6], 1e-2: [0.9]}, 3e-3, "behind", [0.01]),
@@ -138,7 +138,7 @@ STAGED = {3e-4: 1, 1e-3: 8, 2e-3: 2, 3e-3: 2}  # rate -> seeds that were run
         ({"q": {1e-3: 8, 3e-3: 8}, "k": {1e-3: 8}}, "k at lr 0.003, all seeds"),
         ({"q": STAGED, "k": STAGED}, ""),
         ({"q": STAGED, "k": {3e-4: 1, 1e-3: 2, 2e-3: 2, 3e-3: 8}}, ""),
-        ({"q": STAGED, "k": STAGED, "v": STAGED | {1e-3: 2}}, "v at lr 0.001, seeds 2 to 7"),
+        ({"q": STAGED, "k": STAGED, "v": STAGED | {1e-3: 2}}, "v at lr 0.003, seeds 2 to 7"),
         ({"q": STAGED, "k": STAGED, "v": STAGED | {1e-3: 7}}, "v at lr 0.001, seeds 7"),
         ({"q": {1e-3: 3}, "k": {1e-3: 3}}, "v, o"),
         ({arm: {1e-3: 8, 2e-3: 8, 3e-3: 2, 5e-3: 1} for arm in "qk"}, ""),  # the two best with all

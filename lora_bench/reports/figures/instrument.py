@@ -165,6 +165,7 @@ def planted_matrix(table: pd.DataFrame, *, metric: str) -> Figure:
     figure = Figure(figsize=(min(PAGE, 1.1 + 0.52 * len(students)), 1.0 + 0.28 * len(teachers)), layout="constrained")
     axis = figure.subplots()
     signs = {"better": " ▲", "worse": " ▼", "tied": " =", "unresolved": " ?"}
+    signs |= {"learns more often": " △", "learns less often": " ▽", "did not learn": " ×"}
     shades = sns.light_palette(BLUE, as_cmap=True)
     finite = table["mean"][np.isfinite(table["mean"])]
     low, spread = (finite.min(), max(finite.max() - finite.min(), 1e-9)) if len(finite) else (0.0, 1.0)

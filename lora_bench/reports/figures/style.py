@@ -40,11 +40,11 @@ VERDICTS = {  # said of the first cell: colour, marker
     "better": (BLUE, "o"),
     "worse": (RED, "s"),
     "tied": (GREEN, "D"),
-    "unresolved": (FAINT, "o"),
-    "learns more often": (BLUE, "^"),  # the words of a study beside these
+    "learns more often": (BLUE, "^"),
     "learns less often": (RED, "v"),
+    "unresolved": (FAINT, "o"),
     "open": (FAINT, "o"),
-    "did not learn": (FAINT, "x"),
+    "did not learn": (FAINT, "X"),
 }
 SERIES = {
     "q": (BLUE, "o"),

@@ -229,13 +229,15 @@ def verdict_matrix(table: pd.DataFrame) -> Figure:
     )
     axis = figure.subplots()
     fills = {"better": "#cfe3f3", "worse": "#f7d3c4", "tied": "#cdebe1", "unresolved": "#eeeeee", "missing": "#ffffff"}
+    fills |= {"learns more often": fills["better"], "learns less often": fills["worse"], "did not learn": "#ffffff"}
     signs = {"better": "▲", "worse": "▼", "tied": "=", "unresolved": "?", "missing": "–"}
+    signs |= {"learns more often": "△", "learns less often": "▽", "did not learn": "×"}
     for _, one in table.iterrows():
         x, y = contrasts_.index(one["contrast"]), settings.index(one["setting"])
         axis.add_patch(
             matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fills[one["verdict"]], ec="white", lw=1.5)
         )
-        told = "" if one["verdict"] == "missing" else f" {100 * one['difference']:+.1f}".replace("-", "−")
+        told = "" if not np.isfinite(one["difference"]) else f" {100 * one['difference']:+.1f}".replace("-", "−")
         axis.text(x, y, f"{signs[one['verdict']]}{told}", ha="center", va="center", fontsize=6.5, color=INK)
     axis.set_xlim(-0.5, len(contrasts_) - 0.5)
     axis.set_ylim(len(settings) - 0.5, -0.5)
@@ -245,7 +247,8 @@ def verdict_matrix(table: pd.DataFrame) -> Figure:
     axis.grid(visible=False)
     axis.tick_params(length=0, top=False)
     sns.despine(ax=axis, left=True, bottom=True)
-    key = "▲ better   ▼ worse   = tied   ? unresolved   – missing\ndifferences in points"
+    key = "▲ better   ▼ worse   = tied   ? unresolved   – missing\n"
+    key += "differences in points; △ ▽ learns more, less often   × did not learn"
     figure.supxlabel(key, fontsize=6, x=0.01, ha="left")
     return figure
 

@@ -1,0 +1,46 @@
+"""Which runs learned, read from the predictions that a store keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fake_store import fake_record
+from lora_bench.questions import weight_types
+from lora_bench.reports.scope import Scope
+from lora_bench.store.folder import Store
+from lora_bench.verdicts.looks import failed_interval
+
+ROWS = 200
+
+
+def predictions(is_stuck: bool, rng: np.random.Generator) -> pd.DataFrame:
+    label = rng.integers(2, size=ROWS)
+    said = np.zeros(ROWS, int) if is_stuck else np.where(rng.random(ROWS) < 0.8, label, 1 - label)
+    split = np.where(np.arange(ROWS) % 2, "report", "select")
+    return pd.DataFrame(
+        {"split": split, "row": range(ROWS), "label": label, "logit_0": 1.0 - said, "logit_1": said * 1.0}
+    )
+
+
+@pytest.mark.parametrize("n_stuck", [0, 1, 6])
+@pytest.mark.parametrize("is_kept", [True, False], ids=["predictions", "none"])
+def test_seeds_that_predict_one_class_are_counted_with_their_interval(tmp_path, n_stuck, is_kept):
+    """Scores alone told it in half of the cases, and never of four seeds in eight."""
+    rng, store = np.random.default_rng(0), Store(tmp_path)
+    for targets in ("q", "qv"):
+        for seed in range(8):
+            is_stuck = targets == "q" and seed < n_stuck
+            score = 0.0 if is_stuck else 0.4 + 0.01 * rng.normal()
+            record = fake_record(targets=targets, rank=8 if targets == "q" else 4, seed=seed, report=score)
+            store.write(record, predictions=predictions(is_stuck, rng) if is_kept else None)
+    scope = Scope(tmp_path)
+    (section,) = weight_types.sections(scope.read(), scope)
+    low, high = (round(100 * end) for end in failed_interval(n_stuck, 8))
+    told = f"q r=8: {n_stuck} of 8 seeds predict one class or diverged ({low} to {high} %)".replace(" r=8", "")
+    assert any(remark.startswith(told) for remark in section.remarks) == (is_kept and n_stuck > 0)
+    assert any("one look, 8 seeds" in remark for remark in section.remarks)
+    assert "one look, 8 seeds" in section.tables[1].title
+    contrast = section.judged.contrasts.set_index("second").loc["q"]
+    assert contrast["n_pairs"] == (8 - n_stuck if is_kept else 8)
