@@ -197,17 +197,13 @@ def _choose(rates: list[float], has_run: np.ndarray, table: np.ndarray) -> dict[
 
 def _is_flat(points: pd.DataFrame, floor: pd.Series, margin: float) -> bool:
     """Whether no rate lifts an arm above the floor on `select`; with a single shared seed, by a margin."""
-    table = points.pivot_table(index="seed", columns="lr", values="select").reindex(floor.index)
-    n_shared = table.notna().sum()
-    ended = np.ones(len(floor), bool)
-    of_floor = Points(floor.to_numpy(float), floor.to_numpy(float), ended, ended)
-    several = [
-        Points(scores.to_numpy(float), scores.to_numpy(float), ended, ended)
-        for rate, scores in table.items()
-        if n_shared[rate] > 1
-    ]
-    lead = table.loc[:, n_shared == 1].sub(floor, axis=0).to_numpy()
-    if not several or (lead >= margin).any():
+    by_rate = points.pivot_table(index="seed", columns="lr", values="select").reindex(floor.index)
+    table, at_floor = by_rate.to_numpy(float), floor.to_numpy(float)
+    n_shared = np.isfinite(table).sum(axis=0)
+    ended = np.ones(at_floor.size, bool)
+    several = [Points(scores, scores, ended, ended) for scores in table.T[n_shared > 1]]
+    of_floor = Points(at_floor, at_floor, ended, ended)
+    if not several or (table[:, n_shared == 1] - at_floor[:, None] >= margin).any():
         return False
     return looks.learning_of(several, of_floor, margin) == looks.FLAT
 

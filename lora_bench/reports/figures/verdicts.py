@@ -125,7 +125,7 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
         )
     axis.set_yticks(range(n), list(table["label"]))
     axis.set_ylim(n - 0.4, -0.6)
-    axis.set_xlabel(f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}")
+    axis.set_xlabel(f"paired difference (points, 95 %)\nshaded: a tie, ±{100 * margin:g}")
     tidy(axis)
     return figure
 
