@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
 from lora_bench.models.quiet import first_line, quiet
+from lora_bench.models.tokenizer_file import require_faithful
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 """JSON files that transformers reads a tokenizer from."""
@@ -29,7 +30,8 @@ def load(config: ModelConfig, folder: Path) -> Any:
     """The tokenizer of a folder, with a pad token and padding on the right.
 
     Raises:
-        ConfigError: when transformers cannot read it, or it knows no words or no token to pad with.
+        ConfigError: when transformers cannot read it, or not as its own file says, or it knows no words or no token to
+            pad with.
     """
     works = "save the model's own there, with AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
     try:
@@ -46,6 +48,7 @@ def load(config: ModelConfig, folder: Path) -> Any:
         names = [name for name in tokenizer.vocab_files_names.values() if not (folder / name).is_file()]
         lacks = f"no {' and no '.join(names)}" if names else "files of an empty vocabulary"
         raise ConfigError(f"model.name: no usable tokenizer for {config.name!r} ({str(folder)!r} has {lacks}); {works}")
+    require_faithful(tokenizer, config.name, folder)
     _choose_padding(tokenizer, config.name, folder)
     return tokenizer
 
