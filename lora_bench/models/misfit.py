@@ -34,9 +34,23 @@ def require_base(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored])
     Raises:
         ConfigError: with the prefix, the numbers of layers, the two shapes or the name that shows why.
     """
+    _refuse_twins(model, stored)
     misfit = _Misfit.of(model, fit, stored)
     if misfit is not None:
         raise ConfigError(f"model.name: the weights are not those of the model in config.json: {misfit.reason()}")
+
+
+def _refuse_twins(model: PreTrainedModel, stored: Mapping[str, Stored]) -> None:
+    """Refuse weights that hold a parameter of the base model under two of its names: which is loaded, none can tell."""
+    parameters = {_bare(model, name) for name, _ in model.named_parameters()} - set(head_parameters(model))
+    names: dict[str, str] = {}
+    for name in sorted(stored):
+        bare = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", _bare(model, name)))
+        if bare in parameters and names.setdefault(bare, name) != name:
+            raise ConfigError(
+                f"model.name: the weights hold one parameter twice, as {names[bare]!r} and as {name!r}; save the model "
+                "once more with save_pretrained"
+            )
 
 
 @dataclass(frozen=True)

@@ -376,3 +376,20 @@ def test_a_head_of_another_kind_and_the_same_shape_is_drawn_anew(name, kind, tmp
     other = shutil.copytree(folder, tmp_path / "kept")
     configure(other, architectures=["OurForSequenceClassification"])
     assert planned(other).fingerprint != planned(folder).fingerprint, "the two begin with other heads"
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "twin"),
+    [
+        ("bert", "encoder.layer.1.output.dense.weight", "bert.encoder.layer.1.output.dense.weight"),
+        ("gpt2", "h.0.ln_1.bias", "transformer.h.0.ln_1.bias"),
+        ("llama", "layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
+        ("bert", "embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma"),
+        ("bert", "embeddings.LayerNorm.bias", "bert.embeddings.LayerNorm.beta"),
+    ],
+)
+def test_a_parameter_that_the_weights_hold_twice_is_refused(name, part, twin, tmp_path):
+    """Two checkpoints in one file: transformers takes either, and which one depends on the order of names."""
+    folder = saved(tmp_path, name)
+    change(folder, lambda tensors: tensors | {twin: tensors[part] + 1})
+    assert f"one parameter twice, as {min(part, twin)!r} and as {max(part, twin)!r}" in refused(folder)
