@@ -26,6 +26,7 @@ FROM_PADDING = (  # a first position behind the padding index
 )
 LEARNED = {  # families whose positions are rows of a table
     **dict.fromkeys(FROM_PADDING, COMMON),
+    "luke": {**COMMON, "entity_vocab_size": 9, "entity_emb_size": 16},  # else half a million entities
     **dict.fromkeys(("bert", "megatron-bert", "rembert", "layoutlm", "ernie", "mra", "nystromformer"), COMMON),
     **dict.fromkeys(("mpnet", "electra", "albert", "big_bird", "roformer", "fnet"), COMMON),
     "deberta": COMMON,
