@@ -2,17 +2,30 @@
 
     python analysis/embedded_tasks.py                                 all four, 8,000 train and 1,000 report rows
     python analysis/embedded_tasks.py --task sentiment --rows 2000    a quick look at one
+    python analysis/embedded_tasks.py --noise STORE --rows 400,800        what seeds do to their scores
 
 Classification is scored by balanced accuracy, similarity by Pearson's r, both times 100. Bag of words is a logistic
 (ridge) regression over the word counts of each text, with and without bigrams. 'Head only' trains the classifier on the
 frozen pooler output. Both show their best setting on the report rows, which favours them. 'LoRA qv' trains rank 8,
 alpha 16 on query and value, and the head, at one setting. docs/embedded_tasks.md cites the table.
+
+`--noise` trains qv and head only by `lora-bench`, one epoch in batches of 8, and keeps the runs in STORE. Of each
+number of train and report rows it shows the gain over head only at the rate that does best on `select`, its spread over
+seeds, the share of collapsed seeds, the cost of a run (rows trained, rows scored counting a third), and
+
+    signal = gain / (spread x sqrt(cost / 1000))
+
+how many standard errors the gain is when each placement may train on 1,000 rows. Where it is highest, a contrast of
+the same share of the gain is settled soonest.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,28 +39,48 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from lora_bench import wording
+from lora_bench.store import StoreReader, open_store
+from lora_bench.tasks import metrics
 from lora_bench.tasks.generated.draws import Draws
 from lora_bench.tasks.generated.grammars import GRAMMARS, LABEL_NAMES, generate
 from lora_bench.tasks.generated.lexicon import REPORT
+from lora_bench.verdicts.collapse import has_collapsed
 
 TEXTS = ("text_a", "text_b")
 BATCH_SIZE = 32
 # Two texts at 3e-3 fell to a constant prediction within 200 steps.
 RATES = {"acceptability": 3e-3, "sentiment": 3e-3, "entailment": 1e-3, "similarity": 1e-3}
+SELECT_ROWS = 200
+NOISE = [
+    "train.epochs=1",
+    "train.batch_size=8",
+    "train.max_length=32",
+    "train.dropout=0.0",
+    "train.head_lr=1e-3",
+    "train.precision=fp32",
+]
+QV = ["adapter.targets=qv", "adapter.rank=null", "adapter.budget=q@8"]
 
 
 def main(argv: list[str] | None = None) -> int:
     wording.spell_out()
     parser = argparse.ArgumentParser(description="Measure the embedded tasks: bag of words, head only, LoRA on qv.")
     parser.add_argument("--task", choices=[*GRAMMARS, "all"], default="all")
-    parser.add_argument("--rows", type=int, default=8000, help="train rows (default 8000)")
-    parser.add_argument("--report-rows", type=int, default=1000, help="report rows (default 1000)")
+    parser.add_argument("--rows", default="8000", help="train rows (default 8000); of --noise several")
+    parser.add_argument("--report-rows", default="1000", help="report rows (default 1000); of --noise several")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of LoRA (default 2)")
     parser.add_argument("--lr", type=float, help="peak rate of LoRA (default 3e-3 for one text, 1e-3 for two)")
     parser.add_argument("--head-lr", type=float, default=1e-3, help="peak rate of its head (default 1e-3)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--skip-lora", action="store_true", help="leave out the slow column")
+    parser.add_argument("--noise", type=Path, metavar="STORE", help="measure the noise instead; runs are kept in STORE")
+    parser.add_argument("--rates", default="1e-3,3e-3,1e-2", help="of --noise (default 1e-3,3e-3,1e-2)")
+    parser.add_argument("--seeds", type=int, default=8, help="of --noise (default 8)")
+    parser.add_argument("--phenomena", help="of --noise: those of the acceptability task, separated by commas")
     options = parser.parse_args(argv)
+    if options.noise:
+        return measure_noise(options)
+    options.rows, options.report_rows = int(options.rows), int(options.report_rows)
     logging.set_verbosity_error()  # a new head is meant to be new
     names = list(GRAMMARS) if options.task == "all" else [options.task]
     print(f"{'task':14} {'unigrams':>9} {'+bigrams':>9} {'head only':>10} {'LoRA qv':>8} {'gain':>6} {'seconds':>8}")
@@ -70,6 +103,88 @@ def main(argv: list[str] | None = None) -> int:
         if by_phenomenon:
             print(by_phenomenon, flush=True)
     return 0
+
+
+def measure_noise(options: argparse.Namespace) -> int:
+    """Train what the store lacks and print a line for each number of train and report rows."""
+    names = list(GRAMMARS) if options.task == "all" else [options.task]
+    report_rows = [int(count) for count in options.report_rows.split(",")]
+    print(
+        f"{'task':14} {'train':>6} {'report':>6} {'rate':>6} {'seeds':>6} {'gain':>6} {'spread':>7} {'collapsed':>9} "
+        f"{'cost':>6} {'signal':>7}"
+    )
+    for name in names:
+        for rows in options.rows.split(","):
+            science = [f"task={name}", f"task.train_rows={rows}", f"task.select_rows={SELECT_ROWS}"]
+            science += [f"task.report_rows={max(report_rows)}", *NOISE]
+            if options.phenomena and name == "acceptability":
+                science += [f"task.phenomena=[{options.phenomena}]"]
+            common = [*science, f"seed=range({options.seeds})", f"store={options.noise}", "store.keep_adapters=none"]
+            for arm in (["adapter=head_only", "train.lr=1e-3"], [*QV, f"train.lr={options.rates}"]):
+                command = [sys.executable, "-m", "lora_bench", "-m", *common, *arm]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            store = open_store(options.noise)
+            runs = store.frame()
+            is_asked = (runs["task"] == name) & (runs["train_rows"] == int(rows)) & (runs["seed"] < options.seeds)
+            is_asked &= runs["run_id"].isin(runs_with(store, phenomena=options.phenomena, report_rows=max(report_rows)))
+            for count in report_rows:
+                print(noise_line(name, int(rows), noise(runs[is_asked], store, count)), flush=True)
+    return 0
+
+
+def runs_with(store: StoreReader, *, phenomena: str | None, report_rows: int) -> set[str]:
+    """Ids of the runs on these phenomena, all when None, that have at least so many report rows."""
+    asked = sorted(phenomena.split(",")) if phenomena else []
+    return {
+        record["run_id"]
+        for record in store.records()
+        if sorted(record["config"]["task"]["phenomena"] or []) == asked
+        and record["config"]["task"]["report_rows"] == report_rows
+    }
+
+
+def noise(runs: pd.DataFrame, store: StoreReader, n_report: int) -> dict[str, float]:
+    """Gain of qv over head only and its spread over seeds, in points, on the first `n_report` report rows."""
+    is_floor = runs["method"] == "head_only"
+    adapted = runs[~is_floor]
+    rate = float(adapted.groupby("lr")["select"].mean().idxmax())
+    chosen = adapted[adapted["lr"] == rate]
+    scores, has_fallen = on_report(chosen, store, n_report)
+    floor, _ = on_report(runs[is_floor], store, n_report)
+    gains = (scores - floor.mean())[~has_fallen]
+    gain, spread = float(gains.mean()), float(gains.std(ddof=1))
+    cost = float(chosen["train_rows"].iloc[0]) + (SELECT_ROWS + n_report) / 3
+    return {
+        "report": n_report,
+        "rate": rate,
+        "seeds": len(scores),
+        "gain": gain,
+        "spread": spread,
+        "collapsed": float(has_fallen.mean()),
+        "cost": cost,
+        "signal": gain / (spread * (cost / 1000) ** 0.5),
+    }
+
+
+def on_report(runs: pd.DataFrame, store: StoreReader, n_report: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores x 100 on the first `n_report` report rows, and which seeds collapsed."""
+    scores, has_fallen = [], []
+    for run_id, metric in zip(runs["run_id"], runs["metric"], strict=True):
+        table = store.predictions(run_id)
+        report = table[table["split"] == "report"].head(n_report)
+        logits = report[[column for column in report if column.startswith("logit_")]].to_numpy()
+        labels = report["label"].to_numpy()
+        scores.append(100 * (metrics.score([metric], labels, logits)[metric] or 0.0))
+        has_fallen.append(has_collapsed(table))
+    return np.array(scores), np.array(has_fallen)
+
+
+def noise_line(name: str, rows: int, measured: dict[str, float]) -> str:
+    return (
+        f"{name:14} {rows:6} {measured['report']:6} {measured['rate']:6g} {measured['seeds']:6} "
+        f"{measured['gain']:6.1f} {measured['spread']:7.2f} {measured['collapsed']:9.2f} {measured['cost']:6.0f} "
+        f"{measured['signal']:7.1f}"
+    )
 
 
 def bag_of_words(train: pd.DataFrame, report: pd.DataFrame, longest: int) -> float:

@@ -1,0 +1,64 @@
+"""The noise of the embedded tasks, from which the length of `quick` was chosen."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import matthews_corrcoef
+
+from analysis import embedded_tasks
+
+N_ROWS = 60
+
+
+class Kept:
+    """A store of predictions: of each run the share of rows that it gets right, or None for a collapsed one."""
+
+    def __init__(self, shares):
+        rng = np.random.default_rng(0)
+        self.tables = {run_id: self._table(share, rng) for run_id, share in shares.items()}
+
+    def predictions(self, run_id):
+        return self.tables[run_id]
+
+    @staticmethod
+    def _table(share, rng):
+        labels = np.arange(N_ROWS) % 2
+        said = np.zeros(N_ROWS, int) if share is None else np.where(rng.random(N_ROWS) < share, labels, 1 - labels)
+        report = pd.DataFrame({"split": "report", "label": labels, "logit_0": 1.0 - said, "logit_1": said * 1.0})
+        return pd.concat([report.assign(split="select"), report], ignore_index=True)
+
+
+def runs(**changed):
+    arms = [("head_only", 1e-3, 0.1)] * 3 + [("lora", 1e-3, 0.2)] * 3 + [("lora", 3e-3, 0.6)] * 3
+    table = pd.DataFrame(arms, columns=["method", "lr", "select"])
+    return table.assign(run_id=[f"run{i}" for i in range(9)], metric="matthews", train_rows=400, **changed)
+
+
+@pytest.mark.parametrize("n_report", [20, N_ROWS])
+def test_gain_and_spread_are_those_of_the_first_report_rows_at_the_rate_that_select_chose(n_report):
+    """A length chosen by other rows, or by a rate that report chose, would promise a noise that nobody sees."""
+    store = Kept({f"run{i}": 0.5 if i < 3 else 0.6 if i < 6 else 0.85 for i in range(9)})
+    measured = embedded_tasks.noise(runs(), store, n_report)
+    scores = [
+        100 * matthews_corrcoef(table["label"], table["logit_1"])
+        for table in (store.tables[f"run{i}"].iloc[N_ROWS : N_ROWS + n_report] for i in range(9))
+    ]
+    assert measured["rate"] == 3e-3
+    assert measured["gain"] == pytest.approx(np.mean(scores[6:]) - np.mean(scores[:3]))
+    assert measured["spread"] == pytest.approx(np.std(scores[6:], ddof=1))
+
+
+def test_a_collapsed_seed_is_counted_and_left_out_of_the_spread():
+    """It is no estimate of how well a placement learns: a study tells it apart too."""
+    shares = {f"run{i}": 0.8 for i in range(9)}
+    with_it = embedded_tasks.noise(runs(), Kept(shares | {"run8": None}), N_ROWS)
+    without = embedded_tasks.noise(runs().iloc[:8], Kept(shares), N_ROWS)
+    assert with_it["collapsed"] == pytest.approx(1 / 3)
+    assert with_it["spread"] == pytest.approx(without["spread"])
+
+
+def test_a_report_row_costs_a_third_of_a_train_row():
+    """A forward pass is a third of a training step; more report rows are not free."""
+    store = Kept({f"run{i}": 0.8 for i in range(9)})
+    costs = [embedded_tasks.noise(runs(), store, n_report)["cost"] for n_report in (30, 60)]
+    assert costs[1] - costs[0] == pytest.approx(10)
