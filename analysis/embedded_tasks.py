@@ -119,28 +119,19 @@ def measure_noise(options: argparse.Namespace) -> int:
             science += [f"task.report_rows={max(report_rows)}", *NOISE]
             if options.phenomena and name == "acceptability":
                 science += [f"task.phenomena=[{options.phenomena}]"]
-            common = [*science, f"seed=range({options.seeds})", f"store={options.noise}", "store.keep_adapters=none"]
+            # A folder for each setting: records name their rows by a checksum alone.
+            root = options.noise / "-".join(
+                [name, rows, str(max(report_rows)), (options.phenomena or "all").replace(",", "+")]
+            )
+            common = [*science, f"seed=range({options.seeds})", f"store={root}", "store.keep_adapters=none"]
             for arm in (["adapter=head_only", "train.lr=1e-3"], [*QV, f"train.lr={options.rates}"]):
                 command = [sys.executable, "-m", "lora_bench", "-m", *common, *arm]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            store = open_store(options.noise)
+            store = open_store(root)
             runs = store.frame()
-            is_asked = (runs["task"] == name) & (runs["train_rows"] == int(rows)) & (runs["seed"] < options.seeds)
-            is_asked &= runs["run_id"].isin(runs_with(store, phenomena=options.phenomena, report_rows=max(report_rows)))
             for count in report_rows:
-                print(noise_line(name, int(rows), noise(runs[is_asked], store, count)), flush=True)
+                print(noise_line(name, int(rows), noise(runs, store, count)), flush=True)
     return 0
-
-
-def runs_with(store: StoreReader, *, phenomena: str | None, report_rows: int) -> set[str]:
-    """Ids of the runs on these phenomena, all when None, that have at least so many report rows."""
-    asked = sorted(phenomena.split(",")) if phenomena else []
-    return {
-        record["run_id"]
-        for record in store.records()
-        if sorted(record["config"]["task"]["phenomena"] or []) == asked
-        and record["config"]["task"]["report_rows"] == report_rows
-    }
 
 
 def noise(runs: pd.DataFrame, store: StoreReader, n_report: int) -> dict[str, float]:
