@@ -1,5 +1,6 @@
 """The documentation is true: its commands work, its keys and defaults are the code's, its links lead somewhere."""
 
+import functools
 import re
 import runpy
 import shlex
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 
 from fake_store import depth_records, weight_types_records, write_store
 from hydra_plugins.lora_bench.sweeper import SweeperConf
+from lora_bench.cli import commands as named
 from lora_bench.config.schema import RunConfig
 from lora_bench.store import open_store
 from patience import PATIENCE_SECONDS
@@ -48,19 +50,23 @@ def neighbours(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "analysis"))
 
 
-COMMANDS = [line for line in commands() if re.match(r"(RAY_ADDRESS=\w+ )?lora-bench ", line)]
+NAMED = rf"lora-bench ({'|'.join(named.COMMANDS)})\b"
+COMMANDS = [
+    line for line in commands() if re.match(r"(RAY_ADDRESS=\w+ )?lora-bench ", line) and not re.match(NAMED, line)
+]
 SCRIPTS = [line for line in commands() if line not in COMMANDS]
-SINGLE = [line for line in COMMANDS if not re.search(r"\+sweeps=|study=|show=|--help", line)]
+SINGLE = [line for line in COMMANDS if not re.search(r"\+sweeps=|show[= ]|--help|study", line)]
 READ_STORES = [
     line
     for line in SCRIPTS
-    if re.search(r"analysis/(?!calibration|dashboard|archive).*--store (runs|study|results/study)\b", line)
+    if re.match(NAMED, line)
+    and re.search(r"lora-bench (?!calibration|dashboard|archive).* store=(runs|study|results/study)\b", line)
 ]
 SHORTENED = {  # what takes minutes, an account or a folder of GLUE, as short as its options make it
-    "calibration.py": ("--studies", "1", "--processes", "1", "--sweeps", "6", "--power-sweeps", "2"),
-    "dashboard.py": ("--dry-run",),
+    "calibration": ("studies=1", "processes=1", "sweeps=6", "power_sweeps=2"),
+    "dashboard": ("dry_run=true",),
     "embedded_tasks.py": ("--task", "acceptability", "--rows", "32", "--report-rows", "32", "--epochs", "1"),
-    "archive.py": (),
+    "archive": (),
     "throughput.py": ("--rows", "32", "--batch-size", "8", "--arms", "packed", "--packs", "2", "--rounds", "1"),
 }
 SHORT = {"task.train_rows": 16, "task.select_rows": 8, "task.report_rows": 8, "train.epochs": 1, "train.batch_size": 8}
@@ -88,7 +94,7 @@ def test_sweeps_of_the_documentation_run(arguments, command, tmp_path, training)
     (tmp_path / "runs").mkdir()
     ended = command(*arguments)
     assert ended.status == 0, ended.text
-    if any(word.startswith("+sweeps=") for word in arguments) and "hydra.sweeper.dry_run=true" not in arguments:
+    if any(word.startswith("+sweeps=") for word in arguments) and "dry_run=true" not in arguments:
         assert training.packs and "runs finished. Next:" in ended.text
     if any(word.startswith("study=") for word in arguments) and "dry_run=true" not in arguments:
         assert training.packs and "the study is over. Next:" in ended.text
@@ -112,23 +118,21 @@ def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
     (sweep,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "halves.yaml").write_text(sweep, encoding="utf-8")
-    ended = command("+sweeps=halves", "tracking=none", "hydra.sweeper.dry_run=true")
+    ended = command("+sweeps=halves", "tracking=none", "dry_run=true")
     assert ended.status == 0, ended.text
     assert "6 cells, 8 seeds, 48 runs" in ended.out
 
 
-def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, neighbours, tmp_path):
+def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, tmp_path):
     """Line by line, with training that takes no time."""
     training.saves_adapters = True
     block = next(one for one in shell_blocks(ROOT / "docs" / "tutorial.md") if "store=study dry_run=true" in one)
     elsewhere = ("model.name=", "task=", "task.")
     for words in map(shlex.split, block.strip().splitlines()):
-        if words[0] == "lora-bench":
-            given = [word for word in words[1:] if not word.startswith(elsewhere)]
-            ended = command(*given, "task=acceptability", "tracking=none")
-            assert ended.status == 0, ended.text
-        else:
-            assert runpy.run_path(str(ROOT / words[1]))["main"](words[2:]) == 0
+        given = [word for word in words[1:] if not word.startswith(elsewhere)]
+        ours = [] if words[1] in named.COMMANDS else ["task=acceptability", "tracking=none"]
+        ended = command(*given, *ours)
+        assert ended.status == 0, ended.text
     frame = open_store(tmp_path / "results" / "my_study").frame()
     assert set(frame["sweep"]) == {"weight_types"}
     assert frame.query("method == 'lora'").groupby("targets")["seed"].nunique().min() >= 8
@@ -138,7 +142,7 @@ def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, n
 def shortened(line: str) -> tuple[str, ...]:
     """A script and its arguments with settings that take seconds, on an embedded task."""
     script, given = shlex.split(line)[1], shlex.split(line)[2:]
-    ours = SHORTENED[Path(script).name]
+    ours = SHORTENED[script.removeprefix("analysis/")]
     for option in ("--task", "--data-dir", *ours):
         if option.startswith("--") and option in given:
             del given[given.index(option) : given.index(option) + 2]
@@ -146,7 +150,9 @@ def shortened(line: str) -> tuple[str, ...]:
 
 
 LONG = [line for line in SCRIPTS if line not in READ_STORES]
-SHORTENABLE = [line for line in LONG if re.search(rf"/({'|'.join(SHORTENED)}) ?", line)]
+SHORTENABLE = [
+    line for line in LONG if any(word.removeprefix("analysis/") in SHORTENED for word in shlex.split(line)[:2])
+]
 
 
 @pytest.mark.parametrize("words", sorted({shortened(line) for line in SHORTENABLE}), ids=" ".join)
@@ -155,7 +161,9 @@ def test_long_scripts_of_the_documentation_run_shortened(words, tmp_path, monkey
     for name in ("runs", "calibration", "here", "there"):
         write_store(tmp_path / name, weight_types_records(n_seeds=3))
     Path("study").symlink_to(ROOT / "results" / "study")
-    assert runpy.run_path(str(ROOT / words[0]))["main"](list(words[1:])) == 0
+    is_script = words[0].startswith("analysis/")
+    main = runpy.run_path(str(ROOT / words[0]))["main"] if is_script else functools.partial(named.run, words[0])
+    assert main(list(words[1:])) == 0
 
 
 @pytest.mark.parametrize("line", [line for line in LONG if line not in SHORTENABLE])
@@ -163,6 +171,7 @@ def test_programs_of_the_documentation_know_their_options(line):
     """The synchronisation, which needs an account, and the harness that kills sweeps for an hour."""
     words = shlex.split(line)
     program = ["-m", "lora_bench.tracking.sync"] if words[0] == "lora-bench-sync" else [str(ROOT / words[1])]
+    program = ["-m", "lora_bench", words[1]] if re.match(NAMED, line) else program
     asked = subprocess.run(
         [sys.executable, *program, "--help"], capture_output=True, encoding="utf-8", timeout=PATIENCE_SECONDS, cwd=ROOT
     )
@@ -172,19 +181,21 @@ def test_programs_of_the_documentation_know_their_options(line):
 
 
 @pytest.mark.parametrize("line", READ_STORES)
-def test_scripts_of_the_documentation_read_a_store(line, tmp_path, monkeypatch, unrendered, neighbours):
+def test_commands_of_the_documentation_read_a_store(line, command, tmp_path, unrendered):
     """The published study, or invented scores."""
-    monkeypatch.chdir(tmp_path)
     words = shlex.split(line)
-    if "runs" in words:
+    if "store=runs" in words:
         write_store(tmp_path / "runs", depth_records() if "factor" in line else weight_types_records(n_seeds=3))
     else:
         Path("results").mkdir()
         for name in ("study", "results/study"):
             Path(name).symlink_to(ROOT / "results" / "study")
-    main = runpy.run_path(str(ROOT / words[1]))["main"]
-    assert main(words[2:]) == 0
-    assert list(tmp_path.glob("report/figures/*.svg") if "report" in words else tmp_path.glob("sweeps/*.yaml"))
+    ended = command(*words[1:])
+    assert ended.status == 0, ended.text
+    if "next_stage" in words:
+        assert list(tmp_path.glob("sweeps/*.yaml"))
+    elif "rescore" not in words:
+        assert list(tmp_path.glob("report/figures/*.svg"))
 
 
 def test_the_python_of_the_pages_runs(tmp_path, monkeypatch):
