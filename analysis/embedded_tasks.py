@@ -26,6 +26,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -138,7 +139,8 @@ def noise(runs: pd.DataFrame, store: StoreReader, n_report: int) -> dict[str, fl
     """Gain of qv over head only and its spread over seeds, in points, on the first `n_report` report rows."""
     is_floor = runs["method"] == "head_only"
     adapted = runs[~is_floor]
-    rate = float(adapted.groupby("lr")["select"].mean().idxmax())
+    by_rate: Any = adapted.groupby("lr")["select"].mean()
+    rate = float(by_rate.idxmax())
     chosen = adapted[adapted["lr"] == rate]
     scores, has_fallen = on_report(chosen, store, n_report)
     floor, _ = on_report(runs[is_floor], store, n_report)
@@ -161,7 +163,7 @@ def on_report(runs: pd.DataFrame, store: StoreReader, n_report: int) -> tuple[np
     """Scores x 100 on the first `n_report` report rows, and which seeds collapsed."""
     scores, has_fallen = [], []
     for run_id, metric in zip(runs["run_id"], runs["metric"], strict=True):
-        table = store.predictions(run_id)
+        table: Any = store.predictions(run_id)
         report = table[table["split"] == "report"].head(n_report)
         logits = report[[column for column in report if column.startswith("logit_")]].to_numpy()
         labels = report["label"].to_numpy()

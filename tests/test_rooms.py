@@ -4,10 +4,11 @@ import sys
 from pathlib import Path
 from types import CodeType
 
-from lora_bench import cli
+import lora_bench
+from lora_bench.cli import runs
 from lora_bench.training.resolve import resolve
 
-HOUSE = Path(cli.__file__).parent
+HOUSE = Path(lora_bench.__file__).parent
 
 
 def test_a_configuration_becomes_a_run_in_at_most_ten_rooms(command, training, monkeypatch):
@@ -19,7 +20,7 @@ def test_a_configuration_becomes_a_run_in_at_most_ten_rooms(command, training, m
         if event == "return" and frame.f_code is resolve.__code__:
             sys.setprofile(None)
 
-    run = cli.run
+    run = runs.run
 
     def run_watched(composed):
         former = sys.getprofile()
@@ -29,7 +30,7 @@ def test_a_configuration_becomes_a_run_in_at_most_ten_rooms(command, training, m
         finally:
             sys.setprofile(former)
 
-    monkeypatch.setattr(cli, "run", run_watched)
+    monkeypatch.setattr(runs, "run", run_watched)
     ended = command("model=tiny", "tracking=none", "task=sentiment", "task.train_rows=40", "train.precision=fp32")
     assert ended.status == 0, ended.text
     files = {Path(code.co_filename) for code in seen if code.co_name != "<module>"}

@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,12 +72,12 @@ def measure(runs: pd.DataFrame, collapsed: pd.Series, *, middle: float) -> Measu
     freedom = len(learning) - learning.groupby(["targets", "lr"]).ngroups
     if freedom == 0:
         raise settings.NothingToShow("no two seeds of a rate learn")
-    squares = (residuals**2).sum()
+    squares: Any = (residuals**2).sum()
     placements = _placements(adapted)
-    best = np.log10(placements["rate"].astype(float))
+    best: Any = np.log10(placements["rate"].astype(float))
     below, above, peaks = _fit_curves(learning, best)
     cliffs = {name: _cliff(adapted[adapted["targets"] == name], peak) for name, peak in peaks.items()}
-    head = runs.loc[runs["method"] == FLOOR, "report"].mean()
+    head = float(runs.loc[runs["method"] == FLOOR, "report"].mean())
     noise = Noise(
         select=math.sqrt(squares["select"] / freedom),
         report=math.sqrt(squares["report"] / freedom),
@@ -86,7 +87,7 @@ def measure(runs: pd.DataFrame, collapsed: pd.Series, *, middle: float) -> Measu
         above=above,
         middle=float(np.mean(list(peaks.values())) - math.log10(middle)),
         spread=float(np.std(list(peaks.values()), ddof=1)),
-        floor=float(placements.loc[REFERENCE_TARGETS, "mean"] - head),
+        floor=float(placements["mean"][REFERENCE_TARGETS]) - head,
         cliffs=tuple(sorted(cliffs.values())),
     )
     placements["peak"] = 10 ** pd.Series(peaks, dtype=float)
@@ -109,8 +110,8 @@ def _placements(adapted: pd.DataFrame) -> pd.DataFrame:
             "learned": chosen.loc[~chosen["collapsed"], "report"].mean(),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    table["difference"] = table["mean"] - table.loc[REFERENCE_TARGETS, "mean"]
-    table["learned"] -= table.loc[REFERENCE_TARGETS, "learned"]
+    table["difference"] = table["mean"] - table["mean"][REFERENCE_TARGETS]
+    table["learned"] -= table["learned"][REFERENCE_TARGETS]
     return table
 
 
@@ -219,7 +220,7 @@ def noise(scope: Scope) -> list[CalibrationSection]:
     runs = runs[runs["targets"].isin(PLACEMENTS) | (runs["method"] == FLOOR)]
     for setting in [] if runs.empty else scope.settings(runs):
         adapted = setting.runs[setting.runs["method"] != FLOOR]
-        budget = adapted.groupby("adapter_parameters")["targets"].nunique().idxmax()
+        budget: Any = adapted.groupby("adapter_parameters")["targets"].nunique().idxmax()
         own = setting.runs[setting.runs["adapter_parameters"].isin([0, budget])]
         if set(own["targets"]) >= set(PLACEMENTS):
             try:

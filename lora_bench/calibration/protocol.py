@@ -43,7 +43,8 @@ COSTED = 0.15
 """Share of the studies from which the price of fixed designs is told: means need fewer than rates of errors."""
 BATCH = 25
 
-_ALIKE, _WORSE = {}, dict.fromkeys(("q", "k", "qk"), -0.035)
+_ALIKE: Mapping[str, float] = {}
+_WORSE: Mapping[str, float] = {"q": -0.035, "k": -0.035, "qk": -0.035}
 _AT_MARGIN = {"q": -0.01, "k": -0.01, "qk": -0.01, "v": 0.01, "o": 0.01, "qkvo": 0.01}
 _STEEP = {"below": 2 * SST2.below, "above": 2 * SST2.above}
 

@@ -85,7 +85,6 @@ def _one_run(composed: DictConfig) -> int:
     from lora_bench.store.locks import owner_of, remedy
     from lora_bench.tracking.live import open_tracking
     from lora_bench.training import inputs
-    from lora_bench.wording import duration
 
     if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "dry_run", False):
         key = "dry_run" if any(word.startswith("dry_run=") for word in as_typed()) else "hydra.sweeper.dry_run"
@@ -125,12 +124,19 @@ def _one_run(composed: DictConfig) -> int:
         lock = store.claim_file(one.run_id)
         print(f"{one.run_id} is being trained by another process: {owner_of(lock) or lock}; {remedy(lock)}")
         return 1
-    record = records[0]
+    return _tell_outcome(records[0], folder)
+
+
+def _tell_outcome(record: dict[str, Any], folder: Path) -> int:
+    """Print how a run ended. Returns the exit status."""
+    from lora_bench.wording import duration
+
+    run_id = record["run_id"]
     if record["status"] == "failed":
         error = record["error"]
-        print(f"{one.run_id} failed: {error['kind']}: {error['message']}\n  {folder / 'record.json'}")
+        print(f"{run_id} failed: {error['kind']}: {error['message']}\n  {folder / 'record.json'}")
         return 1
-    print(f"{one.run_id} finished in {duration(record['cost']['pack_seconds'] or 0)}")
+    print(f"{run_id} finished in {duration(record['cost']['pack_seconds'] or 0)}")
     _tell_scores(record, folder)
     return 0
 

@@ -119,7 +119,7 @@ def train_in_child(
     store.recover()
     pack = plan.packs[number]
     pending = {entry.run_id for entry in plan.pending(number, store)}
-    parts = _halves(pack) if is_halved else [pack]
+    parts: list[Sequence[Entry]] = _halves(pack) if is_halved else [pack]
     threads = {"OMP_NUM_THREADS": str(plan.threads)} if plan.threads else {}
     with claim_gpu(pack[0].config["device"]) if pending else contextlib.nullcontext({}) as gpu:
         while parts:

@@ -150,7 +150,7 @@ def load_into(
     model, report = loaded
     parameters = dict(model.named_parameters())
     missing = frozenset(name for name in report["missing_keys"] if name in parameters)
-    mismatched = {name: (tuple(held), tuple(wanted)) for name, held, wanted in report["mismatched_keys"]}
+    mismatched = {name: (tuple(stored), tuple(wanted)) for name, stored, wanted in report["mismatched_keys"]}
     other = head_parameters(model) if saved_as_other(architecture) else ()
     fit = Fit(
         missing=missing,

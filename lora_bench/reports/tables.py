@@ -158,7 +158,7 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
     return Table(name, title, shown, columns)
 
 
-def seeds_needed(contrast: Mapping[str, Any]) -> str:
+def seeds_needed(contrast: Mapping[Any, Any]) -> str:
     """`17 (8 to 70)`: the seeds that an unresolved contrast needs with their 95 % interval; empty for others."""
     if pd.isna(contrast["seeds_needed"]):
         return ""

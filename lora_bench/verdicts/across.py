@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special, stats
@@ -118,6 +119,7 @@ def improvement_interval(share: float, n: int, *, level: float = 0.95) -> tuple[
         return abs(share - value) - z * math.sqrt(variance)
 
     tiny = 1e-9
-    low = optimize.brentq(outside, tiny, share - tiny) if share > 2 * tiny and outside(tiny) > 0 else 0.0
-    high = optimize.brentq(outside, share + tiny, 1 - tiny) if share < 1 - 2 * tiny and outside(1 - tiny) > 0 else 1.0
+    has_low, has_high = share > 2 * tiny and outside(tiny) > 0, share < 1 - 2 * tiny and outside(1 - tiny) > 0
+    low: Any = optimize.brentq(outside, tiny, share - tiny) if has_low else 0.0
+    high: Any = optimize.brentq(outside, share + tiny, 1 - tiny) if has_high else 1.0
     return float(low), float(high)

@@ -345,11 +345,11 @@ def test_a_bad_choice_of_adapters_is_refused_by_the_name_that_was_given(command,
 def test_a_sweep_of_the_current_folder_is_found_and_wins(command, training, tmp_path):
     (tmp_path / "sweeps").mkdir()
     text = (resource_root() / "sweeps" / "quick.yaml").read_text(encoding="utf-8")
-    (tmp_path / "sweeps" / "mine.yaml").write_text(text.replace("range(3)", "range(1)"), encoding="utf-8")
-    (tmp_path / "sweeps" / "rank.yaml").write_text(text.replace("range(3)", "range(1)"), encoding="utf-8")
+    (tmp_path / "sweeps" / "mine.yaml").write_text(text.replace("range(4)", "range(1)"), encoding="utf-8")
+    (tmp_path / "sweeps" / "rank.yaml").write_text(text.replace("range(4)", "range(1)"), encoding="utf-8")
     for name in ("mine", "rank"):
         ended = command(f"+sweeps={name}", *SMALL, "hydra.sweeper.dry_run=true")
-        assert f"{name}: 21 cells, 1 seed, 21 runs" in ended.out
+        assert f"{name}: 12 cells, 1 seed, 12 runs" in ended.out
 
 
 @pytest.mark.parametrize("switch", [[], ["-m"]])
@@ -362,7 +362,7 @@ def test_an_unknown_sweep_is_an_error_and_never_a_single_run(command, training, 
 
 
 @pytest.mark.parametrize(
-    ("name", "n_cells", "n_runs"), [("quick", 21, 63), ("weight_types", 35, 280), ("rank", 75, 375)]
+    ("name", "n_cells", "n_runs"), [("quick", 12, 48), ("weight_types", 35, 280), ("rank", 75, 375)]
 )
 def test_shipped_sweeps_have_the_size_that_they_state(command, training, name, n_cells, n_runs):
     extra = ["model=tiny", "model.architecture.hidden_size=64", "tracking=none", "task.train_rows=40"]
