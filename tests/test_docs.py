@@ -161,6 +161,8 @@ def test_long_scripts_of_the_documentation_run_shortened(words, tmp_path, monkey
     for name in ("runs", "calibration", "here", "there"):
         write_store(tmp_path / name, weight_types_records(n_seeds=3))
     Path("study").symlink_to(ROOT / "results" / "study")
+    Path("results").mkdir()
+    Path("results/study").symlink_to(ROOT / "results" / "study")
     is_script = words[0].startswith("analysis/")
     main = runpy.run_path(str(ROOT / words[0]))["main"] if is_script else functools.partial(named.run, words[0])
     assert main(list(words[1:])) == 0
