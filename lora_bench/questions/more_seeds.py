@@ -15,9 +15,12 @@ from lora_bench.verdicts.arms import Judgement
 from lora_bench.verdicts.note import Note
 from lora_bench.wording import command_line, counted
 
+MOST_SEEDS = 100
+"""Seeds in all that a line is printed for: whoever needs more needs another design."""
+
 
 def notes(runs: pd.DataFrame, judged: Judgement, store: Path, *, pinned: Mapping[str, Sequence[str]]) -> list[Note]:
-    """A line to paste for each contrast that needs more seeds.
+    """A line to paste for each contrast that needs more seeds, of which it takes `MOST_SEEDS` at most.
 
     Args:
         runs: of the setting, with the column `arm`.
@@ -26,7 +29,7 @@ def notes(runs: pd.DataFrame, judged: Judgement, store: Path, *, pinned: Mapping
     told = []
     for row in judged.contrasts.to_dict("records"):
         n_pairs, needed = row["n_pairs"], row["seeds_needed"]
-        if row["verdict"] != "unresolved" or pd.isna(needed) or needed <= n_pairs:
+        if row["verdict"] != "unresolved" or pd.isna(needed) or not n_pairs < needed <= MOST_SEEDS:
             continue
         pair = (row["first"], row["second"])
         at_rates = [runs[(runs["arm"] == arm) & (runs["lr"] == judged.rates.at[arm, "lr"])] for arm in pair]

@@ -5,11 +5,13 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from lora_bench.questions import rank, weight_types
+from lora_bench.questions import more_seeds, rank, weight_types
 from lora_bench.reports.scope import Scope
 from lora_bench.store.folder import Store
+from lora_bench.verdicts.arms import Judgement
 
 SMALL = ("model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=20")
 PLACEMENTS = """\
@@ -115,3 +117,16 @@ def test_the_published_contrast_takes_eighteen_runs():
     assert re.findall(r"adapter[.]targets:(\w+)", note) == ["qv", "v"]
     assert re.findall(r"train[.]lr:([\d.]+)", note) == ["0.003", "0.003"]
     assert "'seed=range(8,17)'" in note and "store=" not in note  # an archive takes no runs
+
+
+def test_no_line_asks_for_a_thousand_seeds():
+    """A contrast that needs so many needs another design: a line that would train for a month is no advice."""
+    row = {
+        "first": "qv",
+        "second": "q",
+        "verdict": "unresolved",
+        "n_pairs": 4,
+        "seeds_needed": more_seeds.MOST_SEEDS + 1,
+    }
+    judged = Judgement(pd.DataFrame(), pd.DataFrame(), pd.DataFrame([row]))
+    assert more_seeds.notes(pd.DataFrame(), judged, Path("runs"), pinned={}) == []
