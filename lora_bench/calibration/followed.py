@@ -28,15 +28,14 @@ def study(trials: Trials) -> list[CalibrationSection]:
 
 def section(table: pd.DataFrame) -> CalibrationSection:
     """What the outcomes say; see `protocol.table_of`."""
-    bound, own = table[table["is_bound"]], table[table["saved"].notna()]
-    worst, steepest = arms.highest(bound, "share"), table[~table["is_bound"]]
-    n_broken = int((bound["low"] > ERROR).sum())
+    own, worst = table[table["saved"].notna()], arms.highest(table, "share")
+    broken = table[table["low"] > ERROR]
     is_silent = bool((own["words"] == 0).any())
     n = int(table["n_studies"].min())
     sentence = (
         f"Of {n:,} simulated studies of each kind, rates included, at most {percent(worst['share'])} % say anything "
         f"false ({worst['label']}; 95 % binomial interval {_range(worst)}): "
-        + ("within the nominal 5 %." if not n_broken else f"more than the nominal 5 % in {n_broken} of {len(bound)}.")
+        + (f"more than the nominal 5 % in {len(broken)} of {len(table)}." if len(broken) else "within the nominal 5 %.")
     )
     if len(own):
         sentence += (
@@ -47,10 +46,10 @@ def section(table: pd.DataFrame) -> CalibrationSection:
         )
     notes = [
         Note(
-            f"{row['label']}: {percent(row['share'])} % ({_range(row)}). The score falls so steeply between the rates "
-            "tried that none is at the peak: words are of the rates tried"
+            f"{row['label']}: {percent(row['share'])} % ({_range(row)}). Where the score falls steeply between the "
+            "rates tried, none is at the peak: words are of the rates tried"
         )
-        for _, row in steepest.iterrows()
+        for _, row in broken.iterrows()
     ]
     return CalibrationSection(
         title="Calibration: studies",
@@ -64,7 +63,7 @@ def section(table: pd.DataFrame) -> CalibrationSection:
         },
         notes=notes,
         part="studies",
-        says="fails" if n_broken or is_silent else "holds",
+        says="fails" if len(broken) or is_silent else "holds",
         found=table,
     )
 

@@ -8,7 +8,6 @@ live rates with one number of seeds and one look, which tells what the same word
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 from rich.progress import track
 
-from lora_bench.calibration.simulate import Share
+from lora_bench.calibration.simulate import Share, prepared
 from lora_bench.calibration.studies import (
     COLA,
     COLA_COLLAPSE,
@@ -46,6 +45,7 @@ BATCH = 25
 _ALIKE: Mapping[str, float] = {}
 _WORSE: Mapping[str, float] = {"q": -0.035, "k": -0.035, "qk": -0.035}
 _AT_MARGIN = {"q": -0.01, "k": -0.01, "qk": -0.01, "v": 0.01, "o": 0.01, "qkvo": 0.01}
+_COLA_MEANS = {"q": -0.181, "k": -0.176, "v": -0.033, "o": -0.001, "qk": -0.171, "qkvo": 0.037}
 _STEEP = {"below": 2 * SST2.below, "above": 2 * SST2.above}
 
 
@@ -54,13 +54,10 @@ class Pattern:
     """Studies of one truth.
 
     Attributes:
-        is_bound: whether at most 5 % false words are promised: not where the score falls so steeply between rates that
-            none that is tried is near the peak.
         is_own: whether it is what the study's own records look like, so that its price is told.
     """
 
     truth: Truth
-    is_bound: bool = True
     is_own: bool = False
 
 
@@ -77,7 +74,8 @@ PATTERNS: Mapping[str, Pattern] = {
     "scores in steps of 1/200": Pattern(Truth(replace(SST2, step=0.005), 0.01)),
     "heavy tails (t, 3)": Pattern(Truth(replace(SST2, tails="heavy"), 0.01)),
     "curves twice as steep": Pattern(Truth(replace(SST2, **_STEEP), 0.01)),
-    "CoLA, all equal": Pattern(Truth(COLA, 0.02, effects=_ALIKE), is_bound=False),
+    "CoLA, all equal": Pattern(Truth(COLA, 0.02, effects=_ALIKE)),
+    "CoLA, mean scores, no collapse": Pattern(Truth(COLA, 0.02, effects=_COLA_MEANS)),
 }
 
 
@@ -143,18 +141,7 @@ def _runs(results: Simulated) -> pd.DataFrame:
         seeds = np.flatnonzero(points.has_ended)
         scores = {"select": points.select[seeds], "report": points.report[seeds]}
         tables.append(pd.DataFrame({"arm": name, "lr": rate, "seed": seeds} | scores))
-    runs = pd.concat(tables, ignore_index=True)
-    return runs.assign(
-        targets=runs["arm"],
-        method="lora",
-        status="finished",
-        scored=True,
-        train=math.nan,
-        adapter_parameters=36_864,
-        rank=8,
-        rank_min=8,
-        rank_max=8,
-    )
+    return prepared(pd.concat(tables, ignore_index=True))
 
 
 # ---------------------------------------------------------------- many studies
@@ -221,7 +208,7 @@ def _batches(patterns: Mapping[str, Pattern], n_studies: int, seed: int) -> Iter
 # ---------------------------------------------------------------- what they come to
 
 COLUMNS = (
-    *("label", "n_studies", "is_bound", "share", "low", "high", "differences", "ties", "words", "runs", "n_looks"),
+    *("label", "n_studies", "share", "low", "high", "differences", "ties", "words", "runs", "n_looks"),
     *("other", "other_low", "other_high", "staged_words", "staged_runs", "fixed_seeds", "fixed_runs", "saved"),
 )
 
@@ -231,14 +218,14 @@ def table_of(patterns: Mapping[str, Pattern], found: Mapping[tuple[str, Design],
 
     Returns:
         label, n_studies, share, low, high (any false word, with the 95 % binomial interval), differences, ties (shares
-        with a false one), words, runs, n_looks (means), is_bound; of patterns that are the study's own also other,
+        with a false one), words, runs, n_looks (means); of patterns that are the study's own also other,
         other_low, other_high, staged_words, staged_runs (the staged design), fixed_seeds, fixed_runs (for as many words
         at one look) and saved (share of these runs); nan elsewhere.
     """
     rows = []
     for name, pattern in patterns.items():
         said = found[name, LOOKS]
-        row = {"label": name, "n_studies": len(said), "is_bound": pattern.is_bound}
+        row = {"label": name, "n_studies": len(said)}
         row |= dict(zip(("share", "low", "high"), _share(said), strict=True)) | {
             "differences": np.mean([outcome.is_false_difference for outcome in said]),
             "ties": np.mean([outcome.is_false_tie for outcome in said]),

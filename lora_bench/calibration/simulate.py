@@ -182,6 +182,11 @@ def _runs(rates: tuple[float, ...], select: np.ndarray, report: np.ndarray) -> p
     """Scores (placements, rates, seeds) as prepared runs."""
     index = pd.MultiIndex.from_product([PLACEMENTS, rates, range(report.shape[-1])], names=["arm", "lr", "seed"])
     runs = pd.DataFrame({"select": select.ravel(), "report": report.ravel()}, index=index).reset_index()
+    return prepared(runs)
+
+
+def prepared(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with arm, lr, seed, select and report, with what `settings.prepare` leaves beside these."""
     return runs.assign(
         targets=runs["arm"],
         method="lora",

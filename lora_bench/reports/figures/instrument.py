@@ -77,7 +77,7 @@ def error_rates(table: pd.DataFrame, *, nominal: float) -> Figure:
     axis.set_yticks(range(len(table)), list(table["label"]))
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.set_xlim(left=0)
-    axis.set_xlabel(f"studies with a false word (%); dashed: {100 * nominal:g} %")
+    axis.set_xlabel(f"studies with a false word (%)\ndashed: {100 * nominal:g} %")
     handles = [
         matplotlib.lines.Line2D([], [], color=BLUE, marker="o", ms=4.2, lw=1.4, label="looks"),
         matplotlib.lines.Line2D(
