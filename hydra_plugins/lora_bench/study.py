@@ -9,8 +9,6 @@ from hydra_plugins.lora_bench.grids import Composer, expand
 from hydra_plugins.lora_bench.launching import Launching
 from lora_bench.config.errors import ConfigError
 
-FLOOR = "head_only"
-
 
 def run(
     declared: Any,
@@ -91,6 +89,7 @@ def _placements(
         ConfigError: when the command line asks for rates or seeds.
     """
     from lora_bench.launch.families import SEARCHED
+    from lora_bench.verdicts.settings import FLOOR
 
     searched = [word for word in arguments if word.lstrip("+").partition("=")[0] in SEARCHED]
     if searched:

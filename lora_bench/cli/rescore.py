@@ -99,15 +99,12 @@ def rescore(store: StoreReader, frame: pd.DataFrame, added: list[str]) -> pd.Dat
             recorded = record["scores"][split]
             recomputed = score(list(recorded), labels, values)
             equal = json.dumps(recorded) == json.dumps(recomputed)
-            row = {
-                "run_id": run.run_id,
-                "model": run.model,
-                "task": run.task,
-                "targets": run.targets,
-                "lr": run.lr,
-                "seed": run.seed,
+            row = _of_run(run) | {
+                "split": split,
+                "n_rows": len(of_split),
+                "state": "equal" if equal else "differs",
+                "why": "",
             }
-            row |= {"split": split, "n_rows": len(of_split), "state": "equal" if equal else "differs", "why": ""}
             row |= {"recorded": json.dumps(recorded), "recomputed": json.dumps(recomputed)}
             for name in added:
                 try:
@@ -129,12 +126,8 @@ def sentence(result: pd.DataFrame) -> str:
 
 
 def _unchecked(run, split: str, why: str) -> dict:
-    row = {
-        "run_id": run.run_id,
-        "model": run.model,
-        "task": run.task,
-        "targets": run.targets,
-        "lr": run.lr,
-        "seed": run.seed,
-    }
-    return row | {"split": split, "state": "unchecked", "why": why}
+    return _of_run(run) | {"split": split, "state": "unchecked", "why": why}
+
+
+def _of_run(run) -> dict:
+    return {name: getattr(run, name) for name in ("run_id", "model", "task", "targets", "lr", "seed")}

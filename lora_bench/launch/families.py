@@ -15,7 +15,7 @@ import numpy as np
 
 from lora_bench.config.errors import ConfigError, did_you_mean
 from lora_bench.launch.plan import Candidate, arm_name, varied_axes
-from lora_bench.launch.precision import settle
+from lora_bench.launch.precision import settler
 from lora_bench.store import StoreReader
 from lora_bench.store.journal import Journal
 from lora_bench.verdicts import stats
@@ -97,6 +97,9 @@ class Cells:
     rate_of_floor: float
     _runs: dict[tuple[str, float | None, int], Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._settle = settler(self.store)
+
     def candidate(self, placement: str, rate: float | None, seed: int) -> Candidate:
         """The point of the grid that a run is; head-only's rate is its head's, whatever the adapter's says."""
         shown = self.rate_of_floor if rate is None else rate
@@ -108,7 +111,7 @@ class Cells:
 
         key = placement, rate, seed
         if key not in self._runs:
-            self._runs[key] = resolve(settle(self.candidate(*key).config, self.store))
+            self._runs[key] = resolve(self._settle(self.candidate(*key).config))
         return self._runs[key]
 
     def asked(self) -> list[Candidate]:
@@ -131,7 +134,7 @@ class Family:
     title: str
     metric: str
     setting: Mapping[str, Any]
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _learned: dict[str, bool] = field(default_factory=dict)
 
     def candidates(self, step: Sequence[Wanted]) -> list[Candidate]:

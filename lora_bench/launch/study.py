@@ -30,6 +30,9 @@ from lora_bench.verdicts.looks import Look
 from lora_bench.verdicts.scheme import Course
 from lora_bench.wording import command_line, counted
 
+Rows = Mapping[str, Mapping[str, Any]]
+"""Run id -> its row of the store's frame."""
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -75,7 +78,7 @@ def carry_through(
     for family in families:
         tell_study.introduce(family, out)
     while True:
-        courses = [_follow(family, store, out) for family in families]
+        courses = _follow_all(families, _rows(store), out)
         steps = [(family, course) for family, course in zip(families, courses, strict=True) if course.step]
         if not steps:
             return Ended(courses, plan)
@@ -86,30 +89,36 @@ def carry_through(
         for family, course in steps:
             tell_study.announce(family, course, plan, out)
         stopped, is_asked = train(plan)
-        if stopped or plan.pending() or _has_gaps(plan, store):
-            return Ended([_follow(family, store, out) for family in families], plan, stopped, is_asked)
+        rows = _rows(store)
+        if stopped or plan.pending() or _has_gaps(plan, rows):
+            return Ended(_follow_all(families, rows, out), plan, stopped, is_asked)
 
 
-def _follow(family: Family, store: StoreReader, out: Console) -> Course:
-    course = _course(family, store)
-    for look in keep(family, course):
-        tell_study.show_look(family, look, out)
-    return course
-
-
-def _course(family: Family, store: StoreReader) -> Course:
-    """How far the records take the family, as they are now."""
+def _rows(store: StoreReader) -> Rows:
+    """The store's rows by run id, as they are now."""
     frame: Any = store.frame()
-    family.rows = {str(row["run_id"]): row for row in frame.to_dict("records")} if len(frame) else {}
+    return {str(row["run_id"]): row for row in frame.to_dict("records")}
+
+
+def _follow_all(families: Sequence[Family], rows: Rows, out: Console) -> list[Course]:
+    """How far these rows take each family; looks that its journal did not have are kept, then shown."""
+    courses = []
+    for family in families:
+        courses.append(_course(family, rows))
+        for look in keep(family, courses[-1]):
+            tell_study.show_look(family, look, out)
+    return courses
+
+
+def _course(family: Family, rows: Rows) -> Course:
+    family.rows = rows
     return scheme.follow(family.declaration, family)
 
 
-def _has_gaps(plan: Plan, store: StoreReader) -> bool:
+def _has_gaps(plan: Plan, rows: Rows) -> bool:
     """Whether runs failed in another way than that they diverged: the step cannot be judged without them."""
-    frame: Any = store.frame()
-    of_plan = frame[frame["run_id"].isin(list(plan.runs))]
-    failed = of_plan[of_plan["status"] == "failed"]
-    return bool((failed["error_kind"] != "nonfinite").any())
+    failed = [rows[run_id] for run_id in plan.runs if run_id in rows and rows[run_id]["status"] == "failed"]
+    return any(row["error_kind"] != "nonfinite" for row in failed)
 
 
 # ---------------------------------------------------------------- the journal
@@ -147,14 +156,15 @@ def keep(family: Family, course: Course) -> list[Look]:
 
 
 def _entry(family: Family, look: Look) -> dict[str, Any]:
-    """A look as the journal keeps it, with the runs that it rests on."""
-    seeds = family.declaration.seeds(look.n_seeds)
+    """A look as the journal keeps it, with the runs that it judged: what was settled before it rests on earlier ones,
+    and further seeds that another sweep trained are none of its own."""
+    judged = {name for finding in look.findings if finding.n_seeds == look.n_seeds for name in finding.pair}
     run_ids = [
-        run_id
+        family.cells.run(placement, rate, seed).run_id
         for placement, rates in look.alive.items()
+        if placement in judged
         for rate in rates
-        for seed in seeds
-        if (run_id := family.cells.run(placement, rate, seed).run_id) in family.rows
+        for seed in family.declaration.seeds(look.n_seeds)
     ]
     environments = sorted({str(family.rows[run_id]["environment"]) for run_id in run_ids})
     if len(environments) > 1:
@@ -228,8 +238,9 @@ def dry_run(
     families: Sequence[Family], store: StoreReader, out: Console, *, make: Callable[[Sequence[Candidate]], Plan]
 ) -> None:
     """Print what a study will do, and stop."""
+    rows = _rows(store)
     for family in families:
-        course = _course(family, store)
+        course = _course(family, rows)
         seconds = n_bytes = math.nan
         if course.step:
             plan = make(family.candidates(course.step))

@@ -106,7 +106,7 @@ def describe(family: Family, course: Course, out: Console, *, seconds_of_run: fl
     if math.isfinite(seconds_of_run):
         hours = [seconds_of_run * n / 3600 for n in (least, most)]
         out.print(f"  about {hours[0]:.1f} to {hours[1]:.1f} hours here, {bytes_of_run * most / 1e9:.1f} GB at most")
-    for line in chances(family, spread=math.nan):
+    for line in chances(family):
         out.print(f"  {line}")
 
 
@@ -137,16 +137,13 @@ def runs_at_most(family: Family) -> int:
     return len(declared.placements) * (n_coarse + scheme.MAX_ALIVE * declared.looks[-1]) + declared.looks[-1]
 
 
-def chances(family: Family, *, spread: float) -> list[str]:
-    """How likely a contrast gets a word at each look, for a true difference of none and of two margins.
-
-    Args:
-        spread: sd of seed-wise differences; nan takes what small tasks show, a margin and two.
-    """
+def chances(family: Family) -> list[str]:
+    """How likely a contrast gets a word at each look, for a true difference of none and of two margins, where
+    seed-wise differences have the sd that small tasks show: a margin, or two."""
     declared = family.declaration
     k = len(declared.pairs)
     told = []
-    for sd in (spread,) if math.isfinite(spread) else (declared.margin, 2 * declared.margin):
+    for sd in (declared.margin, 2 * declared.margin):
         parts = []
         for number, n in enumerate(declared.looks):
             level = declared.level(number) / k

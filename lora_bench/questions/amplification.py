@@ -20,7 +20,7 @@ from lora_bench.reports.figures import section7
 from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, SettingSection, Table
 from lora_bench.store import StoreReader, open_store
-from lora_bench.verdicts import arms, settings, stats, subspace, tuning
+from lora_bench.verdicts import arms, power, settings, subspace, tuning
 from lora_bench.verdicts import paper as published
 from lora_bench.verdicts.note import Note, gap
 
@@ -121,7 +121,7 @@ def _intervals(norms: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     grouped = per_seed.groupby(by, sort=False)
     means = grouped[kept].mean()
     spread = grouped["amplification"].agg(["std", "count"])
-    half = stats.half_width(spread["std"], spread["count"])
+    half = power.half_width(spread["std"], spread["count"])
     low, high = np.exp(means["amplification"] - half), np.exp(means["amplification"] + half)
     means[list(FACTORS)] = np.exp(means[list(FACTORS)])
     over_random = means["weight_in_update"] / means["weight_in_random"]

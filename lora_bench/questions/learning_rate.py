@@ -21,7 +21,7 @@ from lora_bench.reports import tables
 from lora_bench.reports.figures.curves import learning_rates
 from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, SettingSection, Table
-from lora_bench.verdicts import arms, settings, stats, tuning
+from lora_bench.verdicts import arms, power, settings, tuning
 from lora_bench.verdicts.note import Note, gap
 
 
@@ -181,7 +181,7 @@ def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
     scored = runs[runs["scored"]]
     by_cell = scored.groupby(["arm", "lr"], sort=False)["select"]
     curves = by_cell.agg(["mean", "std", "count"]).assign(scores=by_cell.agg(list)).reset_index()
-    half = stats.half_width(curves["std"], curves["count"])
+    half = power.half_width(curves["std"], curves["count"])
     points = scored.drop_duplicates("arm")
     points = points.assign(ranks=[arm.ranks for arm in arms.arms_of(points)]).set_index("arm")
     most = curves.groupby("arm")["count"].transform("max")

@@ -20,7 +20,7 @@ from lora_bench.config import sweep_file
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.paths import resource_root
-from lora_bench.verdicts import arms, settings, tuning
+from lora_bench.verdicts import arms, scheme, settings, tuning
 
 COLUMNS = {"adapter.targets": "targets", "adapter.rank": "rank"}  # the axes of a sweep that tell its placements apart
 OTHER_AXES = ("train.lr", "seed")
@@ -143,8 +143,8 @@ def next_stage(sweep: dict, chosen: list, *, n_rates: int, n_seeds: int, head_on
 
 
 def around(rate: float, n_rates: int) -> list[float]:
-    """The rate alone, or between its neighbours a quarter of a decade away, each 1, 2, 3 or 5 times a power of ten."""
-    return [rate] if n_rates == 1 else [tuning.beyond(rate, 10**-0.25), rate, tuning.beyond(rate, 10**0.25)]
+    """The rate alone, or between its neighbours as a study tries them."""
+    return [rate] if n_rates == 1 else list(scheme.around(rate))
 
 
 def told_as_file(stage: dict, *, before: str, command: str) -> str:

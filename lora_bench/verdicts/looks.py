@@ -24,6 +24,7 @@ import numpy as np
 from scipy import special, stats
 
 from lora_bench.verdicts.family import MIN_PAIRS, Declaration, Points
+from lora_bench.verdicts.power import half_width
 
 FUTILE = 0.10
 """Chance of a word at the last look, below which an open contrast gets no more seeds."""
@@ -277,7 +278,7 @@ def t_interval(differences: np.ndarray, error: float) -> tuple[float, float]:
     n = differences.size
     if n < 2 or not _varies(differences):
         return math.nan, math.nan
-    half = float(special.stdtrit(n - 1, 1 - error / 2)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    half = float(half_width(differences.std(ddof=1), n, level=1 - error))
     return float(differences.mean()) - half, float(differences.mean()) + half
 
 

@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 from scipy import special, stats
+
+
+def half_width(sd: Any, n: Any, *, level: float = 0.95) -> Any:
+    """Half of Student's t interval of a mean, from the sd and the number of scores; nan below two, and without spread:
+    seeds that agree to the last row do not show that all would.
+
+    Args:
+        sd, n: numbers, arrays or columns of one shape.
+        level: coverage, as a fraction.
+
+    Returns:
+        in the unit of `sd`.
+    """
+    return special.stdtrit(n - 1, (1 + level) / 2) * np.where(np.asarray(sd) > 1e-12, sd, math.nan) / np.sqrt(n)
 
 
 def detection_power(difference: float | np.ndarray, sd: float, n_pairs: int, *, error: float = 0.05) -> np.ndarray:

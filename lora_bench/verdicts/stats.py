@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 from scipy import special, stats
 
 from lora_bench.verdicts.family import MIN_PAIRS
 from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, p_of, p_of_shares
-from lora_bench.verdicts.power import sd_interval, seeds_to_settle, smallest_difference
+from lora_bench.verdicts.power import half_width, sd_interval, seeds_to_settle, smallest_difference
 from lora_bench.wording import counted
 
 MARGINS = {  # the largest difference that counts as none, in the metric's own unit
@@ -57,20 +56,6 @@ def mean_interval(scores: np.ndarray, *, level: float = 0.95) -> tuple[float, fl
         return math.nan, math.nan
     half = float(half_width(scores.std(ddof=1), n, level=level))
     return float(scores.mean()) - half, float(scores.mean()) + half
-
-
-def half_width(sd: Any, n: Any, *, level: float = 0.95) -> Any:
-    """Half of Student's t interval of a mean, from the sd and the number of scores; nan below two, and without spread:
-    seeds that agree to the last row do not show that all would.
-
-    Args:
-        sd, n: numbers, arrays or columns of one shape.
-        level: coverage, as a fraction.
-
-    Returns:
-        in the unit of `sd`.
-    """
-    return special.stdtrit(n - 1, (1 + level) / 2) * np.where(np.asarray(sd) > 1e-12, sd, math.nan) / np.sqrt(n)
 
 
 def bootstrap_interval(

@@ -199,12 +199,14 @@ def test_three_pairs_give_no_word():
 def test_the_chance_of_a_word_is_that_of_draws():
     """The closed form, against means at the cap drawn around the one of now."""
     rng = np.random.default_rng(7)
+    n_open = 0
     for mean in (0.0, 0.004, 0.012):
         ours, theirs = rng.normal(mean, 0.01, 8), rng.normal(0, 0.01, 8)
         family = Declaration(("qv", "q"), "qv", (1e-3,), margin=0.008)
         finding = first_look(scores_of({"qv": [ours], "q": [theirs]}), family)["q"]
         if finding.is_final:
             continue
+        n_open += 1
         d, s = finding.difference, finding.sd
         drawn = rng.normal(d, s * math.sqrt(1 / 8 - 1 / 32), 200_000)
         error = s / math.sqrt(32)
@@ -213,6 +215,7 @@ def test_the_chance_of_a_word_is_that_of_draws():
             np.abs(drawn) < 0.008 - stats.t.ppf(1 - level, 31) * error
         )
         assert finding.chance == pytest.approx(word.mean(), abs=0.005)
+    assert n_open >= 2
 
 
 def test_failed_shares_have_exact_intervals():
