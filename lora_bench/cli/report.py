@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 
+from lora_bench.cli.texts import texts_of
 from lora_bench.questions import page
 from lora_bench.reports import script
+from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts import settings
 
@@ -16,11 +18,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--title", default="Which weight matrices should LoRA adapt?", metavar="TEXT", help="the page's title"
     )
+    parser.add_argument("--no-texts", action="store_true", help="show report rows by their numbers alone")
     scope, out, options = script.parse(parser, argv)
     clock = time.perf_counter()
     try:
         runs = scope.read()
-        made = page.build(runs, scope, out=out, title=options.title)
+        texts = {} if options.no_texts else texts_of(scope.within(runs), open_store(scope.store))
+        made = page.build(runs, scope, out=out, title=options.title, texts=texts)
     except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ OUT/figures (PDF, PNG, SVG) and OUT/tables (CSV, LaTeX).
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import multiprocessing
 import os
@@ -21,17 +22,18 @@ import pandas as pd
 from lora_bench import wording
 from lora_bench.questions import QUESTIONS, claims, studies, weight_types
 from lora_bench.questions.across import across
+from lora_bench.questions.drill import LEVEL, Drill, Texts
 from lora_bench.reports import output
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.scope import Scope
-from lora_bench.reports.section import Section, SettingSection, Table
+from lora_bench.reports.section import JudgedSection, Section, SettingSection, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.environment import ENVIRONMENT_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingToShow, Setting, short_name
 from lora_bench.wording import duration, size
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
+TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.html.j2", "page.js"))
 FACTS = {  # what a setting's design box tells, in order
     "train_rows": "train rows",
     **{name: OF_FIELD[name].label for name in (*SHARED, *OF_ADAPTER) if name in OF_FIELD and OF_FIELD[name].label},
@@ -49,8 +51,11 @@ class Part:
     sections: list[dict] = field(default_factory=list)
 
 
-def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str) -> dict:
+def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Texts | None = None) -> dict:
     """Make every section, write tables and figures, and render the page.
+
+    Args:
+        texts: of the report rows, to show those on which two cells differ; without them a row is a number.
 
     Raises:
         NothingToShow: when no analysis has anything to show.
@@ -58,7 +63,7 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str) -> dict:
     parts: dict[str, Part] = {}
     sections: list[tuple[str, SettingSection]] = []
     cards, absent = [], []
-    for group in _groups(runs, scope, out):
+    for group in _groups(runs, scope, out, texts or {}):
         for part in group.parts:
             part.anchor = f"setting-{len(parts)}"
             parts[part.title] = part
@@ -83,6 +88,8 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str) -> dict:
     verdict = [*(study.sentence for study in found), *verdict_sentences(sections, card)]
     context = {
         "title": title,
+        "script": SCRIPT.read_text(encoding="utf-8"),
+        "state": state_of(runs),
         "question": "Which weight matrices should LoRA adapt, at which rank, and how sure can we be?",
         "verdict": verdict,
         "numbers": numbers(runs),
@@ -112,23 +119,24 @@ class Group:
     absent: list[str]
 
 
-def _groups(runs: pd.DataFrame, scope: Scope, out: Path) -> list[Group]:
+def _groups(runs: pd.DataFrame, scope: Scope, out: Path, texts: Texts) -> list[Group]:
     """Each backbone and task by itself, in processes of their own where there are many: drawing takes the time."""
     runs = scope.within(runs)
     names = runs["model"].map(short_name)
     work = [mine for _, mine in runs.groupby([names, runs["task"]], sort=True)]
     workers = min(len(work), os.cpu_count() or 1)
     if workers < 2 or len(work) < 4:
-        return [make_group(mine, scope, out) for mine in work]
+        return [make_group(mine, scope, out, texts) for mine in work]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(make_group, work, [scope] * len(work), [out] * len(work)))
+        return list(pool.map(make_group, work, [scope] * len(work), [out] * len(work), [texts] * len(work)))
 
 
-def make_group(runs: pd.DataFrame, scope: Scope, out: Path) -> Group:
+def make_group(runs: pd.DataFrame, scope: Scope, out: Path, texts: Texts) -> Group:
     """Run every analysis on the runs of one backbone and task, and write its tables and figures."""
     parts: dict[str, Part] = {}
     kept: list[tuple[str, SettingSection]] = []
     absent: list[str] = []
+    drill = Drill(scope.store, texts)
     try:
         card = claims.sections(runs, scope)[0].rows
     except NothingToShow:
@@ -143,7 +151,7 @@ def make_group(runs: pd.DataFrame, scope: Scope, out: Path) -> Group:
         for section in sections:
             setting = section.setting
             part = parts.setdefault(setting.title, Part(setting.title, "", design(setting)))
-            part.sections.append(shown_section(kind, section, out))
+            part.sections.append(shown_section(kind, section, out) | drilled(section, drill))
             empty = replace(setting, runs=setting.runs.iloc[:0])
             kept.append((kind, replace(section, tables=[], figures={}, captions={}, setting=empty)))
     return Group(list(parts.values()), kept, card, absent)
@@ -174,6 +182,12 @@ def verdict_table(sections: list[weight_types.PlacementSection]) -> pd.DataFrame
             for one in section.judged.contrasts.to_dict("records")
         ]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def state_of(runs: pd.DataFrame) -> str:
+    """What the page was made of: links to a contrast carry it, and one from another state of the store says so."""
+    rows = sorted(f"{run_id} {score!r}" for run_id, score in zip(runs["run_id"], runs["report"], strict=True))
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:8]
 
 
 def numbers(runs: pd.DataFrame) -> list[tuple[str, str]]:
@@ -253,6 +267,7 @@ def shown_section(kind: str, section: Section, out: Path) -> dict:
     output.write_section(section, out)
     return {
         "kind": kind,
+        "contrasts": [],
         "title": section.title,
         "anchor": anchor_of(section.title),
         "sentence": section.sentence,
@@ -268,6 +283,22 @@ def shown_section(kind: str, section: Section, out: Path) -> dict:
             for name, figure in section.figures.items()
         ],
     }
+
+
+def drilled(section: Section, drill: Drill) -> dict:
+    """The contrasts of a section, each down to its seeds; those of placements down to report rows too."""
+    if not isinstance(section, JudgedSection):
+        return {}
+    contrasts = drill.pairs(
+        section, anchor_of(section.title), with_rows=isinstance(section, weight_types.PlacementSection)
+    )
+    pairs = [
+        {"first": shown["scores"][0], "second": shown["scores"][1], "fixed": shown["fixed"]} for shown in contrasts
+    ]
+    n_absent = len(section.judged.contrasts) - len(contrasts)  # they count in the family
+    pairs += [{"first": [], "second": [], "fixed": "missing"}] * n_absent
+    margin = 100 * float(section.judged.contrasts["margin"].iloc[0]) if len(contrasts) else math.nan
+    return {"contrasts": contrasts, "family": {"pairs": pairs, "margin": margin, "level": LEVEL}}
 
 
 def anchor_of(title: str) -> str:
@@ -348,6 +379,7 @@ def shown_claims(title: str, card: pd.DataFrame, anchor: str) -> dict:
     table = claims.evidence_table(card, several=False)
     return {
         "kind": "Claims", "title": f"Claims: {title}", "anchor": anchor, "sentence": claims.sentence(card), "notes": [],
+        "contrasts": [],
         "tables": [shown_table(table) | {"name": anchor, "title": "Claims, judged by this setting"}], "figures": [],
     }  # fmt: skip
 

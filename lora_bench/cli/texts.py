@@ -1,0 +1,54 @@
+"""The texts of report rows, for the page: records hold scores and predictions, and no text of anyone's."""
+
+from __future__ import annotations
+
+import pandas as pd
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from lora_bench.config.compose import parse
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.schema import TaskConfig
+from lora_bench.paths import resource_root
+from lora_bench.questions.drill import Texts
+from lora_bench.store import StoreReader
+from lora_bench.store.errors import StoreError
+from lora_bench.tasks.load import load_task
+
+
+def texts_of(runs: pd.DataFrame, store: StoreReader) -> Texts:
+    """The report rows of every task whose rows are at hand, as its runs were told to find them, and are the same rows.
+
+    Nothing is fetched: a task whose files are gone, or came from the Hub, is left out.
+    """
+    by_task: dict[str, dict[int, str]] = {}
+    for fingerprint, of_task in runs.groupby("task_fingerprint", sort=True):
+        try:
+            task = load_task(_here(store.record(str(of_task["run_id"].iloc[0]))["invocation"]))
+        except (ConfigError, StoreError, HydraException, OmegaConfBaseException, OSError):
+            continue
+        if task.fingerprint == fingerprint:
+            report = task.splits["report"]
+            parts = [report[name].astype(str) for name in ("text_a", "text_b") if name in report]
+            texts = parts[0] if len(parts) == 1 else parts[0] + " ‖ " + parts[1]
+            by_task[str(fingerprint)] = dict(zip(report["idx"].astype(int), texts, strict=True))
+    return by_task
+
+
+def _here(invocation: dict) -> TaskConfig:
+    """What a run was told of its task.
+
+    Raises:
+        ConfigError: when it would have to be fetched, or the words no longer compose.
+    """
+    words = [str(word) for word in invocation.get("overrides") or []]
+    words = [word for word in words if word.partition("=")[0].lstrip("+").startswith(("task", "sweeps"))]
+    sweep = invocation.get("sweep")
+    if sweep and not any(word.startswith("+sweeps=") for word in words):
+        words.insert(0, f"+sweeps={sweep}")
+    with initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
+        config = parse(compose("config", overrides=words)).task
+    if config.source == "glue" and not config.data_dir:
+        raise ConfigError("task.data_dir: none, so the rows would have to be fetched")
+    return config

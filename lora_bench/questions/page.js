@@ -1,0 +1,174 @@
+// The page's own arithmetic: the words of `lora_bench.verdicts.stats`, for another margin or level. Scores are in points.
+
+const MIN_PAIRS = 4;
+
+function logGamma(x) {  // Lanczos 1964, g = 7
+  const terms = [0.99999999999980993, 676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059,
+    12.507343278686905, -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7];
+  if (x < 0.5) return Math.log(Math.PI / Math.sin(Math.PI * x)) - logGamma(1 - x);
+  const base = x + 6.5;
+  const sum = terms.reduce((total, term, place) => place ? total + term / (x - 1 + place) : term, 0);
+  return 0.5 * Math.log(2 * Math.PI) + (x - 0.5) * Math.log(base) - base + Math.log(sum);
+}
+
+function incompleteBeta(x, a, b) {  // regularised, by Lentz's continued fraction
+  if (x <= 0 || x >= 1) return x <= 0 ? 0 : 1;
+  if (x > (a + 1) / (a + b + 2)) return 1 - incompleteBeta(1 - x, b, a);
+  const least = 1e-300, front = Math.exp(logGamma(a + b) - logGamma(a) - logGamma(b) + a * Math.log(x) + b * Math.log(1 - x)) / a;
+  let c = 1, d = 1 - (a + b) * x / (a + 1);
+  d = 1 / (Math.abs(d) < least ? least : d);
+  let value = d;
+  for (let m = 1; m < 500; m++) {
+    for (const step of [m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)), -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))]) {
+      d = 1 + step * d; d = 1 / (Math.abs(d) < least ? least : d);
+      c = 1 + step / c; c = Math.abs(c) < least ? least : c;
+      value *= c * d;
+    }
+    if (Math.abs(c * d - 1) < 1e-15) break;
+  }
+  return front * value;
+}
+
+function studentCdf(t, freedom) {
+  const tail = 0.5 * incompleteBeta(freedom / (freedom + t * t), freedom / 2, 0.5);
+  return t > 0 ? 1 - tail : tail;
+}
+
+function studentQuantile(p, freedom) {  // p > 0.5, by halving
+  let low = 0, high = 1;
+  while (studentCdf(high, freedom) < p) high *= 2;
+  for (let step = 0; step < 100; step++) {
+    const middle = (low + high) / 2;
+    if (studentCdf(middle, freedom) < p) low = middle; else high = middle;
+  }
+  return (low + high) / 2;
+}
+
+function logChoose(n, k) { return logGamma(n + 1) - logGamma(k + 1) - logGamma(n - k + 1); }
+
+function sharesP(nFirst, nSecond, nSeeds) {  // Fisher's exact test of who learns, each side doubled
+  const learn = nFirst + nSecond, low = Math.max(0, learn - nSeeds), high = Math.min(learn, nSeeds);
+  let fewer = 0, more = 0;
+  for (let k = low; k <= high; k++) {
+    const mass = Math.exp(logChoose(nSeeds, k) + logChoose(nSeeds, learn - k) - logChoose(2 * nSeeds, learn));
+    if (k <= nFirst) fewer += mass;
+    if (k >= nFirst) more += mass;
+  }
+  return [Math.min(1, 2 * fewer), Math.min(1, 2 * more)];
+}
+
+function holm(ps) {  // a NaN stays NaN and still counts as a member of the family
+  const order = ps.map((p, place) => [Number.isNaN(p) ? 1 : p, place]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  const adjusted = new Array(ps.length);
+  let highest = 0;
+  order.forEach(([p, place], rank) => {
+    highest = Math.max(highest, p * (ps.length - rank));
+    adjusted[place] = Number.isNaN(ps[place]) ? NaN : Math.min(1, highest);
+  });
+  return adjusted;
+}
+
+// A pair: first and second score of every shared seed; null where the seed predicts one class or diverged.
+function tested(pair, margin, level) {
+  const learn = pair.first.map((score, seed) => score !== null && pair.second[seed] !== null);
+  const first = pair.first.filter((_, seed) => learn[seed]), second = pair.second.filter((_, seed) => learn[seed]);
+  const differences = first.map((score, place) => score - second[place]), n = differences.length;
+  const result = {n, mean: NaN, low: NaN, high: NaN, p: NaN, pTied: NaN};
+  if (n === 0) return result;
+  result.mean = differences.reduce((a, b) => a + b, 0) / n;
+  if (n < 2) return result;
+  const spread = Math.sqrt(differences.reduce((sum, d) => sum + (d - result.mean) ** 2, 0) / (n - 1));
+  const range = (values) => Math.max(...values) - Math.min(...values);
+  if (range(differences) <= 1e-9 * Math.max(...differences.map(Math.abs), 1e-7)) {
+    if (n >= MIN_PAIRS) {
+      result.p = Math.abs(result.mean) > 0 ? 2 ** (1 - n) : 1;
+      result.pTied = range(first) === 0 && range(second) === 0 ? 1 : Math.abs(result.mean) < margin ? 2 ** -n : 1;
+    }
+    return result;
+  }
+  const error = spread / Math.sqrt(n), half = error * studentQuantile((1 + level) / 2, n - 1);
+  result.low = result.mean - half; result.high = result.mean + half;
+  if (n >= MIN_PAIRS) {
+    result.p = 2 * studentCdf(-Math.abs(result.mean) / error, n - 1);
+    result.pTied = studentCdf((Math.abs(result.mean) - margin) / error, n - 1);
+  }
+  return result;
+}
+
+function asked(pair, result) {
+  const stuckFirst = pair.first.filter((score) => score === null).length;
+  const stuckSecond = pair.second.filter((score) => score === null).length;
+  const word = result.mean > 0 ? "better" : "worse";
+  if (stuckFirst + stuckSecond === 0) return [result.p, result.pTied, word];
+  const n = pair.first.length, [fewer, more] = sharesP(n - stuckFirst, n - stuckSecond, n);
+  const share = Math.min(1, 2 * Math.min(fewer, more)), tied = Math.min(1, 2 * result.pTied);
+  if (!(2 * result.p <= share)) return [share, tied, more < fewer ? "learns more often" : "learns less often"];
+  return [2 * result.p, tied, word];
+}
+
+// The word of every pair of a family, Holm-corrected at `level`; `fixed` words (did not learn, missing) have no test.
+function judge(pairs, margin, level) {
+  const results = pairs.map((pair) => tested(pair, margin, level));
+  const questions = pairs.map((pair, place) => pair.fixed ? [NaN, NaN, pair.fixed] : asked(pair, results[place]));
+  const different = holm(questions.map((each) => each[0])), tied = holm(questions.map((each) => each[1]));
+  return results.map((result, place) => ({
+    ...result, p: different[place], pTied: tied[place],
+    word: pairs[place].fixed || (different[place] < 1 - level ? questions[place][2] : tied[place] < 1 - level ? "tied" : "unresolved"),
+  }));
+}
+
+// ---------------------------------------------------------------- the page
+
+function wire(state) {
+  document.documentElement.classList.add("scripted");
+  for (const family of document.querySelectorAll(".family")) wireFamily(family);
+  for (const link of document.querySelectorAll(".permalink")) link.setAttribute("href", link.getAttribute("href") + "@" + state);
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-copy]");
+    if (button) copy(button);
+  });
+  addEventListener("hashchange", () => open(state));
+  addEventListener("beforeprint", () => document.querySelectorAll(".pair").forEach((pair) => { pair.open = true; }));
+  open(state);
+}
+
+function open(state) {  // what a link names; one from another state of the store says so
+  const [anchor, from] = decodeURIComponent(location.hash.slice(1)).split("@");
+  const place = document.getElementById(anchor);
+  if (!place) return;
+  if (place.tagName === "DETAILS") place.open = true;
+  if (from) place.scrollIntoView();
+  if (from && from !== state && !place.querySelector(".stale")) {
+    const note = document.createElement("p");
+    note.className = "stale";
+    note.textContent = `The link was made when the store held other results (${from}); this page is of ${state}.`;
+    place.append(note);
+  }
+}
+
+async function copy(button) {
+  const label = button.dataset.label || button.textContent;
+  button.dataset.label = label;
+  try { await navigator.clipboard.writeText(button.dataset.copy); button.textContent = "copied"; }
+  catch { getSelection().selectAllChildren(button.closest("details").querySelector(".copied")); button.textContent = "marked: copy it"; }
+  setTimeout(() => { button.textContent = label; }, 2000);
+}
+
+function wireFamily(family) {
+  const {pairs, margin, level} = JSON.parse(family.dataset.family), form = family.querySelector(".what-if");
+  const words = [...family.querySelectorAll(".pair .word")], declared = words.map((word) => word.textContent);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", () => {
+    const asked = {margin: Number(form.margin.value), level: Number(form.level.value)};
+    form.querySelector("output").textContent = asked.margin;
+    const isDeclared = Math.abs(asked.margin - margin) < 1e-9 && asked.level === level;
+    const judged = isDeclared ? null : judge(pairs, asked.margin, asked.level);
+    words.forEach((word, place) => {
+      const text = judged ? judged[place].word : declared[place];
+      word.textContent = text;
+      word.className = "word " + text + (text === declared[place] ? "" : " changed");
+    });
+    form.querySelector(".declared").textContent = isDeclared ? "as declared"
+      : `what the words would be; declared: ${margin} points, ${100 * level} %. A margin chosen after the scores were seen proves nothing`;
+  });
+}
