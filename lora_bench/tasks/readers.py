@@ -32,6 +32,8 @@ _MARKS = (  # UTF-32's mark begins with that of UTF-16
 DOUBLE_BITS = 53
 """Of a whole number that a float of 64 bits holds exactly."""
 _BLANKS = " \t\r\n\u00a0\ufeff"
+_BETWEEN = " \t\r\n"
+"""What may stand on a line that is no row: JSON's own blanks, and those that every reader of tables passes over."""
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -186,7 +188,7 @@ def _read_parquet(path: Path, key: str) -> Columns:
 def _read_jsonl(text: str, path: Path, key: str) -> Columns:
     rows = []
     for line, content in enumerate(_LINE_END.split(text), start=1):
-        if not content.strip():
+        if not content.strip(_BETWEEN):
             continue
         try:
             row = json.loads(content, object_pairs_hook=_object)
@@ -223,18 +225,19 @@ class _Lines:
 
     Attributes:
         n: lines that the reader has begun to read.
+        last: the piece that the reader took last, as it stands in the file.
         is_cut: whether the last piece begins or ends at a lone carriage return although lines of this file end in LF.
     """
 
     def __init__(self, text: str):
         self._stream, self._has_lf = io.StringIO(text, newline=""), "\n" in text
-        self.n, self.is_cut, self._is_open = 0, False, False
+        self.n, self.last, self.is_cut, self._is_open = 0, "", False, False
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = next(self._stream)
+        line = self.last = next(self._stream)
         was_open, self._is_open = self._is_open, self._has_lf and line.endswith("\r")
         self.n += not was_open
         self.is_cut = was_open or self._is_open
@@ -254,13 +257,13 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
     begin = 1
     rows = []
     try:
-        header = next((row for row in reader if row), None)
+        header = next((row for row in reader if not _is_blank(row, lines.last)), None)
         if header is None:
             raise ConfigError(f"{key}: {str(path)!r} is empty; give a header line and rows")
         _require_delimiter(header, delimiter, path, key)
         begin = lines.n + 1
         for row in reader:
-            if len(row) <= 1 < len(header) and not "".join(row).strip():  # a blank line is no row
+            if _is_blank(row, lines.last):
                 begin = lines.n + 1
                 continue
             if len(row) != len(header):
@@ -276,6 +279,11 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
         csv.field_size_limit(limit)
     columns = [list(values) for values in zip(*rows, strict=True)] if rows else [[] for _ in header]
     return Columns(_named(header, columns, path, key), len(rows), {}, delimiter=delimiter)
+
+
+def _is_blank(row: Sequence[str], line: str) -> bool:
+    """Whether a row is a line of nothing, or of blanks and tabs. One of quotes with nothing between holds a value."""
+    return len(row) <= 1 and not line.strip(_BETWEEN)
 
 
 def _require_delimiter(header: list[str], delimiter: str, path: Path, key: str) -> None:
@@ -305,7 +313,7 @@ def _ragged(row: Sequence[str], header: Sequence[str], begin: int, lines: _Lines
 
 def _has_plain_quotes(text: str) -> bool:
     """Whether a TSV file uses quotes as text: every line has all fields, and some field breaks RFC 4180."""
-    lines = [line for line in _LINE_END.split(text) if line]
+    lines = [line for line in _LINE_END.split(text) if "\t" in line or line.strip(_BETWEEN)]
     n_tabs = lines[0].count("\t") if lines else 0
     if any(line.count("\t") != n_tabs for line in lines):
         return False

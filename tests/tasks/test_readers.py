@@ -50,6 +50,10 @@ def task_of(folder, train, suffix, **values):
         (b"\n" + delimited().encode(), "csv"),
         (delimited("\r\n \r\n\r\n").encode(), "csv"),
         (delimited("\n  \n", "\t").encode(), "tsv"),
+        (delimited("\r\r\n").encode(), "csv"),
+        (b" \t\n\n" + delimited().encode(), "csv"),
+        (b"\n" + delimited("\r").encode(), "csv"),
+        (b"  \n" + delimited(mark="\t").encode(), "tsv"),
         (delimited().encode("utf-8-sig"), "csv"),
         (codecs.BOM_UTF8 + delimited().encode("utf-8-sig"), "csv"),
         (lines_of().encode("utf-8-sig"), "jsonl"),
@@ -148,6 +152,34 @@ def test_a_missing_text_has_one_rule_in_every_format(value, suffix, tmp_path):
     message = "row 2 of .* holds nothing" if value is None and suffix in ("jsonl", "parquet") else "row 2 of .* no text"
     with pytest.raises(ConfigError, match=f"task.text_columns: {message}"):
         load_task(TaskConfig(text_columns=["b"], **config))
+
+
+BLANK = ["", " ", " \t "]
+VALUES = ['""', '" "', "\u00a0", "\u2028", "\x1f", "''"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+@pytest.mark.parametrize("line", BLANK + VALUES, ids=ascii)
+def test_a_line_is_blank_by_one_rule_in_every_format(line, suffix, tmp_path):
+    """What one reader drops as blank and another keeps as a value would be a row fewer: it is refused."""
+    train = tmp_path / f"train.{suffix}"
+    mark = {"csv": ",", "tsv": "\t"}.get(suffix)
+    rows = lines_of() if mark is None else delimited(mark=mark)
+    train.write_text(f"{rows}{line}\n{rows.splitlines()[-1]}\n", encoding="utf-8")
+    is_row = mark is not None and mark in line
+    if line in BLANK and not is_row:
+        assert read_columns(train, key="k").n_rows == 4
+        return
+    with pytest.raises(ConfigError, match=rf"^task\.\w+: (line {4 if mark is None else 5}|row 4) of .*train"):
+        task_of(tmp_path, train.read_bytes(), suffix)
+
+
+@pytest.mark.parametrize("line", ["", "   "], ids=ascii)
+def test_a_blank_line_does_not_turn_plain_quotes_into_quoting(line, tmp_path):
+    """GLUE's own TSV files use quotes as letters; a line of blanks at the end must not make them malformed."""
+    content = f'text\tlabel\n"so" so\tpos\n{line}\nna"ja\tneg\n{line}'
+    (tmp_path / "a.tsv").write_text(content, encoding="utf-8")
+    assert read_columns(tmp_path / "a.tsv", key="k").of("text") == ['"so" so', 'na"ja']
 
 
 def test_texts_with_quotes_and_line_breaks_are_one_field(tmp_path):
