@@ -26,6 +26,7 @@ class Ledger:
         self.name, self.n_examples = name, 0
         self.counts: Counter[str] = Counter()
         self.refusals: Counter[str] = Counter()
+        self.guards: Counter[str] = Counter()
         self.wrong: dict[str, list[str]] = {}
 
     def settings(self, *, n_suite: int, share: int) -> dict[str, Any]:
@@ -63,6 +64,11 @@ class Ledger:
         assert "Traceback" not in message, message
         self.refusals[" ".join(reason.split()[:6])] += 1
 
+    def guarded(self, message: str) -> None:
+        """A run that a guard failed: its words are told at the end, for planning may have been able to tell."""
+        self.counts["guarded"] += 1
+        self.guards[message] += 1
+
     def accepted(self) -> None:
         self.counts["accepted"] += 1
 
@@ -70,6 +76,6 @@ class Ledger:
         """Run the mutations, and tell the counts."""
         with capsys.disabled() if N_EXAMPLES else contextlib.nullcontext():
             test()
-            print(f"{self.name}: {self.n_examples} mutations, {dict(self.counts)}")
+            print(f"{self.name}: {self.n_examples} mutations, {dict(self.counts)}", *self.guards, sep="\n    ")
         assert self.counts["refused"] and self.counts["accepted"], "a test that tells nothing"
         assert not self.wrong, "\n".join(f"{place}: {examples[0]}" for place, examples in self.wrong.items())

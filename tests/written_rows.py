@@ -121,6 +121,8 @@ def parquet(table: list[dict[str, Any]], kind: str) -> bytes:
         "text": pa.string(),
     }
     values = columns["label"]
+    if kind in ("float32", "float64", "int8", "int64", "decimal") and any(isinstance(value, bool) for value in values):
+        raise TypeError("a column of numbers keeps no true and no false")
     if kind == "dictionary":
         arrays["label"] = pa.array(values).dictionary_encode()
     elif kind == "bytes":
@@ -252,13 +254,20 @@ def read(suffix: str, content: bytes) -> list[dict[str, Any]]:
     if suffix == ".jsonl":
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         return [json.loads(line) for line in lines if line.strip()]
-    delimiter = DELIMITERS[suffix]
     try:
-        return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        return _read_delimited(text, DELIMITERS[suffix], quoting=csv.QUOTE_MINIMAL, strict=True)
     except csv.Error:
         if suffix != ".tsv":
             raise
-    return list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=csv.QUOTE_NONE))
+    return _read_delimited(text, DELIMITERS[suffix], quoting=csv.QUOTE_NONE)
+
+
+def _read_delimited(text: str, delimiter: str, **options: Any) -> list[dict[str, Any]]:
+    """Rows under the first line that is not blank; a line of blanks and tabs is no row, one of two quotes is."""
+    lines = list(io.StringIO(text, newline=""))
+    reader = csv.reader(lines, delimiter=delimiter, **options)
+    rows = [row for row in reader if len(row) > 1 or lines[reader.line_num - 1].strip(" \t\r\n")]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
 
 
 def name_of(value: Any) -> str:

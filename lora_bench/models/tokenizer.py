@@ -100,7 +100,7 @@ def share_padding(tokenizer: Any, architecture: PreTrainedConfig) -> None:
 
 def ends_rows_with_padding(tokenizer: Any) -> bool:
     """Whether the tokenizer ends a text with the pad token."""
-    return tokenizer("a")["input_ids"][-1:] == [tokenizer.pad_token_id]
+    return tokenizer("a", verbose=False)["input_ids"][-1:] == [tokenizer.pad_token_id]
 
 
 def _choose_padding(tokenizer: Any, name: str, folder: Path) -> None:
