@@ -24,7 +24,7 @@ from transformers import (
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import display_name
 from lora_bench.config.schema import ModelConfig
-from lora_bench.models import files, headers, last_token, length, misfit, roles, trial, weights
+from lora_bench.models import files, headers, last_token, length, misfit, numbers, roles, trial, weights
 from lora_bench.models import tokenizer as tokenizers
 from lora_bench.models.quiet import first_line, quiet
 from lora_bench.models.tokenizer import byte_tokenizer
@@ -157,6 +157,7 @@ def _skeleton(
         fit = weights.fit_of(skeleton, stored)
         misfit.require_base(skeleton, fit, stored)
         trial.require_runs(skeleton)
+        numbers.require_sound(skeleton, fit, stored)
     kept = [name for name in weights.kept_modules(skeleton, fit) if name not in ("classifier", "score")]
     says = [json.dumps({"trained head": kept})] if kept else []  # earlier versions froze these parts of a head
     if fit.set_aside:  # earlier versions began with it

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.models.headers import FLOATING, Stored
-from lora_bench.models.weights import Fit, head_parameters, is_pooler
+from lora_bench.models.weights import Fit, head_parameters, is_pooler, plain_name
 
 _WRAPPERS = {
     "base_layer": "peft saved the model unmerged; save model.merge_and_unload()",
@@ -42,14 +42,15 @@ def require_base(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored])
 
 def _refuse_twins(model: PreTrainedModel, stored: Mapping[str, Stored]) -> None:
     """Refuse weights that hold a parameter of the base model under two of its names: which is loaded, none can tell."""
-    parameters = {_bare(model, name) for name, _ in model.named_parameters()} - set(head_parameters(model))
+    head = set(head_parameters(model))
+    parameters = {plain_name(model, name) for name, _ in model.named_parameters() if name not in head}
     names: dict[str, str] = {}
     for name in sorted(stored):
-        bare = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", _bare(model, name)))
-        if bare in parameters and names.setdefault(bare, name) != name:
+        plain = plain_name(model, name)
+        if plain in parameters and names.setdefault(plain, name) != name:
             raise ConfigError(
-                f"model.name: the weights hold one parameter twice, as {names[bare]!r} and as {name!r}; save the model "
-                "once more with save_pretrained"
+                f"model.name: the weights hold one parameter twice, as {names[plain]!r} and as {name!r}; save the "
+                "model once more with save_pretrained"
             )
 
 

@@ -5,6 +5,7 @@ converted parameters, tied ones.
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,18 @@ def kept_modules(model: nn.Module, fit: Fit) -> tuple[str, ...]:
     )
 
 
+def plain_name(model: PreTrainedModel, name: str) -> str:
+    """A name of a parameter as the base model itself has it: without its prefix, however often that stands there, and
+    with LayerNorm's older names changed. What transformers puts in one place has one name.
+    """
+    prefix = f"{model.base_model_prefix}."
+    known = _names_in_base(model)
+    name = re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", name))
+    while name.startswith(prefix) and name not in known:
+        name = name.removeprefix(prefix)
+    return name
+
+
 def load_into(
     kind: type[PreTrainedModel], architecture: Any, tensors: Mapping[str, torch.Tensor], *, device: str | None
 ) -> tuple[PreTrainedModel, Fit]:
@@ -159,6 +172,12 @@ def load_into(
         set_aside=frozenset(other) - missing - frozenset(mismatched),
     )
     return model, fit
+
+
+@functools.lru_cache(maxsize=8)
+def _names_in_base(model: PreTrainedModel) -> frozenset[str]:
+    base = getattr(model, model.base_model_prefix, model)
+    return frozenset(name for name, _ in base.named_parameters())
 
 
 def _skeleton(architecture: Any) -> PreTrainedModel:

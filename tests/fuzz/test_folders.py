@@ -158,8 +158,7 @@ def _require_tokens(run: Run, content: damage.Folder) -> None:
 def _require_step(run: Run) -> None:
     """What trains can be trained: a row of the greatest length goes forward and back, and the loss is finite."""
     loaded = backbone.load(run.blueprint, precision="fp32", device=torch.device("cpu"))
-    if any(not torch.isfinite(parameter).all() for parameter in loaded.model.parameters()):
-        return  # numbers that are none are told by the guard of the first step
+    assert all(torch.isfinite(parameter).all() for parameter in loaded.model.parameters()), "numbers that are none"
     tokens = run.tokens()["train"]
     rows = batch(tokens, [0, 1], run.blueprint.tokenizer.pad_token_id, run.config.train.max_length)
     given = {name: torch.from_numpy(values) for name, values in rows.items() if name in {*loaded.inputs, "labels"}}

@@ -1,0 +1,104 @@
+"""Refuse weights whose numbers cannot be those of a trained model, although names and shapes are right.
+
+A copy that broke off in a file made beforehand ends in zeros; a conversion that went wrong leaves NaN. Every tensor
+with a place in the model is read once, which costs less than its hash does.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+from lora_bench.config.errors import ConfigError
+from lora_bench.models.headers import FLOATING, Stored
+from lora_bench.models.weights import Fit, plain_name
+
+
+def require_sound(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored]) -> None:
+    """Refuse weights with a number that is none, token embeddings that are all alike, and a norm that is dead.
+
+    A dead norm gives the same numbers for every input: a LayerNorm whose weight is zero everywhere does. Norms that add
+    1 to their weight (Gemma's) begin with that, and are alive.
+
+    Args:
+        model: the skeleton, before its fused projections are split.
+        stored: the files' tensors by name.
+
+    Raises:
+        ConfigError: names the tensor, its file and what is wrong.
+    """
+    unused = {plain_name(model, name) for name in fit.unexpected | fit.fresh}
+    parameters = {plain_name(model, name) for name, _ in model.named_parameters()}
+    norms = {path: module for path, module in model.named_modules() if _is_norm(module)}
+    words = _token_embedding(model)
+    vectors: dict[str, torch.Tensor] = {}
+    for name, tensor in _in_file_order(stored):
+        plain = plain_name(model, name)
+        is_read = plain in parameters or plain.endswith((".weight", ".bias"))  # or read under a name of another version
+        if not is_read or plain in unused or not tensor.numel():
+            continue
+        smallest, largest = tensor.aminmax()
+        if not (torch.isfinite(smallest.float()) and torch.isfinite(largest.float())):
+            raise _refusal(name, stored, "holds a number that is NaN or infinite in fp32")
+        if plain == words and smallest == largest:
+            raise _refusal(name, stored, f"is {smallest.item():g} everywhere, so every token is read alike")
+        if tensor.ndim == 1:
+            vectors[plain] = tensor
+    names = {plain_name(model, name): name for name in stored}
+    for path, norm in norms.items():
+        plain = plain_name(model, f"{path}.weight")
+        if plain in vectors and _is_dead(norm, plain.removesuffix("weight"), vectors):
+            value = f"is {vectors[plain][0].item():g} everywhere, so nothing of a text passes this norm"
+            raise _refusal(names[plain], stored, value)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    shapes = {name: value.ndim for name, value in module.named_parameters()}
+    return "Norm" in type(module).__name__ and shapes in ({"weight": 1}, {"weight": 1, "bias": 1})
+
+
+def _is_dead(norm: nn.Module, prefix: str, vectors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a norm with these vectors gives one output for two inputs."""
+    filled = copy.deepcopy(norm).to_empty(device="cpu").float()
+    parameters = dict(filled.named_parameters())
+    if any(vectors.get(prefix + name, torch.empty(0)).shape != value.shape for name, value in parameters.items()):
+        return False
+    inputs = torch.arange(1.0, 2 * filled.weight.numel() + 1).sin().view(2, -1)
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(vectors[prefix + name])
+        try:
+            outputs: Any = filled(inputs)
+        except (TypeError, ValueError, RuntimeError):  # one that asks for more than its input
+            return False
+    return torch.equal(outputs[0], outputs[1])
+
+
+def _in_file_order(stored: Mapping[str, Stored]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every floating-point tensor with its name, one file open at a time."""
+    for path in dict.fromkeys(tensor.path for tensor in stored.values()):
+        with safe_open(path, framework="pt") as file:
+            for name, tensor in stored.items():
+                if tensor.path == path and tensor.dtype in FLOATING:
+                    yield name, file.get_tensor(name)
+
+
+def _token_embedding(model: PreTrainedModel) -> str | None:
+    """The plain name of the table that token ids choose rows of."""
+    try:
+        table: Any = model.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    paths = (name for name, value in model.named_parameters() if value is getattr(table, "weight", None))
+    return next((plain_name(model, path) for path in paths), None)
+
+
+def _refusal(name: str, stored: Mapping[str, Stored], problem: str) -> ConfigError:
+    return ConfigError(
+        f"model.name: {name!r} in {str(stored[name].path)!r} {problem}; get the weights once more, or save the model "
+        "once more with save_pretrained"
+    )
