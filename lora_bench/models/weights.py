@@ -19,6 +19,8 @@ from lora_bench.models import headers
 from lora_bench.models.headers import FLOATING, Stored
 from lora_bench.models.quiet import quiet
 
+READ = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""Types from which parameters are read: `headers.FLOATING`."""
 OTHER_HEADS = ("ForTokenClassification", "ForMultipleChoice", "ForQuestionAnswering", "ForNextSentencePrediction")
 """How classes end whose head may have the name and the shape of a classifier of texts, and is none."""
 
@@ -99,10 +101,7 @@ def head_parameters(model: nn.Module) -> tuple[str, ...]:
 
 
 def fit_of(skeleton: PreTrainedModel, tensors: Mapping[str, Stored]) -> Fit:
-    """What transformers would take of tensors with these names and shapes, without reading them.
-
-    Tensors of other than floating-point numbers are left out: no parameter can be read from them.
-    """
+    """What transformers would take of tensors with these names and shapes, without reading them."""
     shapes = {
         name: torch.empty(tensor.shape, device="meta") for name, tensor in tensors.items() if tensor.dtype in FLOATING
     }
@@ -148,13 +147,15 @@ def load_into(
     """A model of this kind in fp32 that holds these tensors and nothing else of any folder, and what it took of them.
 
     Parameters that the tensors lack are drawn from torch's own generator; a head that classifies no texts counts as
-    lacking, since its outputs mean something else. `device` is "meta" or None, which is the CPU.
+    lacking, since its outputs mean something else. So do tensors of other types than `READ`: whole numbers would be
+    taken for weights, and quantised ones without their scales. `device` is "meta" or None, which is the CPU.
     """
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.dtype in READ}
     with quiet():
         loaded: Any = kind.from_pretrained(
             None,
             config=architecture,
-            state_dict=dict(tensors),
+            state_dict=tensors,
             device_map=device,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from lora_bench.config.errors import ConfigError
-from lora_bench.models import backbone, files, weights
+from lora_bench.models import backbone, files, headers, weights
 from lora_bench.store.errors import GuardError
 from lora_bench.training import guards
 from model_folders import INDEX, WEIGHTS, change, configure, fine_tuned, planned, rename, saved
@@ -386,6 +386,8 @@ def test_a_head_of_another_kind_and_the_same_shape_is_drawn_anew(name, kind, tmp
         ("llama", "layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
         ("bert", "embeddings.LayerNorm.weight", "embeddings.LayerNorm.gamma"),
         ("bert", "embeddings.LayerNorm.bias", "bert.embeddings.LayerNorm.beta"),
+        ("bert", "encoder.layer.0.output.dense.bias", "bert.bert.encoder.layer.0.output.dense.bias"),
+        ("llama", "norm.weight", "model.model.norm.weight"),
     ],
 )
 def test_a_parameter_that_the_weights_hold_twice_is_refused(name, part, twin, tmp_path):
@@ -393,3 +395,19 @@ def test_a_parameter_that_the_weights_hold_twice_is_refused(name, part, twin, tm
     folder = saved(tmp_path, name)
     change(folder, lambda tensors: tensors | {twin: tensors[part] + 1})
     assert f"one parameter twice, as {min(part, twin)!r} and as {max(part, twin)!r}" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("bert", torch.uint8), ("distilbert", torch.float8_e4m3fn), ("distilbert", torch.int64), ("qwen2", torch.bool)],
+    ids=str,
+)
+def test_a_part_of_the_head_that_is_no_float_is_drawn_anew(name, dtype, tmp_path):
+    """Planning does not count it as the checkpoint's, so training must not start from its rounded numbers."""
+    fine_tuned(tmp_path, name)
+    part = next(name for name in load_file(tmp_path / WEIGHTS) if name.startswith(("classifier", "score")))
+    change(tmp_path, lambda tensors: tensors | {part: tensors[part].to(dtype)})
+    plan = planned(tmp_path)
+    fresh = weights.fit_of(plan.skeleton, headers.stored(tmp_path)).fresh
+    assert part in fresh
+    assert backbone.load(plan, precision="fp32", device=torch.device("cpu")).fresh_parameters == fresh
