@@ -34,7 +34,13 @@ def require_faithful(tokenizer: Any, name: str, folder: Path) -> None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or not (folder / FILE).is_file():
         return
-    file = Tokenizer.from_file(str(folder / FILE))
+    try:
+        file = Tokenizer.from_file(str(folder / FILE))
+    except Exception as error:  # transformers reads some files that their own library does not
+        raise ConfigError(
+            f"model.name: no usable tokenizer for {name!r} ({str(folder / FILE)!r} is broken: {first_line(error)}); "
+            "get the file once more"
+        ) from None
     kinds = [type(tokenizers.model).__name__ for tokenizers in (file, backend)]
     made = type(tokenizer).__name__
     if kinds[0] != kinds[1]:

@@ -58,3 +58,13 @@ def test_a_file_that_is_read_as_it_is_needs_no_class(name, tmp_path):
     text = "Ünïcödé, 'quoted' and 12 numbers"
     tokenizer = planned(folder).tokenizer
     assert tokenizer(text)["input_ids"] == Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+
+
+@pytest.mark.parametrize("key", ["version", "added_tokens", "normalizer", "pre_tokenizer", "post_processor", "decoder"])
+def test_a_file_that_its_own_library_cannot_read_is_refused(key, tmp_path):
+    """transformers passes over some faults of it; what it makes then is a tokenizer of its own invention."""
+    folder = saved(tmp_path)
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {key: {"a": 1}}), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^model\.name: no usable tokenizer for .*; (get the file|save the model's)"):
+        planned(folder)
