@@ -40,6 +40,8 @@ class Ledger:
     def example(self, what: str) -> Iterator[Ledger]:
         """One mutation. What it raises is wrong: told at the end of a long hunt, at once in the suite."""
         self.n_examples += 1
+        if N_EXAMPLES and self.n_examples % 1000 == 0:
+            print(f"{self.name}: {self.n_examples} mutations, {dict(self.counts)}", flush=True)
         try:
             yield self
         except Exception as error:

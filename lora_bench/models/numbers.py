@@ -17,9 +17,12 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.models.headers import FLOATING, Stored
 from lora_bench.models.weights import Fit, plain_name
 
+LARGEST = 1e8
+"""Far beyond any weight: a network of larger ones overflows, and bytes in the wrong order are read as such numbers."""
+
 
 def require_sound(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored]) -> None:
-    """Refuse weights with a number that is none, token embeddings that are all alike, and a norm that is dead.
+    """Refuse weights with a number that no weight is, token embeddings that are all alike, and a norm that is dead.
 
     A dead norm gives the same numbers for every input: a LayerNorm whose weight is zero everywhere does. Norms that add
     1 to their weight (Gemma's) begin with that, and are alive.
@@ -41,11 +44,12 @@ def require_sound(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored]
         is_read = plain in parameters or plain.endswith((".weight", ".bias"))  # or read under a name of another version
         if not is_read or plain in unused or not tensor.numel():
             continue
-        smallest, largest = tensor.aminmax()
-        if not (torch.isfinite(smallest.float()) and torch.isfinite(largest.float())):
-            raise _refusal(name, stored, "holds a number that is NaN or infinite in fp32")
+        smallest, largest = (number.item() for number in tensor.aminmax())
+        if not -LARGEST < smallest <= largest < LARGEST:
+            number = largest if smallest > -LARGEST else smallest
+            raise _refusal(name, stored, f"holds {number:g}, and no trained weight is NaN or beyond {LARGEST:g}")
         if plain == words and smallest == largest:
-            raise _refusal(name, stored, f"is {smallest.item():g} everywhere, so every token is read alike")
+            raise _refusal(name, stored, f"is {smallest:g} everywhere, so every token is read alike")
         if tensor.ndim == 1:
             vectors[plain] = tensor
     names = {plain_name(model, name): name for name in stored}
