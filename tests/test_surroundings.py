@@ -11,6 +11,7 @@ import pytest
 from lora_bench import paths
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import display_name, run_id
+from lora_bench.config.schema import KEYS
 from lora_bench.reports import script
 from lora_bench.store import secrets
 from lora_bench.training.resolve import resolve
@@ -119,7 +120,7 @@ def test_every_path_of_a_run_is_expanded_once_and_no_id_moves(monkeypatch, tmp_p
     assert run_id(science) == resolve(tiny_config(model__name="m")).run_id
 
 
-@pytest.mark.parametrize("key", ["store", "task.data_dir", "model.name"])
+@pytest.mark.parametrize("key", [key.path for key in KEYS if key.fact.path])
 def test_a_home_that_is_not_there_is_refused_by_its_key(no_home, key):
     with pytest.raises(ConfigError) as refused:
         tiny_config(**{key.replace(".", "__"): "~/x"})

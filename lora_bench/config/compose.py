@@ -83,8 +83,7 @@ class Template:
                 OmegaConf.update(self._typed, key, value, merge=False)
                 chosen = OmegaConf.select(self._typed, key)
             chosen = OmegaConf.to_object(chosen) if OmegaConf.is_config(chosen) else chosen
-            part = {section: replace(getattr(config, section), **{name: chosen})} if section else {name: chosen}
-            config = replace(config, **part)
+            config = _with_value(config, section, {name: chosen})
         config = _with_whole_paths(config)
         check(config)
         return config
@@ -96,17 +95,18 @@ def _with_whole_paths(config: RunConfig) -> RunConfig:
     Raises:
         ConfigError: when there is no such home, or the locale cannot spell the path.
     """
-    parts: dict[str, Any] = {"": config, "model.": config.model, "task.": config.task}
-    keys = {"": ("store",), "model.": ("name",), "task.": ("data_dir", "train_file", "select_file", "report_file")}
-    for section, part in parts.items():
-        for name in keys[section]:
+    for key in KEYS:
+        if key.fact.path and (text := key.of(config)):
             try:
-                text = getattr(part, name)
-                part = replace(part, **{name: paths.expanded(text)}) if text else part
+                config = _with_value(config, key.section, {key.name: paths.expanded(text)})
             except paths.PathError as error:
-                raise ConfigError(f"{section}{name}: {error}") from None
-        parts[section] = part
-    return replace(parts[""], model=parts["model."], task=parts["task."])
+                raise ConfigError(f"{key.path}: {error}") from None
+    return config
+
+
+def _with_value(config: RunConfig, section: str, values: Mapping[str, Any]) -> RunConfig:
+    """A configuration with other values in a section; an empty one is the run's own."""
+    return replace(config, **({section: replace(getattr(config, section), **values)} if section else values))
 
 
 def schema_override(override: str) -> str:

@@ -31,6 +31,7 @@ class Fact:
         help: what the field does, for docs/config.md.
         brief: how `--help` names it; None: by its name; empty: not at all.
         filled: a text that must not be empty.
+        path: of a file or a folder, in which a leading `~` is replaced.
         of: the part of a run's science that the field enters; None: it cannot change a result.
         methods: those whose results it can change; None: all.
         later: of a scientific field added after protocol 1, the value that earlier versions amounted to: with it, a run
@@ -49,6 +50,7 @@ class Fact:
     below: float | None = None
     choices: tuple[str, ...] = ()
     filled: bool = False
+    path: bool = False
     of: str | None = None
     methods: tuple[str, ...] | None = None
     later: Any = ALWAYS

@@ -29,7 +29,7 @@ MOST_ROWS = 2**31 - 1
 class ModelConfig:
     """A frozen backbone: a Hub name, a local folder, or (`weights: random`) an architecture with seeded weights."""
 
-    name: str = fact(filled=True, help="a Hub name or a local folder")
+    name: str = fact(filled=True, path=True, help="a Hub name or a local folder")
     revision: str | None = fact(
         None, help="commit or branch on the Hub; pin one where safetensors are not on the main branch"
     )
@@ -58,6 +58,7 @@ class TaskConfig:
     source: str = fact(choices=SOURCES, help="`glue`, `generated`, `files` or `planted`; set by the task's file")
     data_dir: str | None = fact(
         None,
+        path=True,
         help="GLUE: a folder of local parquet, csv, tsv or jsonl files in the Hub's schema; files: their folder",
     )
     revision: str | None = fact(None, help="of the data on the Hub")
@@ -75,9 +76,9 @@ class TaskConfig:
     )
     phenomena: list[str] = fact([], help="constructions of an embedded task; empty takes all")
     kind: str = fact("classification", choices=KINDS, help="files: `classification` or `regression`")
-    train_file: str | None = fact(None, help="files: required")
-    select_file: str | None = fact(None, help="files: null cuts select from train")
-    report_file: str | None = fact(None, help="files: required; scored once, at the end")
+    train_file: str | None = fact(None, path=True, help="files: required")
+    select_file: str | None = fact(None, path=True, help="files: null cuts select from train")
+    report_file: str | None = fact(None, path=True, help="files: required; scored once, at the end")
     text_columns: list[str] = fact([], help="files: one column, or two for pairs")
     label_column: str | None = fact(None, help="files: text or whole numbers; for regression any numbers")
     metrics: list[str] = fact(
@@ -283,7 +284,7 @@ class RunConfig:
         of="run",
         help="head, order, dropout and adapter start, each through a stream of its own; `range(8)` in sweeps",
     )
-    store: str = fact(filled=True, help="the folder of records")
+    store: str = fact(filled=True, path=True, help="the folder of records")
     keep_adapters: str = fact(
         "all",
         choices=KEEP_ADAPTERS,
