@@ -42,7 +42,14 @@ class ModelConfig:
         help="a Python package that carries the weights of the Hub's `name`, and their hash; the Hub is the fallback. "
         "Another `model.name`, or a `model.revision`, leaves it out",
     )
-    sha256: str | None = fact(None, help="of model.safetensors, checked before loading")
+    gguf: str | None = fact(
+        None,
+        filled=True,
+        path=True,
+        help="a GGUF file of a Llama-type language model, or `pkg://PACKAGE/FILE` of an installed package: dequantised "
+        "once, and read in place of `model.name`",
+    )
+    sha256: str | None = fact(None, help="of model.safetensors, or of the GGUF file; checked before loading")
     architecture: dict[str, Any] = fact({}, help="transformers configuration values, for random weights")
     roles: dict[str, str] = fact(
         {}, help="role -> regular expression of module paths, where the matrices of a backbone are not recognised"
@@ -343,6 +350,11 @@ def _check_model(model: ModelConfig) -> None:
     for key, value in (("sha256", model.sha256), ("packaged.sha256", model.packaged.get("sha256"))):
         if value is not None and not re.fullmatch(r"[0-9a-f]{64}", value):
             raise ConfigError(f"model.{key}: {value!r} is no sha256; give 64 hexadecimal digits, or null")
+    if model.gguf is not None:
+        if model.weights == "random":
+            raise ConfigError(f"model.gguf: {model.gguf!r} beside model.weights=random; add model.weights=pretrained")
+        if model.revision is not None:
+            raise ConfigError(f"model.revision: {model.revision!r} beside model.gguf; a file has none, give null")
     if model.weights == "random" and "model_type" not in model.architecture:
         raise ConfigError("model.architecture: no model_type; random weights need one, such as bert")
     for role in model.roles:
