@@ -20,10 +20,10 @@ NAME = "calibration_study"
 
 def study(trials: Trials) -> list[CalibrationSection]:
     """Studies of every pattern, from the first rate to the last look."""
-    found = protocol.outcomes(
+    said = protocol.outcomes(
         protocol.PATTERNS, n_studies=trials.n_studies, seed=trials.seed, n_processes=trials.n_processes
     )
-    return [section(protocol.table_of(protocol.PATTERNS, found))]
+    return [section(protocol.table_of(protocol.PATTERNS, said))]
 
 
 def section(table: pd.DataFrame) -> CalibrationSection:
@@ -64,7 +64,7 @@ def section(table: pd.DataFrame) -> CalibrationSection:
         notes=notes,
         part="studies",
         says="fails" if len(broken) or is_silent else "holds",
-        found=table,
+        outcome=table,
     )
 
 

@@ -81,10 +81,10 @@ def _replicates(
     cell_of = {_arm(cell, 0): cell for cell in paired}
     called = contrasts[contrasts["verdict"].isin(["better", "worse"])]
     tested = contrasts[contrasts["n_pairs"] >= stats.MIN_PAIRS]
-    told = f"{wording.listed([cell_of[arm] for arm in called['first']])} falsely" if len(called) else "none"
+    false_words = f"{wording.listed([cell_of[arm] for arm in called['first']])} falsely" if len(called) else "none"
     sentence = (
         f"A/A on {setting.title}: two draws of the adapter's init, all else shared, in {len(tested)} cells of "
-        f"{int(contrasts['n_pairs'].max())} seeds; called different: {told}. The sd of such a difference is "
+        f"{int(contrasts['n_pairs'].max())} seeds; called different: {false_words}. The sd of such a difference is "
         f"{wording.points(sd, 2)} points."
     )
     name = f"calibration_aa_{setting.slug}"
@@ -95,7 +95,7 @@ def _replicates(
         notes=[*setting.notes, *notes_of_missing(setting, runs)],
         part=f"A/A on {setting.title}",
         says="fails" if len(called) else "holds" if len(tested) else "missing",
-        found=contrasts,
+        outcome=contrasts,
     )
     shown = contrasts[contrasts["n_pairs"] > 0]
     if len(shown):
@@ -117,8 +117,8 @@ def _add_resampled(section: CalibrationSection, name: str, residuals: np.ndarray
     rows = []
     for n_seeds in SEEDS:
         sweeps = trials.generators(200 + n_seeds, trials.n_sweeps, f"A/A residuals, {n_seeds} seeds")
-        found = simulate.errors(simulate.resample(rng, residuals, n_seeds=n_seeds) for rng in sweeps)
-        rows.append({"label": f"A/A residuals, {n_seeds} seeds", "n_seeds": n_seeds} | error_row(found))
+        counts = simulate.errors(simulate.resample(rng, residuals, n_seeds=n_seeds) for rng in sweeps)
+        rows.append({"label": f"A/A residuals, {n_seeds} seeds", "n_seeds": n_seeds} | error_row(counts))
     errors = pd.DataFrame(rows)
 
     def draw(rng: np.random.Generator, n_seeds: int, effect: float) -> pd.DataFrame:
@@ -169,15 +169,15 @@ def reference(scope: Scope, trials: Trials) -> list[CalibrationSection]:
 
 def _scores(runs: pd.DataFrame) -> dict[str, np.ndarray]:
     """Scores of cells with many seeds, at the rate with the most of them, and differences of neighbouring cells."""
-    found: dict[str, pd.Series] = {}
-    for arm, mine in runs[runs["scored"]].groupby("arm", sort=False):
-        counts = mine["lr"].value_counts()
+    by_seed: dict[str, pd.Series] = {}
+    for arm, of_arm in runs[runs["scored"]].groupby("arm", sort=False):
+        counts = of_arm["lr"].value_counts()
         if counts.max() >= COVERAGE_SEEDS:
-            found[str(arm)] = mine[mine["lr"] == counts.idxmax()].set_index("seed")["report"]
-    scores = {arm: each.to_numpy(float) for arm, each in found.items()}
-    names = list(found)
+            by_seed[str(arm)] = of_arm[of_arm["lr"] == counts.idxmax()].set_index("seed")["report"]
+    scores = {arm: of_cell.to_numpy(float) for arm, of_cell in by_seed.items()}
+    names = list(by_seed)
     for first, second in itertools.pairwise(names):
-        differences = (found[first] - found[second]).dropna()
+        differences = (by_seed[first] - by_seed[second]).dropna()
         if len(differences) >= COVERAGE_SEEDS:
             scores[f"{first} − {second}"] = differences.to_numpy(float)
     return scores
@@ -239,7 +239,7 @@ def _reference(setting: settings.Setting, scores: dict[str, np.ndarray], trials:
         notes=[*setting.notes, *notes_of_missing(setting, setting.runs[setting.runs["arm"].isin(list(scores))])],
         part=f"coverage on {setting.title}",
         says="holds" if holds else "fails",
-        found=table,
+        outcome=table,
     )
 
 

@@ -185,15 +185,15 @@ def collapsed_runs(runs: pd.DataFrame, store: StoreReader) -> pd.Series:
     """Whether each run predicts one class, by its id: from its predictions, or where the store kept none, from its
     score, which is that of one class for all rows of the split."""
     constants = {task: _constant_scores(str(own["metric"].iloc[0]), own, store) for task, own in runs.groupby("task")}
-    found = {}
+    is_collapsed = {}
     for run_id, task, report in zip(runs["run_id"], runs["task"], runs["report"], strict=True):
         predictions = store.predictions(run_id)
-        found[run_id] = (
+        is_collapsed[run_id] = (
             bool(np.isclose(constants[task], report, atol=1e-9).any())
             if predictions is None
             else has_collapsed(predictions)
         )
-    return pd.Series(found)
+    return pd.Series(is_collapsed)
 
 
 def _constant_scores(metric: str, runs: pd.DataFrame, store: StoreReader) -> list[float]:
@@ -244,14 +244,14 @@ def _middle(runs: pd.DataFrame) -> float:
 
 
 def _section(setting: settings.Setting, measured: Measured, budget: int) -> CalibrationSection:
-    found, table = measured.noise, measured.placements.rename_axis("placement").reset_index()
-    constants = "; ".join(f"{field.name} {_shown(getattr(found, field.name))}" for field in _measured_fields())
+    about, table = measured.noise, measured.placements.rename_axis("placement").reset_index()
+    constants = "; ".join(f"{field.name} {_shown(getattr(about, field.name))}" for field in _measured_fields())
     sentence = (
-        f"On {setting.title} at {budget:,} parameters, scores vary over seeds by {wording.points(found.select, 2)} "
-        f"points on select and {wording.points(found.report, 2)} on report, with a correlation of "
-        f"{found.correlation:.2f}; those of two placements by {found.shared:+.2f}. A decade below its best rate a "
-        f"placement would lose {wording.points(found.below)} points, a decade above {wording.points(found.above)}; "
-        f"best rates spread by {found.spread:.2f} decades."
+        f"On {setting.title} at {budget:,} parameters, scores vary over seeds by {wording.points(about.select, 2)} "
+        f"points on select and {wording.points(about.report, 2)} on report, with a correlation of "
+        f"{about.correlation:.2f}; those of two placements by {about.shared:+.2f}. A decade below its best rate a "
+        f"placement would lose {wording.points(about.below)} points, a decade above {wording.points(about.above)}; "
+        f"best rates spread by {about.spread:.2f} decades."
     )
     name = f"calibration_noise_{setting.slug}"
     columns = [
@@ -264,7 +264,7 @@ def _section(setting: settings.Setting, measured: Measured, budget: int) -> Cali
         Column("peak", "best rate", _rate),
         Column("cliff", "collapses from", _rate),
     ]
-    constants_table = pd.DataFrame([_plain(found)])
+    constants_table = pd.DataFrame([_plain(about)])
     return CalibrationSection(
         title=f"Calibration: noise on {setting.title}",
         sentence=sentence,
@@ -275,7 +275,7 @@ def _section(setting: settings.Setting, measured: Measured, budget: int) -> Cali
         notes=[Note(f"measured: {constants}"), *setting.notes],
         part=f"noise on {setting.title}",
         says="shown",
-        found=table,
+        outcome=table,
     )
 
 
@@ -283,8 +283,8 @@ def _measured_fields() -> list:
     return [field for field in fields(Noise) if field.name not in ("tails", "step")]
 
 
-def _plain(found: Noise) -> Mapping[str, object]:
-    return {field.name: _shown(getattr(found, field.name)) for field in _measured_fields()}
+def _plain(about: Noise) -> Mapping[str, object]:
+    return {field.name: _shown(getattr(about, field.name)) for field in _measured_fields()}
 
 
 def _shown(value: float | tuple[float, ...]) -> str:

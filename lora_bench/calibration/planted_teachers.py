@@ -41,20 +41,20 @@ def planted(scope: Scope) -> list[CalibrationSection]:
 
 def _teachers(runs: pd.DataFrame, store: StoreReader) -> dict[str, dict]:
     """Task fingerprint -> what the records say of the teacher."""
-    found = {}
+    teachers = {}
     names = runs["task"].astype(str)
     for fingerprint, of_task in runs[names.str.startswith("planted")].groupby("task_fingerprint"):
         about = store.record(of_task["run_id"].iloc[0]).get("data", {}).get("planted")
         if about:
-            found[str(fingerprint)] = about
-    return found
+            teachers[str(fingerprint)] = about
+    return teachers
 
 
 def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str, scope: Scope) -> CalibrationSection:
     metric = group[0].metric
     model, margin = settings.short_name(group[0].facts["model"]), scope.margin_of(metric)
     rows, parts, notes, curves = [], [], [], []
-    for setting in sorted(group, key=lambda one: _place(teachers[one.facts["task_fingerprint"]]["targets"])):
+    for setting in sorted(group, key=lambda member: _place(teachers[member.facts["task_fingerprint"]]["targets"])):
         about = teachers[setting.facts["task_fingerprint"]]
         settings.refuse_duplicates(setting, arms.name_arms(setting.runs))
         try:
@@ -62,11 +62,11 @@ def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str
         except settings.NothingToShow as error:
             notes.append(gap(str(error)))
         else:
-            mine = _matrix_rows(about, runs, margin)
-            rows += mine
-            parts.append(_teacher_sentence(about, pd.DataFrame(mine)))
+            matrix = _matrix_rows(about, runs, margin)
+            rows += matrix
+            parts.append(_teacher_sentence(about, pd.DataFrame(matrix)))
             notes += notes_of_missing(setting, runs.assign(arm=_student_arms(runs)))
-            notes += _uncertified(about, mine)
+            notes += _uncertified(about, matrix)
         curve = _rank_curve(setting, about)
         if curve is not None:
             curves.append((about, curve))
@@ -76,7 +76,7 @@ def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str
         notes=list(dict.fromkeys([*group[0].notes, *notes])),
         part=f"planted teachers on {model}",
         says="shown",
-        found=pd.DataFrame(rows),
+        outcome=pd.DataFrame(rows),
     )
     if rows:
         section.tables.append(_matrix_table(name, pd.DataFrame(rows)))
@@ -99,10 +99,10 @@ def _planted(group: list[settings.Setting], teachers: dict[str, dict], name: str
 
 def _uncertified(about: dict, rows: list[dict]) -> list[Note]:
     doubtful = [
-        one["student"] for one in rows if one["certificate"] in tuning.UNCERTIFIED and one["student"] != "head only"
+        row["student"] for row in rows if row["certificate"] in tuning.UNCERTIFIED and row["student"] != "head only"
     ]
-    told = f"teacher on {about['targets']}: the rate of {wording.listed(doubtful)} is not certified"
-    return [gap(f"{told}; another may be better")] if doubtful else []
+    doubt = f"teacher on {about['targets']}: the rate of {wording.listed(doubtful)} is not certified"
+    return [gap(f"{doubt}; another may be better")] if doubtful else []
 
 
 def _student_arms(runs: pd.DataFrame) -> pd.Series:
@@ -117,18 +117,18 @@ def _matrix_rows(about: dict, runs: pd.DataFrame, margin: float) -> list[dict]:
     verdicts = judged.contrasts.set_index("first").to_dict("index")
     certificates = judged.rates["certificate"].to_dict()
     rows = []
-    for arm, one in judged.estimates.to_dict("index").items():
+    for arm, estimate in judged.estimates.to_dict("index").items():
         pair = verdicts.get(arm)
         rows.append(
             {
                 "teacher": _teacher_name(about),
                 "student": "head only" if arm == settings.FLOOR else arm,
-                "lr": one["lr"],
+                "lr": estimate["lr"],
                 "certificate": certificates[arm],
-                "n_seeds": one["n_seeds"],
-                "mean": one["mean"],
-                "low": one["low"],
-                "high": one["high"],
+                "n_seeds": estimate["n_seeds"],
+                "mean": estimate["mean"],
+                "low": estimate["low"],
+                "high": estimate["high"],
                 "difference": pair["difference"] if pair is not None else np.nan,
                 "p_holm": pair["p_holm"] if pair is not None else np.nan,
                 "verdict": str(pair["verdict"]) if pair is not None else "",
@@ -162,11 +162,11 @@ def _teacher_sentence(about: dict, rows: pd.DataFrame) -> str:
 
 def _planted_sentence(parts: list[str], rows: list[dict], curves: list[tuple[dict, pd.DataFrame]]) -> str:
     table = pd.DataFrame(rows)
-    told = []
+    sentences = []
     if parts:
         adapted = table[table["student"] != "head only"]
         best = adapted.loc[adapted.dropna(subset="mean").groupby("teacher")["mean"].idxmax()]
-        told.append(
+        sentences.append(
             f"Of {len(best)} teachers, {int(best['is_own'].sum())} have the highest mean on their own placement: "
             f"{'; '.join(parts)}."
         )
@@ -174,11 +174,11 @@ def _planted_sentence(parts: list[str], rows: list[dict], curves: list[tuple[dic
         best = arms.highest(curve, "mean")
         at = curve[curve["rank"] == about["rank"]]
         own = f"; its own rank {about['rank']} scores {wording.points(at['mean'].iloc[0])}" if len(at) else ""
-        told.append(
+        sentences.append(
             f"On the teacher of {_teacher_name(about)}, students on {about['targets']} do best at rank "
             f"{int(best['rank'])} ({wording.points(best['mean'])}){own}."
         )
-    return " ".join(told) or "No placement or rank can be compared on the planted tasks of this store."
+    return " ".join(sentences) or "No placement or rank can be compared on the planted tasks of this store."
 
 
 def _rank_curve(setting: settings.Setting, about: dict) -> pd.DataFrame | None:

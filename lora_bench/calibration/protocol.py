@@ -175,21 +175,21 @@ def outcomes(
     many processes share them, the first are the same.
     """
     batches = list(_batches(patterns, n_studies, seed))
-    found: dict[tuple[str, Design], list[Outcome]] = {}
+    said_by: dict[tuple[str, Design], list[Outcome]] = {}
     if n_processes == 1:
         done: Iterator[list[Outcome]] = map(Batch.follow, batches)
-        return _collect(found, batches, done)
+        return _collect(said_by, batches, done)
     with ProcessPoolExecutor(n_processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return _collect(found, batches, pool.map(Batch.follow, batches))
+        return _collect(said_by, batches, pool.map(Batch.follow, batches))
 
 
 def _collect(
-    found: dict[tuple[str, Design], list[Outcome]], batches: Sequence[Batch], done: Iterator[list[Outcome]]
+    said_by: dict[tuple[str, Design], list[Outcome]], batches: Sequence[Batch], done: Iterator[list[Outcome]]
 ) -> dict[tuple[str, Design], list[Outcome]]:
     bar = track(done, "simulated studies", len(batches), transient=True, disable=not sys.stderr.isatty())
     for batch, of_batch in zip(batches, bar, strict=True):
-        found.setdefault((batch.name, batch.design), []).extend(of_batch)
-    return found
+        said_by.setdefault((batch.name, batch.design), []).extend(of_batch)
+    return said_by
 
 
 def _batches(patterns: Mapping[str, Pattern], n_studies: int, seed: int) -> Iterator[Batch]:
@@ -213,7 +213,7 @@ COLUMNS = (
 )
 
 
-def table_of(patterns: Mapping[str, Pattern], found: Mapping[tuple[str, Design], Sequence[Outcome]]) -> pd.DataFrame:
+def table_of(patterns: Mapping[str, Pattern], said_by: Mapping[tuple[str, Design], Sequence[Outcome]]) -> pd.DataFrame:
     """One row per pattern.
 
     Returns:
@@ -224,7 +224,7 @@ def table_of(patterns: Mapping[str, Pattern], found: Mapping[tuple[str, Design],
     """
     rows = []
     for name, pattern in patterns.items():
-        said = found[name, LOOKS]
+        said = said_by[name, LOOKS]
         row = {"label": name, "n_studies": len(said)}
         row |= dict(zip(("share", "low", "high"), _share(said), strict=True)) | {
             "differences": np.mean([outcome.is_false_difference for outcome in said]),
@@ -234,10 +234,10 @@ def table_of(patterns: Mapping[str, Pattern], found: Mapping[tuple[str, Design],
             "n_looks": np.mean([outcome.n_looks for outcome in said]),
         }
         if pattern.is_own:
-            row |= dict(zip(("other", "other_low", "other_high"), _share(found[name, "staged"]), strict=True))
-            row["staged_words"] = np.mean([outcome.n_words for outcome in found[name, "staged"]])
-            row["staged_runs"] = np.mean([outcome.n_runs for outcome in found[name, "staged"]])
-            row |= _price(float(row["words"]), {n: found[name, (n,)] for n in FIXED_SEEDS})
+            row |= dict(zip(("other", "other_low", "other_high"), _share(said_by[name, "staged"]), strict=True))
+            row["staged_words"] = np.mean([outcome.n_words for outcome in said_by[name, "staged"]])
+            row["staged_runs"] = np.mean([outcome.n_runs for outcome in said_by[name, "staged"]])
+            row |= _price(float(row["words"]), {n: said_by[name, (n,)] for n in FIXED_SEEDS})
             row["saved"] = 1 - row["runs"] / row["fixed_runs"]
         rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)

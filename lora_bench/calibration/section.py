@@ -15,4 +15,4 @@ class CalibrationSection(Section):
 
     part: str  # its name in the summary
     says: str  # holds, fails, missing, or shown where there is nothing to pass
-    found: pd.DataFrame  # one row per kind of sweep, contrast, cell or student
+    outcome: pd.DataFrame  # one row per kind of sweep, contrast, cell or student

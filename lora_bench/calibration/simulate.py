@@ -64,8 +64,8 @@ class Share:
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """The exact binomial (Clopper-Pearson) interval."""
-        found = stats.binomtest(self.count, self.n).proportion_ci(confidence_level=level, method="exact")
-        return float(found.low), float(found.high)
+        interval = stats.binomtest(self.count, self.n).proportion_ci(confidence_level=level, method="exact")
+        return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def errors(sweeps: Iterable[pd.DataFrame]) -> Errors:
 
 def detections(sweeps: Iterable[pd.DataFrame]) -> Share:
     """How often the reference is called better than the placement that was made worse."""
-    found = [_verdict_on_shifted(judge(runs).contrasts) == "better" for runs in sweeps]
-    return Share(sum(found), len(found))
+    is_found = [_verdict_on_shifted(judge(runs).contrasts) == "better" for runs in sweeps]
+    return Share(sum(is_found), len(is_found))
 
 
 def promised_power(difference: float, sd: float, n_seeds: int) -> float:
@@ -146,11 +146,11 @@ def promised_power(difference: float, sd: float, n_seeds: int) -> float:
 def coverage(scores: np.ndarray, n_seeds: int, *, n_draws: int, rng: np.random.Generator) -> float:
     """How often the 95 % interval of `n_seeds` of the scores holds the mean of all of them."""
     mean = scores.mean()
-    held = 0
+    n_holding = 0
     for _ in range(n_draws):
         low, high = mean_interval(rng.choice(scores, n_seeds, replace=False))
-        held += low <= mean <= high
-    return held / n_draws
+        n_holding += low <= mean <= high
+    return n_holding / n_draws
 
 
 def expected_coverage(n_seeds: int, n_all: int) -> float:
@@ -169,8 +169,8 @@ def coverage_band(
     scores = rng.normal(size=(n_sets, 1, n_all))
     drawn = np.take_along_axis(scores, rng.random((n_sets, n_draws, n_all)).argsort(axis=-1)[..., :n_seeds], axis=-1)
     half = half_width(drawn.std(axis=-1, ddof=1), n_seeds)
-    held = (np.abs(drawn.mean(axis=-1) - scores.mean(axis=-1)) <= half).mean(axis=-1)
-    low, high = np.quantile(held, [0.025, 0.975])
+    shares = (np.abs(drawn.mean(axis=-1) - scores.mean(axis=-1)) <= half).mean(axis=-1)
+    low, high = np.quantile(shares, [0.025, 0.975])
     return float(low), float(high)
 
 

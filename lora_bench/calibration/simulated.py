@@ -19,18 +19,18 @@ SEEDS = (3, 5, 8)
 EFFECTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # in standard deviations of a paired difference
 
 
-def error_row(found: simulate.Errors) -> dict[str, float]:
-    low, high = found.verdict.interval()
-    other_low, other_high = found.uncorrected.interval()
+def error_row(errors: simulate.Errors) -> dict[str, float]:
+    low, high = errors.verdict.interval()
+    other_low, other_high = errors.uncorrected.interval()
     return {
-        "n_sweeps": found.verdict.n,
-        "share": found.verdict.value,
+        "n_sweeps": errors.verdict.n,
+        "share": errors.verdict.value,
         "low": low,
         "high": high,
-        "other": found.uncorrected.value,
+        "other": errors.uncorrected.value,
         "other_low": other_low,
         "other_high": other_high,
-        "missed": found.missed.value,
+        "missed": errors.missed.value,
     }
 
 
@@ -77,7 +77,7 @@ def power(trials: Trials) -> list[CalibrationSection]:
             },
             part="known effect",
             says=power_says(table),
-            found=table,
+            outcome=table,
         )
     ]
 
@@ -91,18 +91,18 @@ def power_rows(
             stream = 1_000 * n_seeds + round(100 * effect)
             label = f"effect {effect:g} sd, {n_seeds} seeds"
             sweeps = trials.generators(stream, trials.n_power_sweeps, label)
-            found = simulate.detections(draw(rng, n_seeds, effect) for rng in sweeps)
-            low, high = found.interval()
+            detected = simulate.detections(draw(rng, n_seeds, effect) for rng in sweeps)
+            low, high = detected.interval()
             # All points together are to hold at 95 %.
-            _, most = found.interval(1 - 2 * ERROR / (len(SEEDS) * len(EFFECTS)))
+            _, most = detected.interval(1 - 2 * ERROR / (len(SEEDS) * len(EFFECTS)))
             promised = simulate.promised_power(effect * sd, sd, n_seeds)
             rows.append(
                 {
                     "n_seeds": n_seeds,
                     "effect": effect,
                     "difference": effect * sd,
-                    "n_sweeps": found.n,
-                    "found": found.value,
+                    "n_sweeps": detected.n,
+                    "found": detected.value,
                     "low": low,
                     "high": high,
                     # One direction of a two-sided test is half of the error where there is no effect.

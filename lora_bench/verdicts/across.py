@@ -91,14 +91,14 @@ def _improvement_intervals(scores: np.ndarray, level: float) -> np.ndarray:
     """The intervals of the mean over tasks, each of which has one share of the squared distance to either end."""
     n_tasks, n_cells, n_seeds = scores.shape
     by_task = _improvement(scores)
-    found = np.full((n_cells, n_cells, 2), math.nan)
+    intervals = np.full((n_cells, n_cells, 2), math.nan)
     for row in range(n_cells):
         for column in set(range(n_cells)) - {row}:
             shares = by_task[:, row, column]
             ends = np.array([improvement_interval(float(share), n_seeds, level=level) for share in shares])
             away = np.sqrt(((ends - shares[:, None]) ** 2).sum(axis=0)) / n_tasks
-            found[row, column] = shares.mean() - away[0], shares.mean() + away[1]
-    return found
+            intervals[row, column] = shares.mean() - away[0], shares.mean() + away[1]
+    return intervals
 
 
 def improvement_interval(share: float, n: int, *, level: float = 0.95) -> tuple[float, float]:

@@ -157,8 +157,8 @@ def compare(
     for pair in pairs:
         scores, learns = ([of.get(arm, {}) for arm in pair] for of in (scores_of, learns_of))
         seeds = sorted(set(learns[0]) & set(learns[1]))
-        ours, theirs = (np.array([one.get(seed, math.nan) for seed in seeds]) for one in scores)
-        learn = tuple(np.array([one[seed] for seed in seeds], dtype=bool) for one in learns)
+        ours, theirs = (np.array([by_seed.get(seed, math.nan) for seed in seeds]) for by_seed in scores)
+        learn = tuple(np.array([by_seed[seed] for seed in seeds], dtype=bool) for by_seed in learns)
         made = stats.contrast(ours, theirs, margin=margin, learn=(learn[0], learn[1]), rng=rng)
         if not flat.isdisjoint(pair):
             made = replace(made, p=math.nan, p_sign_flip=math.nan, p_equivalent=math.nan)

@@ -19,7 +19,7 @@ def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     """
     adapted = runs[runs["method"] != FLOOR]
     arms = list(dict.fromkeys([*expected, *adapted["arm"]]))
-    have = {arm: set(zip(mine["lr"], mine["seed"].astype(int), strict=True)) for arm, mine in adapted.groupby("arm")}
+    have = {arm: set(zip(cells["lr"], cells["seed"].astype(int), strict=True)) for arm, cells in adapted.groupby("arm")}
     if tuning.is_staged(adapted):
         chosen = tuning.choose_rates(adapted)["lr"]
         grid = {arm: {float(chosen[arm])} for arm in have}
@@ -27,11 +27,11 @@ def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     else:
         n_of_rate = adapted.groupby("lr")["arm"].nunique()
         usual = set(n_of_rate.index[n_of_rate * 2 >= len(have)])
-        grid = {arm: usual | {rate for rate, _ in mine} for arm, mine in have.items()}
+        grid = {arm: usual | {rate for rate, _ in cells} for arm, cells in have.items()}
     n_of_seed = adapted.groupby("seed")["arm"].nunique()
     seeds = sorted(int(seed) for seed in n_of_seed.index[n_of_seed >= min(2, len(have))])
     lacking: dict[tuple, list[str]] = {}
-    for arm in (one for one in arms if one in have):
+    for arm in (name for name in arms if name in have):
         for rate in sorted(grid[arm]):
             lacks = tuple(seed for seed in seeds if (rate, seed) not in have[arm])
             if lacks:
@@ -39,8 +39,8 @@ def missing(runs: pd.DataFrame, expected: Iterable[str]) -> str:
     absent = [arm for arm in arms if arm not in have]
     lines = [", ".join(absent)] if absent else []
     for (rate, lacks), of_arms in lacking.items():
-        told = "all seeds" if len(lacks) == len(seeds) else f"seeds {_seeds_text(lacks)}"
-        lines.append(f"{', '.join(of_arms)} at lr {rate:g}, {told}")
+        which = "all seeds" if len(lacks) == len(seeds) else f"seeds {_seeds_text(lacks)}"
+        lines.append(f"{', '.join(of_arms)} at lr {rate:g}, {which}")
     return "; ".join(lines)
 
 

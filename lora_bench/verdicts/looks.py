@@ -348,9 +348,9 @@ def failed_in_words(finding: Mapping[str, Any]) -> str:
 
     Empty where there are none.
     """
-    told = []
+    shares = []
     for name, n_failed in zip((finding["first"], finding["second"]), finding["n_failed"], strict=True):
         if n_failed:
             low, high = failed_interval(n_failed, finding["n_seeds"])
-            told.append(f"{name} {n_failed} of {finding['n_seeds']} ({100 * low:.0f} to {100 * high:.0f} %)")
-    return ", ".join(told)
+            shares.append(f"{name} {n_failed} of {finding['n_seeds']} ({100 * low:.0f} to {100 * high:.0f} %)")
+    return ", ".join(shares)

@@ -76,19 +76,19 @@ def follow(family: Declaration, results: Results) -> Course:
     if step:
         return Course("search around the best", (), step, tried, alive)
     alive = _survivors(family, results, alive, FINE_SEEDS)
-    held: list[Look] = []
+    past: list[Look] = []
     findings = tuple(Finding(*pair) for pair in family.pairs)
     for number, n_seeds in enumerate(family.looks):
         spending = {name: alive[name] for name in family.placements if name in _spending(findings)}
         if not spending:
             break
-        step = (*_cells(spending, family.seeds(n_seeds)), *_floor_cell(family, held))
+        step = (*_cells(spending, family.seeds(n_seeds)), *_floor_cell(family, past))
         if _is_lacking(results, step):
-            return Course(f"look {number + 1} of {len(family.looks)}", tuple(held), step, tried, alive)
+            return Course(f"look {number + 1} of {len(family.looks)}", tuple(past), step, tried, alive)
         alive |= _survivors(family, results, spending, n_seeds)
-        held.append(_hold(family, results, number, {name: alive[name] for name in spending}, alive, held))
-        findings = held[-1].findings
-    return Course("over", tuple(held), (), tried, alive)
+        past.append(_hold(family, results, number, {name: alive[name] for name in spending}, alive, past))
+        findings = past[-1].findings
+    return Course("over", tuple(past), (), tried, alive)
 
 
 def _spending(findings: Iterable[Finding]) -> set[str]:
@@ -228,14 +228,14 @@ def _cells(rates_of: Rates, seeds: Sequence[int]) -> tuple[Wanted, ...]:
     return tuple(Wanted(name, rate, tuple(seeds)) for name, rates in rates_of.items() for rate in rates)
 
 
-def _floor_cell(family: Declaration, held: Sequence[Look]) -> tuple[Wanted, ...]:
-    return (Wanted(family.floor, None, tuple(_floor_seeds(family, held))),) if family.floor else ()
+def _floor_cell(family: Declaration, past: Sequence[Look]) -> tuple[Wanted, ...]:
+    return (Wanted(family.floor, None, tuple(_floor_seeds(family, past))),) if family.floor else ()
 
 
-def _floor_seeds(family: Declaration, held: Sequence[Look]) -> Sequence[int]:
+def _floor_seeds(family: Declaration, past: Sequence[Look]) -> Sequence[int]:
     """The floor is run with the first look's seeds, and with later ones while some placement may or may not learn."""
-    number = len(held)
-    while number and looks.UNPROVEN not in held[number - 1].learning.values():
+    number = len(past)
+    while number and looks.UNPROVEN not in past[number - 1].learning.values():
         number -= 1
     return family.seeds(family.looks[number])
 
@@ -248,12 +248,12 @@ def _is_lacking(results: Results, cells: Iterable[Wanted]) -> bool:
 
 
 def _hold(
-    family: Declaration, results: Results, number: int, spending: Rates, alive: Rates, held: Sequence[Look]
+    family: Declaration, results: Results, number: int, spending: Rates, alive: Rates, past: Sequence[Look]
 ) -> Look:
     """Judge what is open with the look's seeds."""
-    seeds, floor_seeds = family.seeds(family.looks[number]), _floor_seeds(family, held)
+    seeds, floor_seeds = family.seeds(family.looks[number]), _floor_seeds(family, past)
     floor = results.at(family.floor, None, floor_seeds) if family.floor else None
-    before = held[-1] if held else None
+    before = past[-1] if past else None
     points, chosen, learning = {}, {}, dict(before.learning) if before else {}
     for name, rates in spending.items():
         points[name] = [results.at(name, rate, seeds) for rate in rates]

@@ -156,7 +156,7 @@ def settings(
     keys = [*shared, *(name for name in OF_ADAPTER if name in runs and name not in free)]
     joins = [*shared, *(["head_rate"] if "head_rate" in keys else [])]
     shown = [name for name in keys if not name.endswith("fingerprint") and name not in ("model", "task", "metric")]
-    found: list[Setting] = []
+    made: list[Setting] = []
     groups = list(adapted.groupby(keys, dropna=False, sort=True))
     for values, group in groups:
         facts = dict(zip(keys, values, strict=True))
@@ -166,16 +166,22 @@ def settings(
             # a head-only run's rate is its head's: it has no adapter rate that its head could follow
             beside = beside[same | ((name == "head_rate") & (facts[name] == "lr") & (beside["method"] == FLOOR))]
         same_pair = [g for _, g in groups if _name(g) == _name(group)]
-        told = _told_apart(group, same_pair, shown)
-        title = " · ".join([*_name(group), *(f"{name.replace('_', ' ')} {value}" for name, value in told.items())])
-        slug = "_".join([*_name(group), *(f"{name}-{value}" for name, value in told.items())])
+        apart = _told_apart(group, same_pair, shown)
+        title = " · ".join([*_name(group), *(f"{name.replace('_', ' ')} {value}" for name, value in apart.items())])
+        slug = "_".join([*_name(group), *(f"{name}-{value}" for name, value in apart.items())])
         joined = pd.concat([group, beside]) if len(beside) else group
         notes = _setting_notes(joined, same_pair, mix_environments)
-        found.append(Setting(title, slug_of(slug), facts, joined, notes))
-    slugs = [one.slug for one in found]
+        made.append(Setting(title, slug_of(slug), facts, joined, notes))
+    slugs = [setting.slug for setting in made]
     return [
-        Setting(one.title, f"{one.slug}_{i}" if slugs.count(one.slug) > 1 else one.slug, one.facts, one.runs, one.notes)
-        for i, one in enumerate(found)
+        Setting(
+            setting.title,
+            f"{setting.slug}_{i}" if slugs.count(setting.slug) > 1 else setting.slug,
+            setting.facts,
+            setting.runs,
+            setting.notes,
+        )
+        for i, setting in enumerate(made)
     ]
 
 
@@ -193,13 +199,15 @@ def differing(groups: list[pd.DataFrame], names: Iterable[str]) -> list[str]:
 
 def varied_factors(runs: pd.DataFrame) -> dict[str, list[str]]:
     """Sweep (empty for a grid of the command line) -> the factors that its runs vary, the method among them."""
-    found = {}
-    for sweep, mine in runs[runs["method"] != FLOOR].groupby(runs["sweep"].fillna("")):
-        lora = mine[mine["method"].isin(LORA_METHODS)]
-        presets = {preset_of(*one) for one in mine[["method", "init", "alpha_policy"]].drop_duplicates().to_numpy()}
+    factors = {}
+    for sweep, of_sweep in runs[runs["method"] != FLOOR].groupby(runs["sweep"].fillna("")):
+        lora = of_sweep[of_sweep["method"].isin(LORA_METHODS)]
+        presets = {
+            preset_of(*kind) for kind in of_sweep[["method", "init", "alpha_policy"]].drop_duplicates().to_numpy()
+        }
         varied = [by for by in FACTORS if by != "method" and by in lora and lora[by].nunique(dropna=False) > 1]
-        found[str(sweep)] = ["method"] * (len(presets) > 1) + varied
-    return found
+        factors[str(sweep)] = ["method"] * (len(presets) > 1) + varied
+    return factors
 
 
 def preset_of(method: str, init: object, alpha_policy: object) -> str:
@@ -235,23 +243,25 @@ def at_budgets(setting: Setting, *, budget: int | None = None) -> list[tuple[int
     """
     adapted = setting.runs[setting.runs["targets"] != ""]
     budgets = budget_of(adapted).dropna()
-    meeting = {int(count): adapted.loc[mine.index] for count, mine in budgets.groupby(budgets)}
-    told = ", ".join(f"{count:,}: {' '.join(sorted(set(here['targets'])))}" for count, here in meeting.items())
+    meeting = {int(count): adapted.loc[same.index] for count, same in budgets.groupby(budgets)}
+    budgets_shown = ", ".join(f"{count:,}: {' '.join(sorted(set(here['targets'])))}" for count, here in meeting.items())
     if budget is not None:
         near = [count for count in meeting if abs(count - budget) <= SAME_BUDGET * budget]
         if not near:
-            raise NothingToShow(f"{setting.title}: no run has {budget:,} adapter parameters; the store holds {told}")
+            raise NothingToShow(
+                f"{setting.title}: no run has {budget:,} adapter parameters; the store holds {budgets_shown}"
+            )
         chosen = near
     else:
         most = max((here["targets"].nunique() for here in meeting.values()), default=0)
         if most < 2:
             raise NothingToShow(
-                f"{setting.title}: no two placements share a budget ({told or 'no adapter runs'}); "
+                f"{setting.title}: no two placements share a budget ({budgets_shown or 'no adapter runs'}); "
                 "sweep them with adapter.budget=q@8 adapter.rank=null"
             )
         chosen = [count for count, here in meeting.items() if here["targets"].nunique() == most]
         shown = {targets for count in chosen for targets in meeting[count]["targets"]}
-        for count, here in sorted(meeting.items(), key=lambda one: -one[1]["targets"].nunique()):
+        for count, here in sorted(meeting.items(), key=lambda item: -item[1]["targets"].nunique()):
             if here["targets"].nunique() > 1 and not shown.issuperset(here["targets"]):
                 chosen.append(count)
                 shown.update(here["targets"])
@@ -284,12 +294,12 @@ def _head_rates(runs: pd.DataFrame) -> pd.Series:
 
     Records hold the resolved head rate, so a head that follows shows only in that no run of its rate has another lr.
     """
-    told = runs["head_lr"].map(lambda rate: f"{rate:g}" if pd.notna(rate) else "")
+    rates = runs["head_lr"].map(lambda rate: f"{rate:g}" if pd.notna(rate) else "")
     adapted = runs["lr"].notna() & runs["head_lr"].notna()
-    fixed = set(told[adapted & (runs["lr"] != runs["head_lr"])])
-    follows = adapted & ~told.isin(fixed)
+    fixed = set(rates[adapted & (runs["lr"] != runs["head_lr"])])
+    follows = adapted & ~rates.isin(fixed)
     several = runs.loc[follows, "lr"].nunique() > 1
-    return told.mask(follows & several, "lr")
+    return rates.mask(follows & several, "lr")
 
 
 def _told_apart(group: pd.DataFrame, groups: list[pd.DataFrame], names: list[str]) -> dict[str, str]:
@@ -298,10 +308,10 @@ def _told_apart(group: pd.DataFrame, groups: list[pd.DataFrame], names: list[str
     Rows cut or drawn otherwise have another fingerprint and often nothing else that a column shows.
     """
     varied = differing(groups, names)
-    told = {name: _short(group[name].iloc[0]) for name in varied}
-    twins = [one for one in groups if all(_short(one[name].iloc[0]) == told[name] for name in varied)]
+    values = {name: _short(group[name].iloc[0]) for name in varied}
+    twins = [other for other in groups if all(_short(other[name].iloc[0]) == values[name] for name in varied)]
     prints = [name for name in ("model_fingerprint", "task_fingerprint") if name in group]
-    return told | {name: _short(group[name].iloc[0])[:6] for name in differing(twins, prints)}
+    return values | {name: _short(group[name].iloc[0])[:6] for name in differing(twins, prints)}
 
 
 def _setting_notes(runs: pd.DataFrame, same_pair: list[pd.DataFrame], mixed: bool) -> list[Note]:

@@ -77,8 +77,8 @@ def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     """Each seed's own best rate on `select`: arm by seed; nan where the seed lacks a rate that the arm was run at."""
     scored = runs.loc[runs["scored"], ["arm", "seed", "lr", "select"]]
     rows = {}
-    for arm, mine in scored.groupby("arm", sort=False):
-        table = mine.set_index(["seed", "lr"])["select"].unstack("lr").dropna()
+    for arm, of_arm in scored.groupby("arm", sort=False):
+        table = of_arm.set_index(["seed", "lr"])["select"].unstack("lr").dropna()
         rows[str(arm)] = table.iloc[:, ::-1].idxmax(axis=1)  # the first, so the higher rate, of equals
     return by_arm(rows)
 
@@ -140,10 +140,10 @@ def is_staged(runs: pd.DataFrame) -> bool:
     most = int(n_seeds.max())
     full = (n_seeds == most).groupby("arm").sum()
     partial = n_seeds.where(n_seeds < most).groupby("arm").max()
-    one = (full <= 1).all() and ((full == 1) & (partial * 2 <= most)).any()
+    has_one_full = (full <= 1).all() and ((full == 1) & (partial * 2 <= most)).any()
     n_partial = (n_seeds < most).groupby("arm").sum()
-    two = (full <= 2).all() and (n_partial >= 2).all() and (partial * 4 <= most).all()
-    return bool(one or two)
+    has_two_full = (full <= 2).all() and (n_partial >= 2).all() and (partial * 4 <= most).all()
+    return bool(has_one_full or has_two_full)
 
 
 def beyond(rate: float, factor: float) -> float:

@@ -151,7 +151,7 @@ def test_an_instrument_that_ties_everything_is_caught(monkeypatch):
     apart = {"apart": Pattern(Truth(SST2, 0.01, effects=dict.fromkeys(set(PLACEMENTS) - {"qv"}, -0.01)))}
     found = protocol.outcomes(apart, n_studies=5, seed=0, n_processes=1)
     section = followed.section(protocol.table_of(apart, found))
-    assert section.says == "fails" and section.found["ties"].item() == 1
+    assert section.says == "fails" and section.outcome["ties"].item() == 1
 
 
 def test_an_instrument_that_never_speaks_is_caught(monkeypatch):
