@@ -152,20 +152,16 @@ class Simulated:
         self._cliffs = {name: float(rng.choice(noise.cliffs)) for name in family.placements}
         self._shared = math.sqrt(noise.shared) * _standard(rng, (family.looks[-1],), noise)
         self._drawn: dict[tuple[str, float | None], Points] = {}
-        self._seen: dict[tuple[str, float | None, int, int], Points] = {}
 
     def at(self, placement: str, rate: float | None, seeds: Sequence[int]) -> Points:
         points = self._points(placement, rate)
         first = self._family.first_seed
         asked = slice(seeds[0] - first, seeds[-1] - first + 1)
-        if (seen := self._seen.get((placement, rate, asked.start, asked.stop))) is not None:
-            return seen
         select, report, has_ended, learns = (
             values[asked] for values in (points.select, points.report, points.has_ended, points.learns)
         )
         if has_ended.all():
-            seen = self._seen[placement, rate, asked.start, asked.stop] = Points(select, report, has_ended, learns)
-            return seen
+            return Points(select, report, has_ended, learns)
         select, report = (np.where(has_ended, scores, math.nan) for scores in (select, report))
         return Points(select, report, has_ended, learns & has_ended)
 
@@ -173,7 +169,8 @@ class Simulated:
         """What a sweep does."""
         for cell in wanted:
             has_ended = self._points(cell.placement, cell.rate).has_ended
-            has_ended[np.array(cell.seeds) - self._family.first_seed] = True
+            first = self._family.first_seed
+            has_ended[cell.seeds[0] - first : cell.seeds[-1] - first + 1] = True
 
     @property
     def trained(self) -> Mapping[tuple[str, float], Points]:
@@ -237,13 +234,14 @@ class TrainedWhenAsked:
 
     def __init__(self, results: Simulated):
         self.results = results
+        self._seen: dict[tuple[str, float | None, int, int], Points] = {}
 
     def at(self, placement: str, rate: float | None, seeds: Sequence[int]) -> Points:
-        points = self.results.at(placement, rate, seeds)
-        if points.has_ended.all():
-            return points
-        self.results.train([Wanted(placement, rate, tuple(seeds))])
-        return self.results.at(placement, rate, seeds)
+        key = placement, rate, seeds[0], seeds[-1]
+        if key not in self._seen:
+            self.results.train([Wanted(placement, rate, tuple(seeds))])
+            self._seen[key] = self.results.at(placement, rate, seeds)
+        return self._seen[key]
 
 
 def carry_through(truth: Truth, seed: Sequence[int], *, seeds: Sequence[int] = LOOKS) -> tuple[Course, int]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -87,6 +88,33 @@ class Points:
     report: np.ndarray
     has_ended: np.ndarray
     learns: np.ndarray
+
+    @cached_property
+    def have_all_ended(self) -> bool:
+        return bool(self.has_ended.all())
+
+    @cached_property
+    def n_learning(self) -> int:
+        return int(np.count_nonzero(self.learns))
+
+    @cached_property
+    def mostly_learn(self) -> bool:
+        """Whether half of the seeds that have ended, or more, learn."""
+        return 0 < int(np.count_nonzero(self.has_ended)) <= 2 * self.n_learning
+
+    @cached_property
+    def on_select(self) -> float:
+        """Mean score on `select` of the seeds that learn, which a rare collapse must not move; far below that where
+        fewer than half do, and least where none has a score."""
+        if self.mostly_learn:
+            return float(self.select[self.learns].mean())
+        return self.n_learning - 1e6 if np.isfinite(self.select).any() else -1e9
+
+    @cached_property
+    def squares(self) -> float:
+        """Sum of the squared deviations on `select` of the seeds that learn; 0 below two."""
+        scores = self.select[self.learns]
+        return float(scores.var() * scores.size) if scores.size > 1 else 0.0
 
 
 class Results(Protocol):

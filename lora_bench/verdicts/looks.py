@@ -154,7 +154,7 @@ def _measure(pair: tuple[str, str], scores: Scores, *, level: float, margin: flo
     """A contrast's numbers at the chosen rates, and its p over all pairs of live rates; with the word of a difference
     that it would get."""
     ours, theirs = (scores.points[name] for name in pair)
-    has_failed = any(not points.learns.all() for points in (*ours, *theirs))
+    has_failed = any(points.n_learning < points.learns.size for points in (*ours, *theirs))
     p_different = p_tied = p_fewer = p_more = 0.0
     signs: set[float] = set()
     for our, their in itertools.product(ours, theirs):

@@ -141,9 +141,9 @@ def _search_around(
     room = ALIVE_ERRORS * math.sqrt(1 + 1 / FINE_SEEDS) * _spread(family, results, compared, FINE_SEEDS)
     for name, rates in compared.items():
         best = _best_of_search(family, results, name, rates, FINE_SEEDS)
-        least = _on_select(_seen(family, results, name, best, FINE_SEEDS)) - room
+        least = _seen(family, results, name, best, FINE_SEEDS).on_select - room
         of_search = {rate: _seen(family, results, name, rate, 1) for rate in tried[name]}
-        level = [rate for rate, points in of_search.items() if _mostly_learns(points) and _on_select(points) > least]
+        level = [rate for rate, points in of_search.items() if points.mostly_learn and points.on_select > least]
         compared[name] = tuple(sorted({*rates, *level}))
     return compared, _step_of_search(family, results, compared, FINE_SEEDS)
 
@@ -156,7 +156,7 @@ def _survivors(family: Declaration, results: Results, judged: Rates, n_seeds: in
     room = ALIVE_ERRORS * math.sqrt(2 / n_seeds) * _spread(family, results, judged, n_seeds)
     kept = {}
     for name, rates in judged.items():
-        scores = np.array([_on_select(_seen(family, results, name, rate, n_seeds)) for rate in rates])
+        scores = np.array([_seen(family, results, name, rate, n_seeds).on_select for rate in rates])
         best = np.argsort(scores, kind="stable")[-MAX_ALIVE:]  # of equals the higher rates
         kept[name] = tuple(rates[i] for i in sorted(best) if scores[i] >= scores.max() - room - 1e-12)
     return kept
@@ -168,19 +168,9 @@ def _spread(family: Declaration, results: Results, judged: Rates, n_seeds: int) 
     for name, rates in judged.items():
         for rate in rates:
             points = _seen(family, results, name, rate, n_seeds)
-            scores = points.select[points.learns]
-            if scores.size > 1:
-                squares += float(scores.var() * scores.size)
-                freedom += scores.size - 1
+            squares += points.squares
+            freedom += max(0, points.n_learning - 1)
     return math.sqrt(squares / freedom) if freedom else 0.0
-
-
-def _on_select(points: Points) -> float:
-    """Mean score on `select` of the seeds that learn, which a rare collapse must not move; far below that where fewer
-    than half do, and least where none has a score."""
-    if _mostly_learns(points):
-        return float(points.select[points.learns].mean())
-    return int(points.learns.sum()) - 1e6 if np.isfinite(points.select).any() else -1e9
 
 
 def _seen(family: Declaration, results: Results, name: str, rate: float | None, n_seeds: int) -> Points:
@@ -191,12 +181,8 @@ def _seen(family: Declaration, results: Results, name: str, rate: float | None, 
 def _seeds_seen(family: Declaration, results: Results, name: str, rate: float | None, n_seeds: int) -> range:
     seeds = family.seeds(n_seeds)
     is_search = n_seeds <= FINE_SEEDS
-    has_chance = is_search and not _mostly_learns(results.at(name, rate, seeds))
+    has_chance = is_search and not results.at(name, rate, seeds).mostly_learn
     return family.seeds(n_seeds + SECOND_CHANCE) if has_chance else seeds
-
-
-def _mostly_learns(points: Points) -> bool:
-    return 0 < int(points.has_ended.sum()) <= 2 * int(points.learns.sum())
 
 
 def _best_of_search(family: Declaration, results: Results, name: str, rates: Sequence[float], n_seeds: int) -> float:
@@ -205,7 +191,7 @@ def _best_of_search(family: Declaration, results: Results, name: str, rates: Seq
 
 def _best(rates: Sequence[float], points: Sequence[Points]) -> float:
     """The rate that does best on `select`; of equals the higher, which is where others learn."""
-    scores = np.array([_on_select(of_rate) for of_rate in points])
+    scores = np.array([of_rate.on_select for of_rate in points])
     return rates[int(np.flatnonzero(scores >= scores.max() - 1e-12)[-1])]
 
 
@@ -241,7 +227,7 @@ def _floor_seeds(family: Declaration, past: Sequence[Look]) -> Sequence[int]:
 
 
 def _is_lacking(results: Results, cells: Iterable[Wanted]) -> bool:
-    return not all(results.at(cell.placement, cell.rate, cell.seeds).has_ended.all() for cell in cells)
+    return not all(results.at(cell.placement, cell.rate, cell.seeds).have_all_ended for cell in cells)
 
 
 # ---------------------------------------------------------------- one look
