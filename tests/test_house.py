@@ -52,9 +52,7 @@ MANY_PARAMETERS: dict[str, str] = {}
 NO_NOUNS = ("one", "each", "told", "found", "mine", "held")  # names of locals that say nothing
 NO_NOUNS_LEFT = {  # by room: how many of them are left, and no more
     "__main__": 1,
-    "cli": 22,
     "hydra_plugins": 1,
-    "launch": 19,
     "questions": 108,
     "reports": 28,
     "tasks": 1,

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     argv = sys.argv[1:] if argv is None else argv
     options = parsed(parser, argv)
-    wanted = [one.strip() for one in options.adapters.split(",") if one.strip()]
+    wanted = [name.strip() for name in options.adapters.split(",") if name.strip()]
     absent = [str(root) for root in options.store if not root.is_dir()]
     if absent:
         parser.error(f"--store: no folder {', '.join(absent)}; give the folder that the sweep wrote (store=...)")
@@ -83,18 +83,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def tell(archive: publish.Published, console: Console, *, has_adapters: bool) -> None:
     """What was kept, and how large it is."""
-    held, by_part = archive.manifest, open_store(archive.root).bytes_by_part()
+    manifest, by_part = archive.manifest, open_store(archive.root).bytes_by_part()
     state = "written" if archive.is_new else "unchanged, as it was there already"
     console.print(f"{archive.root}: {wording.size(archive.n_bytes)}, {state}", style="bold", soft_wrap=True)
-    told = [
-        f"records: {held['runs']:,} runs, {held['finished']:,} of them finished; {wording.size(by_part['record'][1])}",
-        f"predictions: {held['runs_with_predictions']:,} of {held['chosen']:,} runs at their chosen rates; "
-        f"{wording.size(by_part['predictions'][1])}; {held['float16_rows']:,} rows at the precision of float16, "
-        f"{held['float32_rows']:,} at that of float32, where rounding could move a score",
-        f"adapters: {held['runs_with_adapter']:,} runs; {wording.size(by_part['adapter'][1])}"
+    lines = [
+        f"records: {manifest['runs']:,} runs, {manifest['finished']:,} of them finished; "
+        f"{wording.size(by_part['record'][1])}",
+        f"predictions: {manifest['runs_with_predictions']:,} of {manifest['chosen']:,} runs at their chosen rates; "
+        f"{wording.size(by_part['predictions'][1])}; {manifest['float16_rows']:,} rows at the precision of float16, "
+        f"{manifest['float32_rows']:,} at that of float32, where rounding could move a score",
+        f"adapters: {manifest['runs_with_adapter']:,} runs; {wording.size(by_part['adapter'][1])}"
         + ("" if has_adapters else "; --adapters all keeps those at the chosen rates"),
     ]
-    for line in told:
+    for line in lines:
         console.print(f"- {line}", soft_wrap=True)
     if archive.n_bytes > publish.LARGEST_BYTES:
         largest = max(by_part, key=lambda part: by_part[part][1])

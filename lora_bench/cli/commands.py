@@ -46,7 +46,9 @@ def listed(*, indent: int) -> str:
     """Every command with what it is for, a line each; all but the first begin with so many blanks."""
     groups = (WORDS, READS, KEEPS)
     width = max(map(len, COMMANDS | WORDS))
-    return ("\n" + " " * indent).join(f"{name:<{width}}  {told}" for group in groups for name, told in group.items())
+    return ("\n" + " " * indent).join(
+        f"{name:<{width}}  {purpose}" for group in groups for name, purpose in group.items()
+    )
 
 
 def refuse_unknown(word: str) -> int:

@@ -101,7 +101,7 @@ def read_facts(root: Path) -> Facts:
     """
     frame = open_store(root).frame()
     by_script = findings.sections(frame, store=root) if len(frame) else {}
-    made = [section for found in by_script.values() for section in found]
+    made = [section for sections in by_script.values() for section in sections]
     notes = [remark for section in made for remark in section.remarks]
     return Facts(
         [section.sentence for section in made],
@@ -215,9 +215,9 @@ def build_workspace(entity: str, project: str, facts: Facts) -> Any:
     import wandb_workspaces.workspaces as ws
     from wandb_workspaces import expr
 
-    told = f"{verdict(facts)}\n\nPanels below hold every learning rate; the report has placements at their chosen ones."
+    text = f"{verdict(facts)}\n\nPanels below hold every learning rate; the report has placements at their chosen ones."
     sections = [
-        ws.Section(name="Verdict", panels=[wr.MarkdownPanel(markdown=told)], is_open=True, pinned=True),
+        ws.Section(name="Verdict", panels=[wr.MarkdownPanel(markdown=text)], is_open=True, pinned=True),
         *(ws.Section(name=part.name, panels=part.panels, is_open=True) for part in parts()),
         ws.Section(name="Figures of the last sweep", panels=[_figures(facts)]),
     ]
@@ -327,20 +327,20 @@ query LoraBenchViews($entity: String!, $project: String!, $type: String!) {
 
 def save(entity: str, project: str, facts: Facts) -> list[str]:
     """Create both, or update those that are there; returns what was done, in lines."""
-    told = []
+    lines = []
     workspace = build_workspace(entity, project, facts)
-    held = find_views(entity, project, "project-view", WORKSPACE)
-    if held:
-        workspace._internal_id, workspace._internal_name = held[0]["id"], held[0]["name"]
+    views = find_views(entity, project, "project-view", WORKSPACE)
+    if views:
+        workspace._internal_id, workspace._internal_name = views[0]["id"], views[0]["name"]
     workspace.save()
-    told.append(f"workspace {'updated' if held else 'created'}: {workspace.url}{_spare(held)}")
+    lines.append(f"workspace {'updated' if views else 'created'}: {workspace.url}{_spare(views)}")
     report = build_report(entity, project, facts)
-    held = find_views(entity, project, "runs", REPORT)
-    if held:
-        report.id = held[0]["id"]
+    views = find_views(entity, project, "runs", REPORT)
+    if views:
+        report.id = views[0]["id"]
     report.save()
-    told.append(f"report {'updated' if held else 'created'}: {report.url}{_spare(held)}")
-    return told
+    lines.append(f"report {'updated' if views else 'created'}: {report.url}{_spare(views)}")
+    return lines
 
 
 def find_views(entity: str, project: str, kind: str, name: str) -> list[dict[str, Any]]:
@@ -354,8 +354,8 @@ def find_views(entity: str, project: str, kind: str, name: str) -> list[dict[str
     return [edge["node"] for edge in edges if edge["node"]["displayName"] == name]
 
 
-def _spare(held: list[dict[str, Any]]) -> str:
-    return f" ({len(held) - 1} more of this name are left alone)" if len(held) > 1 else ""
+def _spare(views: list[dict[str, Any]]) -> str:
+    return f" ({len(views) - 1} more of this name are left alone)" if len(views) > 1 else ""
 
 
 def specs(entity: str, project: str, facts: Facts) -> dict[str, Any]:

@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(next_stage.told_as_file(stage, before=name, command=command), encoding="utf-8")
     for point, rate, certificate in chosen:
-        told = " ".join(f"{value}" for value in point.values())
-        print(f"{told}: {rate:g} ({certificate}) -> {next_stage.text_of(next_stage.around(rate, options.rates))}")
+        placement = " ".join(f"{value}" for value in point.values())
+        print(f"{placement}: {rate:g} ({certificate}) -> {next_stage.text_of(next_stage.around(rate, options.rates))}")
     kept = tables.settled_overrides(started)
     sweep_and_store = override("+sweeps", options.out.stem), override("store", str(options.store))
     print(wording.command_line(["lora-bench", sweep_and_store[0], *kept, sweep_and_store[1]]))

@@ -35,6 +35,6 @@ def main(argv: list[str] | None = None) -> int:
     for sentence in made["verdict"]:
         screen.print(sentence, style="bold", soft_wrap=True)
     seconds = time.perf_counter() - clock
-    told = f"written: {path} with {made['n_figures']} figures, {len(runs)} runs, {seconds:.0f} s"
-    screen.print(told, style="dim", soft_wrap=True)
+    summary = f"written: {path} with {made['n_figures']} figures, {len(runs)} runs, {seconds:.0f} s"
+    screen.print(summary, style="dim", soft_wrap=True)
     return 0

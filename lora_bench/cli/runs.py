@@ -65,8 +65,8 @@ def _one_pack(reference: str) -> dict[str, Any]:
         parse_reference(reference)
     outcome = run_isolated(reference)
     if not is_job:
-        told = f"{outcome['finished']} finished, {outcome['failed']} failed, {outcome['missing']} missing"
-        print(f"{reference}: {told}" + (f" ({outcome['message']})" if outcome["message"] else ""))
+        counts = f"{outcome['finished']} finished, {outcome['failed']} failed, {outcome['missing']} missing"
+        print(f"{reference}: {counts}" + (f" ({outcome['message']})" if outcome["message"] else ""))
         if outcome["message"] or outcome["failed"] or outcome["missing"]:
             raise SystemExit(1)
     return outcome
@@ -99,30 +99,30 @@ def _one_run(composed: DictConfig) -> int:
     from lora_bench.training.resolve import resolve  # imports torch: what can be refused without it has been
     from lora_bench.training.run import run_pack
 
-    one = resolve(settle(config, known))
+    run = resolve(settle(config, known))
     recover(known)
-    if one.blueprint.left_out:
-        print(one.blueprint.left_out)
-    folder = known.path(one.run_id)
-    if known.has(one.run_id):
-        print(f"{one.run_id} is in the store already; remove its folder to train it again")
-        _tell_scores(known.record(one.run_id), folder)
+    if run.blueprint.left_out:
+        print(run.blueprint.left_out)
+    folder = known.path(run.run_id)
+    if known.has(run.run_id):
+        print(f"{run.run_id} is in the store already; remove its folder to train it again")
+        _tell_scores(known.record(run.run_id), folder)
         return 0
     store = Store(config.store)
     store.require_writable()
     keep_precision(store)
-    print("\n".join(tell_tasks.lines([one])))
+    print("\n".join(tell_tasks.lines([run])))
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     tracking = open_tracking(config.tracking, directory=store.root / ".tracking")
     invocation = {"overrides": overrides}
     try:
         with claim_gpu(config.device, any_of_them=False):
-            records = run_pack([one], store, tracking=tracking, invocation=invocation, own_process=True)
+            records = run_pack([run], store, tracking=tracking, invocation=invocation, own_process=True)
     finally:
         tracking.close()
     if not records:
-        lock = store.claim_file(one.run_id)
-        print(f"{one.run_id} is being trained by another process: {owner_of(lock) or lock}; {remedy(lock)}")
+        lock = store.claim_file(run.run_id)
+        print(f"{run.run_id} is being trained by another process: {owner_of(lock) or lock}; {remedy(lock)}")
         return 1
     return _tell_outcome(records[0], folder)
 
@@ -145,8 +145,8 @@ def _tell_scores(record: dict[str, Any], folder: Path) -> None:
     for split in ("train", "select", "report", "report_mismatched"):
         values = record["scores"].get(split)
         if values:
-            told = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
-            print(f"  {split:<8} {told}")
+            scores = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
+            print(f"  {split:<8} {scores}")
     counts = record["parameters"]
     print(f"  adapter {counts['adapter']:,} parameters, head {counts['head']:,}")
     print(f"  {folder / 'record.json'}")
@@ -175,11 +175,11 @@ def show_config(config: Any) -> None:
 
     device = devices.resolve_device(config.device)
     settled = settle(config, open_store(config.store)).train.precision
-    told = f"# train.precision=auto: {devices.resolve_precision(settled, device)} on this {device.type}"
+    line = f"# train.precision=auto: {devices.resolve_precision(settled, device)} on this {device.type}"
     if device.type == "cpu":
         rates = "; ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in devices.cpu_rates().items())
-        told += f" ({rates} on one thread; bf16 where it is {devices.BF16_GAIN:g} times as fast)"
-    print(told)
+        line += f" ({rates} on one thread; bf16 where it is {devices.BF16_GAIN:g} times as fast)"
+    print(line)
 
 
 def show_targets(config: Any) -> None:
@@ -193,18 +193,18 @@ def show_targets(config: Any) -> None:
     from lora_bench.models.roles import manifest_table
     from lora_bench.training.resolve import resolve
 
-    one = resolve(config)
-    ranks = {matrix.module: matrix.rank for matrix in one.matrices}
+    run = resolve(config)
+    ranks = {matrix.module: matrix.rank for matrix in run.matrices}
     out = console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("role", "layers", "shape", "fused in", "parameters per rank", "rank here", "module"):
         table.add_column(name, justify="right" if "rank" in name else "left")
-    matrices = [replace(matrix, rank=ranks.get(matrix.module, 0)) for matrix in one.blueprint.matrices]
+    matrices = [replace(matrix, rank=ranks.get(matrix.module, 0)) for matrix in run.blueprint.matrices]
     for row in manifest_table(matrices):
         fused, per_rank = row["fused"].rpartition(".")[2], f"{row['parameters_per_rank']:,}"
         rank = "-" if row["rank"] == "0" else row["rank"]
         table.add_row(row["role"], row["layers"], row["shape"], fused, per_rank, rank, row["module"])
-    out.print(f"{one.blueprint.name}: {config.adapter.method}, {one.adapter_parameters:,} adapter parameters")
+    out.print(f"{run.blueprint.name}: {config.adapter.method}, {run.adapter_parameters:,} adapter parameters")
     out.print(table)
 
 
@@ -223,19 +223,19 @@ def show_store(config: Any) -> None:
     out.print(f"{store.root}: {len(frame)} runs, {len(frame) - len(failed)} finished, {len(failed)} failed")
     if len(frame):
         parts = store.bytes_by_part()
-        told = ", ".join(
+        listed = ", ".join(
             f"{name.removesuffix('s')}s {size(n_bytes)}" for name, (n_runs, n_bytes) in parts.items() if n_runs
         )
-        out.print(f"  {size(sum(n_bytes for _, n_bytes in parts.values()))}: {told}")
+        out.print(f"  {size(sum(n_bytes for _, n_bytes in parts.values()))}: {listed}")
         lacking = len(frame) - len(failed) - parts["adapter"][0]
         if lacking:
             why = "the archive's --adapters" if is_archive(store.root) else "store.keep_adapters"
             out.print(f"  {wording.counted(lacking, 'finished run')} without an adapter ({why})")
         out.print(_store_table(frame))
     for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):
-        told = message if isinstance(message, str) else "no message"
+        reason = message if isinstance(message, str) else "no message"
         first = f"{group['run_id'].iloc[0]}/record.json"
-        out.print(f"failed: {kind}: {told} ({wording.counted(len(group), 'run')}, the first: {first})")
+        out.print(f"failed: {kind}: {reason} ({wording.counted(len(group), 'run')}, the first: {first})")
     for run_id, why in store.unreadable.items():
         out.print(f"not counted: {store.path(run_id)}: {why}")
     for folder in store.quarantined:
@@ -310,8 +310,8 @@ def explain(error: BaseException) -> str:
             return f"sweeps: one at a time, not {several[2]}"
         here = targets_here(several[2]) or "qv"
         both = "both" if here == "qv" else "all of them"
-        one = f"{here} is {both} at once" if key == "adapter.targets" else "write a list as [a,b]"
-        return f"{key}: {several[2]!r} is several values; add -m to sweep over them, or {one}"
+        remedy = f"{here} is {both} at once" if key == "adapter.targets" else "write a list as [a,b]"
+        return f"{key}: {several[2]!r} is several values; add -m to sweep over them, or {remedy}"
     if absent := re.search(r"Could not (?:override|append to|find) '([^']+)'", text):
         key = absent[1].partition("@")[0].lstrip("+~")
         if key.startswith("hydra.sweeper."):

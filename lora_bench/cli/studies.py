@@ -33,7 +33,7 @@ def listed() -> str:
 
 
 def _in_folder(folder: Path) -> dict[str, str]:
-    found = {}
+    questions = {}
     for path in sorted(folder.glob("*.yaml")):
         try:
             text = path.read_text(encoding="utf-8")
@@ -43,5 +43,5 @@ def _in_folder(folder: Path) -> dict[str, str]:
             continue  # running it tells what is wrong with it
         if section:
             question = re.search(r"^# Question: (.*)$", text, flags=re.MULTILINE)
-            found[path.stem] = question[1].strip() if question else ""
-    return found
+            questions[path.stem] = question[1].strip() if question else ""
+    return questions

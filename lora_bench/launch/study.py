@@ -184,8 +184,8 @@ def _require_declaration(family: Family, before: Mapping[str, Any], now: Mapping
         )
 
 
-def _require_looks(family: Family, held: Sequence[Mapping[str, Any]], course: Course) -> None:
-    absent = sorted({run_id for look in held for run_id in look["runs"]} - family.rows.keys())
+def _require_looks(family: Family, written: Sequence[Mapping[str, Any]], course: Course) -> None:
+    absent = sorted({run_id for look in written for run_id in look["runs"]} - family.rows.keys())
     if absent:
         shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
         raise ConfigError(
@@ -193,7 +193,7 @@ def _require_looks(family: Family, held: Sequence[Mapping[str, Any]], course: Co
             f"({shown}); put them back, or {_anew(family)}"
         )
     given = [plain(asdict(look)) for look in course.looks]
-    for number, before in enumerate(held):
+    for number, before in enumerate(written):
         changed = _difference(before, given[number]) if number < len(given) else "runs"
         if changed:
             raise ConfigError(

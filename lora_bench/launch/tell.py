@@ -46,18 +46,18 @@ def describe(plan: Plan, store: StoreReader, out: Console, *, every_cell: bool, 
         is_launched: packs train in processes of a launcher, with threads and on devices of their own.
     """
     statuses = list(plan.status.values())
-    n_seeds = len({one.run.config.seed for one in plan.runs.values()})
+    n_seeds = len({planned.run.config.seed for planned in plan.runs.values()})
     pending = plan.pending()
     n_packs = sum(bool(plan.pending(pack)) for pack in plan.packs)
     expected = estimate(plan, store) if every_cell else None
     if every_cell:
         out.print(_cell_table(plan))
     counts = (counted(plan.n_cells, "cell"), counted(n_seeds, "seed"), counted(len(plan.runs), "run"))
-    told = f"{plan.sweep or 'grid'}: {', '.join(counts)}"
+    summary = f"{plan.sweep or 'grid'}: {', '.join(counts)}"
     duplicates = plan.n_candidates - len(plan.runs)
     if duplicates:
-        told += f" ({counted(duplicates, 'duplicate')} dropped)"
-    out.print(told)
+        summary += f" ({counted(duplicates, 'duplicate')} dropped)"
+    out.print(summary)
     n_failed = statuses.count("failed")
     line = f"  {statuses.count('finished')} finished, {n_failed} failed before, {counted(len(pending), 'run')} to train"
     out.print(f"{line} in {counted(n_packs, 'pack')}{_how(plan)}" if pending else line)
@@ -65,8 +65,8 @@ def describe(plan: Plan, store: StoreReader, out: Console, *, every_cell: bool, 
         out.print(f"  {line}")
     riders = plan.riders()
     if riders:
-        told = "rides along, so that its pack is" if len(riders) == 1 else "ride along, so that their packs are"
-        out.print(f"  {counted(len(riders), 'run')} of the same packs {told} the same as before")
+        riding = "rides along, so that its pack is" if len(riders) == 1 else "ride along, so that their packs are"
+        out.print(f"  {counted(len(riders), 'run')} of the same packs {riding} the same as before")
     for note in dict.fromkeys(planned.run.blueprint.left_out for planned in plan.runs.values()):
         if note:
             out.print(f"  {note}")
@@ -97,7 +97,9 @@ def _environments_apart(plan: Plan, store: StoreReader, *, is_launched: bool) ->
 
     here = environment_here(next(iter(plan.runs.values())).run.config.device, plan.threads)
     keys = SOFTWARE_KEYS if is_launched else ENVIRONMENT_KEYS
-    kinds = {tuple(one.run.science[part]["fingerprint"] for part in ("model", "task")) for one in plan.runs.values()}
+    kinds = {
+        tuple(planned.run.science[part]["fingerprint"] for part in ("model", "task")) for planned in plan.runs.values()
+    }
     frame: Any = store.frame()
     if frame.empty:
         return
@@ -111,8 +113,8 @@ def _environments_apart(plan: Plan, store: StoreReader, *, is_launched: bool) ->
             f"{key} {there.get(key)} (here {here.get(key)})" for key in keys if there.get(key) != here.get(key)
         ]
         if differing:
-            told = f"{counted(len(group), 'finished run')} of this backbone and task, of another environment"
-            yield f"{told}, will not be compared with new ones: {', '.join(differing)}"
+            group_in_words = f"{counted(len(group), 'finished run')} of this backbone and task, of another environment"
+            yield f"{group_in_words}, will not be compared with new ones: {', '.join(differing)}"
 
 
 def _cell_table(plan: Plan) -> Table:
@@ -122,18 +124,18 @@ def _cell_table(plan: Plan) -> Table:
     for name in ("cell", "lr", "ranks", "adapter", "alpha/rank", "scale of A", "runs", "finished", "to train"):
         table.add_column(name, justify="left" if name == "cell" else "right")
     by_cell: dict[str, list[str]] = {}
-    for run_id, one in plan.runs.items():
-        by_cell.setdefault(one.run.cell_id, []).append(run_id)
+    for run_id, planned in plan.runs.items():
+        by_cell.setdefault(planned.run.cell_id, []).append(run_id)
     to_train = set(plan.pending())
     for run_ids in by_cell.values():
-        one = plan.runs[run_ids[0]]
-        run, adapter = one.run, one.run.config.adapter
+        planned = plan.runs[run_ids[0]]
+        run, adapter = planned.run, planned.run.config.adapter
         ranks = sorted({matrix.rank for matrix in run.matrices})
         is_lora = adapter.method in LORA_METHODS
         scales = sorted({scale_of(adapter, rank) for rank in ranks})
         starts = {init_scale(adapter.init, matrix.d_in, matrix.rank) for matrix in run.matrices}
         table.add_row(
-            one.arm,
+            planned.arm,
             "-" if adapter.method == "head_only" else f"{run.config.train.lr:g}",
             _span(ranks) if is_lora else "-",
             f"{run.adapter_parameters:,}" if is_lora else "-",
@@ -150,7 +152,7 @@ def _resolution(plan: Plan, store: StoreReader, n_seeds: int) -> str:
     """What the sweep will be able to tell apart, from the spread of finished runs of its kind."""
     from lora_bench.verdicts import power, stats
 
-    n_arms = len({one.arm for one in plan.runs.values()})
+    n_arms = len({planned.arm for planned in plan.runs.values()})
     if n_arms < 2:
         return "what it can resolve: one cell, so nothing is compared"
     problem = stats.cannot_resolve(n_seeds, n_arms - 1)
@@ -158,16 +160,18 @@ def _resolution(plan: Plan, store: StoreReader, n_seeds: int) -> str:
         return f"what it can resolve: {problem}"
     beside = f"\n  {problem}" if problem else ""
     error = 0.05 / (n_arms - 1)  # verdicts are corrected over the contrasts, so their promise is too
-    told = f"smallest difference seen with 80 % power, {counted(n_arms - 1, 'contrast')}"
+    promise = f"smallest difference seen with 80 % power, {counted(n_arms - 1, 'contrast')}"
     spread = math.nan
     with contextlib.suppress(settings.NothingToShow):
         frame = settings.prepare(frame_of_plan(plan, store))
-        spread = arms.difference_sd(frame.assign(arm=frame["run_id"].map(lambda one: plan.runs[str(one)].arm)))
+        spread = arms.difference_sd(frame.assign(arm=frame["run_id"].map(lambda run_id: plan.runs[str(run_id)].arm)))
     if math.isnan(spread):
         # sd of differences between seeds, as a share of 1: what small GLUE tasks show.
         low, high = (power.smallest_difference(n_seeds, sd, error=error) for sd in (0.01, 0.03))
-        return f"{told}: {100 * low:.1f} to {100 * high:.1f} points, if differences vary by 1 to 3 over seeds{beside}"
-    return f"{told}: {100 * power.smallest_difference(n_seeds, spread, error=error):.1f} points{beside}"
+        return (
+            f"{promise}: {100 * low:.1f} to {100 * high:.1f} points, if differences vary by 1 to 3 over seeds{beside}"
+        )
+    return f"{promise}: {100 * power.smallest_difference(n_seeds, spread, error=error):.1f} points{beside}"
 
 
 # After
@@ -251,9 +255,9 @@ def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
                 str(row["n_seeds"]),
                 str(int((group[group["arm"] == arm]["status"] == "failed").sum())),
             )
-        told = [words for doubt, words in DOUBTS.items() if (rates["certificate"] == doubt).any()]
-        if told:
-            table.caption, table.caption_justify = "\n".join(told), "left"
+        doubts = [words for doubt, words in DOUBTS.items() if (rates["certificate"] == doubt).any()]
+        if doubts:
+            table.caption, table.caption_justify = "\n".join(doubts), "left"
         yield table
 
 
@@ -263,14 +267,14 @@ def failures(plan: Plan, frame: Any) -> Iterator[str]:
     for (kind, message), group in failed.groupby(["error_kind", "error_message"], dropna=False):
         first = plan.runs[group["run_id"].iloc[0]]
         others = f" and {len(group) - 1} more" if len(group) > 1 else ""
-        told = message if isinstance(message, str) else "no message"
+        reason = message if isinstance(message, str) else "no message"
         words = " ".join(map(scrub_override, first.overrides))
-        yield f"{kind}: {told}  ({words}{others}; {group['run_id'].iloc[0]}/record.json)"
+        yield f"{kind}: {reason}  ({words}{others}; {group['run_id'].iloc[0]}/record.json)"
 
 
 def analysis_command(plan: Plan, store: StoreReader) -> str:
     """The command that shows what this sweep found: by its axes, the placement first, then the rank, then any other."""
-    methods = {one.run.config.adapter.method for one in plan.runs.values()} - {settings.FLOOR}
+    methods = {planned.run.config.adapter.method for planned in plan.runs.values()} - {settings.FLOOR}
     varied = [by for by, key in settings.FACTORS.items() if key in plan.axes and (by != "method" or len(methods) > 1)]
     options: list[str] = []
     if any(key.endswith(".rank") for key in plan.axes):

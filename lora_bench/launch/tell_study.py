@@ -33,10 +33,10 @@ def announce(family: Family, course: Course, plan: Plan, out: Console) -> None:
     """The step of a family, and what it still has to train for it."""
     run_ids = {family.cells.run(cell.placement, cell.rate, seed).run_id for cell in course.step for seed in cell.seeds}
     to_train = sum(run_id in run_ids for run_id in plan.pending())
-    told = f"{family.title}: {course.stage}, {counted(to_train, 'run')} to train"
+    line = f"{family.title}: {course.stage}, {counted(to_train, 'run')} to train"
     if course.alive:
-        told += f"; rates {_rates({cell.placement: course.alive[cell.placement] for cell in course.step if cell.rate})}"
-    out.print(told)
+        line += f"; rates {_rates({cell.placement: course.alive[cell.placement] for cell in course.step if cell.rate})}"
+    out.print(line)
 
 
 def show_look(family: Family, look: Look, out: Console) -> None:
@@ -86,8 +86,8 @@ def conclude(families: Sequence[Family], courses: Sequence[Course], out: Console
         by_word: dict[str, list[str]] = {}
         for finding in findings:
             by_word.setdefault(finding.word, []).append(f"{finding.first} − {finding.second}")
-        told = "; ".join(f"{word}: {', '.join(pairs)}" for word, pairs in by_word.items())
-        out.print(f"{family.title}, {counted(course.looks[-1].n_seeds, 'seed')}: {told}")
+        words = "; ".join(f"{word}: {', '.join(pairs)}" for word, pairs in by_word.items())
+        out.print(f"{family.title}, {counted(course.looks[-1].n_seeds, 'seed')}: {words}")
 
 
 # ---------------------------------------------------------------- before anything is trained
@@ -142,7 +142,7 @@ def chances(family: Family) -> list[str]:
     seed-wise differences have the sd that small tasks show: a margin, or two."""
     declared = family.declaration
     k = len(declared.pairs)
-    told = []
+    lines = []
     for sd in (declared.margin, 2 * declared.margin):
         parts = []
         for number, n in enumerate(declared.looks):
@@ -150,11 +150,11 @@ def chances(family: Family) -> list[str]:
             seen = float(power.detection_power(2 * declared.margin, sd, n, error=level))
             tied = power.tie_power(declared.margin, sd, n, error=level)
             parts.append(f"{n} seeds {100 * seen:.0f} and {100 * tied:.0f} %")
-        told.append(
+        lines.append(
             f"chance of a word for a difference of two margins, and for none, if differences vary by {100 * sd:.1f} "
             f"over seeds: {', '.join(parts)}"
         )
-    return told
+    return lines
 
 
 def _rates(rates_of: Mapping[str, Sequence[float]]) -> str:
