@@ -29,6 +29,13 @@ _MARKS = (  # UTF-32's mark begins with that of UTF-16
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+_KINDS = (
+    (b"version https://git-lfs", "a pointer of Git LFS", None, "run `git lfs pull` in its folder"),
+    (b"\x1f\x8b", "a gzip file", ".gz", "name it with .gz at the end"),
+    (b"PAR1", "a parquet file", ".parquet", "name it .parquet"),
+    (b"PK\x03\x04", "a zip archive or a workbook", None, "unpack it, or export the sheet as CSV in UTF-8"),
+)
+"""Files by how they begin: the words for each, the ending that is right for it, and what works with another."""
 DOUBLE_BITS = 53
 """Of a whole number that a float of 64 bits holds exactly."""
 _BLANKS = " \t\r\n\u00a0\ufeff"
@@ -84,6 +91,7 @@ def read_columns(path: Path, *, key: str) -> Columns:
         beside = sorted(other.name for other in path.parent.glob("*") if suffix_of(other) in SUFFIXES)
         there = f"{str(path.parent)!r} holds {', '.join(beside[:10])}" if beside else f"{str(path.parent)!r} holds none"
         raise ConfigError(f"{key}: no file {str(path)!r}; {there}")
+    _refuse_other_kind(path, suffix, key)
     if suffix == ".parquet":
         return _read_parquet(path, key)
     text = _decoded(_content(path, key), path, key)
@@ -108,6 +116,18 @@ def _short(text: str) -> str:
     """A name in a message of one line."""
     plain = text if text.isprintable() else repr(text)
     return plain if len(plain) <= 60 else f"{plain[:57]}..."
+
+
+def _refuse_other_kind(path: Path, suffix: str, key: str) -> None:
+    """Refuse a file that begins as another kind does than the one that its name says."""
+    try:
+        with path.open("rb") as stream:
+            beginning = stream.read(32)
+    except OSError:  # told when it is read
+        return
+    for mark, kind, ending, works in _KINDS:
+        if beginning.startswith(mark) and (ending is None or not suffix.endswith(ending)):
+            raise ConfigError(f"{key}: {str(path)!r} is {kind}, and is read as {suffix}; {works}")
 
 
 def _content(path: Path, key: str) -> bytes:
@@ -164,10 +184,10 @@ def _read_parquet(path: Path, key: str) -> Columns:
 
     try:
         table = pyarrow.parquet.ParquetFile(path).read()
-    except (pyarrow.ArrowException, OSError) as error:
+        names = [name for name in table.column_names if name != "__index_level_0__"]
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is no UTF-8
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"{key}: {str(path)!r} is no readable parquet file ({reason}); write it again") from None
-    names = [name for name in table.column_names if name != "__index_level_0__"]
     _named(names, [[] for _ in names], path, key)
     values = []
     for name in names:
@@ -178,7 +198,8 @@ def _read_parquet(path: Path, key: str) -> Columns:
                 f"{key}: column {name!r} of {str(path)!r} cannot be read ({str(error).strip()}); "
                 "write it as text, or leave it out"
             ) from None
-    metadata = {name.decode(): value.decode(errors="replace") for name, value in (table.schema.metadata or {}).items()}
+    given = (table.schema.metadata or {}).items()
+    metadata = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in given}
     bits = {pyarrow.float32(): 24, pyarrow.float16(): 11}
     types = {entry.name.strip(_BLANKS): getattr(entry.type, "value_type", entry.type) for entry in table.schema}
     narrow = {name: bits[kind] for name, kind in types.items() if kind in bits}
@@ -289,6 +310,11 @@ def _is_blank(row: Sequence[str], line: str) -> bool:
 def _require_delimiter(header: list[str], delimiter: str, path: Path, key: str) -> None:
     """Refuse a file of another delimiter by its header: rows would fail later, on words that do not say why."""
     others = [other for other in _DELIMITERS if other != delimiter and other in header[0]]
+    if header[0].lower().startswith("sep=") and len(header) <= 2:
+        raise ConfigError(
+            f"{key}: the first line of {str(path)!r} is {delimiter.join(header)!r}, which spreadsheets alone read; "
+            "remove it, so that the column names come first"
+        )
     if len(header) == 1 and others:
         suffix = ".tsv" if delimiter == "\t" else ".csv"
         raise ConfigError(
@@ -306,6 +332,8 @@ def _ragged(row: Sequence[str], header: Sequence[str], begin: int, lines: _Lines
             "carriage return"
         )
     fields = f"line {begin} of {file} has {len(row)} fields, its header {len(header)}"
+    if len(header) == 1:
+        return f"{fields}; the file's first line must name its columns"
     if len(row) < len(header):
         return f"{fields}: {header[len(row)].strip(_BLANKS)!r} is missing; give every row all fields, and quote texts"
     return f"{fields}; quote texts that hold the delimiter"

@@ -117,6 +117,13 @@ def test_binary_text_columns_are_read_as_utf8(tmp_path):
         (b"Text,label\na,pos\n", "csv", "no column 'text' .* it has Text, label .did you mean 'Text'"),
         (gzip.compress(delimited().encode(), mtime=0)[:-9], "csv.gz", "is no whole gzip file"),
         (delimited().encode(), "csv.gz", "is no whole gzip file"),
+        (b"sep=,\n" + delimited().encode(), "csv", "the first line of .* is 'sep=,', which spreadsheets .* remove it"),
+        (b"sep=;\n" + delimited(mark=";").encode(), "csv", "the first line of .* is 'sep=;', which spreadsheets"),
+        (
+            b"# mine\n" + delimited().encode(),
+            "csv",
+            "line 2 of .* header 1; the file's first line must name its columns",
+        ),
         (b"", "csv", "is empty"),
         (b"\n\n", "tsv", "is empty"),
     ],
@@ -180,6 +187,44 @@ def test_a_blank_line_does_not_turn_plain_quotes_into_quoting(line, tmp_path):
     content = f'text\tlabel\n"so" so\tpos\n{line}\nna"ja\tneg\n{line}'
     (tmp_path / "a.tsv").write_text(content, encoding="utf-8")
     assert read_columns(tmp_path / "a.tsv", key="k").of("text") == ['"so" so', 'na"ja']
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 1\n"
+OTHER_KINDS = {
+    "a pointer of Git LFS": (POINTER, ("csv", "tsv", "jsonl", "parquet", "csv.gz"), "run `git lfs pull`"),
+    "a gzip file": (
+        gzip.compress(delimited().encode(), mtime=0),
+        ("csv", "tsv", "jsonl", "parquet"),
+        "name it with .gz",
+    ),
+    "a parquet file": (b"PAR1" + b"\0\1" * 50 + b"PAR1", ("csv", "jsonl", "tsv.gz"), "name it .parquet"),
+    "a zip archive or a workbook": (b"PK\x03\x04" + b"\0\1" * 50, ("csv", "tsv", "parquet"), "unpack it, or export"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_a_file_of_another_kind_than_its_name_says_is_told_as_what_it_is(kind, tmp_path):
+    """Its bytes read as text point at a NUL or at a missing column, and the advice would spoil the file."""
+    content, suffixes, works = OTHER_KINDS[kind]
+    for suffix in suffixes:
+        with pytest.raises(ConfigError, match=rf"^task\.train_file: .*train\.{suffix}' is {kind}, .*{works}"):
+            task_of(tmp_path, content, suffix)
+
+
+@pytest.mark.parametrize("place", ["metadata", "column"])
+def test_names_in_a_parquet_file_that_are_no_utf8_do_not_end_in_a_traceback(place, tmp_path):
+    """One flipped byte in the footer: the rows are whole, so they are read, or the file is refused."""
+    table = pa.table({"text": ["a", "b"], "label": ["x", "y"]})
+    name = "keykey" if place == "metadata" else "textual"
+    table = table.append_column("textual", [["c", "d"]]).replace_schema_metadata({"keykey": "value"})
+    path = tmp_path / "a.parquet"
+    pa.parquet.write_table(table, path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(name.encode(), name[:3].encode() + b"\xe4" + name[4:].encode()))
+    if place == "metadata":
+        assert read_columns(path, key="k").of("label") == ["x", "y"]
+    else:
+        with pytest.raises(ConfigError, match=r"^k: .*a\.parquet' is no readable parquet file"):
+            read_columns(path, key="k")
 
 
 def test_texts_with_quotes_and_line_breaks_are_one_field(tmp_path):
