@@ -72,6 +72,36 @@ def test_two_spellings_of_one_number_are_refused_with_their_rows(first, second, 
         read(tmp_path, [first, "7", first, "7"], ["7", second], suffixes=(suffix, suffix))
 
 
+LOOK_ALIKES = {
+    "accent behind": ("caf\u00e9", "cafe\u0301"),
+    "no width": ("pos", "pos\u200b"),
+    "mark": ("pos", "po\ufeffs"),
+    "joiner": ("a\u200db", "ab"),
+    "two blanks": ("so so", "so  so"),
+    "no-break blank": ("so so", "so\u00a0so"),
+    "soft hyphen": ("out\u00adside", "outside"),
+    "tab": ("so so", "so\x0bso"),
+}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(("first", "second"), LOOK_ALIKES.values(), ids=LOOK_ALIKES)
+def test_two_labels_that_look_the_same_are_refused_with_their_rows(first, second, suffix, tmp_path):
+    """Two editors spell one word in two ways; the plan shows two classes of one name, and nobody sees why."""
+    message = r"^task.label_column: '.*' \(row 1 of .*train.*'\) and '.*' \(row 3 of .*train.*'\) look the same; spell"
+    with pytest.raises(ConfigError, match=message) as refusal:
+        read(tmp_path, [first, "other", second, "other"], ["other"], suffixes=(suffix, suffix))
+    assert str(refusal.value).isascii(), "what is invisible is shown by its number"
+    with pytest.raises(ConfigError, match=r"row 1 of .*train.*row 2 of .*report"):
+        read(tmp_path, [first, "other"], ["other", second], suffixes=(suffix, suffix))
+
+
+@pytest.mark.parametrize(("first", "second"), [("pos", "Pos"), ("\u00e9", "e"), ("a-b", "a b"), ("m\u00b2", "m2")])
+def test_labels_that_can_be_told_apart_are_two_classes(first, second, tmp_path):
+    """Whoever reads the plan sees both names with their counts."""
+    assert set(read(tmp_path, [first, second] * 2, [first]).label_names) == {first, second}
+
+
 @pytest.mark.parametrize("others", [["7"], ["word"]])
 def test_two_spellings_are_refused_beside_words_and_in_select_too(others, tmp_path):
     with pytest.raises(ConfigError, match=r"'01' .*select.csv.* and '1' .*report.csv|'1' .*'01'"):
