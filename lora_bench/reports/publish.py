@@ -121,22 +121,22 @@ def write_archive(
 def _without_folders(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record, its command and error without the folders of the machine: an absolute path keeps its last part."""
     invocation = dict(record.get("invocation") or {})
-    told = []
+    published = []
     for words in invocation.get("overrides") or []:
         given = scrub_override(str(words))
         name, is_set, value = given.partition("=")
         path = value.strip("'\"")
-        told.append(override(name, Path(path).name) if is_set and Path(path).is_absolute() else given)
+        published.append(override(name, Path(path).name) if is_set and Path(path).is_absolute() else given)
     error = record.get("error")
     if error:
         error = {key: without_folders(value) if isinstance(value, str) else value for key, value in error.items()}
-    return {**record, "error": error, "invocation": {**invocation, "overrides": told}}
+    return {**record, "error": error, "invocation": {**invocation, "overrides": published}}
 
 
 def _with_short_curves(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record, the numbers of its curves with as few digits as tell a float32 from its neighbours."""
     history = record.get("history") or {}
-    short = {name: [_shortest(one) for one in history[name]] for name in CURVES if name in history}
+    short = {name: [_shortest(value) for value in history[name]] for name in CURVES if name in history}
     return {**record, "history": {**history, **short}}
 
 
@@ -172,12 +172,12 @@ def _gather(
             lines[run_id], rows[run_id], homes[run_id] = line, row_of(record), store
     if differing:
         run_id, places = next(iter(differing.items()))
-        told = f"{places} hold different finished records of run {listed(list(differing)) if keep_first else run_id}"
+        clash = f"{places} hold different finished records of run {listed(list(differing)) if keep_first else run_id}"
         if not keep_first:
             others = f" and of {counted(len(differing) - 1, 'other run')}" if len(differing) > 1 else ""
             works = "remove one of the two, or keep those of the first store with --keep-first"
-            raise StoreError(f"results: {told}{others}; {works}")
-        log.warning("results: %s; that of the first store is kept", told)
+            raise StoreError(f"results: {clash}{others}; {works}")
+        log.warning("results: %s; that of the first store is kept", clash)
     frame = frame_of(rows)
     if frame.empty:
         raise settings.NothingToShow(f"no run in {', '.join(str(store.root) for store in stores) or 'no store'}")
@@ -236,12 +236,12 @@ def _of_cells(best: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     kept = [lora.iloc[:0]]
     for name in names:
         task, cell, n_seeds = CELL.fullmatch(name).groups()  # type: ignore[union-attr]  # it matches any text
-        mine = lora[((lora["arm"] == cell) | (name == "all")) & ((lora["task"] == task) | (task is None))]
-        if mine.empty:
-            held = ", ".join(dict.fromkeys(lora["arm"]))
-            raise settings.NothingToShow(f"--adapters: no cell {name} at its chosen rate; there are {held}")
-        seeds = sorted(mine["seed"].unique())
-        kept.append(mine[mine["seed"].isin(seeds[: int(n_seeds)] if n_seeds else seeds)])
+        of_cell = lora[((lora["arm"] == cell) | (name == "all")) & ((lora["task"] == task) | (task is None))]
+        if of_cell.empty:
+            cells_there = ", ".join(dict.fromkeys(lora["arm"]))
+            raise settings.NothingToShow(f"--adapters: no cell {name} at its chosen rate; there are {cells_there}")
+        seeds = sorted(of_cell["seed"].unique())
+        kept.append(of_cell[of_cell["seed"].isin(seeds[: int(n_seeds)] if n_seeds else seeds)])
     return pd.concat(kept).drop_duplicates("run_id")
 
 

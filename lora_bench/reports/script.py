@@ -44,8 +44,8 @@ def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.Ar
     )
     made.add_argument("--mix-environments", action="store_true", help="compare runs of different machines and software")
     if by_method:
-        told = ", ".join(LORA_METHODS)
-        made.add_argument("--method", default="lora", metavar="NAME", help=f"one of {told} (default: lora)")
+        methods = ", ".join(LORA_METHODS)
+        made.add_argument("--method", default="lora", metavar="NAME", help=f"one of {methods} (default: lora)")
     return made
 
 

@@ -36,7 +36,7 @@ class Table:
     def shown(self) -> list[list[str]]:
         """The cells as text, row by row."""
         rows = self.frame.to_dict("records")
-        return [[one.show(row[one.name]) for one in self.columns] for row in rows]
+        return [[column.show(row[column.name]) for column in self.columns] for row in rows]
 
 
 @dataclass

@@ -69,9 +69,9 @@ def verdict_phrases(margin: float) -> dict[str, str]:
 
 def with_contrasts(frame: pd.DataFrame, contrasts: pd.DataFrame, *, side: str, prefix: str) -> pd.DataFrame:
     """A frame of `cell_frame` with the difference, p and verdict of the contrast whose `side` the cell is."""
-    mine = contrasts.set_index(side)
+    by_cell = contrasts.set_index(side)
     columns = ("difference", "p_holm", "verdict")
-    return frame.assign(**{f"{prefix}_{column}": frame["cell"].map(mine[column]) for column in columns})
+    return frame.assign(**{f"{prefix}_{column}": frame["cell"].map(by_cell[column]) for column in columns})
 
 
 def _marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
@@ -217,14 +217,14 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
     axes = {"adapter.targets", "adapter.rank", "train.lr", "seed", "store"}
     names = {word: word.partition("=")[0].lstrip("+~") for word in map(scrub_override, map(str, overrides))}
     return [
-        one
-        for one, name in names.items()
+        written
+        for written, name in names.items()
         if name not in axes
         and name != "sweeps"
         and not name.startswith("hydra")
-        and one not in ("-m", "--multirun")
-        and one != "adapter.budget=null"
-        and "trust_remote_code" not in one
+        and written not in ("-m", "--multirun")
+        and written != "adapter.budget=null"
+        and "trust_remote_code" not in written
     ]
 
 

@@ -50,13 +50,15 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
     figure = Figure(figsize=(COLUMN, 0.75 + 0.225 * n), layout="constrained")
     axes = figure.subplots(1, 1 + len(paper), sharey=True, width_ratios=[3.0, *[1.15] * len(paper)], squeeze=False)[0]
     ours, rows = axes[0], range(n)
-    for row, (_, one) in zip(rows, estimates.iterrows(), strict=True):
-        seeds = 100 * np.array(list(one["scores"].values()))
-        dots, colour = (LIGHT, FAINT) if one["is_floor"] else (SKY, BLUE)
+    for row, (_, estimate) in zip(rows, estimates.iterrows(), strict=True):
+        seeds = 100 * np.array(list(estimate["scores"].values()))
+        dots, colour = (LIGHT, FAINT) if estimate["is_floor"] else (SKY, BLUE)
         ours.scatter(seeds, np.full(seeds.size, row) + _spread(seeds.size), s=7, color=dots, lw=0, zorder=2)
-        error_bars(ours, one["mean"], one["low"], one["high"], row, colour, "s" if one["is_floor"] else "o")
-        if one["is_floor"] and math.isfinite(one["mean"]):
-            ours.axvline(100 * one["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
+        error_bars(
+            ours, estimate["mean"], estimate["low"], estimate["high"], row, colour, "s" if estimate["is_floor"] else "o"
+        )
+        if estimate["is_floor"] and math.isfinite(estimate["mean"]):
+            ours.axvline(100 * estimate["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
     ours.set_yticks(rows, list(estimates["label"]))
     ours.set_ylim(n - 0.4, -0.6)
     ours.set_xlabel(metric_label(metric))
@@ -101,13 +103,20 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
     axis = figure.subplots()
     axis.axvspan(-100 * margin, 100 * margin, color=FAINT, alpha=0.13, lw=0, zorder=0)
     axis.axvline(0, color=INK, lw=0.7, zorder=1)
-    for row, (_, one) in enumerate(table.iterrows()):
-        colour, marker = VERDICTS[one["verdict"]]
+    for row, (_, contrast) in enumerate(table.iterrows()):
+        colour, marker = VERDICTS[contrast["verdict"]]
         error_bars(
-            axis, one["difference"], one["low"], one["high"], row, colour, marker, hollow=one["verdict"] == "unresolved"
+            axis,
+            contrast["difference"],
+            contrast["low"],
+            contrast["high"],
+            row,
+            colour,
+            marker,
+            hollow=contrast["verdict"] == "unresolved",
         )
-        axis.annotate(f"{one['verdict']}{one['extra']}", (1.02, row), xycoords=("axes fraction", "data"), va="center",
-                      fontsize=6.5, color=darker(colour), annotation_clip=False)  # fmt: skip
+        axis.annotate(f"{contrast['verdict']}{contrast['extra']}", (1.02, row), xycoords=("axes fraction", "data"),
+                      va="center", fontsize=6.5, color=darker(colour), annotation_clip=False)  # fmt: skip
     if published is not None and not published.empty:
         rows = {label: row for row, label in enumerate(table["label"])}
         for (name, of_set), mark in zip(published.groupby("dataset", sort=False), ("^", "v"), strict=True):
@@ -154,12 +163,12 @@ def ranks(
     names = list(dict.fromkeys(estimates["targets"]))
     for i, targets in enumerate(names):
         colour, marker = series(targets, i)
-        mine = estimates[estimates["targets"] == targets].sort_values("rank")
-        x = mine["rank"].to_numpy(float) * 2 ** (0.16 * (i - (len(names) - 1) / 2))
-        for at, scores in zip(x, mine["scores"], strict=True):
+        of_targets = estimates[estimates["targets"] == targets].sort_values("rank")
+        x = of_targets["rank"].to_numpy(float) * 2 ** (0.16 * (i - (len(names) - 1) / 2))
+        for at, scores in zip(x, of_targets["scores"], strict=True):
             seeds = 100 * np.array(list(scores.values()))
             top.scatter(np.full(seeds.size, at), seeds, s=5, color=colour, alpha=0.35, lw=0, zorder=2)
-        mean, low, high = (100 * mine[name].to_numpy(float) for name in ("mean", "low", "high"))
+        mean, low, high = (100 * of_targets[name].to_numpy(float) for name in ("mean", "low", "high"))
         top.plot(x, mean, color=colour, marker=marker, ms=3.8, lw=1.2, label=targets, zorder=3)
         top.vlines(x, low, high, color=colour, lw=1.2, zorder=3)
     if marked:
@@ -179,10 +188,10 @@ def ranks(
     for axis, (name, of_set) in zip(small, paper.items(), strict=True):
         for i, targets in enumerate(names):
             colour, marker = series(targets, i)
-            mine = of_set[of_set["targets"] == targets]
-            if len(mine):
-                axis.errorbar(mine["rank"], 100 * mine["score"], yerr=100 * mine["sd"], color=colour, marker=marker,
-                              ms=2.8, mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
+            of_targets = of_set[of_set["targets"] == targets]
+            if len(of_targets):
+                axis.errorbar(of_targets["rank"], 100 * of_targets["score"], yerr=100 * of_targets["sd"], color=colour,
+                              marker=marker, ms=2.8, mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
         axis.set_title(f"paper, {name}", loc="left", color=INK)
         axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         _rank_axis(axis, sorted(set(of_set["rank"])))
@@ -203,10 +212,10 @@ def gaps(estimates: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(estimates["targets"]))
     for i, targets in enumerate(names):
         colour, marker = series(targets, i)
-        mine = estimates[estimates["targets"] == targets].sort_values("rank")
-        x = mine["rank"].to_numpy(float) * 2 ** (0.16 * (i - (len(names) - 1) / 2))
-        axis.plot(x, 100 * mine["gap"], color=colour, marker=marker, ms=3.4, lw=1, label=targets)
-        axis.vlines(x, 100 * mine["gap_low"], 100 * mine["gap_high"], color=colour, lw=1)
+        of_targets = estimates[estimates["targets"] == targets].sort_values("rank")
+        x = of_targets["rank"].to_numpy(float) * 2 ** (0.16 * (i - (len(names) - 1) / 2))
+        axis.plot(x, 100 * of_targets["gap"], color=colour, marker=marker, ms=3.4, lw=1, label=targets)
+        axis.vlines(x, 100 * of_targets["gap_low"], 100 * of_targets["gap_high"], color=colour, lw=1)
     axis.axhline(0, color=INK, lw=0.6)
     axis.set_ylabel("train − report (points)")
     axis.legend(frameon=False, ncols=len(names), loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
@@ -232,13 +241,13 @@ def verdict_matrix(table: pd.DataFrame) -> Figure:
     fills |= {"learns more often": fills["better"], "learns less often": fills["worse"], "did not learn": "#ffffff"}
     signs = {"better": "▲", "worse": "▼", "tied": "=", "unresolved": "?", "missing": "–"}
     signs |= {"learns more often": "△", "learns less often": "▽", "did not learn": "×"}
-    for _, one in table.iterrows():
-        x, y = contrasts_.index(one["contrast"]), settings.index(one["setting"])
+    for _, cell in table.iterrows():
+        x, y = contrasts_.index(cell["contrast"]), settings.index(cell["setting"])
         axis.add_patch(
-            matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fills[one["verdict"]], ec="white", lw=1.5)
+            matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fills[cell["verdict"]], ec="white", lw=1.5)
         )
-        told = "" if not np.isfinite(one["difference"]) else f" {100 * one['difference']:+.1f}".replace("-", "−")
-        axis.text(x, y, f"{signs[one['verdict']]}{told}", ha="center", va="center", fontsize=6.5, color=INK)
+        label = "" if not np.isfinite(cell["difference"]) else f" {100 * cell['difference']:+.1f}".replace("-", "−")
+        axis.text(x, y, f"{signs[cell['verdict']]}{label}", ha="center", va="center", fontsize=6.5, color=INK)
     axis.set_xlim(-0.5, len(contrasts_) - 0.5)
     axis.set_ylim(len(settings) - 0.5, -0.5)
     axis.set_xticks(range(len(contrasts_)), contrasts_)
