@@ -30,7 +30,7 @@ def across(sections: Iterable[PlacementSection]) -> list[Section]:
         if len(_common_seeds(estimates, _placements(estimates))) > 1:
             alike = tuple((key, str(value)) for key, value in section.setting.facts.items() if key not in OF_TASK)
             groups.setdefault((section.budget, alike), []).append(section)
-    found: list[Section] = []
+    shown: list[Section] = []
     for (budget, alike), group in groups.items():
         model = dict(alike)["model"]
         tasks = [section.setting.facts["task"] for section in group]
@@ -48,23 +48,23 @@ def across(sections: Iterable[PlacementSection]) -> list[Section]:
         scores = np.array([[[of_task[arm][seed] for seed in seeds] for arm in arms] for of_task in scores_of])
         made = _across_section(settings.short_name(model), budget, list(by_task), arms, scores)
         made.notes.extend(gap(f"{task} has several settings and is left out; see each by itself") for task in left_out)
-        found.append(made)
-    names = [one.tables[0].name for one in found]
-    for place, one in enumerate(found):
+        shown.append(made)
+    names = [part.tables[0].name for part in shown]
+    for place, part in enumerate(shown):
         if names.count(names[place]) > 1:
-            one.tables[0] = replace(one.tables[0], name=f"{names[place]}_{names[:place].count(names[place]) + 1}")
-    return found
+            part.tables[0] = replace(part.tables[0], name=f"{names[place]}_{names[:place].count(names[place]) + 1}")
+    return shown
 
 
 def _placements(estimates: Collection[pd.DataFrame]) -> list[str]:
     """Those of all these tables."""
-    return [arm for arm in settings.PLACEMENTS if all(arm in one.index for one in estimates)]
+    return [arm for arm in settings.PLACEMENTS if all(arm in table.index for table in estimates)]
 
 
 def _common_seeds(estimates: Collection[pd.DataFrame], arms: Sequence[str]) -> list[int]:
     """The seeds that these cells of all these tables have."""
-    held = [set(scores) for one in estimates for scores in one.loc[list(arms), "scores"]]
-    return sorted(set.intersection(*held)) if held else []
+    seeds_of = [set(scores) for table in estimates for scores in table.loc[list(arms), "scores"]]
+    return sorted(set.intersection(*seeds_of)) if seeds_of else []
 
 
 def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], scores: np.ndarray) -> Section:

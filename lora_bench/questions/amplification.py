@@ -53,10 +53,10 @@ def section(setting: settings.Setting, store: StoreReader, *, targets: str, name
     """
     runs = arms.name_arms(setting.runs[setting.runs["targets"] != ""])
     if targets:
-        runs = runs[[arms.same_targets(targets, one) for one in runs["targets"]]]
+        runs = runs[[arms.same_targets(targets, run_on) for run_on in runs["targets"]]]
         if runs.empty:
-            held = ", ".join(sorted(set(setting.runs["targets"]) - {""}))
-            raise settings.NothingToShow(f"{setting.title}: no run of targets {targets!r}; the store holds {held}")
+            there = ", ".join(sorted(set(setting.runs["targets"]) - {""}))
+            raise settings.NothingToShow(f"{setting.title}: no run of targets {targets!r}; the store holds {there}")
     norms, lacking = read_norms(runs, store)
     if norms.empty:
         raise settings.NothingToShow(
@@ -86,13 +86,13 @@ def read_norms(runs: pd.DataFrame, store: StoreReader) -> tuple[pd.DataFrame, in
     rows, lacking = [], 0
     for run in tuning.at_chosen_rates(runs).itertuples():
         norms = store.record(str(run.run_id)).get("norms") or []
-        kept = [one for one in norms if all((one.get(key) or 0) > 0 for key in NORMS)]
+        kept = [entry for entry in norms if all((entry.get(key) or 0) > 0 for key in NORMS)]
         lacking += not kept
-        for one in kept:
-            row = {key: one[key] for key in ("role", "layer", "rank", *NORMS)}
-            row |= {"targets": run.targets, "seed": run.seed, "scale": one.get("scale"), "lr": run.lr}
+        for entry in kept:
+            row = {key: entry[key] for key in ("role", "layer", "rank", *NORMS)}
+            row |= {"targets": run.targets, "seed": run.seed, "scale": entry.get("scale"), "lr": run.lr}
             for factor, norm in FACTORS.items():
-                row[factor] = math.log(subspace.amplification(one["update"], one[norm]))
+                row[factor] = math.log(subspace.amplification(entry["update"], entry[norm]))
             rows.append(row)
     return pd.DataFrame(rows), lacking
 
@@ -100,14 +100,14 @@ def read_norms(runs: pd.DataFrame, store: StoreReader) -> tuple[pd.DataFrame, in
 def sentence(setting: settings.Setting, summary: pd.DataFrame) -> str:
     """What was found here, in one sentence."""
     low, high = summary["amplification"].min(), summary["amplification"].max()
-    held = summary["over_random"]
+    ratios = summary["over_random"]
     paper = wording.listed(
-        [f"{one:.2g}" for one in published.TABLE_7["weight_in_update"] / published.TABLE_7["weight_in_random"]]
+        [f"{ratio:.2g}" for ratio in published.TABLE_7["weight_in_update"] / published.TABLE_7["weight_in_random"]]
     )
     return (
         f"On {setting.title} the update is {low:.2g} to {high:.2g} times as large as the weight in the update's own "
-        f"directions (geometric means by placement, rank and role); those directions hold {held.min():.2g} to "
-        f"{held.max():.2g} times as much of the weight as random ones do (paper: {paper})."
+        f"directions (geometric means by placement, rank and role); those directions hold {ratios.min():.2g} to "
+        f"{ratios.max():.2g} times as much of the weight as random ones do (paper: {paper})."
     )
 
 
@@ -172,10 +172,10 @@ def _notes(setting: settings.Setting, lacking: int) -> list[Note]:
     if lacking:
         notes.append(gap(f"{lacking} runs at their chosen rate keep no norms and are left out"))
     paper = "; ".join(
-        f"r={one['rank']}: ‖W‖ {one['weight']:g}, ‖ΔW‖ {one['update']:g}, W in ΔW {one['weight_in_update']:g}, "
-        f"in W {one['weight_in_weight']:g}, in random {one['weight_in_random']:g}, "
-        f"factor {subspace.amplification(one['update'], one['weight_in_update']):.3g}"
-        for one in published.TABLE_7.to_dict("records")
+        f"r={row['rank']}: ‖W‖ {row['weight']:g}, ‖ΔW‖ {row['update']:g}, W in ΔW {row['weight_in_update']:g}, "
+        f"in W {row['weight_in_weight']:g}, in random {row['weight_in_random']:g}, "
+        f"factor {subspace.amplification(row['update'], row['weight_in_update']):.3g}"
+        for row in published.TABLE_7.to_dict("records")
     )
     notes.append(Note(f"the paper's Table 7 (q of layer 48, GPT-3 175B, alpha not published): {paper}"))
     return notes

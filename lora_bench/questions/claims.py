@@ -80,10 +80,10 @@ def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None)
         NothingToShow: when no setting can be judged.
     """
     claims = claims or read_claims(SHIPPED)
-    found = scope.settings(runs)
-    rows, refused = gather(found, lambda setting: judge(setting, claims, margin=scope.margin_of(setting.metric)))
-    section = card_section(pd.DataFrame(rows), claims, several=len(found) > 1)
-    section.notes.extend(dict.fromkeys(note for setting in found for note in setting.notes))
+    answered = scope.settings(runs)
+    rows, refused = gather(answered, lambda setting: judge(setting, claims, margin=scope.margin_of(setting.metric)))
+    section = card_section(pd.DataFrame(rows), claims, several=len(answered) > 1)
+    section.notes.extend(dict.fromkeys(note for setting in answered for note in setting.notes))
     section.notes.append(Note(f"the claims are judged at one look; {AGAIN}"))
     section.refused.extend(refused)
     return [section]
@@ -108,18 +108,18 @@ def judge(setting: settings.Setting, claims: list[dict], *, margin: float) -> li
     for claim in claims:
         name = claim["id"]
         if name in verdicts:
-            found = _judge_scores(claim, verdicts[name], rates, margin)
+            judged = _judge_scores(claim, verdicts[name], rates, margin)
             n_runs = int(named["arm"].isin(pairs[name]).sum())
         elif name in arms:
-            found, n_runs = ("missing", str(arms[name])), 0
+            judged, n_runs = ("missing", str(arms[name])), 0
         elif claim["kind"] == "rate_flat":
-            found, n_runs = _judge_flat(claim, named, estimates)
+            judged, n_runs = _judge_flat(claim, named, estimates)
         else:
-            found, n_runs = _judge_tenfold(named)
+            judged, n_runs = _judge_tenfold(named)
         rows.append(
             {
                 "setting": setting.title, "claim": name, "text": claim["text"], "source": claim["source"],
-                "status": found[0], "evidence": found[1], "n_runs": n_runs,
+                "status": judged[0], "evidence": judged[1], "n_runs": n_runs,
             }
         )  # fmt: skip
     return rows
@@ -130,37 +130,37 @@ def sentence(card: pd.DataFrame) -> str:
     if card.empty:
         return "No run here is of the method that the claims are about."
     counts = card["status"].value_counts()
-    told = [f"{counts[status]} {status}" for status in STATUSES if counts.get(status)]
+    shares = [f"{counts[status]} {status}" for status in STATUSES if counts.get(status)]
     n_settings = card["setting"].nunique()
     judged = f"{card['claim'].nunique()} claims in {wording.counted(n_settings, 'setting')}"
-    return f"Of {judged}: {wording.listed(told)}."
+    return f"Of {judged}: {wording.listed(shares)}."
 
 
 def _arms(claim: dict, estimates: pd.DataFrame) -> tuple[str, str] | str:
     """The two arms that a claim compares here, or what the store lacks for it."""
     lora = estimates[(estimates["targets"] != "") & (estimates["n_seeds"] > 0)]
     if claim["kind"] == "rank":
-        mine = _of(claim["targets"], lora)
-        ends = _ends(mine, claim)
+        of_targets = _of(claim["targets"], lora)
+        ends = _ends(of_targets, claim)
         return ends if isinstance(ends, tuple) else _needs_ranks(claim, ends)
     best: tuple | None = None
     firsts, seconds = (_of(claim[side], lora) for side in ("first", "second"))
-    for first, one in firsts.to_dict("index").items():
+    for first, cell in firsts.to_dict("index").items():
         for second, other in seconds.to_dict("index").items():
-            counts = (one["adapter_parameters"], other["adapter_parameters"])
+            counts = (cell["adapter_parameters"], other["adapter_parameters"])
             if max(counts) <= min(counts) * (1 + settings.SAME_BUDGET):
                 # where several budgets meet, the one with most common seeds; then the one at which most placements meet
                 is_near = np.isclose(lora["adapter_parameters"], counts[0], rtol=settings.SAME_BUDGET)
                 meeting = lora[is_near]["targets"].nunique()
-                key = (len(set(one["scores"]) & set(other["scores"])), meeting, counts[0])
+                key = (len(set(cell["scores"]) & set(other["scores"])), meeting, counts[0])
                 best = max(best or (key, ()), (key, (first, second)))
     return (
         best[1] if best else f"needs {claim['first']} and {claim['second']} at one budget; the store has no such pair"
     )
 
 
-def _ends(mine: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
-    ranks = {name: arm.rank for name, arm in mine["arm"].items() if isinstance(arm.rank, int)}
+def _ends(of_targets: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
+    ranks = {name: arm.rank for name, arm in of_targets["arm"].items() if isinstance(arm.rank, int)}
     if len(set(ranks.values())) < 2:
         return f"rank {', '.join(map(str, sorted(ranks.values())))}" if ranks else "none"
     ordered = sorted(ranks, key=lambda arm: ranks[arm])
@@ -174,7 +174,7 @@ def _ends(mine: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
     return picked[0], picked[1]  # type: ignore[return-value]
 
 
-def _needs_ranks(claim: dict, held: str) -> str:
+def _needs_ranks(claim: dict, there: str) -> str:
     sides = [claim["first"], claim["second"]]
     wanted = (
         "at two ranks"
@@ -183,7 +183,7 @@ def _needs_ranks(claim: dict, held: str) -> str:
             "rank lowest", "a lower one"
         )
     )
-    return f"needs {claim['targets']} {wanted}; the store has {held}"
+    return f"needs {claim['targets']} {wanted}; the store has {there}"
 
 
 def _of(word: str, estimates: pd.DataFrame) -> pd.DataFrame:
@@ -203,24 +203,24 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) ->
     if row["n_seeds"] == 0:
         return "missing", f"{row['first']} and {row['second']} share no seed"
     difference = wording.plus_minus(row["difference"], row["high"], wording.signed)
-    told = f"{row['first']} − {row['second']}: {difference} points, {row['n_pairs']} seeds"
+    evidence = f"{row['first']} − {row['second']}: {difference} points, {row['n_pairs']} seeds"
     if np.isfinite(row["p_holm"]):
-        told += f", p {wording.p_value(row['p_holm'])}"
-        told += f", tie within {100 * margin:g} p {wording.p_value(row['p_equivalent_holm'])}"
+        evidence += f", p {wording.p_value(row['p_holm'])}"
+        evidence += f", tie within {100 * margin:g} p {wording.p_value(row['p_equivalent_holm'])}"
     if verdict in (MORE_OFTEN, LESS_OFTEN):
-        told += f"; {row['first']} {verdict}"
+        evidence += f"; {row['first']} {verdict}"
     if row["note"]:
-        told += f"; {row['note']}"
+        evidence += f"; {row['note']}"
     if status == "unresolved" and not pd.isna(row["seeds_needed"]):
-        told += f"; about {tables.seeds_needed(row)} seeds would show a difference of {100 * margin:g}, or none"
+        evidence += f"; about {tables.seeds_needed(row)} seeds would show a difference of {100 * margin:g}, or none"
     if uncertified:
-        told += f"; the rate of {wording.listed(uncertified)} is not certified"
-    return status, told
+        evidence += f"; the rate of {wording.listed(uncertified)} is not certified"
+    return status, evidence
 
 
 def _judge_flat(claim: dict, runs: pd.DataFrame, estimates: pd.DataFrame) -> tuple[tuple[str, str], int]:
-    mine = _of(claim["targets"], estimates[estimates["n_seeds"] > 0])
-    ends = _ends(mine, claim)
+    of_targets = _of(claim["targets"], estimates[estimates["n_seeds"] > 0])
+    ends = _ends(of_targets, claim)
     if not isinstance(ends, tuple):
         return ("missing", _needs_ranks(claim, ends)), 0
     best = pd.DataFrame(np.log10(tuning.best_rates_by_seed(runs[runs["arm"].isin(ends)]).astype(float)))
@@ -246,11 +246,11 @@ def _by_seeds(log_ratios: np.ndarray, center: float, what: str) -> tuple[str, st
     status, share, p = tuning.judge_log_ratios(log_ratios, center)
     low, high = 10 ** (center - tuning.HALF_DECADE), 10 ** (center + tuning.HALF_DECADE)
     n = len(log_ratios)
-    told = (
+    evidence = (
         f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds between "
         f"{low:.2g} and {high:.2g}; binomial p {wording.p_value(p)}"
     )
-    return status, told
+    return status, evidence
 
 
 def evidence_table(card: pd.DataFrame, *, several: bool) -> Table:

@@ -53,22 +53,22 @@ def sections(runs: pd.DataFrame, scope: Scope, *, by: str, reference: str | None
     """
     runs = scope.within(runs)
     runs = runs.assign(level=_levels(runs, by))
-    methods = [None] if by == "method" else [one for one in LORA_METHODS if one in set(runs["method"])]
+    methods = [None] if by == "method" else [name for name in LORA_METHODS if name in set(runs["method"])]
     free = settings.METHOD_SETTINGS if by == "method" else (by,)
-    found = [
+    comparables = [
         (setting, compared(setting, by, reference))
         for method in methods
         for setting in replace(scope, method=method).settings(runs, free=free)
     ]
-    held = sorted({str(level) for level in runs.loc[runs["targets"] != "", "level"]}, key=_order)
-    if reference and reference not in held:
-        raise settings.NothingToShow(f"--reference: {by} is never {reference!r}; it is {wording.listed(held)}")
-    several = [(setting, placements) for setting, placements in found if placements]
+    levels = sorted({str(level) for level in runs.loc[runs["targets"] != "", "level"]}, key=_order)
+    if reference and reference not in levels:
+        raise settings.NothingToShow(f"--reference: {by} is never {reference!r}; it is {wording.listed(levels)}")
+    several = [(setting, placements) for setting, placements in comparables if placements]
     if not several:
-        raise settings.NothingToShow(_nowhere(runs, by, held))
+        raise settings.NothingToShow(_nowhere(runs, by, levels))
 
-    def of(one: tuple[settings.Setting, list[Compared]]) -> list[FactorSection]:
-        setting, placements = one
+    def of(comparable: tuple[settings.Setting, list[Compared]]) -> list[FactorSection]:
+        setting, placements = comparable
         return [section(setting, by, placements, margin=scope.margin_of(setting.metric))]
 
     made, refused = gather(several, of)
@@ -78,15 +78,15 @@ def sections(runs: pd.DataFrame, scope: Scope, *, by: str, reference: str | None
 
 def every(runs: pd.DataFrame, scope: Scope) -> list[FactorSection]:
     """The sections of every factor that the runs vary, for the page; what tells methods apart is told as the method."""
-    found: list[FactorSection] = []
+    shown: list[FactorSection] = []
     for by in (name for name in settings.FACTORS if name in runs and runs[name].nunique(dropna=False) > 1):
-        if by in settings.METHOD_SETTINGS and any(section.by == "method" for section in found):
+        if by in settings.METHOD_SETTINGS and any(section.by == "method" for section in shown):
             continue
         try:
-            found += sections(runs, scope, by=by)
+            shown += sections(runs, scope, by=by)
         except settings.NothingToShow:
             continue
-    return found
+    return shown
 
 
 def compared(setting: settings.Setting, by: str, reference: str | None = None) -> list[Compared]:
@@ -97,30 +97,35 @@ def compared(setting: settings.Setting, by: str, reference: str | None = None) -
     adapted = setting.runs[setting.runs["targets"] != ""]
     beside = setting.runs[setting.runs["targets"] == ""]
     budgets = settings.budget_of(adapted, column="low_rank_parameters")
-    groups = [mine for _, mine in adapted.groupby([adapted["targets"], budgets], sort=False)]
+    groups = [group for _, group in adapted.groupby([adapted["targets"], budgets], sort=False)]
     if by == "method" and len(groups) == 1:
         groups = [pd.concat([groups[0], beside])]
-    names = [_placement(mine) for mine in groups]
-    found = []
-    for name, mine in zip(names, groups, strict=True):
-        levels = sorted(_levels_of(mine), key=_order)
-        placed = sorted(_levels_of(mine[mine["targets"] != ""]), key=_order)  # what is adapted is the reference
+    names = [_placement(group) for group in groups]
+    comparisons = []
+    for name, group in zip(names, groups, strict=True):
+        levels = sorted(_levels_of(group), key=_order)
+        placed = sorted(_levels_of(group[group["targets"] != ""]), key=_order)  # what is adapted is the reference
         first = _reference(placed, by, reference)
         if len(levels) > 1 and first is not None:
-            told = name if names.count(name) == 1 else f"{name} at {_spent(mine)}"
-            found.append(Compared(told, mine, [first, *(level for level in levels if level != first)]))
-    return found
+            title = name if names.count(name) == 1 else f"{name} at {_spent(group)}"
+            comparisons.append(Compared(title, group, [first, *(level for level in levels if level != first)]))
+    return comparisons
 
 
 def section(setting: settings.Setting, by: str, placements: list[Compared], *, margin: float) -> FactorSection:
     """The table, the two figures and the sentence for one setting."""
     alone = len(placements) == 1
-    arms = [level if alone else f"{one.name} {level}" for one in placements for level in one.levels]
+    arms = [level if alone else f"{placed.name} {level}" for placed in placements for level in placed.levels]
     runs = pd.concat(
-        one.runs.assign(arm=one.runs["level"] if alone else one.name + " " + one.runs["level"]) for one in placements
+        placed.runs.assign(arm=placed.runs["level"] if alone else placed.name + " " + placed.runs["level"])
+        for placed in placements
     )
-    pairs = [(f"{at}{level}", f"{at}{one.levels[0]}") for one in placements for at in ["" if alone else f"{one.name} "]
-             for level in one.levels[1:]]  # fmt: skip
+    pairs = [
+        (f"{at}{level}", f"{at}{placed.levels[0]}")
+        for placed in placements
+        for at in ["" if alone else f"{placed.name} "]
+        for level in placed.levels[1:]
+    ]
     runs = sort_arms(runs, [*arms, settings.FLOOR])
     settings.refuse_duplicates(setting, runs)
     judged = judge(runs, pairs, margin=margin)
@@ -155,12 +160,12 @@ def sentence(title: str, by: str, contrasts: pd.DataFrame, margin: float) -> str
     parts = []
     for reference, against in contrasts.groupby("second", sort=False):
         for verdict, phrase in tables.verdict_phrases(margin).items():
-            mine = against[against["verdict"] == verdict]
-            if len(mine):
-                pairs = zip(mine["first"], mine["difference"], strict=True)
-                told = [f"{first} ({wording.signed(difference)})" for first, difference in pairs]
-                verb = "is" if len(mine) == 1 else "are"
-                parts.append(f"{wording.listed(told)} {verb} {phrase.format(reference)}")
+            of_verdict = against[against["verdict"] == verdict]
+            if len(of_verdict):
+                pairs = zip(of_verdict["first"], of_verdict["difference"], strict=True)
+                differences = [f"{first} ({wording.signed(difference)})" for first, difference in pairs]
+                verb = "is" if len(of_verdict) == 1 else "are"
+                parts.append(f"{wording.listed(differences)} {verb} {phrase.format(reference)}")
         lost = list(against["first"][against["verdict"] == "missing"])
         if lost:
             parts.append(f"{wording.listed(lost)} share{'s' if len(lost) == 1 else ''} no seed with {reference}")
@@ -169,15 +174,15 @@ def sentence(title: str, by: str, contrasts: pd.DataFrame, margin: float) -> str
 
 def notes(setting: settings.Setting, runs: pd.DataFrame, by: str, judged: Judgement) -> list[Note]:
     """What a reader must know beside the table."""
-    told = list(setting.notes)
+    lines = list(setting.notes)
     adapted = judged.estimates[judged.estimates["method"] != settings.FLOOR]
     outside = sorted(set(setting.runs["level"][setting.runs["targets"] == ""]) - {settings.FLOOR, *runs["level"]})
     if by == "method" and outside:
-        told.append(gap(f"{wording.listed(outside)} has no placement, and is left out where several are compared"))
+        lines.append(gap(f"{wording.listed(outside)} has no placement, and is left out where several are compared"))
     absent = gaps.missing(runs, list(adapted.index))
     if absent and by != "method":  # methods have grids of rates of their own
-        told.append(gap(f"missing from the store: {absent}"))
-    return told + tables.run_notes(runs, judged.rates, adapted)
+        lines.append(gap(f"missing from the store: {absent}"))
+    return lines + tables.run_notes(runs, judged.rates, adapted)
 
 
 def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: object) -> str:
@@ -186,7 +191,7 @@ def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: obj
         return method
     preset = settings.preset_of(method, init, alpha_policy)
     words = [preset]
-    words += [str(one) for one, usual in ((init, "gaussian"), (alpha_policy, "fixed")) if one not in (usual, preset)]
+    words += [str(word) for word, usual in ((init, "gaussian"), (alpha_policy, "fixed")) if word not in (usual, preset)]
     if method == "lora_plus":
         words.append(f"×{b_lr_ratio:g}")
     return " ".join(words)
@@ -198,7 +203,7 @@ def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: obj
 def _levels(runs: pd.DataFrame, by: str) -> pd.Series:
     if by == "method":
         columns = [runs[name] for name in ("method", *settings.METHOD_SETTINGS)]
-        return pd.Series([method_name(*one) for one in zip(*columns, strict=True)], index=runs.index)
+        return pd.Series([method_name(*setting) for setting in zip(*columns, strict=True)], index=runs.index)
     return runs[by].map(lambda value: value if isinstance(value, str) else "none" if pd.isna(value) else f"{value:g}")
 
 
@@ -211,7 +216,7 @@ def _reference(levels: list[str], by: str, asked: str | None) -> str | None:
     if asked:
         return asked if asked in levels else None
     usual = USUAL.get(by, "")
-    like = [one for one in levels if one == usual or one.startswith(f"{usual} ")]
+    like = [level for level in levels if level == usual or level.startswith(f"{usual} ")]
     return [*like, *levels][0]
 
 
@@ -243,11 +248,11 @@ def _spent(runs: pd.DataFrame) -> str:
     return f"{runs['low_rank_parameters'].mode().iloc[0]:,.0f} parameters"
 
 
-def _nowhere(runs: pd.DataFrame, by: str, held: list[str]) -> str:
+def _nowhere(runs: pd.DataFrame, by: str, there: list[str]) -> str:
     """Why no levels can be compared: there is one, or something else goes with it."""
-    told = f"nowhere does {_words(by)} differ and all else agree; the store holds {wording.listed(held)}"
-    if len(held) < 2:
-        return f"{told}; sweep {settings.FACTORS[by]}"
+    fault = f"nowhere does {_words(by)} differ and all else agree; the store holds {wording.listed(there)}"
+    if len(there) < 2:
+        return f"{fault}; sweep {settings.FACTORS[by]}"
     adapted = runs[runs["targets"] != ""]
     names = [name for name in (*settings.SHARED, *settings.OF_ADAPTER, "targets") if name in runs and name != by]
     if by == "method":
@@ -255,11 +260,11 @@ def _nowhere(runs: pd.DataFrame, by: str, held: list[str]) -> str:
     apart = [
         name.replace("_", " ")
         for name in names
-        if not set.intersection(*(set(mine[name].map(str)) for _, mine in adapted.groupby("level")))
+        if not set.intersection(*(set(of_level[name].map(str)) for _, of_level in adapted.groupby("level")))
     ]
     if apart:
-        return f"{told}, which differ in {wording.listed(apart)} too"
-    return f"{told}, at different numbers of parameters; adapter.rank=null adapter.budget=q@8 gives all the same"
+        return f"{fault}, which differ in {wording.listed(apart)} too"
+    return f"{fault}, at different numbers of parameters; adapter.rank=null adapter.budget=q@8 gives all the same"
 
 
 def _table(name: str, setting: settings.Setting, by: str, at: str, judged: Judgement) -> Table:

@@ -54,17 +54,19 @@ def chosen_cells(frame: Any) -> list[dict[str, Any]]:
     chosen = []
     groups = [(tuple(group.iloc[0][["model", "task", "method"]]), group) for group in settings.comparable(runs)]
     for name, group in groups:
-        rivals = [one for other, one in groups if other == name]
-        apart = settings.differing(rivals, (one for one in (*settings.SHARED, *settings.OF_ADAPTER) if one in group))
-        apart = [COLUMN_OF.get(one, one) for one in apart]
+        rivals = [alike for other, alike in groups if other == name]
+        apart = settings.differing(
+            rivals, (field for field in (*settings.SHARED, *settings.OF_ADAPTER) if field in group)
+        )
+        apart = [COLUMN_OF.get(field, field) for field in apart]
         named = arms.name_arms(group)
         for _, points in tuning.at_chosen_rates(named).groupby("arm", sort=False):
             first = points.iloc[0]
             cell = dict(zip(("model", "task", "method"), name, strict=True))
-            told = (
+            always = (
                 ("targets", "ranks", "lr") if first["targets"] else ("head_lr" if name[2] == settings.FLOOR else "lr",)
             )
-            cell |= {one: first[one] for one in told}
-            cell |= {one: first[one] for one in apart if pd.notna(first[one])}
-            chosen.append({one: value.item() if hasattr(value, "item") else value for one, value in cell.items()})
+            cell |= {field: first[field] for field in always}
+            cell |= {field: first[field] for field in apart if pd.notna(first[field])}
+            chosen.append({field: value.item() if hasattr(value, "item") else value for field, value in cell.items()})
     return chosen

@@ -123,10 +123,10 @@ def paste_line(
     Args:
         pinned: sweep -> the factors that it varies (`settings.varied_factors`), which the line holds at the arm's own.
     """
-    mine = runs[runs["arm"] == arm]
-    started = Started.of(mine.iloc[0], store, pinned=pinned)
+    of_arm = runs[runs["arm"] == arm]
+    started = Started.of(of_arm.iloc[0], store, pinned=pinned)
     placement = [f"{key}={value}" for key, value in started.placement.items()]
-    rates, seeds = ",".join(f"{rate:g}" for rate in add), told_seeds(sorted({int(seed) for seed in mine["seed"]}))
+    rates, seeds = ",".join(f"{rate:g}" for rate in add), told_seeds(sorted({int(seed) for seed in of_arm["seed"]}))
     return wording.command_line([*started.command, *placement, f"train.lr={rates}", f"seed={seeds}", *started.store])
 
 
@@ -155,7 +155,7 @@ def _notes(
 
 def _shared_notes(own: pd.DataFrame, at_shared: pd.DataFrame, shared: float) -> list[Note]:
     """That the shared rate was run on fewer seeds, as in a staged search, where it was."""
-    n_own, n_shared = (one["n_seeds"].reindex(at_shared.index) for one in (own, at_shared))
+    n_own, n_shared = (curve["n_seeds"].reindex(at_shared.index) for curve in (own, at_shared))
     if not (n_shared < n_own).any():
         return []
     return [
@@ -168,13 +168,13 @@ def _shared_notes(own: pd.DataFrame, at_shared: pd.DataFrame, shared: float) -> 
 
 def _shared_difference(own: pd.DataFrame, at_shared: pd.DataFrame) -> pd.Series:
     """Score at the shared rate minus that at the cell's own, on the seeds that both have; nan where there is none."""
-    found = {}
+    differences = {}
     own_scores = own["scores"].to_dict()
     for arm, scores in at_shared["scores"].items():
-        mine = own_scores[arm]
-        common = scores.keys() & mine.keys()
-        found[arm] = np.mean([scores[seed] - mine[seed] for seed in common]) if common else math.nan
-    return pd.Series(found, dtype=float)
+        at_own = own_scores[arm]
+        common = scores.keys() & at_own.keys()
+        differences[arm] = np.mean([scores[seed] - at_own[seed] for seed in common]) if common else math.nan
+    return pd.Series(differences, dtype=float)
 
 
 def _curves(runs: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:

@@ -26,7 +26,7 @@ def notes(runs: pd.DataFrame, judged: Judgement, store: Path, *, pinned: Mapping
         runs: of the setting, with the column `arm`.
         pinned: sweep -> the factors that it varies (`settings.varied_factors`), which the lines hold at the arm's own.
     """
-    told = []
+    lines = []
     for row in judged.contrasts.to_dict("records"):
         n_pairs, needed = row["n_pairs"], row["seeds_needed"]
         if row["verdict"] != "unresolved" or pd.isna(needed) or not n_pairs < needed <= MOST_SEEDS:
@@ -36,8 +36,8 @@ def notes(runs: pd.DataFrame, judged: Judgement, store: Path, *, pinned: Mapping
         seeds = further_seeds(at_rates, judged, pair, n_more=int(needed) - int(n_pairs))
         n_runs = sum(len(set(seeds) - set(of_arm["seed"])) for of_arm in at_rates)
         line = paste_line(at_rates, seeds, store, pinned=pinned)
-        told.append(Note(f"{counted(n_runs, 'run')} for the {needed} seeds that {' − '.join(pair)} needs: {line}"))
-    return told
+        lines.append(Note(f"{counted(n_runs, 'run')} for the {needed} seeds that {' − '.join(pair)} needs: {line}"))
+    return lines
 
 
 def further_seeds(
@@ -70,8 +70,8 @@ def paste_line(
         grid = {**started.placement, "train.lr": f"{run['lr']:.12g}"}
         if run["method"] == settings.FLOOR:
             grid = {"adapter": settings.FLOOR}
-        told = ",".join(f"{key}:{_within(value)}" for key, value in grid.items())
-        grids.setdefault((started.command, started.store), []).append(f"{{{told}}}")
+        factors = ",".join(f"{key}:{_within(value)}" for key, value in grid.items())
+        grids.setdefault((started.command, started.store), []).append(f"{{{factors}}}")
     return " && ".join(
         command_line([*command, f"hydra.sweeper.grids=[{','.join(of_command)}]", f"seed={told_seeds(seeds)}", *where])
         for (command, where), of_command in grids.items()

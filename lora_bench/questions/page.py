@@ -84,8 +84,8 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
     if len(matrix):
         style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix")
         output.write_table(Table("verdicts", "every contrast", matrix), out / "tables")
-    found = studies.sections(scope.store)
-    verdict = [*(study.sentence for study in found), *verdict_sentences(sections, card)]
+    declared = studies.sections(scope.store)
+    verdict = [*(study.sentence for study in declared), *verdict_sentences(sections, card)]
     context = {
         "title": title,
         "script": SCRIPT.read_text(encoding="utf-8"),
@@ -96,8 +96,8 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
         "matrix": shown_matrix(matrix),
         "parts": list(parts.values()),
         "claims": claims_matrix(card),
-        "studies": [shown_section("Study", study, out) for study in found],
-        "overview": [shown_section("Across tasks", one, out) for one in across(placements)],
+        "studies": [shown_section("Study", study, out) for study in declared],
+        "overview": [shown_section("Across tasks", tasks, out) for tasks in across(placements)],
         "environments": environments(runs, open_store(scope.store)),
         "missing": [*absent, *gaps(sections)],
         "mixed": scope.mix_environments,
@@ -123,10 +123,10 @@ def _groups(runs: pd.DataFrame, scope: Scope, out: Path, texts: Texts) -> list[G
     """Each backbone and task by itself, in processes of their own where there are many: drawing takes the time."""
     runs = scope.within(runs)
     names = runs["model"].map(short_name)
-    work = [mine for _, mine in runs.groupby([names, runs["task"]], sort=True)]
+    work = [group for _, group in runs.groupby([names, runs["task"]], sort=True)]
     workers = min(len(work), os.cpu_count() or 1)
     if workers < 2 or len(work) < 4:
-        return [make_group(mine, scope, out, texts) for mine in work]
+        return [make_group(group, scope, out, texts) for group in work]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(make_group, work, [scope] * len(work), [out] * len(work), [texts] * len(work)))
 
@@ -163,9 +163,9 @@ def make_group(runs: pd.DataFrame, scope: Scope, out: Path, texts: Texts) -> Gro
 def verdict_sentences(sections: list[tuple[str, SettingSection]], card: claims.Card) -> list[str]:
     """The sentence of every section on weight types, ranks and factors, and that of the claims card."""
     kinds = {question.title for question in QUESTIONS.values() if question.is_verdict}
-    told = [section.sentence for kind, section in sections if kind in kinds]
-    told = told or [section.sentence for _, section in sections]
-    return [*told, card.sentence] if len(card.rows) else told
+    sentences = [section.sentence for kind, section in sections if kind in kinds]
+    sentences = sentences or [section.sentence for _, section in sections]
+    return [*sentences, card.sentence] if len(card.rows) else sentences
 
 
 def verdict_table(sections: list[weight_types.PlacementSection]) -> pd.DataFrame:
@@ -176,10 +176,10 @@ def verdict_table(sections: list[weight_types.PlacementSection]) -> pd.DataFrame
         name = f"{title}, {section.budget:,}" if titles.count(title) > 1 else title
         rows += [
             {
-                "setting": name, "contrast": f"{one['first']} − {one['second']}", "verdict": one["verdict"],
-                "difference": one["difference"], "p_holm": one["p_holm"], "n_pairs": one["n_pairs"],
+                "setting": name, "contrast": f"{row['first']} − {row['second']}", "verdict": row["verdict"],
+                "difference": row["difference"], "p_holm": row["p_holm"], "n_pairs": row["n_pairs"],
             }
-            for one in section.judged.contrasts.to_dict("records")
+            for row in section.judged.contrasts.to_dict("records")
         ]  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -205,7 +205,7 @@ def numbers(runs: pd.DataFrame) -> list[tuple[str, str]]:
 
 def cost(runs: pd.DataFrame) -> list[tuple[str, str]]:
     """What the store cost, over all runs that measured it."""
-    told = []
+    totals = []
     for column, name, show in (
         ("attributed_seconds", "training time", duration),
         ("tokens", "tokens", lambda x: f"{x:,.0f}"),
@@ -217,22 +217,27 @@ def cost(runs: pd.DataFrame) -> list[tuple[str, str]]:
         if len(values):
             total = values.max() if column == "peak_bytes" else values.sum()
             unmeasured = len(runs) - len(values)
-            told.append((name, show(float(total)) + (f" ({unmeasured:,} runs not measured)" if unmeasured else "")))
-    return told
+            totals.append((name, show(float(total)) + (f" ({unmeasured:,} runs not measured)" if unmeasured else "")))
+    return totals
 
 
 def environments(runs: pd.DataFrame, store: StoreReader) -> list[dict]:
     """One row per environment, read from one of its records."""
     rows = []
-    for identity, mine in runs.groupby("environment", sort=True):
+    for identity, of_environment in runs.groupby("environment", sort=True):
         try:
-            about = store.record(str(mine["run_id"].iloc[0]))["environment"]
+            about = store.record(str(of_environment["run_id"].iloc[0]))["environment"]
         except StoreError:
             about = {}
         kept = {key: about[key] for key in (*ENVIRONMENT_KEYS, "platform", "lora_bench") if about.get(key)}
-        commits = sorted(set(mine["commit"].dropna().astype(str))) if "commit" in mine else []
+        commits = sorted(set(of_environment["commit"].dropna().astype(str))) if "commit" in of_environment else []
         rows.append(
-            {"id": str(identity), "runs": len(mine), "about": kept, "commits": [commit[:12] for commit in commits]}
+            {
+                "id": str(identity),
+                "runs": len(of_environment),
+                "about": kept,
+                "commits": [commit[:12] for commit in commits],
+            }
         )
     return rows
 
@@ -251,15 +256,15 @@ def gaps(sections: list[tuple[str, SettingSection]]) -> list[str]:
 
 def design(setting: Setting) -> list[tuple[str, str]]:
     """The facts that all runs of a setting share."""
-    told = []
+    fields = []
     for key, name in FACTS.items():
         value = setting.facts.get(key)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             continue
-        told.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
+        fields.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
     adapted = setting.runs[setting.runs["targets"] != ""]
     rates = " ".join(f"{rate:g}" for rate in sorted(adapted["lr"].dropna().unique()))
-    return [("seeds", str(adapted["seed"].nunique())), ("learning rates", rates), *told]
+    return [("seeds", str(adapted["seed"].nunique())), ("learning rates", rates), *fields]
 
 
 def shown_section(kind: str, section: Section, out: Path) -> dict:
@@ -342,8 +347,8 @@ def shown_matrix(matrix: pd.DataFrame) -> dict:
         return {"heads": [], "rows": []}
     heads = list(dict.fromkeys(matrix["contrast"]))
     rows = []
-    for setting, mine in matrix.groupby("setting", sort=False):
-        by_contrast = {one["contrast"]: one for one in mine.to_dict("records")}
+    for setting, of_setting in matrix.groupby("setting", sort=False):
+        by_contrast = {cell["contrast"]: cell for cell in of_setting.to_dict("records")}
         rows.append(
             {
                 "setting": setting,
@@ -368,8 +373,8 @@ def claims_matrix(card: claims.Card) -> dict:
     by_cell = {(row["claim"], row["setting"]): row for row in table.to_dict("records")}
     rows = []
     for claim in card.claims:
-        found = [by_cell[claim["id"], setting] for setting in settings]
-        cells_ = [{"status": row["status"], "evidence": row["evidence"], "runs": row["n_runs"]} for row in found]
+        of_claim = [by_cell[claim["id"], setting] for setting in settings]
+        cells_ = [{"status": row["status"], "evidence": row["evidence"], "runs": row["n_runs"]} for row in of_claim]
         rows.append({"text": claim["text"], "source": claim["source"], "cells": cells_})
     return {"settings": settings, "rows": rows, "sentence": card.sentence}
 

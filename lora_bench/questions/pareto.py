@@ -65,8 +65,8 @@ def sentence(setting: settings.Setting, frame: pd.DataFrame, measured: list[tupl
         return f"On {setting.title} no run counts its adapter parameters."
     front = frame[frame["front_adapter_parameters"]].sort_values("adapter_parameters")
     steps = [
-        f"{one.cell} ({wording.points(one.mean)} at {wording.count(one.adapter_parameters)})"
-        for one in front.itertuples()
+        f"{row.cell} ({wording.points(row.mean)} at {wording.count(row.adapter_parameters)})"
+        for row in front.itertuples()
     ]
     return f"On {setting.title} the front of mean score against adapter parameters is {wording.listed(steps)}."
 

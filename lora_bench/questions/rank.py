@@ -59,11 +59,11 @@ def section(
     n_ranks = runs.groupby("targets")["rank"].nunique()
     curves = [targets for targets in n_ranks.index if n_ranks[targets] > 1]
     if not curves:
-        held = ", ".join(
+        run_at = ", ".join(
             f"{targets} at rank {rank:g}" for targets, rank in runs.groupby("targets")["rank"].first().items()
         )
         raise settings.NothingToShow(
-            f"{setting.title}: no placement was run at two ranks ({held or 'no run has one rank'}); "
+            f"{setting.title}: no placement was run at two ranks ({run_at or 'no run has one rank'}); "
             "start with: lora-bench +sweeps=rank"
         )
     curves.sort(key=lambda t: (PAPER_TARGETS.index(t) if t in PAPER_TARGETS else len(PAPER_TARGETS), t))
@@ -74,8 +74,8 @@ def section(
     judged = judge(runs, [(other, lowest) for lowest, *others in arms.values() for other in others], margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     estimates["rank"] = [arm.rank for arm in estimates["arm"]]
-    ends = {(held[-1], held[0]) for held in arms.values()}  # what the sentence tells
-    told = replace(
+    ends = {(ranks[-1], ranks[0]) for ranks in arms.values()}  # what the sentence tells
+    ends_judged = replace(
         judged, contrasts=table[[pair in ends for pair in zip(table["first"], table["second"], strict=True)]]
     )
     return JudgedSection(
@@ -93,7 +93,8 @@ def section(
             f"{name}_gap": "Generalisation gap: the score on a fixed sample of train rows minus that on report, "
             "with 95 % t intervals.",
         },
-        notes=notes(setting, runs, rates, estimates, curves) + more_seeds.notes(runs, told, store, pinned=pinned),
+        notes=notes(setting, runs, rates, estimates, curves)
+        + more_seeds.notes(runs, ends_judged, store, pinned=pinned),
         setting=setting,
         judged=judged,
     )
@@ -102,11 +103,13 @@ def section(
 def sentence(setting: settings.Setting, estimates: pd.DataFrame, table: pd.DataFrame, margin: float) -> str:
     """What was found here, in one sentence: for each placement, the highest rank against the lowest."""
     parts = []
-    for targets, mine in estimates.groupby("targets", sort=False):
-        low, high = mine.index[0], mine.index[-1]
+    for targets, curve in estimates.groupby("targets", sort=False):
+        low, high = curve.index[0], curve.index[-1]
         pair = table[(table["first"] == high) & (table["second"] == low)].iloc[0]
         if pair["n_seeds"] == 0:
-            parts.append(f"{targets} has no seed at both rank {mine['rank'].iloc[0]} and rank {mine['rank'].iloc[-1]}")
+            parts.append(
+                f"{targets} has no seed at both rank {curve['rank'].iloc[0]} and rank {curve['rank'].iloc[-1]}"
+            )
             continue
         gain = f"{wording.signed(pair['difference'])} points"
         words = {
@@ -121,7 +124,7 @@ def sentence(setting: settings.Setting, estimates: pd.DataFrame, table: pd.DataF
         needed = tables.seeds_needed(pair.to_dict())
         needs = f", {needed} seeds needed" if needed else ""
         parts.append(
-            f"{targets} at rank {mine['rank'].iloc[-1]} {words} against rank {mine['rank'].iloc[0]} ({gain}{needs})"
+            f"{targets} at rank {curve['rank'].iloc[-1]} {words} against rank {curve['rank'].iloc[0]} ({gain}{needs})"
         )
     return f"On {setting.title}: {'; '.join(parts)}."
 
@@ -130,7 +133,7 @@ def notes(
     setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, curves: list[str]
 ) -> list[Note]:
     """What a reader must know beside the table."""
-    told = list(setting.notes)
+    lines = list(setting.notes)
     policy = setting.facts.get("alpha_policy")
     scales = {
         "fixed": "alpha/rank, so the update is damped as the rank grows",
@@ -139,18 +142,18 @@ def notes(
     }
     if policy in scales:
         alpha = f"alpha {setting.facts.get('alpha'):g}, policy {policy}"
-        told.append(Note(f"{alpha}: the update is scaled by {scales[policy]}"))
+        lines.append(Note(f"{alpha}: the update is scaled by {scales[policy]}"))
     here = sorted({int(rank) for rank in runs["rank"]})
     expected = [str(Arm(t, r)) for t in curves for r in here]
     absent = gaps.missing(runs, expected)
     if absent:
-        told.append(gap(f"missing from the store: {absent}"))
+        lines.append(gap(f"missing from the store: {absent}"))
     lacking = [t for t in PAPER_TARGETS if t not in curves]
     ranks = [r for r in PAPER_RANKS if r not in here]
     if lacking or ranks:
         absent = wording.listed(lacking + [f"rank {r}" for r in ranks])
-        told.append(gap(f"of the paper's Table 6 the store lacks {absent}"))
-    return told + tables.run_notes(runs, rates, estimates)
+        lines.append(gap(f"of the paper's Table 6 the store lacks {absent}"))
+    return lines + tables.run_notes(runs, rates, estimates)
 
 
 def _cells(

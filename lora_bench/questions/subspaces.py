@@ -89,7 +89,7 @@ def section(
     rng = np.random.default_rng(0)
     table, grids = _measure(adapters, comparisons, rng)
     if step_zero:
-        starts = {key: one.at_start() for key, one in adapters.items()}
+        starts = {key: adapter.at_start() for key, adapter in adapters.items()}
         before, _ = _measure(starts, comparisons, rng, vectors=("A",))
         table = table.merge(
             before[["comparison", "module", "vectors", "i", "j", "phi"]].rename(columns={"phi": "phi_step_zero"}),
@@ -154,9 +154,11 @@ def sentence(setting: Setting, targets: str, table: pd.DataFrame) -> str:
     """What was found here, in one sentence: the leading direction against chance, and the whole spans."""
     parts = []
     of_a = table[table["vectors"] == "A"]
-    for comparison, mine in of_a.groupby("comparison", sort=False):
-        first = mine[(mine["i"] == 1) & (mine["j"] == 1)]
-        whole = mine[(mine["i"] == mine["i"].max()) & (mine["j"] == mine["j"].max())]
+    for comparison, of_comparison in of_a.groupby("comparison", sort=False):
+        first = of_comparison[(of_comparison["i"] == 1) & (of_comparison["j"] == 1)]
+        whole = of_comparison[
+            (of_comparison["i"] == of_comparison["i"].max()) & (of_comparison["j"] == of_comparison["j"].max())
+        ]
         above = (first["phi"] > first["null_high"]).sum()
         parts.append(
             f"between {comparison}, A's leading directions overlap by {first['phi'].mean():.2f} "
@@ -175,12 +177,14 @@ def _choose(
     asked = next((targets for targets in set(chosen["targets"]) if arms.same_targets(wanted, targets)), wanted)
     if not ranks and (asked in set(with_adapter["targets"]) or (not asked and len(with_adapter))):
         chosen = with_adapter
-    held = chosen.groupby("targets", sort=False)["rank"].nunique()
-    if held.empty:
+    n_ranks = chosen.groupby("targets", sort=False)["rank"].nunique()
+    if n_ranks.empty:
         raise NothingToShow(f"{setting.title}: no finished run of one rank at its chosen rate")
-    targets = asked or max(held.index, key=lambda t: (held[t], t == REFERENCE_TARGETS))
-    if targets not in held.index:
-        raise NothingToShow(f"{setting.title}: no run of targets {targets!r}; the store holds {', '.join(held.index)}")
+    targets = asked or max(n_ranks.index, key=lambda t: (n_ranks[t], t == REFERENCE_TARGETS))
+    if targets not in n_ranks.index:
+        raise NothingToShow(
+            f"{setting.title}: no run of targets {targets!r}; the store holds {', '.join(n_ranks.index)}"
+        )
     known = sorted({int(rank) for rank in chosen.loc[chosen["targets"] == targets, "rank"]})
     if ranks:
         absent = [str(rank) for rank in ranks if rank not in known]
@@ -214,17 +218,17 @@ def _read(chosen: pd.DataFrame, store: StoreReader) -> tuple[dict, int]:
 def _comparisons(adapters: dict, low: int, high: int) -> dict[str, list[tuple]]:
     """Name -> pairs of adapter keys: two ranks of one seed (Figure 3), two seeds of one rank (Figure 4)."""
     seeds = {rank: sorted(seed for r, seed in adapters if r == rank) for rank in (low, high)}
-    found = {}
+    comparisons = {}
     if low != high:
         both = [((low, seed), (high, seed)) for seed in seeds[low] if seed in seeds[high]]
         if both:
-            found[f"rank {low} and rank {high}"] = both[:MOST_PAIRS]
+            comparisons[f"rank {low} and rank {high}"] = both[:MOST_PAIRS]
     for rank in dict.fromkeys((high, low)):
         pairs = list(itertools.combinations(seeds[rank], 2))
         if pairs:
             step = max(1, len(pairs) // MOST_PAIRS)
-            found[f"seeds at rank {rank}"] = [((rank, a), (rank, b)) for a, b in pairs[::step][:MOST_PAIRS]]
-    return found
+            comparisons[f"seeds at rank {rank}"] = [((rank, a), (rank, b)) for a, b in pairs[::step][:MOST_PAIRS]]
+    return comparisons
 
 
 def _measure(
@@ -274,9 +278,9 @@ def _draws(draws: int, n_pairs: int) -> int:
 def _table(name: str, setting: Setting, table: pd.DataFrame) -> Table:
     """One row per comparison, vectors and role: means over layers at the leading direction and at the whole spans."""
     rows = []
-    for (comparison, kind, role), mine in table.groupby(["comparison", "vectors", "role"], sort=False):
-        first = mine[mine["j"] == 1]
-        whole = mine[mine["j"] == mine["j"].max()]
+    for (comparison, kind, role), group in table.groupby(["comparison", "vectors", "role"], sort=False):
+        first = group[group["j"] == 1]
+        whole = group[group["j"] == group["j"].max()]
         row = {
             "comparison": comparison, "vectors": VECTORS[str(kind)], "role": role, "layers": first["layer"].nunique(),
             "pairs": int(first["n_pairs"].iloc[0]),
@@ -312,8 +316,8 @@ def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int) -> dict:
     shown = comparisons[:2]
     for comparison in shown:
         panels = []
-        for (held, kind, role, at), phi in grids.items():
-            if held == comparison and at == layer and kind == "A" and len(panels) < 4:
+        for (compared, kind, role, at), phi in grids.items():
+            if compared == comparison and at == layer and kind == "A" and len(panels) < 4:
                 d = int(table[(table["role"] == role) & (table["layer"] == layer)]["d_in"].iloc[0])
                 phi = phi[:LARGEST_SHOWN, :LARGEST_SHOWN]
                 sides = (
@@ -324,7 +328,7 @@ def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int) -> dict:
                 null = np.minimum(subspace.chance_overlap(d, *phi.shape), 1.0)
                 panels.append({"label": role, "phi": phi, "null": null, "first": sides[0], "second": sides[1]})
         kind = "ranks" if comparison.startswith("rank") else "seeds"
-        alike = [one for one in shown if one.startswith("rank") == comparison.startswith("rank")]
+        alike = [name for name in shown if name.startswith("rank") == comparison.startswith("rank")]
         rank = f"_{comparison.rsplit(' ', 1)[-1]}" if len(alike) > 1 else ""  # of seeds, where no seed has both ranks
         made[f"{name}_{kind}{rank}"] = section7.overlaps(
             panels, title=f"{comparison}, layer {layer}, right-singular vectors of A"

@@ -168,12 +168,12 @@ def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str
         rows = tested[tested["verdict"] == verdict]
         if len(rows):
             needing = rows[(rows["seeds_needed"] > rows["n_pairs"]).fillna(False).astype(bool)]
-            told = ""
+            extra = ""
             if len(needing):
                 seeds = tables.seeds_needed(highest(needing, "seeds_needed").to_dict())
-                told = f" (about {seeds} seeds would show a difference of {100 * margin:g}, or none)"
+                extra = f" (about {seeds} seeds would show a difference of {100 * margin:g}, or none)"
             arms = [f"{arm} (by less than the margin)" if arm in small else arm for arm in rows["second"]]
-            parts.append(phrase.format(wording.listed(arms)) + told)
+            parts.append(phrase.format(wording.listed(arms)) + extra)
     return f"{reference} is " + ", ".join(parts)
 
 
@@ -181,16 +181,16 @@ def notes(
     setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, declared: list[str]
 ) -> list[Note]:
     """What a reader must know beside the table."""
-    told = list(setting.notes)
+    lines = list(setting.notes)
     adapted = estimates[estimates["method"] != settings.FLOOR]
     absent = gaps.missing(runs, declared)
     if absent:
-        told.append(gap(f"missing from the store: {absent}"))
+        lines.append(gap(f"missing from the store: {absent}"))
     spent = adapted["adapter_parameters"].dropna()
     if spent.nunique() > 1:
         span = f"{spent.min():,.0f} to {spent.max():,.0f} adapter parameters"
-        told.append(Note(f"the budgets are not quite equal: {span}"))
-    return told + tables.run_notes(runs, rates, adapted)
+        lines.append(Note(f"the budgets are not quite equal: {span}"))
+    return lines + tables.run_notes(runs, rates, adapted)
 
 
 def _paper(estimates: pd.DataFrame) -> pd.DataFrame:
@@ -203,8 +203,8 @@ def _paper(estimates: pd.DataFrame) -> pd.DataFrame:
 
 def _differences(paper: pd.DataFrame, reference: str) -> pd.DataFrame:
     score = paper[paper["targets"] == reference].set_index("dataset")["score"]
-    found = paper.assign(difference=paper["dataset"].map(score) - paper["score"])
-    return found.assign(label=reference + " − " + found["targets"])
+    differences = paper.assign(difference=paper["dataset"].map(score) - paper["score"])
+    return differences.assign(label=reference + " − " + differences["targets"])
 
 
 def _placements(
