@@ -258,6 +258,12 @@ class TrainConfig:
         label="",
         help="`last`, or `best` by the primary metric on select at the ends of epochs",
     )
+    curve: str = fact(
+        "sparse",
+        choices=("sparse", "full"),
+        help="at which epochs' ends select is scored besides the last: `sparse`, evenly spread and at most a row for "
+        "20 that are trained on, or `full`, all of them, as `checkpoint=best` does",
+    )
     compile: bool = fact(False, help="torch.compile")
 
 

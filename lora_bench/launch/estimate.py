@@ -1,16 +1,14 @@
 """What a plan will cost: time, and room on the disk."""
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from lora_bench import wording
 from lora_bench.launch.packs import lengths
 from lora_bench.launch.plan import Plan
 from lora_bench.store import StoreReader
+from lora_bench.training.scored import count_scored
 
 SHARE_OF_MATMUL = 0.5
 """Of the machine's matrix products' rate, what a pack was seen to reach, scoring and checks included."""
@@ -58,18 +56,21 @@ def _seconds_per_row(known: Any, run: Any) -> float:
 
 
 def _work(n_train: Any, epochs: Any, run: Any) -> Any:
-    """Rows of training, and rows scored at half the cost: select at every epoch's end, report once."""
+    """Rows of training, and rows scored at half the cost: select as often as `run` scores it, report once."""
     n_select, n_report = (len(run.task.splits.get(name, ())) for name in ("select", "report"))
-    return n_train * epochs + (n_select * np.ceil(epochs) + n_report) / 2
+    n_scored = count_scored(run.config.train, epochs, n_train=n_train, n_select=n_select)
+    return n_train * epochs + (n_select * n_scored + n_report) / 2
 
 
 def _flops(run: Any) -> int:
-    """Of training, and of scoring select at every epoch's end and report once."""
+    """Of training, and of scoring select as often as the run does and report once."""
     from lora_bench.training.cost import run_flops, scoring_flops
 
     _, tokens = lengths(run)
-    trained = round(tokens["train"] * run.config.train.epochs)
-    scored = tokens.get("select", 0) * max(1, math.ceil(run.config.train.epochs)) + tokens.get("report", 0)
+    train, (n_train, n_select) = run.config.train, (len(run.task.splits.get(name, ())) for name in ("train", "select"))
+    trained = round(tokens["train"] * train.epochs)
+    n_scored = int(count_scored(train, train.epochs, n_train=n_train, n_select=n_select))
+    scored = tokens.get("select", 0) * n_scored + tokens.get("report", 0)
     return run_flops(run.blueprint, run.config, run.matrices, trained) + scoring_flops(run.blueprint, scored)
 
 

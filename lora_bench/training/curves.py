@@ -17,6 +17,7 @@ from lora_bench.tracking.live import CURVES, TrackedRun
 from lora_bench.training.checkpoint import State
 from lora_bench.training.evaluate import predict
 from lora_bench.training.resolve import Run
+from lora_bench.training.scored import scored_epochs
 
 CURVE_POINTS = 400
 Notify = Callable[[dict[str, Any]], None]
@@ -44,6 +45,8 @@ class Listener:
         self.n_wanted = sum(attempt.is_wanted for attempt in attempts)
         self.stride = max(1, self.n_steps // CURVE_POINTS)
         self.last_select = np.empty(0)  # logits at the end of the last epoch, which need no second pass
+        n_rows = {name: len(rows) for name, rows in task.splits.items()}
+        self.scored = scored_epochs(attempts[0].run.config.train, n_train=n_rows["train"], n_select=n_rows["select"])
         self._losses: list[torch.Tensor] = []
         self._finite_steps = torch.zeros(pack.n_runs, dtype=torch.long, device=pack.backbone.device)
 
@@ -71,6 +74,11 @@ class Listener:
         self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": self.n_wanted})
 
     def on_epoch(self, epoch: int, step: int) -> None:
+        if epoch in self.scored or step == self.n_steps:
+            self._score_select(epoch, step)
+        self.notify({"event": "epoch", "epoch": epoch, "runs": self.n_wanted})
+
+    def _score_select(self, epoch: int, step: int) -> None:
         logits = self.last_select = predict(self.pack, self.select)
         for index, attempt in enumerate(self.attempts):
             if not np.isfinite(logits[index]).all():
@@ -81,7 +89,6 @@ class Listener:
             primary = scores[self.task.metrics[0]]
             if attempt.run.config.train.checkpoint == "best" and primary is not None and primary > attempt.best_score:
                 attempt.best_score, attempt.best_state = primary, self.pack.state(index)
-        self.notify({"event": "epoch", "epoch": epoch, "runs": self.n_wanted})
 
     def add_to(self, state: State, *, seconds: float) -> None:
         """Add the progress so far to a checkpoint: curves, scores, best states, and losses that no curve has yet."""

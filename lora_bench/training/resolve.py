@@ -146,6 +146,7 @@ def pack_key(run: Run) -> tuple:
         science["seed"],
         *(train[key] for key in shared),
         run.config.train.compile,
+        run.config.train.curve,
         *alone,
     )
 
