@@ -67,7 +67,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 def _is_dead(norm: nn.Module, prefix: str, vectors: Mapping[str, torch.Tensor]) -> bool:
     """Whether a norm with these vectors gives one output for two inputs."""
-    filled = copy.deepcopy(norm).to_empty(device="cpu").float()
+    filled: Any = copy.deepcopy(norm).to_empty(device="cpu").float()
     parameters = dict(filled.named_parameters())
     if any(vectors.get(prefix + name, torch.empty(0)).shape != value.shape for name, value in parameters.items()):
         return False
@@ -76,7 +76,7 @@ def _is_dead(norm: nn.Module, prefix: str, vectors: Mapping[str, torch.Tensor]) 
         for name, value in parameters.items():
             value.copy_(vectors[prefix + name])
         try:
-            outputs: Any = filled(inputs)
+            outputs = filled(inputs)
         except (TypeError, ValueError, RuntimeError):  # one that asks for more than its input
             return False
     return torch.equal(outputs[0], outputs[1])
