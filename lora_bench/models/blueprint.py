@@ -112,6 +112,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
         tokenizers.require_fit(tokenizer, config.name, architecture)
         if not tokenizers.can_pad(architecture):
             tokenizers.share_padding(tokenizer, architecture)
+    trial.give_named_outputs(architecture)
     skeleton, of_head = _skeleton(config, architecture, folder)
     if folder is not None and not length.counts_from_padding(skeleton):
         tokenizers.share_padding(tokenizer, architecture)

@@ -19,6 +19,8 @@ _TOKENS = 13
 """A prime: no size that must divide the length divides it."""
 _SHAPES = re.compile(r"must match|broadcast|shape|sizes? of|cannot be multiplied|invalid for input")
 """What torch says of sizes that do not go together. All else that it says here may be the meta device's own limit."""
+_EPSILONS = ("norm_eps", "norm_epsilon")
+"""How the keys end of what is added to a variance before its root is taken."""
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
@@ -44,8 +46,17 @@ def require_runs(skeleton: PreTrainedModel) -> None:
         return
 
 
+def give_named_outputs(architecture: PreTrainedConfig) -> None:
+    """Let a model return its outputs by name, though it was saved to return tuples, as for tracing."""
+    for config in {id(part): part for part in (architecture, architecture.get_text_config())}.values():
+        config.return_dict = True
+        if getattr(config, "torchscript", False):
+            config.torchscript = False
+
+
 def require_numbers(architecture: PreTrainedConfig, name: str) -> None:
-    """Refuse numbers that are written as text, where transformers has a number of its own or takes none but numbers.
+    """Refuse numbers that are written as text, where transformers has a number of its own or takes none but numbers,
+    and what norms add to a variance where it is no small number: their outputs would be NaN or nothing.
 
     Raises:
         ConfigError: names the key.
@@ -57,6 +68,12 @@ def require_numbers(architecture: PreTrainedConfig, name: str) -> None:
         defaults = {}
     for key, text in _texts_for_numbers(values, defaults):
         raise ConfigError(f"model.name: config.json of {name!r} says {key} {text!r}, a text; write the number {text}")
+    for key, value in values.items():
+        is_small = not isinstance(value, float) or 0 <= value < 1
+        if key.endswith(_EPSILONS) and not is_small:
+            raise ConfigError(
+                f"model.name: config.json of {name!r} says {key} {value:g}; it must be at least 0 and below 1"
+            )
 
 
 def _texts_for_numbers(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

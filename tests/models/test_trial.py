@@ -1,11 +1,12 @@
 """Values of a configuration that a model can be built with, and cannot compute with."""
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 from architectures import ARCHITECTURES, skeleton
 from lora_bench.config.errors import ConfigError
-from lora_bench.models import trial
+from lora_bench.models import backbone, blueprint, trial
 from model_folders import configure, planned, saved
 
 
@@ -53,6 +54,36 @@ def test_numbers_written_as_text_are_refused_by_their_key(tmp_path, name, values
     configure(saved(tmp_path, name), **values)
     with pytest.raises(ConfigError, match=rf"config\.json of .* says {key}.*; write the number"):
         planned(tmp_path)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 1e30])
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [("bert", "layer_norm_eps"), ("llama", "rms_norm_eps"), ("gpt2", "layer_norm_epsilon"), ("modernbert", "norm_eps")],
+)
+def test_what_norms_add_to_a_variance_must_be_small(tmp_path, name, key, value):
+    """Every output is NaN or the same with it; a guard failed each run, before its first step or after its last."""
+    configure(saved(tmp_path, name), **{key: value})
+    with pytest.raises(
+        ConfigError, match=rf"^model\.name: config\.json of .* says {key} .*; it must be at least 0 and"
+    ):
+        planned(tmp_path)
+
+
+@pytest.mark.parametrize("key", [{"return_dict": False}, {"torchscript": True}], ids=str)
+@pytest.mark.parametrize("name", ["bert", "distilbert", "gpt2", "llama", "modernbert"])
+def test_a_model_that_was_saved_to_return_tuples_computes_the_same(tmp_path, name, key):
+    """What traced a model leaves this in its config.json, and every run of it ended in an inner error."""
+    ids = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    saved(tmp_path, name)
+    logits = []
+    for values in ({}, key):
+        configure(tmp_path, **values)
+        blueprint._blueprint.cache_clear()
+        backbone._LOADED.clear()
+        model = backbone.load(planned(tmp_path), precision="fp32", device=torch.device("cpu")).model
+        logits.append(model(**ids).logits)
+    assert torch.equal(*logits)
 
 
 @pytest.mark.parametrize("model_type", ["granite", "cohere"])
