@@ -260,7 +260,7 @@ def read(suffix: str, content: bytes) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines if line.strip()]
     try:
         rows = _read_delimited(text, DELIMITERS[suffix], quoting=csv.QUOTE_MINIMAL, strict=True)
-    except csv.Error:
+    except (csv.Error, ValueError):  # malformed, or rows of other widths
         if suffix != ".tsv":
             raise
         return _read_delimited(text, DELIMITERS[suffix], quoting=csv.QUOTE_NONE)
