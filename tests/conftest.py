@@ -49,11 +49,36 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     return None
 
 
+LONG = (  # files of twenty seconds and more, the longest first
+    "tests/test_docs.py",
+    "tests/training/test_precision.py",
+    "tests/training/test_run.py",
+    "tests/packing/test_packing.py",
+    "tests/questions/test_analysis.py",
+    "tests/launch/test_sweeper.py",
+    "tests/launch/test_workers.py",
+    "tests/test_nothing_lost.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files begin first, else one worker is left with one of them while the others wait. xdist would begin with
+    those of many tests, and end with a file of one test that takes as long as a hundred."""
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
+
+
 def pytest_collection_finish() -> None:
-    """Thousands of tests and the modules they import live to the end: let no collection go through them again.
-    statsmodels asks for one in every call, which took a second each."""
+    """Thousands of tests and the modules they import live to the end: let no collection go through them again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def no_collections(monkeypatch):
+    """statsmodels asks for a collection of garbage in every correction, each of which goes through all modules that
+    were imported since the tests began: half a second."""
+    monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -72,7 +72,7 @@ def test_the_p_are_those_of_scipy_and_statsmodels():
         assert sign == np.sign((ours - theirs).mean())
 
 
-def test_words_are_those_of_holm_by_statsmodels():
+def test_words_are_those_of_holm_by_statsmodels(no_collections):
     """At one rate each, a look is Holm's procedure at the look's level, differences and ties each by itself."""
     rng = np.random.default_rng(1)
     n_words = 0

@@ -85,7 +85,7 @@ def test_sign_flip_of_many_pairs_needs_a_generator():
         stats.sign_flip_p(np.arange(20.0))
 
 
-def test_holm_matches_statsmodels():
+def test_holm_matches_statsmodels(no_collections):
     p = np.random.default_rng(4).uniform(size=(8, 6)) ** 3
     expected = [multipletests(row, method="holm")[1] for row in p]
     np.testing.assert_allclose(stats.holm(p), expected)
