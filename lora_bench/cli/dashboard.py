@@ -149,7 +149,7 @@ def parts() -> list[Part]:
         layout=wr.Layout(0, 0, 24, 10),
     )
     lines: tuple[tuple[str, str, dict[str, Any], Any], ...] = (
-        ("Loss by cell: mean and range over seeds", "step", {"y": ["loss"]}, left),
+        ("Loss by cell: mean and range over seeds", "step", {"y": ["train/loss"]}, left),
         ("Scores on select by cell: mean and range over seeds", "epoch", {"metric_regex": "select/.*"}, right),
     )
     of_training = [

@@ -1,7 +1,7 @@
 """Mirror runs to Weights & Biases while they train, or keep silent. The mirror is only written to, never read.
 
     tracking = open_tracking(config.tracking, directory=store / ".tracking")
-    run = tracking.start(head_of(...));  run.log({"loss": 0.3}, step=10);  run.finish("finished", {...})
+    run = tracking.start(head_of(...));  run.log({"train": {"loss": 0.3}}, step=10);  run.finish("finished", {...})
 
 The store is the truth, so nothing here may fail a run: every failure of wandb is caught, reported once, and ends the
 mirror rather than the run. One W&B run mirrors one run, many can be live at once, and each ends with its own status.
@@ -29,6 +29,7 @@ from lora_bench.paths import home
 from lora_bench.store.document import canonical
 from lora_bench.store.frame import row_of
 from lora_bench.store.secrets import scrub, scrub_override
+from lora_bench.wording import command_line
 
 if TYPE_CHECKING:
     from lora_bench.config.schema import TrackingConfig
@@ -56,7 +57,8 @@ SETTINGS: dict[str, Any] = {
 }
 Mode = Literal["online", "offline", "disabled"]
 CURVES = ("loss", "lr", "grad_norm")
-SPLITS = ("train", "select", "report", "report_mismatched")
+SPLITS = ("select", "report", "report_mismatched")
+NO_KEY = "no W&B key was found"
 
 
 class TrackedRun(Protocol):
@@ -127,16 +129,22 @@ def choose_mode(config: TrackingConfig) -> Mode:
         wanted = config.mode
     if wanted == "offline":
         return "offline"
+    problem = why_not_online()
+    if problem is None:
+        return "online"
+    say = log.info if problem == NO_KEY and wanted != "online" else log.warning
+    remedy = "; `wandb login` once to send them as they train" if problem == NO_KEY else " for `wandb sync`"
+    say(f"tracking: {problem}, so runs are kept offline{remedy}")
+    return "offline"
+
+
+def why_not_online() -> str | None:
+    """What keeps runs from being sent, in words: no key, or a server that does not answer; None if nothing does."""
     url = _base_url()
     if not _has_key(url):
-        say = log.warning if wanted == "online" else log.info
-        say("tracking: no W&B key was found, so runs are kept offline; `wandb login` once to send them as they train")
-        return "offline"
+        return NO_KEY
     problem = _unreachable(url)
-    if problem:
-        log.warning("tracking: %s does not answer (%s), so runs are kept offline for `wandb sync`", url, problem)
-        return "offline"
-    return "online"
+    return f"{url} does not answer ({problem})" if problem else None
 
 
 def head_of(
@@ -148,13 +156,15 @@ def head_of(
     parameters: Mapping[str, Any],
     metrics: Iterable[str],
     environment: Mapping[str, Any] | None = None,
-    sweep: str | None = None,
+    invocation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What `Tracking.start` takes, from the parts of a record: names in words, and a flat config in the store's terms.
 
     The config has the columns of `Store.frame`, so a filter reads the same in both places, and `rank_<role>` for each
-    role that the adapter changes. The group is the cell: its runs differ by seed alone.
+    role that the adapter changes; and what can be pasted: `adapter.<key>` and `train.<key>` as overrides, and the
+    `command` that was given. The group is the cell: its runs differ by seed alone.
     """
+    sweep = (invocation or {}).get("sweep")
     parts = {"run_id": run_id, "cell_id": cell_id, "status": "running", "config": config, "metrics": list(metrics)}
     parts |= {"manifest": list(manifest), "parameters": parameters, "environment": environment or {}}
     row = row_of(parts | {"scores": {}, "cost": {}, "invocation": {"sweep": sweep}})
@@ -163,6 +173,10 @@ def head_of(
     for matrix in parts["manifest"]:
         by_role.setdefault(matrix["role"], set()).add(matrix["rank"])
     flat |= {f"rank_{role}": max(ranks) for role, ranks in by_role.items()}
+    flat |= {part: config[part] for part in ("adapter", "train") if part in config}
+    overrides = (invocation or {}).get("overrides")
+    if overrides:
+        flat["command"] = command_line(["lora-bench", *map(scrub_override, overrides)])
     place = row.get("targets") or row.get("method") or "run"
     rank = f"r{row['ranks']}".replace(" ", ",") if row.get("ranks") else ""
     rate = f"lr{row['lr']:g}" if "lr" in row else ""
@@ -283,8 +297,7 @@ class WandbTracking:
         )
         tracked.define_metric("step", hidden=True)
         tracked.define_metric("epoch", hidden=True)
-        for name in CURVES:
-            tracked.define_metric(name, step_metric="step")
+        tracked.define_metric("train/*", step_metric="step")
         for split in SPLITS:
             tracked.define_metric(f"{split}/*", step_metric="epoch")
         return tracked

@@ -3,8 +3,8 @@
     lora-bench-sync --store runs --entity E --project P          compare, upload what is missing, say what differs
     lora-bench-sync --store runs --dry-run                       compare only
 
-A run is mirrored when a W&B run that names it ended with the record's status and every score of the record. Without a
-key or a network, the offline folders of the store are compared, and what they lack is written as offline runs.
+A run is mirrored when a W&B run that names it ended with the record's status and every score of the record. With
+--offline or WANDB_MODE=offline the offline folders of the store are compared, and what they lack is written there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ from lora_bench.store import StoreReader, open_store
 from lora_bench.store.document import RUN_ID
 from lora_bench.store.errors import StoreError
 from lora_bench.store.secrets import scrub
-from lora_bench.tracking.live import CURVES, Tracking, choose_mode, head_of, open_tracking, summary_of
+from lora_bench.tracking.live import (
+    CURVES,
+    NO_KEY,
+    Tracking,
+    head_of,
+    open_tracking,
+    summary_of,
+    why_not_online,
+)
 from lora_bench.wording import command_line
 
 log = logging.getLogger(__name__)
@@ -235,7 +243,7 @@ def upload(record: Mapping[str, Any], tracking: Tracking) -> None:
         parameters=record["parameters"],
         metrics=record["metrics"],
         environment=record["environment"],
-        sweep=(record.get("invocation") or {}).get("sweep"),
+        invocation=record.get("invocation"),
     )
     head["config"] |= {"from_record": True, "started": record.get("started"), "finished": record.get("finished")}
     # Named by the record's content, so that two uploads make one W&B run.
@@ -246,7 +254,7 @@ def upload(record: Mapping[str, Any], tracking: Tracking) -> None:
     for place, step in enumerate(history.get("step") or []):
         while epochs and epochs[0]["step"] < step:
             _log_epoch(run, epochs.pop(0))
-        run.log({name: history[name][place] for name in CURVES}, step)
+        run.log({"train": {name: history[name][place] for name in CURVES}}, step)
     for epoch in epochs:
         _log_epoch(run, epoch)
     run.finish(record["status"], summary_of(record))
@@ -326,13 +334,18 @@ def synchronise(options: argparse.Namespace) -> int:
     n_runs = len(store.statuses())
     if not n_runs:
         raise StoreError(f"store: {store.root} holds no run")
-    mode = "offline" if options.offline else "auto"
-    config = TrackingConfig(backend="wandb", project=options.project, entity=options.entity, mode=mode)
-    mode = choose_mode(config)
-    if mode == "disabled":
+    asked = os.environ.get("WANDB_MODE", "").lower()
+    if asked == "disabled":
         print("WANDB_MODE=disabled: nothing to compare with")
         return 2
-    config.mode = mode
+    is_offline = options.offline or asked in ("offline", "dryrun")
+    problem = None if is_offline else why_not_online()
+    if problem:
+        login = "; `wandb login` once, or set WANDB_API_KEY" if problem == NO_KEY else ""
+        print(f"lora-bench-sync: {problem}{login}; --offline compares with the offline folders", file=sys.stderr)
+        return 2
+    mode = "offline" if is_offline else "online"
+    config = TrackingConfig(backend="wandb", project=options.project, entity=options.entity, mode=mode)
     if mode == "online":
         place, copies = copies_on_server(options.entity, options.project)
     else:

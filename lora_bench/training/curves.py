@@ -70,7 +70,7 @@ class Listener:
             attempt.curve["step"].append(step + 1)
             for name, value in values.items():
                 attempt.curve[name].append(value)
-            attempt.tracked.log(values, step + 1)
+            attempt.tracked.log({"train": values}, step + 1)
         self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": self.n_wanted})
 
     def on_epoch(self, epoch: int, step: int) -> None:
@@ -117,7 +117,7 @@ class Listener:
                 tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
                 attempt.best_state = _unflattened(tensors, seen["scales"])
             for place, step in enumerate(attempt.curve["step"]):
-                attempt.tracked.log({name: attempt.curve[name][place] for name in CURVES}, int(step))
+                attempt.tracked.log({"train": {name: attempt.curve[name][place] for name in CURVES}}, int(step))
             for epoch in attempt.epochs:
                 attempt.tracked.log({"epoch": epoch["epoch"], "select": epoch["select"]}, epoch["step"])
         return state.values["seconds"]

@@ -189,7 +189,7 @@ class _Desk:
 
     def _begin(self, run: Run, where: dict[str, Any], *, is_wanted: bool) -> RunProgress:
         tracking = self.tracking if is_wanted else Silence()
-        return RunProgress(run, tracking.start(_head(run, where, self.invocation.get("sweep"))), is_wanted)
+        return RunProgress(run, tracking.start(_head(run, where, self.invocation)), is_wanted)
 
     def _train_and_store(
         self, attempts: list[RunProgress], started: str, about: dict[str, Any]
@@ -396,7 +396,7 @@ def _measured(
     )
 
 
-def _head(run: Run, where: dict[str, Any], sweep: str | None) -> dict[str, Any]:
+def _head(run: Run, where: dict[str, Any], invocation: dict[str, Any]) -> dict[str, Any]:
     return head_of(
         run_id=run.run_id,
         cell_id=run.cell_id,
@@ -405,7 +405,7 @@ def _head(run: Run, where: dict[str, Any], sweep: str | None) -> dict[str, Any]:
         parameters={"adapter": run.counted_parameters, "head": None, "total": None},
         metrics=run.task.metrics,
         environment=where,
-        sweep=sweep,
+        invocation=invocation,
     )
 
 

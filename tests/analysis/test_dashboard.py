@@ -85,7 +85,7 @@ def test_every_part_of_the_question_has_its_panel(specs, document):
         *("summary:select_score", "summary:report_score"),
     ]
     lines = [config for kind, config in panels.values() if kind == "Run History Line Plot"]
-    assert [config.get("metrics") or config["metricRegex"] for config in lines] == [["loss"], "select/.*"]
+    assert [config.get("metrics") or config["metricRegex"] for config in lines] == [["train/loss"], "select/.*"]
     assert {config["groupBy"] for config in lines} == {"group"}
     text = json.dumps(specs[document])
     assert "qv is " in text  # the verdict
@@ -96,7 +96,9 @@ def test_the_panels_read_nothing_that_the_mirror_does_not_log(specs):
     """A panel over a key that no run has is an empty panel, and nobody would notice."""
     record = finished(1)
     names = ("run_id", "cell_id", "config", "manifest", "parameters", "metrics")
-    head = head_of(**{name: parts(1)[name] for name in names}, environment={"id": "cpu-a"}, sweep="quick")
+    head = head_of(
+        **{name: parts(1)[name] for name in names}, environment={"id": "cpu-a"}, invocation={"sweep": "quick"}
+    )
     summary = summary_of(record)
     flat = {key for key, value in summary.items() if not isinstance(value, dict)}
     flat |= {f"cost/{key}" for key in summary["cost"]}

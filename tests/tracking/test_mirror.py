@@ -106,6 +106,28 @@ def test_offline_folders_are_filled_up_from_the_records(store, tmp_path, capsys)
         assert mirror.differences(record, written[record["run_id"]]) == []
 
 
+@pytest.mark.parametrize(
+    ("key", "mode", "said"),
+    [("", "", "no W&B key was found; `wandb login` once"), (KEY, "", "does not answer"), ("", "online", "no W&B key")],
+)
+def test_where_wandb_cannot_be_asked_sync_fails_and_says_why(store, monkeypatch, capsys, key, mode, said):
+    """Else a script takes a comparison with some folders for one with W&B, and its runs for sent."""
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    for name, value in (("WANDB_API_KEY", key), ("WANDB_MODE", mode)):
+        if value:
+            monkeypatch.setenv(name, value)
+    assert sync(store=store) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("lora-bench-sync: ") and said in line and "--offline" in line
+    assert not copies_offline(store.root / ".tracking")
+
+
+@pytest.mark.parametrize("mode", ["offline", "dryrun"])
+def test_who_asks_for_offline_needs_no_key(store, monkeypatch, mode):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    assert sync("--dry-run", store=store) == 1
+
+
 def test_where_wandb_is_left_out_nothing_counts_as_written(store, monkeypatch, capsys):
     monkeypatch.setattr(mirror, "open_tracking", lambda *_, **__: Silence())
     assert sync("--offline", store=store) == 1
@@ -122,10 +144,10 @@ def test_an_upload_has_the_curves_of_the_record_in_order(store, tmp_path):
     rows = [one["history"]["item"] for one in read_back(folder) if one["type"] == "history"]
     rows = [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
     assert rows == [
-        {"step": 2, "loss": 0.7, "lr": 1e-3, "grad_norm": 1.0},
+        {"step": 2, "train/loss": 0.7, "train/lr": 1e-3, "train/grad_norm": 1.0},
         {"step": 3, "epoch": 1, "select/matthews": 0.2},
-        {"step": 4, "loss": 0.6, "lr": 1e-3, "grad_norm": 0.9},
-        {"step": 6, "loss": 0.5, "lr": 0.0, "grad_norm": 0.8},
+        {"step": 4, "train/loss": 0.6, "train/lr": 1e-3, "train/grad_norm": 0.9},
+        {"step": 6, "train/loss": 0.5, "train/lr": 0.0, "train/grad_norm": 0.8},
         {"step": 6, "epoch": 2, "select/matthews": 0.4},
     ]
 

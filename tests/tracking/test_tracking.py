@@ -3,16 +3,19 @@
 import logging
 import math
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import wandb
 
+from lora_bench.config.schema import RunConfig
 from lora_bench.tracking import live as trackings
 from lora_bench.tracking.live import Silence, WandbTracking, choose_mode, open_tracking
 from patience import PATIENCE_SECONDS
@@ -50,10 +53,10 @@ def test_live_runs_stay_apart_and_end_with_their_own_status(tmp_path, capfd):
     """The failures of peers: jobs that fold into one W&B run, and failed ones that show as finished."""
     tracking = open_tracking(settings(tags=["mine"]), directory=tmp_path / "mirror")
     # The first two are the same run, trained twice.
-    runs = [tracking.start(head(number, sweep="quick")) for number in (1, 1, 2)]
+    runs = [tracking.start(head(number, invocation={"sweep": "quick"})) for number in (1, 1, 2)]
     for step in range(3):
         for place, run in enumerate(runs):
-            run.log({"loss": place + step / 10, "lr": 1e-3, "grad_norm": math.nan}, step=step)
+            run.log({"train": {"loss": place + step / 10, "lr": 1e-3, "grad_norm": math.nan}}, step=step)
     runs[0].log({"epoch": 1, "select": {"matthews": 0.5, "accuracy": None}}, step=3)
     runs[1].finish("failed", {"error_kind": "nonfinite"})
     runs[0].finish("finished", {"report": {"matthews": 0.4}, "cost": {"pack_seconds": 2.5}})
@@ -67,8 +70,8 @@ def test_live_runs_stay_apart_and_end_with_their_own_status(tmp_path, capfd):
     losses = {}
     for run_id, records in written.items():
         rows = [row["item"] for row in of_type(records, "history")]
-        assert not any("grad_norm" in row for row in rows)
-        losses[run_id] = [row["loss"] for row in rows if "loss" in row]
+        assert not any("train/grad_norm" in row for row in rows)
+        losses[run_id] = [row["train/loss"] for row in rows if "train/loss" in row]
     assert sorted(losses.values()) == [[0.0, 0.1, 0.2], [1.0, 1.1, 1.2], [2.0, 2.1, 2.2]]
     (one,) = [run_id for run_id, values in losses.items() if values[0] == 0.0]
     (two,) = [run_id for run_id, values in losses.items() if values[0] == 1.0]
@@ -89,8 +92,8 @@ def test_live_runs_stay_apart_and_end_with_their_own_status(tmp_path, capfd):
     }
     assert axes == {
         **dict.fromkeys(("step", "epoch")),
-        **dict.fromkeys(("loss", "lr", "grad_norm"), "step"),
-        **dict.fromkeys(("train/*", "select/*", "report/*", "report_mismatched/*"), "epoch"),
+        "train/*": "step",
+        **dict.fromkeys(("select/*", "report/*", "report_mismatched/*"), "epoch"),
     }
     summary = {}
     for change in of_type(written[one], "summary"):
@@ -99,6 +102,19 @@ def test_live_runs_stay_apart_and_end_with_their_own_status(tmp_path, capfd):
     output = capfd.readouterr()
     assert output.out == ""
     assert output.err == ""
+
+
+def test_the_config_of_a_mirror_can_be_pasted_as_overrides():
+    """Who looks at a run on W&B wants it again: its keys are those of the command line, with the record's values."""
+    science = parts(1)["config"]
+    given = ["adapter.targets=qv", "task.text=a b", f"tracking.entity={KEY}"]
+    config = trackings._flat(head(1, invocation={"overrides": given})["config"], ".")
+    for part in ("adapter", "train"):
+        shown = {name.partition(".")[2]: value for name, value in config.items() if name.startswith(f"{part}.")}
+        assert shown == {name: value for name, value in science[part].items() if value is not None}
+        assert shown.keys() <= {name.name for name in fields(getattr(RunConfig(), part))}
+    assert shlex.split(config["command"])[:3] == ["lora-bench", *given[:2]]
+    assert "command" not in head(1)["config"]
 
 
 def test_files_stay_in_the_given_folder_and_hold_no_secret(tmp_path, monkeypatch):
