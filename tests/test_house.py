@@ -21,7 +21,7 @@ LAW = {  # room -> the rooms of lora_bench that it may import
     "store": {"config", "paths", "wording"},
     "tasks": {"config", "paths"},
     "verdicts": {"config", "wording"},
-    "models": {"config", "seeds"},
+    "models": {"config", "seeds", "paths"},
     "packing": {"models", "config", "seeds"},
     "tracking": {"config", "store", "paths", "wording"},
     "training": {"packing", "models", "tasks", "tracking", "store", "config", "seeds", "paths"},

@@ -101,8 +101,8 @@ def _one_run(composed: DictConfig) -> int:
 
     run = resolve(settle(config, known))
     recover(known)
-    if run.blueprint.left_out:
-        print(run.blueprint.left_out)
+    if run.blueprint.remark:
+        print(run.blueprint.remark)
     folder = known.path(run.run_id)
     if known.has(run.run_id):
         print(f"{run.run_id} is in the store already; remove its folder to train it again")
@@ -329,6 +329,8 @@ def explain(error: BaseException) -> str:
 def _instead_of_choice(section: str, given: str) -> str:
     """What works where a folder, a file or a name on the Hub was given instead of a choice; empty for any other."""
     is_place = "/" in given or given.startswith("~") or Path(given).exists()
+    if section == "model" and given.endswith(".gguf"):
+        return f"a GGUF file is {spelled('model.gguf', given)}"
     if section == "model" and is_place:
         return f"a folder, or a name on the Hub, is {spelled('model.name', given)}"
     is_file = Path(given).suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")

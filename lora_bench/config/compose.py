@@ -8,6 +8,7 @@ import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from pathlib import PurePath
 from typing import Any, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -41,7 +42,7 @@ def parse(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
     """
     with _in_our_words():
         config: Any = OmegaConf.to_object(_typed(composed))
-    config = _with_whole_paths(config)
+    config = _named_by_its_file(_with_whole_paths(config))
     check(config)
     return config
 
@@ -84,7 +85,7 @@ class Template:
                 chosen = OmegaConf.select(self._typed, key)
             chosen = OmegaConf.to_object(chosen) if OmegaConf.is_config(chosen) else chosen
             config = _with_value(config, section, {name: chosen})
-        config = _with_whole_paths(config)
+        config = _named_by_its_file(_with_whole_paths(config))
         check(config)
         return config
 
@@ -102,6 +103,13 @@ def _with_whole_paths(config: RunConfig) -> RunConfig:
             except paths.PathError as error:
                 raise ConfigError(f"{key.path}: {error}") from None
     return config
+
+
+def _named_by_its_file(config: RunConfig) -> RunConfig:
+    """A backbone that is read from `model.gguf` has the file's name: that of the preset is another model's."""
+    if not config.model.gguf:
+        return config
+    return _with_value(config, "model", {"name": PurePath(config.model.gguf).name or config.model.gguf})
 
 
 def _with_value(config: RunConfig, section: str, values: Mapping[str, Any]) -> RunConfig:

@@ -39,6 +39,7 @@ TRANSFORMERS = {
     **dict.fromkeys(("output_dir", "save_dir", "log_dir"), "store"),
     **dict.fromkeys(("model_name_or_path", "model_name", "model_id", "pretrained_model_name_or_path"), "model.name"),
     "model_revision": "model.revision",
+    "gguf_file": "model.gguf",
     **dict.fromkeys(("task_name", "dataset_name", "dataset"), "task"),
     **dict.fromkeys(("validation_file", "eval_file", "dev_file"), "task.select_file"),
     "test_file": "task.report_file",

@@ -67,7 +67,7 @@ def describe(plan: Plan, store: StoreReader, out: Console, *, every_cell: bool, 
     if riders:
         riding = "rides along, so that its pack is" if len(riders) == 1 else "ride along, so that their packs are"
         out.print(f"  {counted(len(riders), 'run')} of the same packs {riding} the same as before")
-    for note in dict.fromkeys(planned.run.blueprint.left_out for planned in plan.runs.values()):
+    for note in dict.fromkeys(planned.run.blueprint.remark for planned in plan.runs.values()):
         if note:
             out.print(f"  {note}")
     for line in _environments_apart(plan, store, is_launched=is_launched) if pending else ():

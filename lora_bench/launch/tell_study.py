@@ -24,8 +24,8 @@ def introduce(family: Family, out: Console) -> None:
     run = family.cells.run(family.declaration.placements[0], family.declaration.rates[0], family.declaration.first_seed)
     for line in tell_tasks.lines([run]):
         out.print(line)
-    if run.blueprint.left_out:
-        out.print(run.blueprint.left_out)
+    if run.blueprint.remark:
+        out.print(run.blueprint.remark)
     out.print(declared_in_words(family))
 
 

@@ -66,9 +66,9 @@ class Blueprint:
         return int(self.architecture.num_labels or 1)
 
     @property
-    def left_out(self) -> str | None:
-        """The files beside the weights that are not loaded, in words."""
-        return None if self.folder is None else files.left_out(self.folder)
+    def remark(self) -> str | None:
+        """What to know of the weights before they are used, in words."""
+        return None if self.folder is None else files.remark(self.folder)
 
     @functools.cached_property
     def longest_input(self) -> int | None:

