@@ -77,7 +77,30 @@ def run(
         study.finish(declared_families, records, out, make=make)
     status = study.conclude(declared_families, ended, records, out, command=command.command())
     carry_out.remove_job_folder(records)
-    return INTERRUPTED if status and ended.is_asked and ended.stopped != carry_out.LATE else status
+    is_late = ended.stopped == carry_out.LATE
+    if status and ended.is_asked and not is_late:
+        return INTERRUPTED
+    if ended.is_over or is_late:
+        write_report(records, out)
+    return status
+
+
+def write_report(records: Any, out: Any) -> None:
+    """The page of `lora-bench report`, in its usual place. The store has all that it shows: one that cannot be written
+    takes nothing from the study."""
+    from lora_bench.cli import report
+    from lora_bench.launch.tell_study import report_command
+    from lora_bench.reports.scope import Scope
+    from lora_bench.wording import visible
+
+    try:
+        ending = report.write(Scope(records.root)).summary
+    except KeyboardInterrupt as error:
+        ending = f"no report: stopped ({str(error) or 'Ctrl-C'}); write it with {report_command(records)}"
+    except Exception as error:
+        reason = " ".join(visible(str(error)).split())
+        ending = f"no report ({type(error).__name__}: {reason}); write it with {report_command(records)}"
+    out.print(ending, markup=False, highlight=False, soft_wrap=True)
 
 
 def _placements(

@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from lora_bench.cli.texts import texts_of
 from lora_bench.questions import page
 from lora_bench.reports import script
+from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts import settings
 
+OUT = Path("report")
+"""Where the page goes unless another folder is asked for."""
+TITLE = "Which weight matrices should LoRA adapt?"
+
+
+class Written(NamedTuple):
+    """A page that was written: what it says first, and a line that tells where it is."""
+
+    verdict: Sequence[str]
+    summary: str
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = script.parser(page.__doc__, "report")
-    parser.add_argument(
-        "--title", default="Which weight matrices should LoRA adapt?", metavar="TEXT", help="the page's title"
-    )
+    parser.add_argument("--title", default=TITLE, metavar="TEXT", help="the page's title")
     parser.add_argument("--no-texts", action="store_true", help="show report rows by their numbers alone")
     scope, out, options = script.parse(parser, argv)
-    clock = time.perf_counter()
     try:
-        runs = scope.read()
-        texts = {} if options.no_texts else texts_of(scope.within(runs), open_store(scope.store))
-        made = page.build(runs, scope, out=out, title=options.title, texts=texts)
+        verdict, summary = write(scope, out, title=options.title, with_texts=not options.no_texts)
     except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    path = out / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(made["html"], encoding="utf-8")
     screen = script.console()
-    for sentence in made["verdict"]:
+    for sentence in verdict:
         screen.print(sentence, style="bold", soft_wrap=True)
-    seconds = time.perf_counter() - clock
-    summary = f"written: {path} with {made['n_figures']} figures, {len(runs)} runs, {seconds:.0f} s"
     screen.print(summary, style="dim", soft_wrap=True)
     return 0
+
+
+def write(scope: Scope, out: Path = OUT, *, title: str = TITLE, with_texts: bool = True) -> Written:
+    """Write the page, its tables and its figures. A page that was there is replaced when the new one is whole.
+
+    Args:
+        with_texts: show the texts of report rows, where the task's rows are at hand.
+
+    Raises:
+        NothingToShow: when the store has nothing for a page.
+        StoreError: when it cannot be read.
+        OSError: when the page cannot be written.
+    """
+    clock = time.perf_counter()
+    runs = scope.read()
+    texts = texts_of(scope.within(runs), open_store(scope.store)) if with_texts else {}
+    made = page.build(runs, scope, out=out, title=title, texts=texts)
+    path = out / "index.html"
+    out.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(made["html"], encoding="utf-8")
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+    seconds = time.perf_counter() - clock
+    summary = f"written: {path} with {made['n_figures']} figures, {len(runs)} runs, {seconds:.0f} s"
+    return Written(made["verdict"], summary)

@@ -263,12 +263,13 @@ def finish(
 def conclude(
     families: Sequence[Family], ended: Ended, store: StoreReader, out: Console, *, command: Sequence[str]
 ) -> int:
-    """Print what is settled and the next command. Returns the exit status: 0 unless a run failed or is missing."""
+    """Print what is settled and, unless the study is over, the next command. Returns the exit status: 0 unless a run
+    failed or is missing."""
     out.print()
     tell_study.conclude(families, ended.courses, out)
     again = command_line(command)
     if ended.is_over:
-        out.print(f"the study is over. Next:\n  {tell_study.report_command(store)}")
+        out.print("the study is over")
         return 0
     if ended.plan is not None and (failures := list(tell.failures(ended.plan, tell.frame_of_plan(ended.plan, store)))):
         out.print("runs failed, and the next look needs them:", style="bold")

@@ -1,10 +1,14 @@
 """The command of a study: how it ends when it is stopped, or its time is over."""
 
 import pydoc
+from pathlib import Path
 
 import pytest
 
+from lora_bench.cli import report
+from lora_bench.launch import tell
 from lora_bench.launch.plan_file import PlanFile, parse_reference
+from lora_bench.reports.figures import style
 from lora_bench.store.folder import Store
 
 SMALL = (
@@ -65,3 +69,49 @@ def test_a_study_whose_time_is_over_is_no_failure_and_says_what_is_open(command)
     assert ended.status == 0, ended.text
     assert "stopped early: the hours that it was given are over; every finished run is kept. Go on with:" in ended.out
     assert "tiny · acceptability: no look yet (search)" in ended.out
+    assert not list(Path(".").glob("report/*")) and "no report" in ended.out  # nothing has a score yet
+
+
+BROKEN = {
+    "a_full_disk": (OSError(28, "No space left on device"), "no report (OSError: [Errno 28] No space left on device)"),
+    "a_fault_in_a_figure": (ValueError("math domain\nerror"), "no report (ValueError: math domain error)"),
+    "ctrl_c": (KeyboardInterrupt(), "no report: stopped (Ctrl-C)"),
+    "a_signal": (KeyboardInterrupt("SIGTERM"), "no report: stopped (SIGTERM)"),
+}
+
+
+def undrawn(figure, folder, name):
+    """A figure that is not rendered: that takes a second."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.svg").write_text("<svg></svg>", encoding="utf-8")
+    return folder / name
+
+
+def test_a_study_writes_its_report_and_no_failure_of_it_is_the_studys(command, monkeypatch, capsys):
+    """Whoever types one command gets words and a page; what goes wrong with the page must not cost the words."""
+    monkeypatch.setattr(style, "save", undrawn)
+    ended = command(*SMALL, "study.looks=[4]")
+    assert ended.status == 0, ended.text
+    *_, over, written = ended.out.rstrip().splitlines()
+    assert over == "the study is over" and written.startswith("written: report/index.html with "), ended.out
+    page = Path("report/index.html")
+    assert "Study: tiny · acceptability" in page.read_text(encoding="utf-8")
+    assert list(Path("report").glob(".*")) == []
+    before = page.read_bytes()
+    from hydra_plugins.lora_bench import study
+
+    for error, said in BROKEN.values():
+        monkeypatch.setattr(report.page, "build", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        study.write_report(Store("runs"), tell.console())
+        (line,) = capsys.readouterr().out.splitlines()
+        assert line.startswith(said) and line.endswith("write it with lora-bench report store=runs"), line
+        assert page.read_bytes() == before
+
+
+def test_a_study_whose_time_is_over_shows_what_it_has(command, monkeypatch):
+    """In the morning the page is there, though the study is not over."""
+    shown = report.Written(verdict=[], summary="written: report/index.html")
+    monkeypatch.setattr(report, "write", lambda scope: shown)
+    ended = command(*SMALL, "hours=0.00001")
+    assert ended.status == 0, ended.text
+    assert ended.out.rstrip().splitlines()[-1] == shown.summary
