@@ -77,10 +77,10 @@ def run(
         study.finish(declared_families, records, out, make=make)
     status = study.conclude(declared_families, ended, records, out, command=command.command())
     carry_out.remove_job_folder(records)
-    is_late = ended.stopped == carry_out.LATE
-    if status and ended.is_asked and not is_late:
+    ran_out = ended.stopped == carry_out.LATE
+    if status and ended.is_asked and not ran_out:
         return INTERRUPTED
-    if ended.is_over or is_late:
+    if ended.is_over or ran_out:
         write_report(records, out)
     return status
 
