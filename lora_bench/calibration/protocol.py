@@ -36,7 +36,7 @@ from lora_bench.verdicts.settings import PLACEMENTS
 
 ERROR = 0.05
 WORDS = (*looks.DIFFERENT, looks.TIED)
-FIXED_SEEDS = (8, 12, 16, 24, 32)
+FIXED_SEEDS = (8, 12, 16, 24, 32, 48)
 STAGED_SEEDS = 8
 COSTED = 0.15
 """Share of the studies from which the price of fixed designs is told: means need fewer than rates of errors."""

@@ -176,6 +176,13 @@ def _entry(family: Family, look: Look) -> dict[str, Any]:
 
 
 def _require_declaration(family: Family, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    rule = before.get("rule", 1)
+    if rule != now["rule"]:
+        raise ConfigError(
+            f"study: {family.title} was looked at under rule {rule} of rates and words, and this version has rule "
+            f"{now['rule']}; its words stand in the report: finish it with the version that declared it, or "
+            f"{_anew(family)}"
+        )
     differing = [f"{key} {_shown(before[key])} (now {_shown(now[key])})" for key in now if before[key] != now[key]]
     if differing:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -131,10 +132,14 @@ def runs_at_least(family: Family) -> int:
 
 
 def runs_at_most(family: Family) -> int:
-    """Nothing settled, three rates alive to the end, the search going beyond its edges and given second chances."""
+    """Nothing settled, as many rates alive as may be, the search going beyond its edges and given second chances."""
     declared = family.declaration
     n_coarse = (len(declared.rates) + scheme.MAX_EXTENSIONS) * (scheme.FINE_SEEDS + scheme.SECOND_CHANCE)
-    return len(declared.placements) * (n_coarse + scheme.MAX_ALIVE * declared.looks[-1]) + declared.looks[-1]
+    n_looks = scheme.MAX_ALIVE * declared.looks[0]
+    for before, n in itertools.pairwise(declared.looks):
+        # all that were alive go on, or the best and a new rate beside it
+        n_looks += max(scheme.MAX_ALIVE * (n - before), n - before + n)
+    return len(declared.placements) * (n_coarse + n_looks) + declared.looks[-1]
 
 
 def chances(family: Family) -> list[str]:

@@ -29,6 +29,7 @@ PHRASES = {  # word -> how the sentence puts it, of the first placement against 
     looks.LESS_OFTEN: "learns less often than {}",
     looks.OPEN: "open against {}",
     looks.NOT_LEARNED: "not compared with {}, of which one did not learn at any rate tried",
+    looks.UNTOLD: "not compared with {}, of which one is not told from the head alone",
 }
 
 

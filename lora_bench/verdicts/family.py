@@ -16,6 +16,9 @@ from typing import Protocol
 
 import numpy as np
 
+RULE = 2
+"""By which a family goes from its declaration to its words. A journal that names none is of the first, which tried no
+rate between two others and left three alive to the end."""
 MIN_PAIRS = 4
 """Pairs of seeds that learn, below which scores give no word: three of two kinds (learn, stuck) err in up to 14 %."""
 
@@ -33,6 +36,7 @@ class Declaration:
         error: chance of any false difference over all looks, and of any false tie.
         first_seed: seeds are this one and those after it.
         floor: the placement that learns nothing but the head, which the others must beat on `select`; None without.
+        rule: RULE, since words of one family under two rules would keep no promise.
     """
 
     placements: tuple[str, ...]
@@ -43,6 +47,7 @@ class Declaration:
     error: float = 0.05
     first_seed: int = 0
     floor: str | None = None
+    rule: int = RULE
 
     def __post_init__(self) -> None:
         if len(self.placements) < 2 or len(set(self.placements)) < len(self.placements):

@@ -36,6 +36,7 @@ DIFFERENT = (BETTER, WORSE, MORE_OFTEN, LESS_OFTEN)
 TIED = "tied"
 OPEN = "open"
 NOT_LEARNED = "did not learn"
+UNTOLD = "not told from the head alone"
 
 LEARNS, UNPROVEN, FLAT = "learns", "unproven", "flat"
 
@@ -48,7 +49,8 @@ class Finding:
     """One contrast at one look, first minus second, at the live rates that `select` ranks highest.
 
     Attributes:
-        word: one of DIFFERENT (said of the first), TIED, OPEN, NOT_LEARNED.
+        word: one of DIFFERENT (said of the first), TIED, OPEN, NOT_LEARNED (one of the two is flat), UNTOLD (whether
+            both learn is open).
         look: at which the word was given, by position from 0; None while it may change.
         low, high: interval simultaneous over the family and its looks; nan where differences do not vary.
         n_failed: seeds of the first and of the second that were set aside, of `n_seeds`.
@@ -141,8 +143,9 @@ def judge(family: Declaration, number: int, before: Sequence[Finding], scores: S
         if i in given:
             findings[i] = replace(findings[i], word=given[i], look=number)
         elif any(scores.learning[name] != LEARNS for name in pair):
-            is_final = any(scores.learning[name] == FLAT for name in pair)
-            findings[i] = replace(findings[i], word=NOT_LEARNED, look=number if is_final else None)
+            is_flat = any(scores.learning[name] == FLAT for name in pair)
+            word, look = (NOT_LEARNED, number) if is_flat else (UNTOLD, None)
+            findings[i] = replace(findings[i], word=word, look=look)
     n_settled = _n_different(findings)
     for i in words:
         if findings[i].word == OPEN:
@@ -288,33 +291,44 @@ def failed_interval(n_failed: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def learning_of(points: Sequence[Points], floor: Points | None, margin: float) -> str:
-    """Whether the seeds of a placement that learn beat the floor on `select` at some live rate, or all of its seeds are
-    shown to lie within a margin of it at every one, or neither; by one-sided paired t tests at 5 %.
-
-    Without a floor a placement is taken to learn.
-    """
-    if floor is None:
+def learning_of(points: Sequence[Points], floor: Points, margin: float) -> str:
+    """Whether a placement learns, is flat, or neither is shown; the latter two each at 5 %."""
+    if is_above(points, floor):
         return LEARNS
-    is_flat = True
+    return FLAT if is_flat(points, floor, margin, LEARNS_LEVEL) else UNPROVEN
+
+
+def is_above(points: Sequence[Points], floor: Points | None) -> bool:
+    """Whether the seeds of a placement that learn beat the floor on `select` at some rate, by a one-sided paired t test
+    at 5 %. Without a floor a placement is taken to learn."""
+    if floor is None:
+        return True
     for at_rate in points:
         differences = at_rate.select - floor.select
-        has_both = np.isfinite(differences)
-        mean, bound = _mean_and_bound(differences[has_both & at_rate.learns])
+        mean, bound = _mean_and_bound(differences[np.isfinite(differences) & at_rate.learns], LEARNS_LEVEL)
         if mean > max(bound, 0.0):
-            return LEARNS
-        mean, bound = _mean_and_bound(differences[has_both])
-        is_flat = is_flat and mean + bound < margin
-    return FLAT if is_flat else UNPROVEN
+            return True
+    return False
 
 
-def _mean_and_bound(differences: np.ndarray) -> tuple[float, float]:
+def is_flat(points: Sequence[Points], floor: Points, margin: float, level: float) -> bool:
+    """Whether all seeds of a placement are shown to lie less than a margin above the floor on `select`, at every rate,
+    by one-sided paired t tests at this level."""
+    for at_rate in points:
+        differences = at_rate.select - floor.select
+        mean, bound = _mean_and_bound(differences[np.isfinite(differences)], level)
+        if not mean + bound < margin:
+            return False
+    return True
+
+
+def _mean_and_bound(differences: np.ndarray, level: float) -> tuple[float, float]:
     """The mean and how far the truth may lie from it to one side; infinitely far below two differences."""
     n = differences.size
     if n < 2:
         return math.nan, math.inf
     error = float(differences.std(ddof=1)) / math.sqrt(n) if _varies(differences) else 0.0
-    return float(differences.mean()), float(special.stdtrit(n - 1, 1 - LEARNS_LEVEL)) * error
+    return float(differences.mean()), float(special.stdtrit(n - 1, 1 - level)) * error
 
 
 def _varies(differences: np.ndarray) -> bool:

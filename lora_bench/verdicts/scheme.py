@@ -2,11 +2,14 @@
 
     search:  every declared rate with one seed, and beyond an edge where the best sat; three around the best with two,
              and those of the first rates that are level with these
-    alive:   a rate within two standard errors of its placement's best on `select`; one that fell behind stays out
+    alive:   a rate within two standard errors of its placement's best on `select`, from the second look on within one;
+             one that fell behind stays out
     look j:  every live rate of every open placement has n_j seeds; words are given (`looks`), and end the spending
+    closer:  before a later look, where a peak between the best rate and the better of its neighbours may be worth more
+             than a standard error of that look, the two are the best and the rate between (`between`)
 
 Rates are compared on `select` alone. A word holds at every rate alive, so that it does not rest on which of them looked
-best; and nothing is used that is joint over looks, so rates may drop out between them.
+best; and nothing is used that is joint over looks, so rates may drop out or be added between them.
 
 `follow` is a function of the declaration and of the results alone: whoever has both gets the same looks and words.
 """
@@ -19,13 +22,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lora_bench.verdicts import looks, tuning
+from lora_bench.verdicts import between, looks, tuning
 from lora_bench.verdicts.family import Declaration, Points, Results, Wanted
 from lora_bench.verdicts.looks import Finding, Look, Scores
 
 ALIVE_ERRORS = 2.0
 """Standard errors of a difference by which a rate may lie behind its placement's best on `select`."""
 MAX_ALIVE = 3
+"""Rates of a placement that are alive at the first look, at most."""
+LATER_ERRORS = 1.0
+MAX_ALIVE_LATER = 2
+"""The same from the second look on, whose seeds tell rates apart that the search's two do not."""
 MAX_EXTENSIONS = 2
 """Rates tried beyond an edge of the declared ones, while the best sits there."""
 FINE_SEEDS = 2
@@ -35,6 +42,8 @@ decide where a placement is looked at."""
 
 Rates = Mapping[str, tuple[float, ...]]
 """Placement -> rates, ascending."""
+Seen = dict[str, dict[float, int]]
+"""Placement -> rates tried -> seeds that they had when they were last compared."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Course:
         looks: those that were held.
         step: all runs of the step that lacks some, those that are there already too: what is trained together must not
             depend on where an interruption fell. Empty when the family is over.
-        tried: every rate of the search so far.
+        tried: every rate so far.
         alive: rates that are still compared.
     """
 
@@ -71,24 +80,31 @@ def follow(family: Declaration, results: Results) -> Course:
     tried, step = _search(family, results)
     if step:
         return Course("search", (), step, tried, {})
-    alive, step = _search_around(family, results, tried)
-    tried = {name: tuple(sorted({*tried[name], *alive[name]})) for name in tried}
+    compared, step = _search_around(family, results, tried)
+    seen: Seen = {name: dict.fromkeys(tried[name], 1) | dict.fromkeys(compared[name], FINE_SEEDS) for name in tried}
     if step:
-        return Course("search around the best", (), step, tried, alive)
-    alive = _survivors(family, results, alive, FINE_SEEDS)
+        return Course("search around the best", (), step, _tried(seen), compared)
+    alive = _survivors(family, results, compared, FINE_SEEDS)
     past: list[Look] = []
     findings = tuple(Finding(*pair) for pair in family.pairs)
     for number, n_seeds in enumerate(family.looks):
         spending = {name: alive[name] for name in family.placements if name in _spending(findings)}
         if not spending:
             break
+        if past:
+            spending = _closer(family, results, spending, seen, past)
+        alive |= spending
         step = (*_cells(spending, family.seeds(n_seeds)), *_floor_cell(family, past))
         if _is_lacking(results, step):
-            return Course(f"look {number + 1} of {len(family.looks)}", tuple(past), step, tried, alive)
-        alive |= _survivors(family, results, spending, n_seeds)
-        past.append(_hold(family, results, number, {name: alive[name] for name in spending}, alive, past))
+            tried = {name: {*seen[name], *alive[name]} for name in seen}
+            return Course(f"look {number + 1} of {len(family.looks)}", tuple(past), step, _tried(tried), alive)
+        for name, rates in spending.items():
+            seen[name] |= dict.fromkeys(rates, n_seeds)
+        spending = _survivors(family, results, spending, n_seeds)
+        alive |= spending
+        past.append(_hold(family, results, spending, alive, seen, past))
         findings = past[-1].findings
-    return Course("over", tuple(past), (), tried, alive)
+    return Course("over", tuple(past), (), _tried(seen), alive)
 
 
 def _spending(findings: Iterable[Finding]) -> set[str]:
@@ -149,17 +165,53 @@ def _search_around(
 
 
 def _survivors(family: Declaration, results: Results, judged: Rates, n_seeds: int) -> dict[str, tuple[float, ...]]:
-    """The rates that stay alive: within two standard errors of the placement's best, and three at most.
+    """The rates that stay alive: near enough to the placement's best, and so many at most.
 
     The spread is pooled over all rates that are judged.
     """
-    room = ALIVE_ERRORS * math.sqrt(2 / n_seeds) * _spread(family, results, judged, n_seeds)
+    is_late = n_seeds > family.looks[0]
+    errors, n_most = (LATER_ERRORS, MAX_ALIVE_LATER) if is_late else (ALIVE_ERRORS, MAX_ALIVE)
+    room = errors * math.sqrt(2 / n_seeds) * _spread(family, results, judged, n_seeds)
     kept = {}
     for name, rates in judged.items():
         scores = np.array([_seen(family, results, name, rate, n_seeds).on_select for rate in rates])
-        best = np.argsort(scores, kind="stable")[-MAX_ALIVE:]  # of equals the higher rates
+        best = np.argsort(scores, kind="stable")[-n_most:]  # of equals the higher rates
         kept[name] = tuple(rates[i] for i in sorted(best) if scores[i] >= scores.max() - room - 1e-12)
     return kept
+
+
+def _closer(
+    family: Declaration, results: Results, alive: Rates, seen: Seen, past: Sequence[Look]
+) -> dict[str, tuple[float, ...]]:
+    """The rates that a look from the second on is held at, by what `select` said before it.
+
+    Where a peak between a placement's best rate and the better of the next ones tried may be worth more than a standard
+    error of the look, these are the best and the one between.
+    """
+    n_before, n_seeds = past[-1].n_seeds, family.looks[len(past)]
+    error = math.sqrt(2 / n_seeds) * _spread(family, results, alive, n_before)
+    curvature = _curvature(family, results, seen, past[-1].learning)
+    closer = {}
+    for name, rates in alive.items():
+        best = _best_of_search(family, results, name, rates, n_before)
+        sides = between.beside(best, seen[name])
+        other = _best(sides, [_seen(family, results, name, rate, seen[name][rate]) for rate in sides])
+        is_wide = between.lost_between(best, other, curvature) > error
+        closer[name] = tuple(sorted({best, between.middle(best, other)})) if is_wide else rates
+    return closer
+
+
+def _curvature(family: Declaration, results: Results, seen: Seen, learning: Mapping[str, str]) -> float:
+    """That of the rates that were compared, over the placements that learn."""
+    return between.curvature_of(
+        {rate: _seen(family, results, name, rate, n_seeds) for rate, n_seeds in rates.items() if n_seeds >= FINE_SEEDS}
+        for name, rates in seen.items()
+        if learning.get(name) == looks.LEARNS
+    )
+
+
+def _tried(seen: Mapping[str, Iterable[float]]) -> dict[str, tuple[float, ...]]:
+    return {name: tuple(sorted(rates)) for name, rates in seen.items()}
 
 
 def _spread(family: Declaration, results: Results, judged: Rates, n_seeds: int) -> float:
@@ -234,19 +286,14 @@ def _is_lacking(results: Results, cells: Iterable[Wanted]) -> bool:
 
 
 def _hold(
-    family: Declaration, results: Results, number: int, spending: Rates, alive: Rates, past: Sequence[Look]
+    family: Declaration, results: Results, spending: Rates, alive: Rates, seen: Seen, past: Sequence[Look]
 ) -> Look:
     """Judge what is open with the look's seeds."""
-    seeds, floor_seeds = family.seeds(family.looks[number]), _floor_seeds(family, past)
-    floor = results.at(family.floor, None, floor_seeds) if family.floor else None
-    before = past[-1] if past else None
-    points, chosen, learning = {}, {}, dict(before.learning) if before else {}
-    for name, rates in spending.items():
-        points[name] = [results.at(name, rate, seeds) for rate in rates]
-        chosen[name] = _best(rates, points[name])
-        if learning.get(name) != looks.LEARNS:
-            with_floor = [results.at(name, rate, floor_seeds) for rate in rates]
-            learning[name] = looks.learning_of(with_floor, floor, family.margin)
+    number = len(past)
+    before, seeds = past[-1] if past else None, family.seeds(family.looks[number])
+    points = {name: [results.at(name, rate, seeds) for rate in rates] for name, rates in spending.items()}
+    chosen = {name: _best(rates, points[name]) for name, rates in spending.items()}
+    learning = _learning(family, results, spending, seen, past)
     scores = Scores(points, {name: spending[name].index(rate) for name, rate in chosen.items()}, learning)
     findings = before.findings if before else tuple(Finding(*pair) for pair in family.pairs)
     return Look(
@@ -259,3 +306,27 @@ def _hold(
         learning=learning,
         findings=looks.judge(family, number, findings, scores),
     )
+
+
+def _learning(
+    family: Declaration, results: Results, spending: Rates, seen: Seen, past: Sequence[Look]
+) -> dict[str, str]:
+    """Whether each placement learns; one that does, does so for good.
+
+    That one is flat is shown at every live rate, and at a peak between a live rate and the next one tried too, at a
+    level that the placements share.
+    """
+    learning = dict(past[-1].learning) if past else {}
+    unknown = [name for name in spending if learning.get(name) != looks.LEARNS]
+    seeds = _floor_seeds(family, past)
+    points = {name: [results.at(name, rate, seeds) for rate in spending[name]] for name in unknown}
+    floor = results.at(family.floor, None, seeds) if family.floor else None
+    learning |= {name: looks.LEARNS if looks.is_above(points[name], floor) else looks.UNPROVEN for name in unknown}
+    curvature = _curvature(family, results, seen, learning)
+    level = family.level(len(past)) / len(family.placements)
+    for name in unknown:
+        pairs = [(rate, other) for rate in spending[name] for other in between.beside(rate, seen[name])]
+        room = family.margin - max((between.lost_between(*pair, curvature) for pair in pairs), default=0.0)
+        if floor is not None and learning[name] != looks.LEARNS and looks.is_flat(points[name], floor, room, level):
+            learning[name] = looks.FLAT
+    return learning

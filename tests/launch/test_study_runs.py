@@ -203,6 +203,20 @@ def test_what_was_declared_stays_once_it_was_looked_at(tmp_path, change, said):
     assert len(lab.trained) > before
 
 
+def test_a_family_of_another_rule_is_refused(tmp_path):
+    """Half of its words would be given under one rule and half under another, which keeps neither one's promise."""
+    lab = Lab(tmp_path)
+    lab.launch()
+    (journal,) = journals(tmp_path)
+    written = journal.read()
+    del written["declaration"]["rule"]  # as those of the first rule are
+    journal.write(written)
+    with pytest.raises(ConfigError, match=r"under rule 1 .* has rule 2; .*study\.first_seed=1000") as refused:
+        lab.launch()
+    assert "\n" not in str(refused.value)
+    assert lab.launch(first_seed=1000).is_over
+
+
 def test_before_the_first_look_it_may_still_change(tmp_path):
     """The search looks at `select` alone, and spends nothing."""
     lab = Lab(tmp_path, luck=lambda: len(lab.trained) >= 5)

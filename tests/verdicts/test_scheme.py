@@ -76,13 +76,19 @@ def test_settled_placements_get_no_more_seeds():
 
 @pytest.mark.parametrize("name", TRUTHS)
 def test_rates_that_fell_behind_stay_out(name):
-    """At most three rates live, and none comes back when its luck turns."""
-    course, _ = steps_of(TRUTHS[name], 2)
-    assert course.looks
-    for placement in course.alive:
-        alive = [set(look.alive[placement]) for look in course.looks]
-        assert all(0 < len(rates) <= scheme.MAX_ALIVE for rates in alive)
-        assert all(later <= earlier for earlier, later in itertools.pairwise(alive))
+    """Three rates live at most, later two; none comes back when its luck turns, and what is new lies between."""
+    for seed in range(2, 5):
+        course, steps = steps_of(TRUTHS[name], seed)
+        assert course.looks
+        for placement in course.alive:
+            alive = [set(look.alive[placement]) for look in course.looks]
+            assert all(0 < len(rates) <= scheme.MAX_ALIVE for rates in alive)
+            seen = {cell.rate for step in steps for cell in step if cell.placement == placement and len(cell.seeds) < 8}
+            for earlier, later in itertools.pairwise(alive):
+                assert len(later) <= scheme.MAX_ALIVE_LATER or later == earlier  # those of settled placements stay
+                seen |= earlier
+                assert not (later - earlier) & seen
+                assert all(min(seen) < rate < max(seen) for rate in later - earlier)
 
 
 class Table:
@@ -129,6 +135,35 @@ def test_a_lucky_seed_does_not_lead_the_search_away(lucky, level):
     course = scheme.follow(FAMILY, table)
     assert lucky in course.tried["qv"]
     assert level in course.looks[0].alive["qv"]
+
+
+class Curve:
+    """Results whose curve is known, with noise of a given size; all of them there."""
+
+    def __init__(self, peaks: dict[str, float], curvature: float, sd: float):
+        self.peaks, self.curvature, self.sd = peaks, curvature, sd
+
+    def at(self, placement: str, rate: float | None, seeds) -> Points:
+        mean = 0.0 if rate is None else 0.5 - self.curvature * np.log10(rate / self.peaks[placement]) ** 2
+        stream = [ord(placement[0]), int(1e6 * (rate or 0))]
+        scores = np.array([mean + self.sd * np.random.default_rng([*stream, seed]).normal() for seed in seeds])
+        return Points(scores, scores, np.ones(len(scores), bool), np.ones(len(scores), bool))
+
+
+@pytest.mark.parametrize(
+    ("curvature", "sd", "is_closer"),
+    [(0.9, 0.03, True), (0.9, 0.3, False), (0.09, 0.03, False), (0.09, 0.003, True)],
+    ids=["steep", "steep but noisy", "gentle", "gentle but exact"],
+)
+def test_rates_are_as_fine_as_a_look_can_tell(curvature, sd, is_closer):
+    """A placement that peaks between two rates is otherwise told from its equal that peaks on one: nothing but the grid
+    does it."""
+    family = dataclasses.replace(FAMILY, margin=1e-6)
+    course = scheme.follow(family, Curve({"qv": 2e-3, "q": 1.4e-3}, curvature, sd))
+    assert len(course.looks) > 1 and ("q", looks.TIED) not in {(f.second, f.word) for f in course.findings}
+    assert (1.4e-3 in course.tried["q"]) == is_closer
+    if is_closer:
+        assert 1.4e-3 in course.looks[-1].alive["q"]
 
 
 def test_equal_rates_go_to_the_higher():
