@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lora_bench.questions import amplification, factor, learning_rate, pareto, rank, subspaces, weight_types
+from lora_bench.questions import amplification, factor, learning_rate, pareto, pooled, rank, subspaces, weight_types
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import SettingSection
 
@@ -27,6 +27,7 @@ QUESTIONS = {
     "weight_types": Question("Weight types", weight_types.sections, is_verdict=True, ends_sweep=True),
     "rank": Question("Rank", rank.sections, is_verdict=True, ends_sweep=True),
     "factor": Question("Factors", factor.every, is_verdict=True, ends_sweep=True, by_method=False),
+    "pooled": Question("Pooled contrasts", pooled.sections),
     "learning_rate": Question("Learning rate", learning_rate.sections, ends_sweep=True),
     "pareto": Question("Cost", pareto.sections, ends_sweep=True),
     "subspace": Question("Subspaces", subspaces.sections),
