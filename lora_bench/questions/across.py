@@ -13,6 +13,7 @@ from lora_bench.questions.weight_types import PlacementSection
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts import settings
 from lora_bench.verdicts.across import across_tasks
+from lora_bench.verdicts.best import chances_of_best
 from lora_bench.verdicts.note import Note, gap
 
 OF_TASK = (  # what may differ where tasks are pooled: presets such as train=paper_roberta_base set the recipe by task
@@ -69,6 +70,7 @@ def _common_seeds(estimates: Collection[pd.DataFrame], arms: Sequence[str]) -> l
 
 def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], scores: np.ndarray) -> Section:
     result = across_tasks(scores, rng=np.random.default_rng(0))
+    best_on = {task: chances_of_best(list(of_task)) for task, of_task in zip(tasks, scores, strict=True)}
     reference = arms.index(settings.REFERENCE_TARGETS) if settings.REFERENCE_TARGETS in arms else None
     rows = []
     for k, arm in enumerate(arms):
@@ -76,6 +78,7 @@ def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], 
             "placement": arm, "mean_rank": result.mean_rank[k], "rank_low": result.mean_rank_interval[k, 0],
             "rank_high": result.mean_rank_interval[k, 1], "iqm": result.iqm[k], "iqm_low": result.iqm_interval[k, 0],
             "iqm_high": result.iqm_interval[k, 1],
+            **{f"chance_of_best_{task}": chances[k] for task, chances in best_on.items()},
         }  # fmt: skip
         if reference is not None and k != reference:
             low, high = result.improvement_interval[reference, k]
@@ -96,6 +99,7 @@ def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], 
         Column("iqm", "interquartile mean", wording.points),
         Column("iqm_shown", "95 %", wording.text),
     ]
+    columns += [Column(f"chance_of_best_{task}", f"best on {task}, %", wording.percent) for task in best_on]
     if "improvement" in frame:
         pairs = zip(frame["improvement_low"], frame["improvement_high"], strict=True)
         frame["improvement_shown"] = [wording.interval(low, high, two) for low, high in pairs]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.questions import more_seeds
+from lora_bench.questions.beside import beside
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.scope import Scope, each_setting
@@ -78,12 +79,14 @@ def section(
     ends_judged = replace(
         judged, contrasts=table[[pair in ends for pair in zip(table["first"], table["second"], strict=True)]]
     )
+    beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)
     return JudgedSection(
         title=f"Rank: {setting.title}",
         sentence=sentence(setting, estimates, table, margin),
         tables=[
             _cells(name, setting, rates, estimates, table),
             tables.contrast_table(f"{name}_contrasts", table, margin),
+            *beside_tables,
         ],
         figures=_figures(name, setting, estimates),
         captions={
@@ -94,6 +97,7 @@ def section(
             "with 95 % t intervals.",
         },
         notes=notes(setting, runs, rates, estimates, curves)
+        + beside_notes
         + more_seeds.notes(runs, ends_judged, store, pinned=pinned),
         setting=setting,
         judged=judged,

@@ -7,7 +7,7 @@ every other placement are paired by seed and Holm-corrected. Source: Hu et al. 2
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,15 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.questions import more_seeds
+from lora_bench.questions.beside import beside, every_pair
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, JudgedSection, Table
 from lora_bench.verdicts import gaps, settings, stats
 from lora_bench.verdicts import paper as published
-from lora_bench.verdicts.arms import against_reference, highest, judge, same_targets, sort_arms
+from lora_bench.verdicts.arms import Judgement, against_reference, highest, judge, same_targets, sort_arms
+from lora_bench.verdicts.best import chances_of_best
 from lora_bench.verdicts.note import Note, gap
 
 
@@ -98,6 +100,7 @@ def section(
     reference = named or reference
     judged = judge(runs, against_reference(arms, reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
+    beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)
     paper = _paper(estimates)
     # The paper's are points of accuracy, and have no place on the axis of another metric.
     differences = _differences(paper, reference) if len(paper) and setting.metric == "accuracy" else None
@@ -107,20 +110,15 @@ def section(
         tables=[
             _placements(name, setting, rates, estimates, table, reference),
             tables.contrast_table(f"{name}_contrasts", table, margin),
+            *beside_tables,
+            _every_pair(f"{name}_pairs", judged, margin),
         ],
         figures=tables.arm_figures(
             name, judged, metric=setting.metric, margin=margin, with_ranks=True, paper=paper, differences=differences
         ),
-        captions={
-            name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning "
-            "rate chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. "
-            + ("Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. " if len(paper) else "")
-            + "† failed seeds; * best at the edge of the rates tried.",
-            f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with 95 % intervals; the "
-            "verdict is Holm-corrected."
-            + (" Small triangles: the same differences in the paper's Table 5." if differences is not None else ""),
-        },
+        captions=_captions(name, budget, reference, len(paper) > 0, differences is not None),
         notes=notes(setting, runs, rates, estimates, [reference, *table["second"]])
+        + beside_notes
         + more_seeds.notes(runs, judged, store, pinned=pinned),
         setting=setting,
         judged=judged,
@@ -193,6 +191,25 @@ def notes(
     return lines + tables.run_notes(runs, rates, adapted)
 
 
+def _captions(name: str, budget: int, reference: str, has_paper: bool, has_differences: bool) -> dict[str, str]:
+    return {
+        name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning "
+        "rate chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. "
+        + ("Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. " if has_paper else "")
+        + "† failed seeds; * best at the edge of the rates tried.",
+        f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with 95 % intervals; the "
+        "verdict is Holm-corrected."
+        + (" Small triangles: the same differences in the paper's Table 5." if has_differences else ""),
+    }
+
+
+def _every_pair(name: str, judged: Judgement, margin: float) -> Table:
+    """On the page and in the files: a family of its own, which a terminal's reader did not ask for."""
+    made = tables.contrast_table(name, every_pair(judged, margin=margin), margin)
+    columns = [replace(column, on_screen=False) for column in made.columns]
+    return replace(made, title=f"Every pair, a family of its own at Holm: {made.title}", columns=columns)
+
+
 def _paper(estimates: pd.DataFrame) -> pd.DataFrame:
     """The paper's Table 5; empty where the placements are not its own, and its ranks would be others."""
     table = published.weight_types()
@@ -218,6 +235,9 @@ def _placements(
     frame = tables.cell_frame(setting, estimates, rates)
     frame["cell_shown"] = [str(arm) for arm in estimates["arm"]]
     frame = tables.with_contrasts(frame, table, side="second", prefix="reference")
+    is_placement = (frame["cell"] != settings.FLOOR).to_numpy()
+    chances = chances_of_best([np.array(list(scores.values())) for scores in estimates["scores"][is_placement]])
+    frame.loc[is_placement, "chance_of_best"] = chances
     paper = _paper(estimates).pivot(index="targets", columns="dataset", values="score")
     for dataset in map(str, paper):
         frame[f"paper_{dataset.lower()}"] = frame["cell"].map(paper[dataset])
@@ -229,6 +249,7 @@ def _placements(
         Column("score_shown", style.short_metric(setting.metric), wording.text),
         Column("reference_difference", f"{reference} − it", wording.signed),
         Column("reference_verdict", f"{reference} is", wording.text, is_number=False),
+        Column("chance_of_best", "chance of best, %", wording.percent, on_screen=False),
         Column("gap", "train − report", wording.signed, on_screen=False),
         *(
             Column(f"paper_{d.lower()}", f"paper {short}", wording.points)
