@@ -3,9 +3,9 @@
     amplification = ||dW||_F / ||U^T W V||_F        U, V: the update's own singular directions, at rank r
 
 A factor says little by itself: random directions hold little of a weight too. So the weight in the update's directions
-stands beside that in random ones, and the figure has the factor that random directions would give. Read from the norms
-that every record keeps. dW carries the scale alpha / rank (or what the policy makes of it), so factors compare across
-ranks only at the alpha policy shown. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3.
+stands beside what random ones hold on average (exact, without a draw), and the figure has the factor that they would
+give. Read from the norms that every record keeps. dW carries the scale alpha / rank (or what the policy makes of it):
+factors compare across ranks only at the alpha policy shown. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from lora_bench.verdicts import arms, power, settings, subspace, tuning
 from lora_bench.verdicts import paper as published
 from lora_bench.verdicts.note import Note, gap
 
-NORMS = ("weight", "update", "weight_in_update", "weight_in_weight", "weight_in_random")
+RECORDED = ("weight", "update", "weight_in_update", "weight_in_weight")
+NORMS = (*RECORDED, "weight_in_random")
 FACTORS = {"amplification": "weight_in_update", "amplification_random": "weight_in_random"}  # of which norm, as a log
 
 
@@ -85,14 +86,18 @@ def read_norms(runs: pd.DataFrame, store: StoreReader) -> tuple[pd.DataFrame, in
     """One row per matrix of every scored run at its arm's chosen rate, and how many such runs kept no norms."""
     rows, lacking = [], 0
     for run in tuning.at_chosen_rates(runs).itertuples():
-        norms = store.record(str(run.run_id)).get("norms") or []
-        kept = [entry for entry in norms if all((entry.get(key) or 0) > 0 for key in NORMS)]
+        record = store.record(str(run.run_id))
+        shapes = {(matrix["role"], matrix["layer"]): (matrix["d_out"], matrix["d_in"]) for matrix in record["manifest"]}
+        norms = record.get("norms") or []
+        kept = [entry for entry in norms if all((entry.get(key) or 0) > 0 for key in RECORDED)]
         lacking += not kept
         for entry in kept:
-            row = {key: entry[key] for key in ("role", "layer", "rank", *NORMS)}
+            row = {key: entry[key] for key in ("role", "layer", "rank", *RECORDED)}
+            shape = shapes[entry["role"], entry["layer"]]
+            row["weight_in_random"] = subspace.weight_in_random(entry["weight"], entry["rank"], shape)
             row |= {"targets": run.targets, "seed": run.seed, "scale": entry.get("scale"), "lr": run.lr}
             for factor, norm in FACTORS.items():
-                row[factor] = math.log(subspace.amplification(entry["update"], entry[norm]))
+                row[factor] = math.log(subspace.amplification(row["update"], row[norm]))
             rows.append(row)
     return pd.DataFrame(rows), lacking
 

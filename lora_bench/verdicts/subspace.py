@@ -11,6 +11,7 @@ Source: Hu et al. 2021, arXiv:2106.09685, sections 7.2, 7.3 and appendix G.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,18 @@ def null_band(
 def amplification(update: float, weight_in_update: float) -> float:
     """||dW||_F / ||U^T W V||_F: how much the update enlarges directions that the weight has but does not stress."""
     return update / weight_in_update if weight_in_update > 0 else float("inf")
+
+
+def weight_in_random(weight: float, rank: int, shape: tuple[int, int]) -> float:
+    """||U^T W V||_F for random U and V of `rank` directions, as the root of its mean square: r ||W||_F / sqrt(mn).
+
+    Exact for uniformly random spans, since the mean of U U^T is (r / m) I; one draw strays from it.
+
+    Args:
+        weight: ||W||_F.
+        shape: (m, n) of W.
+    """
+    return rank * weight / math.sqrt(shape[0] * shape[1])
 
 
 # ---------------------------------------------------------------- adapters of the store

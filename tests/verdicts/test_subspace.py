@@ -126,3 +126,17 @@ def test_an_adapter_that_does_not_fit_its_manifest_is_refused(tmp_path):
         subspace.read_adapter(tmp_path, [matrix("layer.0.q", 4)])
     with pytest.raises(FileNotFoundError):
         subspace.read_adapter(tmp_path / "absent", [])
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (32, 8), (6, 24)])
+@pytest.mark.parametrize("rank", [1, 4])
+def test_what_random_directions_hold_is_the_mean_over_many_draws(shape, rank):
+    """The null of Table 7 is exact for any shape; a single draw, as records keep it, strays by tens of percent."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=shape) @ np.diag(np.linspace(0.1, 3, shape[1]))
+    squares = []
+    for _ in range(1500):
+        left, right = (np.linalg.qr(rng.normal(size=(size, rank)))[0] for size in shape)
+        squares.append(np.linalg.norm(left.T @ weight @ right) ** 2)
+    exact = subspace.weight_in_random(float(np.linalg.norm(weight)), rank, shape)
+    assert np.sqrt(np.mean(squares)) == pytest.approx(exact, rel=0.06)
