@@ -216,7 +216,7 @@ def _reference(setting: settings.Setting, scores: dict[str, np.ndarray], trials:
     )
     name = f"calibration_coverage_{setting.slug}"
     columns = [
-        Column("cell", "cell", wording.text, is_number=False),
+        Column("cell", "cell", wording.text, is_number=False, is_name=True),
         Column("n_seeds", "seeds", wording.count),
         Column("n_all", "of", wording.count),
         Column("mean", "mean", wording.points),

@@ -199,7 +199,7 @@ def _curve_table(name: str, about: dict, curve: pd.DataFrame) -> Table:
         score_shown=[wording.plus_minus(a, b) for a, b in zip(frame["mean"], frame["high"], strict=True)]
     )
     columns = [
-        Column("targets", "student", wording.text, is_number=False),
+        Column("targets", "student", wording.text, is_number=False, is_name=True),
         Column("rank", "rank", wording.count),
         Column("lr", "lr", wording.plain),
         Column("n_seeds", "seeds", wording.count),

@@ -149,7 +149,7 @@ def _table(name: str, setting: settings.Setting, summary: pd.DataFrame) -> Table
         ],
     )
     columns = [
-        Column("targets", "targets", wording.text, is_number=False),
+        Column("targets", "targets", wording.text, is_number=False, is_name=True),
         Column("rank", "rank", wording.count),
         Column("role", "role", wording.text, is_number=False),
         Column("n_seeds", "seeds", wording.count),

@@ -260,7 +260,7 @@ def evidence_table(card: pd.DataFrame, *, several: bool) -> Table:
         Column("text", "claim", wording.text, is_number=False),
         Column("status", "here", wording.text, is_number=False),
         Column("evidence", "evidence", wording.text, is_number=False),
-        Column("n_runs", "runs", wording.count),
+        Column("n_runs", "runs", wording.count, in_paper=False),
         Column("source", "source", wording.text, is_number=False, on_screen=False),
     ]
     return Table("claims", "Claims, judged by this store", card, columns)

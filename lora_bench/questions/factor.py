@@ -271,12 +271,12 @@ def _table(name: str, setting: settings.Setting, by: str, at: str, judged: Judge
     frame = tables.cell_frame(setting, judged.estimates, judged.rates)
     frame = tables.with_contrasts(frame, judged.contrasts, side="first", prefix="reference")
     columns = [
-        Column("cell", _words(by), wording.text, is_number=False),
+        Column("cell", _words(by), wording.text, is_number=False, is_name=True),
         Column("ranks", "rank", wording.text),
         Column("adapter_parameters", "parameters", wording.count),
         Column("rate_shown", "lr", wording.text),
         Column("seeds_shown", "seeds", wording.text),
-        Column("score_shown", style.short_metric(setting.metric), wording.text),
+        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
         Column("reference_difference", "− reference", wording.signed),
         Column("reference_verdict", "it is", wording.text, is_number=False),
         Column("gap", "train − report", wording.signed, on_screen=False),

@@ -212,13 +212,13 @@ def _table(name: str, setting: settings.Setting, rates, own, at_shared, shared: 
     )
     frame["add"] = frame["add"].mask(is_floor, "")
     columns = [
-        Column("cell", "cell", wording.text, is_number=False),
+        Column("cell", "cell", wording.text, is_number=False, is_name=True),
         Column("lr", "lr", wording.plain),
         Column("certificate_shown", "certificate", wording.text, is_number=False),
         Column("add", "add", wording.text, is_number=False),
         Column("seeds_shown", "seeds", wording.text),
         Column("select", "select", wording.points),
-        Column("score_shown", "report", wording.text),
+        Column("score_shown", "report", wording.text, best_of="mean"),
         Column("shared_mean", f"at {shared:g}" if math.isfinite(shared) else "shared", wording.points),
         Column("shared_difference", "change", wording.signed),
         Column("rates_tried", "rates tried", wording.text, is_number=False, on_screen=False),

@@ -82,11 +82,11 @@ def _table(name: str, setting: settings.Setting, frame: pd.DataFrame) -> Table:
     ]
     frame = frame.assign(front=marks)
     columns = [
-        Column("cell", "cell", wording.text, is_number=False),
+        Column("cell", "cell", wording.text, is_number=False, is_name=True),
         Column("adapter_parameters", "parameters", wording.count),
         Column("seconds", "seconds", wording.seconds),
         Column("bytes", "bytes", wording.count),
-        Column("score_shown", style.short_metric(setting.metric), wording.text),
+        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
         Column("front", "on the front of", wording.text, is_number=False),
     ]
     return Table(name, f"{setting.title}: score and cost", frame, columns)

@@ -172,15 +172,18 @@ def _cells(
             for targets, rank in zip(frame["targets"], frame["rank"], strict=True)
         ]
     columns = [
-        Column("cell", "cell", wording.text, is_number=False),
+        Column("cell", "cell", wording.text, is_number=False, is_name=True),
         Column("adapter_parameters", "parameters", wording.count, on_screen=False),
         Column("rate_shown", "lr", wording.text),
         Column("seeds_shown", "seeds", wording.text),
-        Column("score_shown", style.short_metric(setting.metric), wording.text),
+        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
         Column("lowest_difference", "− lowest", wording.signed),
         Column("lowest_verdict", "it is", wording.text, is_number=False),
         Column("gap", "train − report", wording.signed, on_screen=False),
-        *(Column(f"paper_{d.lower()}", f"paper {short}", wording.points) for d, short in published.SHORT.items()),
+        *(
+            Column(f"paper_{d.lower()}", f"paper {short}", wording.points, in_paper=False)
+            for d, short in published.SHORT.items()
+        ),
     ]
     return Table(name, f"{setting.title}: report score ± 95 % against rank", frame, columns)
 

@@ -242,17 +242,17 @@ def _placements(
     for dataset in map(str, paper):
         frame[f"paper_{dataset.lower()}"] = frame["cell"].map(paper[dataset])
     columns = [
-        Column("cell_shown", "targets", wording.text, is_number=False),
+        Column("cell_shown", "targets", wording.text, is_number=False, is_name=True),
         Column("adapter_parameters", "parameters", wording.count, on_screen=False),
         Column("rate_shown", "lr", wording.text),
         Column("seeds_shown", "seeds", wording.text),
-        Column("score_shown", style.short_metric(setting.metric), wording.text),
+        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
         Column("reference_difference", f"{reference} − it", wording.signed),
         Column("reference_verdict", f"{reference} is", wording.text, is_number=False),
         Column("chance_of_best", "chance of best, %", wording.percent, on_screen=False),
         Column("gap", "train − report", wording.signed, on_screen=False),
         *(
-            Column(f"paper_{d.lower()}", f"paper {short}", wording.points)
+            Column(f"paper_{d.lower()}", f"paper {short}", wording.points, in_paper=False)
             for d, short in published.SHORT.items()
             if d in paper
         ),

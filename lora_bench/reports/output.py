@@ -11,9 +11,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from lora_bench.reports.figures import style
+from lora_bench.reports.latex import latex
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.verdicts.note import gap
-from lora_bench.wording import visible
 
 
 def print_section(section: Section, console: Console) -> None:
@@ -62,7 +62,7 @@ def write_section(section: Section, out: Path) -> list[Path]:
 
 
 def write_table(table: Table, folder: Path) -> Path:
-    """NAME.csv with the full numbers and NAME.tex (booktabs) with the shown ones; returns the CSV's path.
+    """NAME.csv with the full numbers and NAME.tex (`latex`) with those that go into a paper; returns the CSV's path.
 
     A text in the CSV that a spreadsheet would run as a formula gets an apostrophe in front: one of several characters
     that begins with = + - @, a tab or a carriage return, and is no number. Numbers stay numbers. A carriage return
@@ -89,34 +89,3 @@ def _inert(cell: Any) -> Any:
     except ValueError:
         return f"'{text}"
     return text
-
-
-def latex(table: Table) -> str:
-    """A booktabs tabular; needs \\usepackage{booktabs}."""
-    align = "".join("r" if column.is_number else "l" for column in table.columns)
-    title = " ".join(visible(table.title).split())
-    head = _latex_row([escape_latex(column.title) for column in table.columns])
-    body = "\n".join(_latex_row([escape_latex(cell) for cell in row]) for row in table.shown())
-    return (
-        f"% {title}\n\\begin{{tabular}}{{{align}}}\n\\toprule\n{head}\n\\midrule\n{body}\n"
-        "\\bottomrule\n\\end{tabular}\n"
-    )
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$", "−": r"$-$",
-    "Δ": r"$\Delta$", "φ": r"$\phi$", "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$", "<": r"$<$", ">": r"$>$",
-    "–": "--", "‖": r"$\Vert$", "α": r"$\alpha$",
-}  # fmt: skip
-
-
-def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it stands, on one line; control characters are spelled out, since it takes none."""
-    return "".join(_LATEX.get(letter, letter) for letter in visible(" ".join(text.split())))
-
-
-def _latex_row(cells: list[str]) -> str:
-    """A row of a tabular. To the rule or `\\\\` before it a star or a bracket would belong."""
-    is_taken = cells and cells[0].startswith(("*", "["))
-    return ("{}" if is_taken else "") + " & ".join(cells) + r" \\"

@@ -21,7 +21,15 @@ class Column:
     title: str
     show: Callable[[object], str] = str
     is_number: bool = True
-    on_screen: bool = True  # a terminal has 80 columns; files and the page show all
+    on_screen: bool = True  # a terminal has 80 columns; CSV and the page show all
+    in_paper: bool | None = None  # a column of a paper is narrower still; None: as on the screen
+    is_name: bool = False  # of a cell, a placement or a method, which papers write in their own way
+    best_of: str | None = None  # the column of the frame of which a paper prints the highest in bold
+
+    @property
+    def on_paper(self) -> bool:
+        """Whether LaTeX shows it."""
+        return self.on_screen if self.in_paper is None else self.in_paper
 
 
 @dataclass(frozen=True)

@@ -129,17 +129,17 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
     """Paired contrasts as a table; the screen leaves the second-rank columns to the files."""
     has_stuck = table["n_stuck_first"] + table["n_stuck_second"] > 0
     columns = [
-        Column("first", "cell", text, is_number=False),
-        Column("second", "against", text, is_number=False),
+        Column("first", "cell", text, is_number=False, is_name=True),
+        Column("second", "against", text, is_number=False, is_name=True),
         Column("n_pairs", "n", count),
         *([Column("learn_shown", "learn", text)] if has_stuck.any() else []),
         Column("difference_shown", "difference", text),
         Column("p", "p", p_value, on_screen=False),
         Column("p_holm", "p Holm", p_value),
-        Column("p_sign_flip", "p flip", p_value, on_screen=not has_stuck.any()),
+        Column("p_sign_flip", "p flip", p_value, on_screen=not has_stuck.any(), in_paper=False),
         Column("p_equivalent_holm", "p tie", p_value),
         Column("verdict", "verdict", text, is_number=False),
-        Column("seeds_needed_shown", "seeds needed", text),
+        Column("seeds_needed_shown", "seeds needed", text, in_paper=False),
         Column("smallest_difference", "can see", points, on_screen=False),
         Column("note", "note", text, is_number=False, on_screen=False),
     ]

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 
 from analysis import report
 from fake_store import fake_record, write_store
-from lora_bench.reports import output
+from lora_bench.reports import latex, output
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.section import Column, Section, Table
 
@@ -45,16 +45,13 @@ def test_no_name_is_read_as_a_formula(tmp_path, usetex):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_name_is_a_command_of_latex(name):
-    r"""Neither in a cell nor behind the % of the title, which a line break ends; a row must not begin with `[` or `*`
+    r"""Neither in a cell nor in the caption; a row must not begin with `[` or `*`
     after another's `\\\\`."""
     frame = pd.DataFrame({"cell": [name, name]})
-    text = output.latex(Table("t", f"{name}{name}", frame, [Column("cell", name, is_number=False)]))
-    title, begin, *body = text.splitlines()
-    assert title.startswith("% ")
-    assert begin.startswith("\\begin{tabular}")
-    assert len(text.splitlines()) == 9
-    assert not any(line.startswith(("[", "*")) for line in body)
-    cell = output.escape_latex(name)
+    text = latex.latex(Table("t", f"{name}{name}", frame, [Column("cell", name, is_number=False)]))
+    assert not any(line.startswith(("[", "*")) for line in text.splitlines())
+    assert sum(line.endswith(r" \\") for line in text.splitlines()) == 3
+    cell = latex.escape_latex(name)
     bare = cell
     for kept in (
         "\\textbackslash{}",
