@@ -24,7 +24,7 @@ from lora_bench.questions import QUESTIONS, claims, studies, weight_types
 from lora_bench.questions.across import across
 from lora_bench.questions.drill import LEVEL, Drill, Texts
 from lora_bench.reports import output
-from lora_bench.reports.figures import style, verdicts
+from lora_bench.reports.figures import compose, style, verdicts
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import JudgedSection, Section, SettingSection, Table
 from lora_bench.store import StoreReader, open_store
@@ -82,7 +82,8 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
     placements = [section for _, section in sections if isinstance(section, weight_types.PlacementSection)]
     matrix = verdict_table(placements)
     if len(matrix):
-        style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix")
+        with compose.printed(scope.width):
+            style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix")
         output.write_table(Table("verdicts", "every contrast", matrix), out / "tables")
     declared = studies.sections(scope.store)
     verdict = [*(study.sentence for study in declared), *verdict_sentences(sections, card)]
@@ -144,7 +145,8 @@ def make_group(runs: pd.DataFrame, scope: Scope, out: Path, texts: Texts) -> Gro
     for question in QUESTIONS.values():
         kind = question.title
         try:
-            sections = question.sections(runs, scope)
+            with compose.printed(scope.width):
+                sections = question.sections(runs, scope)
         except NothingToShow as error:
             absent += [f"{kind}: {line}" for line in str(error).splitlines()]
             continue

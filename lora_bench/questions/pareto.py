@@ -23,6 +23,7 @@ COSTS = [
     ("seconds", "training time per run (s)"),
     ("bytes", "adapter and head on disk (bytes)"),
 ]
+NOISE = 0.05  # of a cost: times of equal work differ by about as much
 
 
 def sections(runs: pd.DataFrame, scope: Scope) -> list[SettingSection]:
@@ -43,13 +44,19 @@ def section(setting: settings.Setting, *, name: str) -> SettingSection:
         frame[f"front_{column}"] = arms.on_front(frame[column].to_numpy(), frame["mean"].to_numpy())
     points = frame[(frame["targets"] != "") & np.isfinite(frame["mean"])]
     points = points.assign(label=points["cell"])
+    drawn = [(column, label) for column, label in measured if _differs(points[column])]
     lacking = [label for column, label in COSTS if (column, label) not in measured]
     notes = [*setting.notes, *([Note(f"not measured in these runs: {', '.join(lacking)}")] if lacking else [])]
+    alike = [label for column, label in measured if (column, label) not in drawn]
+    if alike:
+        notes.append(
+            Note(f"all cells cost the same within {100 * NOISE:g} %, so no figure shows {' and '.join(alike)}")
+        )
     return SettingSection(
         title=f"Cost: {setting.title}",
         sentence=sentence(setting, frame, measured),
         tables=[_table(name, setting, frame)],
-        figures={name: curves.pareto(points, measured, metric=setting.metric)} if len(points) and measured else {},
+        figures={name: curves.pareto(points, drawn, metric=setting.metric)} if drawn else {},
         captions={
             name: "Report score (mean and 95 % t interval over seeds) against cost; "
             "the line is the Pareto front of the means. Cells of equal cost are drawn side by side."
@@ -57,6 +64,12 @@ def section(setting: settings.Setting, *, name: str) -> SettingSection:
         notes=notes,
         setting=setting,
     )
+
+
+def _differs(costs: pd.Series) -> bool:
+    """Whether cells differ in a cost by more than noise: at one budget a front would be drawn over that alone."""
+    finite = costs[np.isfinite(costs)]
+    return len(finite) > 1 and bool(finite.max() > (1 + NOISE) * finite.min())
 
 
 def sentence(setting: settings.Setting, frame: pd.DataFrame, measured: list[tuple[str, str]]) -> str:

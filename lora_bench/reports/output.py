@@ -55,6 +55,7 @@ def write_section(section: Section, out: Path) -> list[Path]:
     """
     written = [write_table(table, out / "tables") for table in section.tables]
     for name, figure in section.figures.items():
+        style.name(figure, section.figure_title)
         written.append(style.save(figure, out / "figures", name))
         if reason := figure.get_label():
             section.notes.append(gap(f"figure {name} could not be drawn ({reason}); its numbers are in the tables"))

@@ -16,6 +16,7 @@ from lora_bench import wording
 from lora_bench.config.options import parsed
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.paths import argument
+from lora_bench.reports.figures import compose
 from lora_bench.reports.output import print_section, write_section
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
@@ -41,6 +42,12 @@ def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.Ar
         type=_above_zero,
         metavar="POINTS",
         help="largest difference that counts as a tie, in points (default: by metric)",
+    )
+    made.add_argument(
+        "--width",
+        type=_width,
+        metavar="INCHES",
+        help="of every figure: 3.03 (ACL), 3.25 (ICML), 5.5 (NeurIPS, ICLR), 6.3 (a page of ACL; default: 3.25 or 6.3)",
     )
     made.add_argument("--mix-environments", action="store_true", help="compare runs of different machines and software")
     if by_method:
@@ -74,6 +81,7 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[Sc
         metric=options.metric,
         margin=options.margin and options.margin / 100,
         mix_environments=options.mix_environments,
+        width=options.width,
     )
     return scope, options.out, options
 
@@ -85,10 +93,18 @@ def _above_zero(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r}; give points above 0")
 
 
+def _width(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 3 <= (value := float(text)) <= 12:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r}; give inches from 3 to 12, such as 3.03 or 6.3")
+
+
 def run_script(make: Callable[[pd.DataFrame], Sequence[Section]], scope: Scope, out: Path) -> int:
     """Read the store, make the sections, show and write them. Returns the exit status."""
     try:
-        sections = make(scope.read())
+        with compose.printed(scope.width):
+            sections = make(scope.read())
     except (NothingToShow, StoreError) as error:
         print(f"{error}", file=sys.stderr)
         return 2

@@ -60,6 +60,11 @@ class Section:
     refused: list[str] = field(default_factory=list)  # why other settings have no such section, each with its name
 
     @property
+    def figure_title(self) -> str:
+        """What its figures say above everything; empty where they are of no one setting."""
+        return ""
+
+    @property
     def remarks(self) -> list[str]:
         """What stands under the section: its notes, then what other settings lack."""
         return [*map(str, self.notes), *self.refused]
@@ -70,6 +75,11 @@ class SettingSection(Section):
     """A section about one setting."""
 
     setting: Setting
+
+    @property
+    def figure_title(self) -> str:
+        """Backbone and task, and what else tells the setting apart."""
+        return self.setting.title
 
 
 @dataclass(kw_only=True)

@@ -88,7 +88,7 @@ def _labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
     needed = [seeds_needed(row) for row in contrasts.to_dict("records")]
     return contrasts.assign(
         label=contrasts["first"] + " − " + contrasts["second"],
-        extra=[f", needs {words}" if words else "" for words in needed],
+        extra=[f"\nneeds {words.split()[0]} seeds" if words else "" for words in needed],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations
 
 import matplotlib
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from lora_bench.reports.figures import curves, instrument, section7, style
+from lora_bench.reports.figures import compose, curves, instrument, section7, style
 from lora_bench.reports.figures import verdicts as verdict_figures
 from lora_bench.verdicts import paper
 
@@ -168,34 +168,104 @@ ALL = {
 }
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_text_is_legible_at_print_size_and_stays_on_the_page(name):
-    """At most two columns wide, no text below 5.5 pt, none cut off, none on top of another tick label."""
-    figure = ALL[name]()
+def drawn_texts(figure):
+    """Every text that a reader sees: (text, its box in pixels), tick labels outside the axes left out."""
     with matplotlib.rc_context(style.STYLE):
         figure.draw_without_rendering()
+    unseen = set()
+    for axes in figure.axes:
+        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
+            low, high = sorted(limits)
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if not low - 1e-9 <= tick.get_loc() <= high + 1e-9:
+                    unseen |= {tick.label1, tick.label2}
+        if not axes.get_visible():
+            unseen |= set(axes.findobj(Text))
+    texts = [text for text in dict.fromkeys(figure.findobj(Text)) if text not in unseen]
+    texts = [text for text in texts if text.get_visible() and text.get_text().strip()]
+    return [(text, text.get_window_extent()) for text in texts]
+
+
+def complaints(figure, *, smallest=7.0):
+    """What keeps a reader from a text: it is small, leaves the figure, or lies over another."""
+    texts = drawn_texts(figure)
     width, height = figure.get_size_inches() * figure.dpi
-    assert figure.get_figwidth() <= style.PAGE
-    for text in figure.findobj(Text):
-        if text.get_visible() and text.get_text().strip() and text.axes is not None and text.axes.get_visible():
-            assert float(text.get_fontsize()) >= 5.5, text.get_text()
-    ticks = [t for axis in figure.axes for t in (*axis.get_xticklabels(), *axis.get_yticklabels())]
-    for text in figure.findobj(Text):
-        if text in ticks or not (text.get_visible() and text.get_text().strip()):
-            continue  # ticks beyond the limits exist but are not drawn
-        box = text.get_window_extent()
-        assert box.x0 >= -2 and box.x1 <= width + 2 and box.y0 >= -2 and box.y1 <= height + 2, text.get_text()
-    for axis in figure.axes:
-        low, high = sorted(axis.get_xlim())
-        labels = [t for t in axis.get_xticklabels() if t.get_text() and low <= t.get_position()[0] <= high]
-        boxes = [t.get_window_extent() for t in labels if t.get_visible()]
-        assert all(a.x1 <= b.x0 + 1 for a, b in pairwise(boxes)), [t.get_text() for t in labels]
+    said = [f"small: {text.get_text()}" for text, _ in texts if float(text.get_fontsize()) < smallest]
+    for text, box in texts:
+        if box.x0 < -1 or box.y0 < -1 or box.x1 > width + 1 or box.y1 > height + 1:
+            said.append(f"cut: {text.get_text()}")
+    for (one, first), (other, second) in combinations(texts, 2):
+        over_x = min(first.x1, second.x1) - max(first.x0, second.x0)
+        over_y = min(first.y1, second.y1) - max(first.y0, second.y0)
+        if over_x > 1.5 and over_y > 2.5:  # pixels of 1/100 inch; boxes are higher than letters
+            said.append(f"over: {one.get_text()} | {other.get_text()}")
+    return said
+
+
+@pytest.mark.parametrize("width", [3.03, 6.3], ids=["a column", "a page"])
+@pytest.mark.parametrize("name", ALL)
+def test_every_text_can_be_read_at_the_width_of_the_venue(name, width):
+    """Nothing below 7 points, cut off or over another text, with the name of backbone and task above."""
+    with compose.printed(width):
+        figure = ALL[name]()
+    style.name(figure, "a-backbone-with-a-long-name_v2-base · $a_task$^2")
+    assert complaints(figure) == []
+    assert figure.get_figwidth() <= width
+
+
+LONG_NAMES = ("q", "qkvo+up+down", "gate+up+down", "bottleneck_adapter_with_a_long_name")
+
+
+@pytest.mark.parametrize("n_settings", [1, 4, 9])
+def test_heads_of_a_matrix_of_long_names_do_not_touch(n_settings):
+    """They overprinted: columns were as wide as a number is, whatever stood above them."""
+    rows = contrast_rows().assign(contrast=[f"qv − {name}" for name in LONG_NAMES])
+    table = pd.concat(rows.assign(setting=f"all-MiniLM-L6-v2 · task_{i}, 36,864") for i in range(n_settings))
+    for width in (None, 3.03, 5.5):
+        with compose.printed(width):
+            figure = verdict_figures.verdict_matrix(table)
+        assert complaints(figure) == []
+        signs = [text for axis in figure.axes for text in axis.texts if text.get_text()[:1] in "▲▼=?"]
+        assert len(signs) == 4 * n_settings
+
+
+@pytest.mark.parametrize("n_series", [1, 2, 3, 6])
+def test_series_are_moved_aside_by_equal_steps_that_keep_the_rank(n_series):
+    """Rank 4 stood at 4.5: a reader took it for another rank."""
+    moved = np.array([compose.dodge([1, 4, 64], place, n_series) for place in range(n_series)])
+    shift = np.log2(moved) - np.log2([1, 4, 64])
+    np.testing.assert_allclose(shift, np.repeat(shift[:, :1], 3, axis=1), atol=1e-12)
+    assert np.abs(moved / [1, 4, 64] - 1).max() <= 0.05
+    if n_series > 1:
+        steps = np.diff(shift[:, 0])
+        np.testing.assert_allclose(steps, steps[0])
+        assert steps[0] > 0
+
+
+def test_what_the_marks_of_two_seeds_mean_is_in_the_key():
+    """A dash that no key explains is taken for a mean; what is not drawn has no key."""
+    few = rate_rows().assign(low=np.nan, high=np.nan)
+    said = {text.get_text() for text in curves.learning_rates(few, metric="f1", split="select").legends[0].get_texts()}
+    assert {"a seed (of two)", "fewer seeds", "chosen on select"} <= said
+    whole = rate_rows().assign(is_full=True)
+    said = {
+        text.get_text() for text in curves.learning_rates(whole, metric="f1", split="select").legends[0].get_texts()
+    }
+    assert not {"a seed (of two)", "fewer seeds"} & said
+
+
+@pytest.mark.parametrize("top", [0.55, 0.8])
+def test_the_interval_of_a_chosen_rate_stays_in_its_panel(top):
+    """A bar that leaves its panel has no end that can be read."""
+    rows = rate_rows().assign(high=top, low=1 - top)
+    low, high = curves.learning_rates(rows, metric="f1", split="select").axes[0].get_ylim()
+    assert low <= 100 * (1 - top) and 100 * top <= high
 
 
 def test_axes_say_what_they_show_and_in_which_unit():
     assert style.metric_label("matthews") == "Matthews correlation (×100)"
     assert style.metric_label("accuracy").endswith("(%)")
-    axis = ALL["placements"]().axes[0]
+    axis = verdict_figures.placements(placement_rows(), metric="matthews").axes[0]
     assert axis.get_xlabel() == "Matthews correlation (×100)"
     assert [label.get_text() for label in axis.get_yticklabels()] == ["q", "qv", "qkvo", "head only"]
 

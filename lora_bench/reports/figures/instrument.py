@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 
 import matplotlib
 import matplotlib.colors
@@ -14,14 +15,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from lora_bench.reports.figures import compose
 from lora_bench.reports.figures.style import (
     BLUE,
-    COLUMN,
     GREEN,
     INK,
     LIGHT,
     ORANGE,
-    PAGE,
     PURPLE,
     RED,
     error_bars,
@@ -39,20 +39,20 @@ def throughput(arms: pd.DataFrame) -> Figure:
         arms: arm, pack, precision, examples_per_second, fraction; one row per bar, drawn in this order from the top.
     """
     names = {"trainer": "HF Trainer + peft", "trainer_auto": "HF Trainer + peft, by length", "solo": "lora_bench, solo"}
-    figure = Figure(figsize=(COLUMN, 0.6 + 0.22 * len(arms)), layout="constrained")
+    figure = Figure(figsize=(compose.column(), 0.6 + 0.22 * len(arms)), layout="constrained")
     axis = figure.subplots()
     labels = []
-    for place, speed in enumerate(arms.to_dict("records")):
-        arm, rate = speed["arm"], speed["examples_per_second"]
+    for place, one in enumerate(arms.to_dict("records")):
+        arm, rate = one["arm"], one["examples_per_second"]
         axis.barh(place, rate, height=0.66, color=LIGHT if arm in ("trainer", "trainer_auto") else BLUE)
-        label = f" {rate:,.0f}  ({speed['fraction']:.0%})"
-        axis.text(rate, place, label, va="center", fontsize=6.5, color=INK)
-        pack = "" if arm in names else f" {speed['pack']}"
+        told = f" {rate:,.0f}  ({one['fraction']:.0%})"
+        axis.text(rate, place, told, va="center", fontsize=compose.SIZE, color=INK)
+        pack = "" if arm in names else f" {one['pack']}"
         name = names.get(arm) or f"lora_bench, {arm.replace('_', ' ')}"
-        labels.append(f"{name}{pack}, {speed['precision']}")
+        labels.append(f"{name}{pack}, {one['precision']}")
     axis.set_yticks(range(len(arms)), labels)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.28 * float(arms["examples_per_second"].max()))
+    axis.set_xlim(0, 1.7 * float(arms["examples_per_second"].max()))
     axis.set_xlabel("cell-examples per second\n(share of the GEMM rate)")
     axis.grid(visible=False, axis="y")
     sns.despine(ax=axis, left=True)
@@ -68,12 +68,12 @@ def error_rates(table: pd.DataFrame, *, nominal: float) -> Figure:
             from the top.
         nominal: the share that is allowed, drawn as a line.
     """
-    figure = Figure(figsize=(COLUMN, 0.85 + 0.2 * len(table)), layout="constrained")
+    figure = Figure(figsize=(compose.column(), 0.85 + 0.2 * len(table)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(100 * nominal, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
-    for row, (_, case) in enumerate(table.iterrows()):
-        error_bars(axis, case["share"], case["low"], case["high"], row, BLUE, "o")
-        error_bars(axis, case["other"], case["other_low"], case["other_high"], row, RED, "s", hollow=True)
+    for row, (_, one) in enumerate(table.iterrows()):
+        error_bars(axis, one["share"], one["low"], one["high"], row, BLUE, "o")
+        error_bars(axis, one["other"], one["other_low"], one["other_high"], row, RED, "s", hollow=True)
     axis.set_yticks(range(len(table)), list(table["label"]))
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.set_xlim(left=0)
@@ -84,7 +84,7 @@ def error_rates(table: pd.DataFrame, *, nominal: float) -> Figure:
             [], [], color=RED, marker="s", ms=4.2, mfc="white", lw=1.4, label="staged search, one rate"
         ),
     ]
-    figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False)
+    compose.header(figure, handles)
     tidy(axis)
     return figure
 
@@ -96,7 +96,7 @@ def power_curves(table: pd.DataFrame) -> Figure:
     Args:
         table: n_seeds, effect (in standard deviations of a paired difference), found, low, high, promised.
     """
-    figure = Figure(figsize=(COLUMN, 2.5), layout="constrained")
+    figure = Figure(figsize=(compose.column(), 2.5), layout="constrained")
     axis = figure.subplots()
     looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (PURPLE, "v"))
     groups = list(table.groupby("n_seeds"))
@@ -117,7 +117,7 @@ def power_curves(table: pd.DataFrame) -> Figure:
     axis.set_ylim(-3, 103)
     axis.grid(axis="x", visible=False)
     axis.tick_params(axis="both", bottom=True)
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), frameon=False, columnspacing=1.0)
+    compose.header(figure, handles)
     sns.despine(ax=axis)
     return figure
 
@@ -129,14 +129,14 @@ def coverages(table: pd.DataFrame) -> Figure:
     Args:
         table: label, coverage, band_low, band_high; one row per cell and number of seeds, drawn from the top.
     """
-    figure = Figure(figsize=(COLUMN, 0.85 + 0.2 * len(table)), layout="constrained")
+    figure = Figure(figsize=(compose.column(), 0.85 + 0.2 * len(table)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(95, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
-    for row, (_, case) in enumerate(table.iterrows()):
-        axis.hlines(row, 100 * case["band_low"], 100 * case["band_high"], color=LIGHT, lw=5, zorder=2)
-        is_inside = case["coverage"] >= case["band_low"]
+    for row, (_, one) in enumerate(table.iterrows()):
+        axis.hlines(row, 100 * one["band_low"], 100 * one["band_high"], color=LIGHT, lw=5, zorder=2)
+        is_inside = one["coverage"] >= one["band_low"]
         colour, marker = (BLUE, "o") if is_inside else (RED, "s")
-        axis.plot(100 * case["coverage"], row, marker=marker, ms=4.2, color=colour, ls="", zorder=4)
+        axis.plot(100 * one["coverage"], row, marker=marker, ms=4.2, color=colour, ls="", zorder=4)
     axis.set_yticks(range(len(table)), list(table["label"]))
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.set_xlabel("95 % intervals that hold\nthe mean of all seeds (%)")
@@ -146,9 +146,7 @@ def coverages(table: pd.DataFrame) -> Figure:
     ]
     if (table["coverage"] < table["band_low"]).any():
         handles.insert(1, matplotlib.lines.Line2D([], [], color=RED, marker="s", ms=4.2, ls="", label="too low"))
-    figure.legend(
-        handles=handles, loc="outside upper right", ncols=3, frameon=False, columnspacing=1, handletextpad=0.5
-    )
+    compose.header(figure, handles)
     tidy(axis)
     return figure
 
@@ -162,27 +160,29 @@ def planted_matrix(table: pd.DataFrame, *, metric: str) -> Figure:
             and for the head alone), is_own; teachers and students in the order to be drawn.
     """
     teachers, students = list(dict.fromkeys(table["teacher"])), list(dict.fromkeys(table["student"]))
-    figure = Figure(figsize=(min(PAGE, 1.1 + 0.52 * len(students)), 1.0 + 0.28 * len(teachers)), layout="constrained")
+    figure = Figure(
+        figsize=(min(compose.page(), 1.1 + 0.52 * len(students)), 1.0 + 0.28 * len(teachers)), layout="constrained"
+    )
     axis = figure.subplots()
     signs = {"better": " ▲", "worse": " ▼", "tied": " =", "unresolved": " ?"}
     signs |= {"learns more often": " △", "learns less often": " ▽", "did not learn": " ×"}
     shades = sns.light_palette(BLUE, as_cmap=True)
     finite = table["mean"][np.isfinite(table["mean"])]
     low, spread = (finite.min(), max(finite.max() - finite.min(), 1e-9)) if len(finite) else (0.0, 1.0)
-    for _, cell in table.iterrows():
-        x, y = students.index(cell["student"]), teachers.index(cell["teacher"])
-        known = math.isfinite(cell["mean"])
-        fill = shades(0.65 * (cell["mean"] - low) / spread) if known else "white"
+    for _, one in table.iterrows():
+        x, y = students.index(one["student"]), teachers.index(one["teacher"])
+        known = math.isfinite(one["mean"])
+        fill = shades(0.65 * (one["mean"] - low) / spread) if known else "white"
         axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fill, ec="white", lw=1.5))
-        if cell["is_own"]:
+        if one["is_own"]:
             axis.add_patch(
                 matplotlib.patches.Rectangle((x - 0.45, y - 0.43), 0.9, 0.86, fc="none", ec=INK, lw=1.0, zorder=3)
             )
-        label = f"{100 * cell['mean']:.1f}{signs.get(cell['verdict'], '')}" if known else "–"
-        axis.text(x, y, label, ha="center", va="center", fontsize=6.5, color=INK)
+        told = f"{100 * one['mean']:.1f}{signs.get(one['verdict'], '')}" if known else "–"
+        axis.text(x, y, told, ha="center", va="center", fontsize=compose.SIZE, color=INK)
     axis.set_xlim(-0.5, len(students) - 0.5)
     axis.set_ylim(len(teachers) - 0.5, -0.5)
-    axis.set_xticks(range(len(students)), students)
+    axis.set_xticks(range(len(students)), [_narrow(student) for student in students])
     axis.set_yticks(range(len(teachers)), teachers)
     axis.xaxis.tick_top()
     axis.xaxis.set_label_position("top")
@@ -192,5 +192,10 @@ def planted_matrix(table: pd.DataFrame, *, metric: str) -> Figure:
     axis.tick_params(length=0, top=False)
     sns.despine(ax=axis, left=True, bottom=True)
     key = "framed: the teacher's own placement; against it:\n▲ better   ▼ worse   = tied   ? unresolved"
-    figure.supxlabel(key, fontsize=6, x=0.01, ha="left")
+    compose.below(figure, key)
     return figure
+
+
+def _narrow(text: str) -> str:
+    """A name in lines as wide as a cell of a matrix."""
+    return textwrap.fill(text.replace("+", "+ "), 7).replace("+ ", "+")

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from lora_bench.reports.figures.style import BLUE, COLUMN, FAINT, INK, PAGE, hide_spare, series, styled
+from lora_bench.reports.figures import compose
+from lora_bench.reports.figures.style import BLUE, FAINT, INK, RANKS, hide_spare, series, styled
 
 WRITTEN_CELLS = 36  # of a heatmap, up to which each holds its number
 
@@ -29,33 +30,39 @@ def overlaps(panels: list[dict], *, title: str) -> Figure:
         panels: label, phi (n, m), null (n, m), first and second (axis labels).
     """
     n = len(panels)
-    figure = Figure(figsize=(min(PAGE, max(COLUMN, 0.9 + 1.6 * n)), 3.3), layout="constrained")
-    axes = figure.subplots(2, n, squeeze=False)
+    width, per_band = compose.across(n, panel=1.3)
+    n_bands = math.ceil(n / per_band)
+    figure = Figure(figsize=(width, 0.3 + 3.0 * n_bands), layout="constrained")
+    axes = figure.subplots(2 * n_bands, per_band, squeeze=False)
+    is_wide = 72 * (width - 1.1) / per_band > 15 * max(one["phi"].shape[1] for one in panels)  # for numbers in cells
     images: list[AxesImage] = []
-    for column, panel in enumerate(panels):
-        for row, (name, values) in enumerate((("measured", panel["phi"]), ("random", panel["null"]))):
-            axis = axes[row][column]
+    for place, one in enumerate(panels):
+        band, column = divmod(place, per_band)
+        for row, (name, values) in enumerate((("measured", one["phi"]), ("random", one["null"]))):
+            axis = axes[2 * band + row][column]
             extent = (0.5, values.shape[1] + 0.5, 0.5, values.shape[0] + 0.5)
             image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower",
                                 interpolation="nearest", extent=extent)  # fmt: skip
             images.append(image)
-            if values.size <= WRITTEN_CELLS:
+            if values.size <= WRITTEN_CELLS and is_wide:
                 for (i, j), value in np.ndenumerate(values):
-                    axis.text(j + 1, i + 1, f"{value:.2f}".removeprefix("0"), ha="center", va="center", fontsize=5.5,
+                    axis.text(j + 1, i + 1, f"{value:.2f}"[-3:], ha="center", va="center", fontsize=compose.SIZE,
                               color="white" if value < 0.6 else INK)  # fmt: skip
             axis.grid(visible=False)
-            axis.set_title(f"{panel['label']}, {name}" if n < 4 else f"{panel['label']} {name}", loc="left", color=INK)
+            axis.set_title(f"{one['label']} {name}", loc="left", color=INK)
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
             axis.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
             axis.tick_params(axis="both", bottom=True, left=True, length=2)
             if row == 1:
-                axis.set_xlabel(panel["second"])
+                axis.set_xlabel(one["second"])
             if column == 0:
-                axis.set_ylabel(panel["first"])
+                axis.set_ylabel(one["first"])
+    for spare in axes.flat:
+        spare.set_visible(bool(spare.images))
     bar = figure.colorbar(images[-1], ax=list(axes.flat), shrink=0.7, pad=0.02)
     bar.set_label("φ(i, j): 0 orthogonal, 1 contained")
     bar.outline.set_linewidth(0.4)
-    figure.suptitle(title, fontsize=7.5, x=0.01, ha="left")
+    compose.below(figure, title)
     return figure
 
 
@@ -69,23 +76,23 @@ def overlap_profiles(profiles: pd.DataFrame) -> Figure:
     panels = list(dict.fromkeys(profiles["panel"]))
     n_columns = min(len(panels), 2)
     n_rows = math.ceil(len(panels) / n_columns)
-    figure = Figure(figsize=(COLUMN, 0.5 + 1.5 * n_rows), layout="constrained")
+    figure = Figure(figsize=(compose.column(), 0.5 + 1.5 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     roles = list(dict.fromkeys(profiles["role"]))
     for axis, name in zip(axes.flat, panels, strict=False):
-        of_panel = profiles[profiles["panel"] == name]
-        first = of_panel[of_panel["role"] == of_panel["role"].iloc[0]].sort_values("j")
+        mine = profiles[profiles["panel"] == name]
+        first = mine[mine["role"] == mine["role"].iloc[0]].sort_values("j")
         axis.fill_between(first["j"], first["null_low"], first["null_high"], color=FAINT, alpha=0.25, lw=0)
         axis.plot(first["j"], first["null_mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)))
         for role in roles:
-            of_role = of_panel[of_panel["role"] == role].sort_values("j")
+            of_role = mine[mine["role"] == role].sort_values("j")
             if len(of_role):
                 colour, marker = series(role, roles.index(role))
                 every = max(1, len(of_role) // 8)
                 axis.plot(
                     of_role["j"], of_role["phi"], color=colour, marker=marker, ms=2.8, lw=1, label=role, markevery=every
                 )
-        axis.set_title(name, loc="left", color=INK)
+        axis.set_title(compose.wrapped(name, compose.column() / n_columns - 0.35), loc="left", color=INK)
         axis.set_ylim(0, 1.02)
         axis.set_xlabel("directions compared")
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
@@ -97,9 +104,7 @@ def overlap_profiles(profiles: pd.DataFrame) -> Figure:
         row[0].set_ylabel("overlap φ")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     band = matplotlib.patches.Patch(color=FAINT, alpha=0.25, lw=0)
-    figure.legend(
-        [*handles, band], [*labels, "random, 95 %"], loc="outside upper right", ncols=len(labels) + 1, frameon=False
-    )
+    compose.header(figure, [*handles, band], [*labels, "random, 95 %"])
     return figure
 
 
@@ -111,28 +116,28 @@ def amplifications(table: pd.DataFrame) -> Figure:
         table: role, layer, rank, mean, low, high, amplification_random (dashed: what random directions give).
     """
     roles = list(dict.fromkeys(table["role"]))
-    n_columns = min(len(roles), 4)
+    width, n_columns = compose.across(len(roles))
     n_rows = math.ceil(len(roles) / n_columns)
-    figure = Figure(figsize=(COLUMN if n_columns <= 2 else PAGE, 0.55 + 1.5 * n_rows), layout="constrained")
+    figure = Figure(figsize=(width, 0.55 + 1.5 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, sharey=True, sharex=True, squeeze=False)
     ranks = sorted(set(table["rank"]))
-    shades = sns.color_palette("viridis", max(len(ranks), 2) + 1)[: len(ranks)] if len(ranks) > 1 else [BLUE]
+    looks = [RANKS[i % len(RANKS)] for i in range(len(ranks))] if len(ranks) > 1 else [(BLUE, "o")]
     for axis, role in zip(axes.flat, roles, strict=False):
         for i, rank in enumerate(ranks):
-            of_rank = table[(table["role"] == role) & (table["rank"] == rank)].sort_values("layer")
-            if len(of_rank):
+            mine = table[(table["role"] == role) & (table["rank"] == rank)].sort_values("layer")
+            if len(mine):
                 axis.plot(
-                    of_rank["layer"],
-                    of_rank["mean"],
-                    color=shades[i],
-                    marker="osD^vPX*"[i % 8],
+                    mine["layer"],
+                    mine["mean"],
+                    color=looks[i][0],
+                    marker=looks[i][1],
                     ms=3,
                     lw=1,
                     label=f"r={rank}",
                 )
-                axis.vlines(of_rank["layer"], of_rank["low"], of_rank["high"], color=shades[i], lw=0.8)
+                axis.vlines(mine["layer"], mine["low"], mine["high"], color=looks[i][0], lw=0.8)
                 axis.plot(
-                    of_rank["layer"], of_rank["amplification_random"], color=shades[i], lw=0.8, ls=(0, (3, 2)), zorder=1
+                    mine["layer"], mine["amplification_random"], color=looks[i][0], lw=0.8, ls=(0, (3, 2)), zorder=1
                 )
         axis.set_title(role if len(ranks) > 1 else f"{role}  r={ranks[0]}", loc="left", color=INK)
         axis.set_yscale("log")
@@ -149,10 +154,7 @@ def amplifications(table: pd.DataFrame) -> Figure:
     hide_spare(axes, len(roles))
     handles, labels = axes.flat[0].get_legend_handles_labels() if len(ranks) > 1 else ([], [])
     handles.append(matplotlib.lines.Line2D([], [], color=FAINT, lw=0.8, ls=(0, (3, 2))))
-    widest = 5 if n_columns <= 2 else 11  # names in one line of the legend
-    figure.set_figheight(figure.get_figheight() + 0.15 * ((len(handles) - 1) // widest))
-    figure.legend(handles, [*labels, "random U, V"], loc="outside upper right", ncols=widest, frameon=False,
-                  columnspacing=0.9, handlelength=1.5, handletextpad=0.4)  # fmt: skip
+    compose.header(figure, handles, [*labels, "random U, V"])
     figure.supxlabel("layer", fontsize=7)
     figure.supylabel("‖ΔW‖ / ‖UᵀWV‖", fontsize=7)
     return figure

@@ -1,6 +1,6 @@
 """Estimates in, figures out: one visual language for the page and for print. Computes nothing.
 
-Widths are those of a column (3.4 in) or a page (7 in) of a two-column paper, so text keeps its size when placed.
+Widths are those of print (`compose`), so text keeps its size when placed.
 Colours are the Okabe-Ito set as seaborn ships it, and no meaning rests on colour alone.
 """
 
@@ -23,12 +23,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lora_bench.reports.figures import compose
 from lora_bench.wording import visible
 
 log = logging.getLogger(__name__)
-
-COLUMN = 3.4  # inches
-PAGE = 7.0
 
 _PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = _PALETTE
@@ -56,6 +54,10 @@ SERIES = {
     "qk": (SKY, "X"),
 }
 
+RANKS = [  # colour and marker of the ranks in a panel, lowest first
+    *((INK, "o"), (SKY, "s"), (BLUE, "D"), (GREEN, "^"), (YELLOW, "v"), (ORANGE, "P"), (RED, "X"), (PURPLE, "*")),
+]
+
 METRIC_NAMES = {
     "accuracy": "accuracy (%)",
     "balanced_accuracy": "balanced accuracy (%)",
@@ -70,11 +72,11 @@ STYLE: dict[Any, Any] = {  # matplotlib's own type of the keys is a list of thei
     "text.parse_math": False,  # two $ in a name are no formula
     "font.family": "DejaVu Sans",
     "font.size": 7,
-    "axes.titlesize": 7.5,
+    "axes.titlesize": 7,
     "axes.labelsize": 7,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
-    "legend.fontsize": 6.5,
+    "legend.fontsize": 7,
     "axes.edgecolor": "#555555",
     "axes.linewidth": 0.6,
     "axes.labelcolor": INK,
@@ -129,7 +131,7 @@ def undrawn(error: Exception) -> Figure:
     """What stands for a figure that could not be drawn; its label is the reason, that of any other figure empty."""
     reason = f"{type(error).__name__}: {visible(str(error)).partition(chr(10))[0]}"
     log.warning("a figure could not be drawn (%s)", reason, exc_info=log.isEnabledFor(logging.DEBUG))
-    figure = Figure(figsize=(COLUMN, 0.6), label=reason)
+    figure = Figure(figsize=(compose.column(), 0.6), label=reason)
     figure.text(0.5, 0.5, "\n".join(textwrap.wrap(f"could not be drawn ({reason})", 60)[:3]), ha="center", va="center")
     return figure
 
@@ -161,6 +163,12 @@ def _save(figure: Figure, folder: Path, name: str) -> Path:
         for suffix, metadata in (("pdf", {"CreationDate": None}), ("svg", {"Date": None}), ("png", None)):
             figure.savefig(folder / f"{name}.{suffix}", dpi=300, metadata=metadata)
     return folder / f"{name}.png"
+
+
+def name(figure: Figure, text: str) -> None:
+    """`compose.name` in the package's style, whatever the caller's."""
+    with matplotlib.rc_context(STYLE):
+        compose.name(figure, text)
 
 
 def series(targets: str, place: int = 0) -> tuple:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib
@@ -17,13 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from lora_bench.reports.figures import compose
 from lora_bench.reports.figures.style import (
     BLUE,
-    COLUMN,
     FAINT,
     INK,
     LIGHT,
-    PAGE,
     SKY,
     VERDICTS,
     darker,
@@ -47,21 +47,19 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
     """
     n = len(estimates)
     paper = _by_dataset(published)
-    figure = Figure(figsize=(COLUMN, 0.75 + 0.225 * n), layout="constrained")
-    axes = figure.subplots(1, 1 + len(paper), sharey=True, width_ratios=[3.0, *[1.15] * len(paper)], squeeze=False)[0]
+    figure = Figure(figsize=(compose.column(), 0.75 + 0.225 * n), layout="constrained")
+    axes = figure.subplots(1, 1 + len(paper), sharey=True, width_ratios=[2.2, *[1.15] * len(paper)], squeeze=False)[0]
     ours, rows = axes[0], range(n)
-    for row, (_, estimate) in zip(rows, estimates.iterrows(), strict=True):
-        seeds = 100 * np.array(list(estimate["scores"].values()))
-        dots, colour = (LIGHT, FAINT) if estimate["is_floor"] else (SKY, BLUE)
+    for row, (_, one) in zip(rows, estimates.iterrows(), strict=True):
+        seeds = 100 * np.array(list(one["scores"].values()))
+        dots, colour = (LIGHT, FAINT) if one["is_floor"] else (SKY, BLUE)
         ours.scatter(seeds, np.full(seeds.size, row) + _spread(seeds.size), s=7, color=dots, lw=0, zorder=2)
-        error_bars(
-            ours, estimate["mean"], estimate["low"], estimate["high"], row, colour, "s" if estimate["is_floor"] else "o"
-        )
-        if estimate["is_floor"] and math.isfinite(estimate["mean"]):
-            ours.axvline(100 * estimate["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
+        error_bars(ours, one["mean"], one["low"], one["high"], row, colour, "s" if one["is_floor"] else "o")
+        if one["is_floor"] and math.isfinite(one["mean"]):
+            ours.axvline(100 * one["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
     ours.set_yticks(rows, list(estimates["label"]))
     ours.set_ylim(n - 0.4, -0.6)
-    ours.set_xlabel(metric_label(metric))
+    ours.set_xlabel(metric_label(metric).replace(" (", "\n(") if paper else metric_label(metric))
     ours.set_title("measured", loc="left", color=INK)
     tidy(ours)
     _leave_far_floor(ours, estimates)
@@ -84,8 +82,8 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
         axis.set_title(name, loc="left", color=INK)
         axis.tick_params(axis="y", labelleft=False)
         axis.margins(x=0.2)
-        axis.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10], min_n_ticks=2))
-        axis.set_xlabel("paper (%)")
+        axis.xaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10], min_n_ticks=2))
+        axis.set_xlabel("paper\n(%)")
         tidy(axis, locate=False)
     return figure
 
@@ -99,42 +97,27 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
         published: label, dataset, difference: the paper's differences, as hollow marks.
     """
     n = len(table)
-    figure = Figure(figsize=(COLUMN, 0.8 + 0.235 * n), layout="constrained")
+    figure = Figure(figsize=(compose.column(), 0.8 + 0.3 * n), layout="constrained")
     axis = figure.subplots()
     axis.axvspan(-100 * margin, 100 * margin, color=FAINT, alpha=0.13, lw=0, zorder=0)
     axis.axvline(0, color=INK, lw=0.7, zorder=1)
-    for row, (_, contrast) in enumerate(table.iterrows()):
-        colour, marker = VERDICTS[contrast["verdict"]]
+    for row, (_, one) in enumerate(table.iterrows()):
+        colour, marker = VERDICTS[one["verdict"]]
         error_bars(
-            axis,
-            contrast["difference"],
-            contrast["low"],
-            contrast["high"],
-            row,
-            colour,
-            marker,
-            hollow=contrast["verdict"] == "unresolved",
+            axis, one["difference"], one["low"], one["high"], row, colour, marker, hollow=one["verdict"] == "unresolved"
         )
-        axis.annotate(f"{contrast['verdict']}{contrast['extra']}", (1.02, row), xycoords=("axes fraction", "data"),
-                      va="center", fontsize=6.5, color=darker(colour), annotation_clip=False)  # fmt: skip
+        axis.annotate(f"{one['verdict']}{one['extra']}", (1.02, row), xycoords=("axes fraction", "data"), va="center",
+                      fontsize=compose.SIZE, color=darker(colour), annotation_clip=False)  # fmt: skip
     if published is not None and not published.empty:
         rows = {label: row for row, label in enumerate(table["label"])}
         for (name, of_set), mark in zip(published.groupby("dataset", sort=False), ("^", "v"), strict=True):
             kept = of_set[of_set["label"].isin(list(rows))]
             axis.scatter(100 * kept["difference"], kept["label"].map(rows) + 0.3, marker=mark, s=9, facecolor="white",
                          edgecolor=INK, lw=0.6, label=f"paper, {name}", zorder=3)  # fmt: skip
-        axis.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=2,
-            frameon=False,
-            borderaxespad=0.1,
-            handletextpad=0.1,
-            columnspacing=1,
-        )
-    axis.set_yticks(range(n), list(table["label"]))
+        compose.header(figure, *axis.get_legend_handles_labels())
+    axis.set_yticks(range(n), [textwrap.fill(label, 18) for label in table["label"]])
     axis.set_ylim(n - 0.4, -0.6)
-    axis.set_xlabel(f"paired difference (points, 95 %)\nshaded: a tie, ±{100 * margin:g}")
+    compose.below(figure, f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}")
     tidy(axis)
     return figure
 
@@ -152,7 +135,7 @@ def ranks(
     """
     paper = _by_dataset(published)
     height = 2.3 + (1.15 if paper else 0)
-    figure = Figure(figsize=(COLUMN, height), layout="constrained")
+    figure = Figure(figsize=(compose.column(), height), layout="constrained")
     if paper:
         grid = figure.add_gridspec(2, len(paper), height_ratios=[2.0, 1.0])
         top = figure.add_subplot(grid[0, :])
@@ -163,35 +146,27 @@ def ranks(
     names = list(dict.fromkeys(estimates["targets"]))
     for i, targets in enumerate(names):
         colour, marker = series(targets, i)
-        of_targets = estimates[estimates["targets"] == targets].sort_values("rank")
-        x = of_targets["rank"].to_numpy(float) * 2 ** (0.16 * (i - (len(names) - 1) / 2))
-        for at, scores in zip(x, of_targets["scores"], strict=True):
+        mine = estimates[estimates["targets"] == targets].sort_values("rank")
+        x = compose.dodge(mine["rank"], i, len(names))
+        for at, scores in zip(x, mine["scores"], strict=True):
             seeds = 100 * np.array(list(scores.values()))
             top.scatter(np.full(seeds.size, at), seeds, s=5, color=colour, alpha=0.35, lw=0, zorder=2)
-        mean, low, high = (100 * of_targets[name].to_numpy(float) for name in ("mean", "low", "high"))
+        mean, low, high = (100 * mine[name].to_numpy(float) for name in ("mean", "low", "high"))
         top.plot(x, mean, color=colour, marker=marker, ms=3.8, lw=1.2, label=targets, zorder=3)
         top.vlines(x, low, high, color=colour, lw=1.2, zorder=3)
     if marked:
         top.axvline(marked, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
     top.set_ylabel(metric_label(metric))
     top.set_title("measured" if marked is None else f"dashed: the teacher's rank, {marked}", loc="left", color=INK)
-    top.legend(
-        frameon=False,
-        ncols=len(names),
-        loc="lower right",
-        bbox_to_anchor=(1.0, 1.0),
-        borderaxespad=0.1,
-        handlelength=1.6,
-        columnspacing=1.0,
-    )
+    compose.header(figure, *top.get_legend_handles_labels())
     _rank_axis(top, all_ranks)
     for axis, (name, of_set) in zip(small, paper.items(), strict=True):
         for i, targets in enumerate(names):
             colour, marker = series(targets, i)
-            of_targets = of_set[of_set["targets"] == targets]
-            if len(of_targets):
-                axis.errorbar(of_targets["rank"], 100 * of_targets["score"], yerr=100 * of_targets["sd"], color=colour,
-                              marker=marker, ms=2.8, mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
+            mine = of_set[of_set["targets"] == targets]
+            if len(mine):
+                axis.errorbar(mine["rank"], 100 * mine["score"], yerr=100 * mine["sd"], color=colour, marker=marker,
+                              ms=2.8, mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
         axis.set_title(f"paper, {name}", loc="left", color=INK)
         axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         _rank_axis(axis, sorted(set(of_set["rank"])))
@@ -207,59 +182,65 @@ def gaps(estimates: pd.DataFrame) -> Figure:
     Args:
         estimates: targets, rank, gap, gap_low, gap_high.
     """
-    figure = Figure(figsize=(COLUMN, 2.0), layout="constrained")
+    figure = Figure(figsize=(compose.column(), 2.0), layout="constrained")
     axis = figure.subplots()
     names = list(dict.fromkeys(estimates["targets"]))
     for i, targets in enumerate(names):
         colour, marker = series(targets, i)
-        of_targets = estimates[estimates["targets"] == targets].sort_values("rank")
-        x = of_targets["rank"].to_numpy(float) * 2 ** (0.16 * (i - (len(names) - 1) / 2))
-        axis.plot(x, 100 * of_targets["gap"], color=colour, marker=marker, ms=3.4, lw=1, label=targets)
-        axis.vlines(x, 100 * of_targets["gap_low"], 100 * of_targets["gap_high"], color=colour, lw=1)
+        mine = estimates[estimates["targets"] == targets].sort_values("rank")
+        x = compose.dodge(mine["rank"], i, len(names))
+        axis.plot(x, 100 * mine["gap"], color=colour, marker=marker, ms=3.4, lw=1, label=targets)
+        axis.vlines(x, 100 * mine["gap_low"], 100 * mine["gap_high"], color=colour, lw=1)
     axis.axhline(0, color=INK, lw=0.6)
     axis.set_ylabel("train − report (points)")
-    axis.legend(frameon=False, ncols=len(names), loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.1)
+    compose.header(figure, *axis.get_legend_handles_labels())
     _rank_axis(axis, sorted(set(estimates["rank"])))
     return figure
 
 
 @styled
 def verdict_matrix(table: pd.DataFrame) -> Figure:
-    """Every contrast of the store: settings down, contrasts across; symbol, colour and number say the verdict.
+    """Every contrast of the store: contrasts down, settings across; symbol, colour and number say the verdict.
 
     Args:
         table: setting, contrast, verdict, difference.
     """
     settings, contrasts_ = list(dict.fromkeys(table["setting"])), list(dict.fromkeys(table["contrast"]))
-    label_width = 0.06 * max(map(len, settings))
-    figure = Figure(
-        figsize=(min(PAGE, label_width + 0.62 * len(contrasts_) + 0.2), 0.75 + 0.3 * len(settings)),
-        layout="constrained",
-    )
-    axis = figure.subplots()
+    labels = [textwrap.fill(label, 20) for label in contrasts_]
+    label_width = 0.15 + 0.058 * max(len(line) for label in labels for line in label.split("\n"))
+    width = compose.column() if label_width + 0.8 * len(settings) <= compose.column() else compose.page()
+    per_block = max(1, int((width - label_width) // 0.8))
+    blocks = [settings[start : start + per_block] for start in range(0, len(settings), per_block)]
+    heads = {setting: "\n".join(textwrap.wrap(setting.replace(" · ", " "), 12)) for setting in settings}
+    head_lines = max(head.count("\n") + 1 for head in heads.values())
+    height = len(blocks) * (0.2 + 0.13 * head_lines + sum(0.22 + 0.1 * label.count("\n") for label in labels))
+    figure = Figure(figsize=(width, 0.4 + height), layout="constrained")
+    for axis, block in zip(figure.subplots(len(blocks), squeeze=False).flat, blocks, strict=True):
+        _verdict_block(axis, table, block, contrasts_)
+        axis.set_xlim(-0.5, per_block - 0.5 if len(blocks) > 1 else len(block) - 0.5)
+        axis.set_xticks(range(len(block)), [heads[setting] for setting in block])
+        axis.set_yticks(range(len(contrasts_)), labels)
+    key = "▲ better   ▼ worse   = tied   ? unresolved   – missing   △ ▽ learns more, less often   × did not learn"
+    compose.below(figure, f"{key}; differences in points".replace("   ", "  "))
+    return figure
+
+
+def _verdict_block(axis: Axes, table: pd.DataFrame, settings: list[str], contrasts_: list[str]) -> None:
     fills = {"better": "#cfe3f3", "worse": "#f7d3c4", "tied": "#cdebe1", "unresolved": "#eeeeee", "missing": "#ffffff"}
     fills |= {"learns more often": fills["better"], "learns less often": fills["worse"], "did not learn": "#ffffff"}
     signs = {"better": "▲", "worse": "▼", "tied": "=", "unresolved": "?", "missing": "–"}
     signs |= {"learns more often": "△", "learns less often": "▽", "did not learn": "×"}
-    for _, cell in table.iterrows():
-        x, y = contrasts_.index(cell["contrast"]), settings.index(cell["setting"])
-        axis.add_patch(
-            matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fills[cell["verdict"]], ec="white", lw=1.5)
-        )
-        label = "" if not np.isfinite(cell["difference"]) else f" {100 * cell['difference']:+.1f}".replace("-", "−")
-        axis.text(x, y, f"{signs[cell['verdict']]}{label}", ha="center", va="center", fontsize=6.5, color=INK)
-    axis.set_xlim(-0.5, len(contrasts_) - 0.5)
-    axis.set_ylim(len(settings) - 0.5, -0.5)
-    axis.set_xticks(range(len(contrasts_)), contrasts_)
-    axis.set_yticks(range(len(settings)), settings)
+    for row in table[table["setting"].isin(settings)].to_dict("records"):
+        x, y = settings.index(row["setting"]), contrasts_.index(row["contrast"])
+        fill = fills[row["verdict"]]
+        axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fill, ec="white", lw=1.5))
+        told = "" if not np.isfinite(row["difference"]) else f" {100 * row['difference']:+.1f}".replace("-", "−")
+        axis.text(x, y, f"{signs[row['verdict']]}{told}", ha="center", va="center", color=INK)
+    axis.set_ylim(len(contrasts_) - 0.5, -0.5)
     axis.xaxis.tick_top()
     axis.grid(visible=False)
     axis.tick_params(length=0, top=False)
     sns.despine(ax=axis, left=True, bottom=True)
-    key = "▲ better   ▼ worse   = tied   ? unresolved   – missing\n"
-    key += "differences in points; △ ▽ learns more, less often   × did not learn"
-    figure.supxlabel(key, fontsize=6, x=0.01, ha="left")
-    return figure
 
 
 def _by_dataset(published: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
