@@ -101,7 +101,6 @@ def test_every_table_compiles_at_a_column_without_an_overfull_box(tmp_path):
     inputs = "\n".join(rf"\input{{{place}.tex}}\clearpage" for place in range(len(TABLES)))
     (tmp_path / "all.tex").write_text(
         rf"""\documentclass[11pt]{{article}}
-\usepackage[T1]{{fontenc}}
 \usepackage{{booktabs,graphicx,array}}
 \setlength{{\textwidth}}{{3.03in}}
 \begin{{document}}

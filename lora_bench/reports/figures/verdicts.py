@@ -206,20 +206,23 @@ def verdict_matrix(table: pd.DataFrame) -> Figure:
         table: setting, contrast, verdict, difference.
     """
     settings, contrasts_ = list(dict.fromkeys(table["setting"])), list(dict.fromkeys(table["contrast"]))
-    labels = [textwrap.fill(label, 20) for label in contrasts_]
-    label_width = 0.15 + 0.058 * max(len(line) for label in labels for line in label.split("\n"))
+    labels = {name: textwrap.fill(name, 20) for name in contrasts_}
+    label_width = 0.15 + 0.058 * max(len(line) for label in labels.values() for line in label.split("\n"))
     width = compose.column() if label_width + 0.8 * len(settings) <= compose.column() else compose.page()
     per_block = max(1, int((width - label_width) // 0.8))
     blocks = [settings[start : start + per_block] for start in range(0, len(settings), per_block)]
     heads = {setting: "\n".join(textwrap.wrap(setting.replace(" · ", " "), 12)) for setting in settings}
     head_lines = max(head.count("\n") + 1 for head in heads.values())
-    height = len(blocks) * (0.2 + 0.13 * head_lines + sum(0.22 + 0.1 * label.count("\n") for label in labels))
+    rows = [list(dict.fromkeys(table.loc[table["setting"].isin(block), "contrast"])) for block in blocks]
+    heights = [sum(0.22 + 0.1 * labels[name].count("\n") for name in names) for names in rows]
+    height = sum(heights) + len(blocks) * (0.2 + 0.13 * head_lines)
     figure = Figure(figsize=(width, 0.4 + height), layout="constrained")
-    for axis, block in zip(figure.subplots(len(blocks), squeeze=False).flat, blocks, strict=True):
-        _verdict_block(axis, table, block, contrasts_)
+    axes = figure.subplots(len(blocks), squeeze=False, height_ratios=heights)
+    for axis, block, names in zip(axes.flat, blocks, rows, strict=True):
+        _verdict_block(axis, table, block, names)
         axis.set_xlim(-0.5, per_block - 0.5 if len(blocks) > 1 else len(block) - 0.5)
         axis.set_xticks(range(len(block)), [heads[setting] for setting in block])
-        axis.set_yticks(range(len(contrasts_)), labels)
+        axis.set_yticks(range(len(names)), [labels[name] for name in names])
     key = "▲ better   ▼ worse   = tied   ? unresolved   – missing   △ ▽ learns more, less often   × did not learn"
     compose.below(figure, f"{key}; differences in points".replace("   ", "  "))
     return figure
