@@ -10,7 +10,7 @@ and stay exactly zero.
 
 Where all runs see the same batch, everything below the lowest adapted layer is computed once (`rows` rows) and
 repeated only where the runs diverge; BERT-like encoders, which classify from the first token, compute only that token
-in their last layer.
+in their last layer, and Llama and its kin only the last (packing/decoders.py).
 """
 
 
@@ -26,7 +26,7 @@ from torch import nn
 
 from lora_bench.models.adapters import AdapterState
 from lora_bench.models.backbone import Backbone, frozen_parameters, weights_hash
-from lora_bench.packing import positions
+from lora_bench.packing import decoders, positions
 from lora_bench.packing.dropout import DropoutMasks
 from lora_bench.packing.layers import PackedDense, PackedNorm
 from lora_bench.packing.packed import Modes
@@ -59,6 +59,7 @@ class Pack(Modes, contextlib.AbstractContextManager):
         self.adapter_dropouts = list(adapter_dropouts or [0.0] * len(states))
         self.masks = DropoutMasks(self, dropout, seed)
         self.rows = 0
+        self.last_tokens = torch.empty(0, dtype=torch.long)  # of the batch's rows: (B,)
         self.adapters_on = True
         self._replaced: list[tuple[nn.Module, str, nn.Module]] = []
         self._repeated: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -75,9 +76,11 @@ class Pack(Modes, contextlib.AbstractContextManager):
         for path, module in (*self._linears.items(), *self._heads.items()):
             self._replace(path, module)
         self._share_prefix()
+        self._keep_to_last_tokens()
         self._keep_positions_apart()
         self.model.eval()  # new modules start in training mode
-        self._forward = torch.compile(self.model, dynamic=True) if self._compile else self.model
+        computed = self.model.base_model if self._reads_last else self.model
+        self._forward = torch.compile(computed, dynamic=True) if self._compile else computed
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -92,10 +95,13 @@ class Pack(Modes, contextlib.AbstractContextManager):
         self._repeated = None
         choose_attention(self.model, batch["input_ids"].shape[1], own_masks=self.training and self.masks.active)
         inputs = {key: value for key, value in batch.items() if key in self.backbone.inputs}
-        if not self._shares_batch:
+        if self._reads_last:
+            self.last_tokens = decoders.last_tokens(batch["attention_mask"])
+        elif not self._shares_batch:
             inputs = {key: value.repeat(self.n_runs, *[1] * (value.dim() - 1)) for key, value in inputs.items()}
         with self.masks if self.training and self.masks.active else contextlib.nullcontext():
-            logits = self._forward(**inputs, **self._no_cache).logits
+            output = self._forward(**inputs, **self._no_cache)
+            logits = self.model.score(output.last_hidden_state) if self._reads_last else output.logits
         return logits.view(self.n_runs, self.rows, -1)
 
     start_tolerance = 0.0
@@ -160,6 +166,11 @@ class Pack(Modes, contextlib.AbstractContextManager):
         return self.backbone.model.config.model_type in FIRST_TOKEN_FAMILIES
 
     @property
+    def _reads_last(self) -> bool:
+        """Whether the head is one matrix that reads a row's last token, above layers of a known kind."""
+        return self.model.config.model_type in decoders.FAMILIES and set(self._heads) == {"score"}
+
+    @property
     def _no_cache(self) -> dict[str, bool]:
         return {"use_cache": False} if getattr(self.model.config, "use_cache", False) and not self._shares_batch else {}
 
@@ -195,24 +206,39 @@ class Pack(Modes, contextlib.AbstractContextManager):
             return
         path = f"{self.model.base_model_prefix}.encoder.layer"
         layers: Any = self.model.get_submodule(path)
-        adapted = [
-            int(linear.removeprefix(f"{path}.").split(".")[0])
-            for linear in self._linears
-            if linear.startswith(f"{path}.")
-        ]
-        lowest = min(adapted, default=len(layers))
+        lowest = self._lowest_adapted(path, len(layers))
         for index, layer in enumerate(layers):
             if index == lowest:
-                self._share_first_inputs(f"{path}.{index}.attention.self", layer.attention.self)
+                self._share_first_inputs(f"{path}.{index}.attention.self", "query", "key", "value")
             wrapped = FirstTokenLayer(layer) if index == len(layers) - 1 else layer
             if index >= lowest:
                 wrapped = RepeatAt(self, wrapped)
             if wrapped is not layer:
                 self._replace(f"{path}.{index}", wrapped)
 
-    def _share_first_inputs(self, path: str, attention: nn.Module) -> None:
+    def _keep_to_last_tokens(self) -> None:
+        """The same for decoders whose head reads a row's last token."""
+        if not self._reads_last:
+            return
+        path = f"{self.model.base_model_prefix}.layers"
+        layers: Any = self.model.get_submodule(path)
+        lowest = self._lowest_adapted(path, len(layers))
+        for index, layer in enumerate(layers):
+            if index == lowest:
+                self._share_first_inputs(f"{path}.{index}.self_attn", "q_proj", "k_proj", "v_proj")
+            is_last = index == len(layers) - 1
+            wrapped = decoders.DecoderLayer(self, layer, repeats=index >= lowest, is_last=is_last)
+            self._replace(f"{path}.{index}", wrapped)
+
+    def _lowest_adapted(self, path: str, n_layers: int) -> int:
+        """The number of the lowest layer with an adapter; behind the last one where there is none."""
+        inside = [linear.removeprefix(f"{path}.") for linear in self._linears if linear.startswith(f"{path}.")]
+        return min((int(linear.split(".")[0]) for linear in inside), default=n_layers)
+
+    def _share_first_inputs(self, path: str, *names: str) -> None:
         """Queries, keys and values of the layer where the runs diverge see repeated rows: multiply them once."""
-        for name in ("query", "key", "value"):
+        attention = self.model.get_submodule(path)
+        for name in names:
             if not isinstance(getattr(attention, name), PackedLinear):
                 self._replace(f"{path}.{name}", PackedLinear(self, f"{path}.{name}", getattr(attention, name), {}))
             getattr(attention, name).sees_repeats = True

@@ -129,6 +129,7 @@ class Stacked(Protocol):
 
     n_runs: int
     rows: int
+    last_tokens: torch.Tensor
     training: bool
     adapters_on: bool
     adapter_dropouts: list[float]

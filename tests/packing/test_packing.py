@@ -23,6 +23,7 @@ from lora_bench.models.adapters import AdapterState, LowRank
 from lora_bench.models.backbone import Backbone
 from lora_bench.models.budget import solve_ranks
 from lora_bench.models.roles import Matrix, select_targets
+from lora_bench.packing import decoders
 from lora_bench.packing.pack import Pack
 from lora_bench.tasks.tokens import Tokens, batch
 from lora_bench.training import guards
@@ -293,6 +294,40 @@ def test_losses_in_fp32_follow_stock_peft(tokens):
         assert_same_state(states[index], theirs, rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("layers", ["all", "last:1", "last:2", None])
+@pytest.mark.parametrize("name", decoders.FAMILIES)
+def test_shortened_decoders_in_fp32_equal_stock_peft(name, layers, tokens):
+    """Logits and first gradients, wherever the runs diverge: fused norms and rotation, and the last token alone."""
+    loaded = tiny(name, precision="fp32")
+    runs = [dict(MIXTURE[-1]), *(dict(each, layers=layers) for each in MIXTURE[2:5] if layers)]
+    runs = [config(**each) for each in runs]
+    states = _with_random_B(make_states(loaded, runs))
+    logits, ours = _first_batch(loaded, states, tokens)
+    for index, run in enumerate(runs):
+        model, named = put_in_stock(loaded, run, states[index])
+        tensors = to_tensors(batch(tokens, FIRST_ROWS, 0), loaded.device)
+        theirs = model(input_ids=tensors["input_ids"], attention_mask=tensors["attention_mask"]).logits
+        torch.testing.assert_close(logits[index], theirs.detach(), rtol=1e-5, atol=1e-6)
+        nn.functional.cross_entropy(theirs, tensors["labels"].long()).backward()
+        largest = max(float(parameter.grad.abs().max()) for parameter in named.values())
+        for key, parameter in named.items():
+            mine = ours[index][key][tuple(slice(size) for size in parameter.grad.shape)]
+            torch.testing.assert_close(mine, parameter.grad, rtol=1e-4, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("rates", [dict(dropout=0.2), dict(adapter=0.2)], ids=["backbone", "adapter"])
+def test_shortened_decoders_draw_the_dropout_that_whole_ones_draw(rates, tokens, monkeypatch):
+    """Runs that drew before a layer was shortened keep their masks, hence their results."""
+    loaded = tiny("llama")
+    runs = [config(targets=targets, lr=1e-2, dropout=rates.get("dropout", 0.0)) for targets in ("q", "all")]
+    for run in runs:
+        run.adapter.dropout = rates.get("adapter", 0.0)
+    _, losses, _, _ = train(loaded, runs, tokens, steps=4)
+    monkeypatch.setattr(decoders, "FAMILIES", ())
+    _, whole, _, _ = train(loaded, runs, tokens, steps=4)
+    torch.testing.assert_close(losses, whole, rtol=1e-9, atol=1e-12)
+
+
 BF16_LOGITS, BF16_GRADIENTS = 2e-2, 5e-2
 """Largest gap in bf16 between packed and alone, of the largest logit or gradient. Its 8 bits round by up to 2^-9, and a
 product summed in another order may round the other way, in every layer, forwards and backwards. Against fp64 the same
@@ -300,7 +335,7 @@ runs stand off by 1e-2 and up to 7e-2; packed and alone are equal where a CPU su
 it."""
 
 
-@pytest.mark.parametrize("name", ["bert", "deberta-v2", "gpt2", "llama", "bloom"])
+@pytest.mark.parametrize("name", ["bert", "deberta-v2", "gpt2", "llama", "qwen3", "bloom"])
 def test_packed_runs_in_bf16_are_the_runs_alone(name, tokens):
     """Logits and first gradients, then losses over a training: what bf16 rounds differently stays rounding."""
     loaded = tiny(name, precision="bf16")
