@@ -124,9 +124,9 @@ def help_text() -> str:
         sorted(path.stem for path in (root / "conf" / "hydra" / "launcher").glob("*.yaml")), indent=32
     )
     sweeps = _folded(sorted(path.stem for path in (root / "sweeps").glob("*.yaml")), indent=9)
-    told = {"commands": commands.listed(indent=9), "studies": _folded(list(studies.shipped()), indent=9)}
+    listings = {"commands": commands.listed(indent=9), "studies": _folded(list(studies.shipped()), indent=9)}
     keys = {f"of_{part}": _keys([key.brief for key in KEYS if key.section == part]) for part in ("adapter", "train")}
-    return HELP.format(**groups, **keys, **told, sweeps=sweeps, version=__version__)
+    return HELP.format(**groups, **keys, **listings, sweeps=sweeps, version=__version__)
 
 
 def _keys(briefs: Sequence[str]) -> str:

@@ -48,7 +48,7 @@ class LoraBenchSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         ours = str(resource_root() / "conf")
-        if not any(str(each.path).removeprefix("file://") == ours for each in search_path.get_path()):
+        if not any(str(source.path).removeprefix("file://") == ours for source in search_path.get_path()):
             return
         search_path.append(provider="current folder", path=f"{SweepsSource.scheme()}://{Path.cwd()}")
         search_path.append(provider="lora_bench", path=f"{SweepsSource.scheme()}://{resource_root()}")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.reports.figures import style
-from lora_bench.reports.output import escape_latex
+from lora_bench.reports.latex import escape_latex
 from lora_bench.reports.section import JudgedSection
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.archive import logit_names

@@ -37,7 +37,7 @@ def read_sweep(name: str) -> dict[str, Any]:
         StageError: when there is none, it cannot be read, or its axes are not those of a staged search.
     """
     places = [Path(name), Path("sweeps") / f"{name}.yaml", resource_root() / "sweeps" / f"{name}.yaml"]
-    path = next((one for one in places if one.is_file()), None)
+    path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise StageError(f"--sweep: no {name}; looked at {', '.join(map(str, places))}")
     try:
@@ -76,17 +76,17 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
     methods = sorted(set(before["method"]))
     if len(methods) > 1:
         raise StageError(f"+sweeps={name} holds runs of {wording.listed(methods)}; one method is wanted")
-    found = [
-        one
-        for one in settings.settings(runs.merge(before[["task", "model"]].drop_duplicates()), method=methods[0])
-        if (one.runs["sweep"] == name).any()
+    matching = [
+        setting
+        for setting in settings.settings(runs.merge(before[["task", "model"]].drop_duplicates()), method=methods[0])
+        if (setting.runs["sweep"] == name).any()
     ]
-    if len(found) > 1:
+    if len(matching) > 1:
         raise StageError(
-            f"the runs of +sweeps={name} are of {len(found)} settings ({'; '.join(s.title for s in found)})"
+            f"the runs of +sweeps={name} are of {len(matching)} settings ({'; '.join(s.title for s in matching)})"
         )
     declared = {axis: _values(sweep, axis) for axis in COLUMNS}
-    named = arms.name_arms(found[0].runs[found[0].runs["targets"] != ""])
+    named = arms.name_arms(matching[0].runs[matching[0].runs["targets"] != ""])
     if not declared["adapter.rank"]:  # other sweeps may have a placement of this one at other ranks
         own = set(zip(before["targets"], before["rank"].map(_plain), strict=True))
         cells_of = list(zip(named["targets"], named["rank"].map(_plain), strict=True))
@@ -101,7 +101,7 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
     absent = [value for value in declared["adapter.targets"] if value not in set(named["targets"])]
     if absent:
         raise StageError(f"the store holds no run of {wording.listed(absent)}; finish +sweeps={name} first")
-    settings.refuse_duplicates(found[0], named)
+    settings.refuse_duplicates(matching[0], named)
     axes = [axis for axis, values in declared.items() if values]
     points = named.drop_duplicates("arm").set_index("arm").to_dict("index")
     chosen = []
@@ -116,13 +116,14 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
     return chosen, str(before["run_id"].iloc[0])
 
 
-def _word_of(targets: str, declared: list[str], held: set[str]) -> str:
+def _word_of(targets: str, declared: list[str], own_targets: set[str]) -> str:
     """How the sweep writes the targets: `attention` for `qkvo`; as they are where it has no word for them.
 
-    A word such as `mlp` stands for the targets that the sweep's own runs have (`held`), not for what others call so.
+    A word such as `mlp` stands for the targets of the sweep's own runs (`own_targets`), not for what others call so.
     """
-    for word in (one for one in declared if targets not in declared):
-        if arms.same_targets(word, targets) and not any(arms.same_targets(word, own) for own in held - {targets}):
+    others = own_targets - {targets}
+    for word in () if targets in declared else declared:
+        if arms.same_targets(word, targets) and not any(arms.same_targets(word, other) for other in others):
             return word
     return targets
 

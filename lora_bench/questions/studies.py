@@ -40,7 +40,8 @@ def sections(store: Path) -> list[Section]:
         StoreError: when a journal cannot be read.
     """
     written = [journal.read() for journal in journals(store)]
-    families = sorted((content for content in written if content and content["looks"]), key=lambda one: one["title"])
+    looked_at = [content for content in written if content and content["looks"]]
+    families = sorted(looked_at, key=lambda content: content["title"])
     titles = [content["title"] for content in families]
     made = []
     for number, content in enumerate(families):
@@ -102,19 +103,19 @@ def sentence(title: str, content: Mapping[str, Any]) -> str:
     by_first: dict[str, dict[str, list[str]]] = {}
     for finding in last["findings"]:
         by_first.setdefault(finding["first"], {}).setdefault(finding["word"], []).append(finding["second"])
-    told = [
+    phrases = [
         f"{first} is "
         + ", ".join(PHRASES[word].format(wording.listed(by_word[word])) for word in PHRASES if word in by_word)
         for first, by_word in by_first.items()
     ]
     start = f"On {title}, after look {last['number'] + 1} of {len(declared['looks'])}"
-    return f"{start} ({wording.counted(last['n_seeds'], 'seed')}): {'; '.join(told)}."
+    return f"{start} ({wording.counted(last['n_seeds'], 'seed')}): {'; '.join(phrases)}."
 
 
 def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
     declared, last = content["declaration"], content["looks"][-1]
     rates = ", ".join(f"{rate:g}" for rate in declared["rates"])
-    told = [
+    notes = [
         Note(
             f"declared {content['declared'][:10]}: rates from {rates}, looks at {_listed(declared['looks'])} seeds "
             f"from seed {declared['first_seed']} on, margin {100 * declared['margin']:g}; error spent "
@@ -124,22 +125,22 @@ def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
     ]
     unlearned = [name for name, kind in last["learning"].items() if kind != looks.LEARNS]
     if unlearned:
-        told.append(gap(f"no better than the head alone on select, at any rate tried: {wording.listed(unlearned)}"))
+        notes.append(gap(f"no better than the head alone on select, at any rate tried: {wording.listed(unlearned)}"))
     waiting = [finding for finding in last["findings"] if finding["look"] is None]
     if waiting and last["n_seeds"] < n_last:
         pairs = [f"{finding['first']} − {finding['second']}" for finding in waiting]
-        told.append(gap(f"open: {wording.listed(pairs)}; the same command goes on"))
-    return told
+        notes.append(gap(f"open: {wording.listed(pairs)}; the same command goes on"))
+    return notes
 
 
-def _frame(declared: Mapping[str, Any], held: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    last = held[-1]
+def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    last = looked[-1]
     rows = []
     for finding in last["findings"]:
         numbers = {
             key: math.nan if finding[key] is None else finding[key] for key in ("difference", "low", "high", "sd")
         }
-        look = held[finding["look"]] if finding["look"] is not None else _latest(held, finding)
+        look = looked[finding["look"]] if finding["look"] is not None else _latest(looked, finding)
         rates = "; ".join(
             f"{name} {' '.join(f'{rate:g}' for rate in look['alive'][name])}"
             for name in (finding["first"], finding["second"])
@@ -166,9 +167,9 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _latest(held: Sequence[Mapping[str, Any]], finding: Mapping[str, Any]) -> Mapping[str, Any]:
+def _latest(looked: Sequence[Mapping[str, Any]], finding: Mapping[str, Any]) -> Mapping[str, Any]:
     """The look that gave an open contrast its numbers: the last with so many seeds."""
-    return next((look for look in held if look["n_seeds"] == finding["n_seeds"]), held[-1])
+    return next((look for look in looked if look["n_seeds"] == finding["n_seeds"]), looked[-1])
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -253,10 +253,10 @@ def _flat(rows: Sequence[Sequence[int]], dtype: type) -> np.ndarray:
 def _save(path: Path, tokens: dict[str, Tokens]) -> None:
     """Write all splits at once."""
     arrays = {}
-    for split, each in tokens.items():
-        arrays |= {f"{split}.input_ids": each.input_ids, f"{split}.offsets": each.offsets}
-        if each.token_type_ids is not None:
-            arrays[f"{split}.token_type_ids"] = each.token_type_ids
+    for split, of_split in tokens.items():
+        arrays |= {f"{split}.input_ids": of_split.input_ids, f"{split}.offsets": of_split.offsets}
+        if of_split.token_type_ids is not None:
+            arrays[f"{split}.token_type_ids"] = of_split.token_type_ids
     write_arrays(path, arrays, what="tokens")
 
 

@@ -11,6 +11,7 @@ without a draw. Sources: Tukey 1958, Ann. Math. Statist. 29:614; Satterthwaite 1
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import stats as distributions
@@ -126,8 +127,8 @@ def t_test(differences: np.ndarray) -> float:
     """Two-sided p of a mean of zero; nan below `stats.MIN_PAIRS` seeds, and of differences that are all the same."""
     if len(differences) < stats.MIN_PAIRS or stats.is_constant(differences):
         return math.nan
-    _, p = distributions.ttest_1samp(differences, 0.0)
-    return float(p)
+    tested: Any = distributions.ttest_1samp(differences, 0.0)
+    return float(tested.pvalue)
 
 
 def _shares_of_auc(labels: np.ndarray, outputs: np.ndarray) -> tuple[float, np.ndarray]:

@@ -52,9 +52,9 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
     bottom = max(lowest, chosen - max(top - chosen, 3.0))  # a rate that learned nothing would flatten all others
     bottom = min([bottom, *(100 * curves.loc[curves["is_chosen"], "low"].dropna())])
     for axis, targets in zip(axes.flat, panels, strict=False):
-        mine = curves[curves["targets"] == targets]
+        of_targets = curves[curves["targets"] == targets]
         n_sunk: Counter[float] = Counter()
-        for rank, of_rank in mine.groupby("rank", sort=False):
+        for rank, of_rank in of_targets.groupby("rank", sort=False):
             place = ranks.index(rank)
             colour, marker = looks[place] if several else (BLUE, "o")
             of_rank = of_rank.sort_values("lr")
@@ -75,7 +75,7 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
             best = of_rank[of_rank["is_chosen"]]
             ring = darker(colour) if several else INK
             axis.plot(best["lr"], 100 * best["mean"], marker="o", ms=7, mfc="none", mec=ring, mew=0.8, ls="")
-        label = targets if several or not targets else f"{targets}  r={mine['rank'].iloc[0]}"
+        label = targets if several or not targets else f"{targets}  r={of_targets['rank'].iloc[0]}"
         _rate_axis(axis, label)
     spare = 0.08 * (top - bottom) + 0.5
     drawn = [
@@ -133,11 +133,11 @@ def pareto(points: pd.DataFrame, costs: list[tuple[str, str]], *, metric: str) -
     beside = points.assign(**{column: _side_by_side(points[column]) for column, _ in costs})
     for axis, (column, label) in zip(axes, costs, strict=True):
         for i, targets in enumerate(names):
-            mine = beside[beside["targets"] == targets]
+            of_targets = beside[beside["targets"] == targets]
             colour, marker = series(targets, i) if targets != "head only" else (FAINT, "s")
-            x = mine[column].to_numpy(float)
-            axis.vlines(x, 100 * mine["low"], 100 * mine["high"], color=colour, lw=0.8, alpha=0.6)
-            axis.plot(x, 100 * mine["mean"], marker=marker, ms=3.6, color=colour, ls="", label=targets)
+            x = of_targets[column].to_numpy(float)
+            axis.vlines(x, 100 * of_targets["low"], 100 * of_targets["high"], color=colour, lw=0.8, alpha=0.6)
+            axis.plot(x, 100 * of_targets["mean"], marker=marker, ms=3.6, color=colour, ls="", label=targets)
         front = beside[beside[f"front_{column}"]].sort_values(column)
         fronts.append(front)
         axis.step(front[column], 100 * front["mean"], where="post", color=INK, lw=0.7, zorder=1)
@@ -185,13 +185,13 @@ def _name_front(axis: Axes, front: pd.DataFrame, column: str) -> None:
     leader = {"arrowstyle": "-", "lw": 0.4, "color": FAINT, "shrinkA": 0, "shrinkB": 2}
     scale = 72 / axis.figure.dpi
     last = -math.inf
-    for _, one in front.sort_values("mean").iterrows():
-        point = (one[column], 100 * one["mean"])
+    for _, best in front.sort_values("mean").iterrows():
+        point = (best[column], 100 * best["mean"])
         y = axis.transData.transform(point)[1] * scale
         shift = max(3.0, last + height - y)
         last = y + shift
         far = shift > height
-        axis.annotate(one["label"], point, (-7 if far else -3, shift), textcoords="offset points", ha="right",
+        axis.annotate(best["label"], point, (-7 if far else -3, shift), textcoords="offset points", ha="right",
                       fontsize=compose.SIZE, zorder=5, annotation_clip=False,
                       arrowprops=leader if far else None,
                       path_effects=[matplotlib.patheffects.withStroke(linewidth=1.6, foreground="white")])  # fmt: skip

@@ -42,14 +42,14 @@ def throughput(arms: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(compose.column(), 0.6 + 0.22 * len(arms)), layout="constrained")
     axis = figure.subplots()
     labels = []
-    for place, one in enumerate(arms.to_dict("records")):
-        arm, rate = one["arm"], one["examples_per_second"]
+    for place, measured in enumerate(arms.to_dict("records")):
+        arm, rate = measured["arm"], measured["examples_per_second"]
         axis.barh(place, rate, height=0.66, color=LIGHT if arm in ("trainer", "trainer_auto") else BLUE)
-        told = f" {rate:,.0f}  ({one['fraction']:.0%})"
-        axis.text(rate, place, told, va="center", fontsize=compose.SIZE, color=INK)
-        pack = "" if arm in names else f" {one['pack']}"
+        label = f" {rate:,.0f}  ({measured['fraction']:.0%})"
+        axis.text(rate, place, label, va="center", fontsize=compose.SIZE, color=INK)
+        pack = "" if arm in names else f" {measured['pack']}"
         name = names.get(arm) or f"lora_bench, {arm.replace('_', ' ')}"
-        labels.append(f"{name}{pack}, {one['precision']}")
+        labels.append(f"{name}{pack}, {measured['precision']}")
     axis.set_yticks(range(len(arms)), labels)
     axis.invert_yaxis()
     axis.set_xlim(0, 1.7 * float(arms["examples_per_second"].max()))
@@ -71,9 +71,9 @@ def error_rates(table: pd.DataFrame, *, nominal: float) -> Figure:
     figure = Figure(figsize=(compose.column(), 0.85 + 0.2 * len(table)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(100 * nominal, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
-    for row, (_, one) in enumerate(table.iterrows()):
-        error_bars(axis, one["share"], one["low"], one["high"], row, BLUE, "o")
-        error_bars(axis, one["other"], one["other_low"], one["other_high"], row, RED, "s", hollow=True)
+    for row, (_, study) in enumerate(table.iterrows()):
+        error_bars(axis, study["share"], study["low"], study["high"], row, BLUE, "o")
+        error_bars(axis, study["other"], study["other_low"], study["other_high"], row, RED, "s", hollow=True)
     axis.set_yticks(range(len(table)), list(table["label"]))
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.set_xlim(left=0)
@@ -132,11 +132,11 @@ def coverages(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(compose.column(), 0.85 + 0.2 * len(table)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(95, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
-    for row, (_, one) in enumerate(table.iterrows()):
-        axis.hlines(row, 100 * one["band_low"], 100 * one["band_high"], color=LIGHT, lw=5, zorder=2)
-        is_inside = one["coverage"] >= one["band_low"]
+    for row, (_, cell) in enumerate(table.iterrows()):
+        axis.hlines(row, 100 * cell["band_low"], 100 * cell["band_high"], color=LIGHT, lw=5, zorder=2)
+        is_inside = cell["coverage"] >= cell["band_low"]
         colour, marker = (BLUE, "o") if is_inside else (RED, "s")
-        axis.plot(100 * one["coverage"], row, marker=marker, ms=4.2, color=colour, ls="", zorder=4)
+        axis.plot(100 * cell["coverage"], row, marker=marker, ms=4.2, color=colour, ls="", zorder=4)
     axis.set_yticks(range(len(table)), list(table["label"]))
     axis.set_ylim(len(table) - 0.4, -0.6)
     axis.set_xlabel("95 % intervals that hold\nthe mean of all seeds (%)")
@@ -169,17 +169,17 @@ def planted_matrix(table: pd.DataFrame, *, metric: str) -> Figure:
     shades = sns.light_palette(BLUE, as_cmap=True)
     finite = table["mean"][np.isfinite(table["mean"])]
     low, spread = (finite.min(), max(finite.max() - finite.min(), 1e-9)) if len(finite) else (0.0, 1.0)
-    for _, one in table.iterrows():
-        x, y = students.index(one["student"]), teachers.index(one["teacher"])
-        known = math.isfinite(one["mean"])
-        fill = shades(0.65 * (one["mean"] - low) / spread) if known else "white"
+    for _, score in table.iterrows():
+        x, y = students.index(score["student"]), teachers.index(score["teacher"])
+        known = math.isfinite(score["mean"])
+        fill = shades(0.65 * (score["mean"] - low) / spread) if known else "white"
         axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fill, ec="white", lw=1.5))
-        if one["is_own"]:
+        if score["is_own"]:
             axis.add_patch(
                 matplotlib.patches.Rectangle((x - 0.45, y - 0.43), 0.9, 0.86, fc="none", ec=INK, lw=1.0, zorder=3)
             )
-        told = f"{100 * one['mean']:.1f}{signs.get(one['verdict'], '')}" if known else "–"
-        axis.text(x, y, told, ha="center", va="center", fontsize=compose.SIZE, color=INK)
+        label = f"{100 * score['mean']:.1f}{signs.get(score['verdict'], '')}" if known else "–"
+        axis.text(x, y, label, ha="center", va="center", fontsize=compose.SIZE, color=INK)
     axis.set_xlim(-0.5, len(students) - 0.5)
     axis.set_ylim(len(teachers) - 0.5, -0.5)
     axis.set_xticks(range(len(students)), [_narrow(student) for student in students])

@@ -34,11 +34,13 @@ def overlaps(panels: list[dict], *, title: str) -> Figure:
     n_bands = math.ceil(n / per_band)
     figure = Figure(figsize=(width, 0.3 + 3.0 * n_bands), layout="constrained")
     axes = figure.subplots(2 * n_bands, per_band, squeeze=False)
-    is_wide = 72 * (width - 1.1) / per_band > 15 * max(one["phi"].shape[1] for one in panels)  # for numbers in cells
+    is_wide = 72 * (width - 1.1) / per_band > 15 * max(
+        panel["phi"].shape[1] for panel in panels
+    )  # for numbers in cells
     images: list[AxesImage] = []
-    for place, one in enumerate(panels):
+    for place, panel in enumerate(panels):
         band, column = divmod(place, per_band)
-        for row, (name, values) in enumerate((("measured", one["phi"]), ("random", one["null"]))):
+        for row, (name, values) in enumerate((("measured", panel["phi"]), ("random", panel["null"]))):
             axis = axes[2 * band + row][column]
             extent = (0.5, values.shape[1] + 0.5, 0.5, values.shape[0] + 0.5)
             image = axis.imshow(values, vmin=0, vmax=1, cmap="viridis", aspect="auto", origin="lower",
@@ -49,14 +51,14 @@ def overlaps(panels: list[dict], *, title: str) -> Figure:
                     axis.text(j + 1, i + 1, f"{value:.2f}"[-3:], ha="center", va="center", fontsize=compose.SIZE,
                               color="white" if value < 0.6 else INK)  # fmt: skip
             axis.grid(visible=False)
-            axis.set_title(f"{one['label']} {name}", loc="left", color=INK)
+            axis.set_title(f"{panel['label']} {name}", loc="left", color=INK)
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
             axis.yaxis.set_major_locator(MaxNLocator(4, integer=True, min_n_ticks=1))
             axis.tick_params(axis="both", bottom=True, left=True, length=2)
             if row == 1:
-                axis.set_xlabel(one["second"])
+                axis.set_xlabel(panel["second"])
             if column == 0:
-                axis.set_ylabel(one["first"])
+                axis.set_ylabel(panel["first"])
     for spare in axes.flat:
         spare.set_visible(bool(spare.images))
     bar = figure.colorbar(images[-1], ax=list(axes.flat), shrink=0.7, pad=0.02)
@@ -80,12 +82,12 @@ def overlap_profiles(profiles: pd.DataFrame) -> Figure:
     axes = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
     roles = list(dict.fromkeys(profiles["role"]))
     for axis, name in zip(axes.flat, panels, strict=False):
-        mine = profiles[profiles["panel"] == name]
-        first = mine[mine["role"] == mine["role"].iloc[0]].sort_values("j")
+        of_panel = profiles[profiles["panel"] == name]
+        first = of_panel[of_panel["role"] == of_panel["role"].iloc[0]].sort_values("j")
         axis.fill_between(first["j"], first["null_low"], first["null_high"], color=FAINT, alpha=0.25, lw=0)
         axis.plot(first["j"], first["null_mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)))
         for role in roles:
-            of_role = mine[mine["role"] == role].sort_values("j")
+            of_role = of_panel[of_panel["role"] == role].sort_values("j")
             if len(of_role):
                 colour, marker = series(role, roles.index(role))
                 every = max(1, len(of_role) // 8)
@@ -124,20 +126,25 @@ def amplifications(table: pd.DataFrame) -> Figure:
     looks = [RANKS[i % len(RANKS)] for i in range(len(ranks))] if len(ranks) > 1 else [(BLUE, "o")]
     for axis, role in zip(axes.flat, roles, strict=False):
         for i, rank in enumerate(ranks):
-            mine = table[(table["role"] == role) & (table["rank"] == rank)].sort_values("layer")
-            if len(mine):
+            of_rank = table[(table["role"] == role) & (table["rank"] == rank)].sort_values("layer")
+            if len(of_rank):
                 axis.plot(
-                    mine["layer"],
-                    mine["mean"],
+                    of_rank["layer"],
+                    of_rank["mean"],
                     color=looks[i][0],
                     marker=looks[i][1],
                     ms=3,
                     lw=1,
                     label=f"r={rank}",
                 )
-                axis.vlines(mine["layer"], mine["low"], mine["high"], color=looks[i][0], lw=0.8)
+                axis.vlines(of_rank["layer"], of_rank["low"], of_rank["high"], color=looks[i][0], lw=0.8)
                 axis.plot(
-                    mine["layer"], mine["amplification_random"], color=looks[i][0], lw=0.8, ls=(0, (3, 2)), zorder=1
+                    of_rank["layer"],
+                    of_rank["amplification_random"],
+                    color=looks[i][0],
+                    lw=0.8,
+                    ls=(0, (3, 2)),
+                    zorder=1,
                 )
         axis.set_title(role if len(ranks) > 1 else f"{role}  r={ranks[0]}", loc="left", color=INK)
         axis.set_yscale("log")

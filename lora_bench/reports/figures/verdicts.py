@@ -50,13 +50,13 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
     figure = Figure(figsize=(compose.column(), 0.75 + 0.225 * n), layout="constrained")
     axes = figure.subplots(1, 1 + len(paper), sharey=True, width_ratios=[2.2, *[1.15] * len(paper)], squeeze=False)[0]
     ours, rows = axes[0], range(n)
-    for row, (_, one) in zip(rows, estimates.iterrows(), strict=True):
-        seeds = 100 * np.array(list(one["scores"].values()))
-        dots, colour = (LIGHT, FAINT) if one["is_floor"] else (SKY, BLUE)
+    for row, (_, arm) in zip(rows, estimates.iterrows(), strict=True):
+        seeds = 100 * np.array(list(arm["scores"].values()))
+        dots, colour = (LIGHT, FAINT) if arm["is_floor"] else (SKY, BLUE)
         ours.scatter(seeds, np.full(seeds.size, row) + _spread(seeds.size), s=7, color=dots, lw=0, zorder=2)
-        error_bars(ours, one["mean"], one["low"], one["high"], row, colour, "s" if one["is_floor"] else "o")
-        if one["is_floor"] and math.isfinite(one["mean"]):
-            ours.axvline(100 * one["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
+        error_bars(ours, arm["mean"], arm["low"], arm["high"], row, colour, "s" if arm["is_floor"] else "o")
+        if arm["is_floor"] and math.isfinite(arm["mean"]):
+            ours.axvline(100 * arm["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
     ours.set_yticks(rows, list(estimates["label"]))
     ours.set_ylim(n - 0.4, -0.6)
     ours.set_xlabel(metric_label(metric).replace(" (", "\n(") if paper else metric_label(metric))
@@ -101,12 +101,20 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
     axis = figure.subplots()
     axis.axvspan(-100 * margin, 100 * margin, color=FAINT, alpha=0.13, lw=0, zorder=0)
     axis.axvline(0, color=INK, lw=0.7, zorder=1)
-    for row, (_, one) in enumerate(table.iterrows()):
-        colour, marker = VERDICTS[one["verdict"]]
+    for row, (_, contrast) in enumerate(table.iterrows()):
+        colour, marker = VERDICTS[contrast["verdict"]]
         error_bars(
-            axis, one["difference"], one["low"], one["high"], row, colour, marker, hollow=one["verdict"] == "unresolved"
+            axis,
+            contrast["difference"],
+            contrast["low"],
+            contrast["high"],
+            row,
+            colour,
+            marker,
+            hollow=contrast["verdict"] == "unresolved",
         )
-        axis.annotate(f"{one['verdict']}{one['extra']}", (1.02, row), xycoords=("axes fraction", "data"), va="center",
+        words = f"{contrast['verdict']}{contrast['extra']}"
+        axis.annotate(words, (1.02, row), xycoords=("axes fraction", "data"), va="center",
                       fontsize=compose.SIZE, color=darker(colour), annotation_clip=False)  # fmt: skip
     if published is not None and not published.empty:
         rows = {label: row for row, label in enumerate(table["label"])}
@@ -146,12 +154,12 @@ def ranks(
     names = list(dict.fromkeys(estimates["targets"]))
     for i, targets in enumerate(names):
         colour, marker = series(targets, i)
-        mine = estimates[estimates["targets"] == targets].sort_values("rank")
-        x = compose.dodge(mine["rank"], i, len(names))
-        for at, scores in zip(x, mine["scores"], strict=True):
+        of_targets = estimates[estimates["targets"] == targets].sort_values("rank")
+        x = compose.dodge(of_targets["rank"], i, len(names))
+        for at, scores in zip(x, of_targets["scores"], strict=True):
             seeds = 100 * np.array(list(scores.values()))
             top.scatter(np.full(seeds.size, at), seeds, s=5, color=colour, alpha=0.35, lw=0, zorder=2)
-        mean, low, high = (100 * mine[name].to_numpy(float) for name in ("mean", "low", "high"))
+        mean, low, high = (100 * of_targets[name].to_numpy(float) for name in ("mean", "low", "high"))
         top.plot(x, mean, color=colour, marker=marker, ms=3.8, lw=1.2, label=targets, zorder=3)
         top.vlines(x, low, high, color=colour, lw=1.2, zorder=3)
     if marked:
@@ -163,10 +171,10 @@ def ranks(
     for axis, (name, of_set) in zip(small, paper.items(), strict=True):
         for i, targets in enumerate(names):
             colour, marker = series(targets, i)
-            mine = of_set[of_set["targets"] == targets]
-            if len(mine):
-                axis.errorbar(mine["rank"], 100 * mine["score"], yerr=100 * mine["sd"], color=colour, marker=marker,
-                              ms=2.8, mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
+            of_targets = of_set[of_set["targets"] == targets]
+            if len(of_targets):
+                axis.errorbar(of_targets["rank"], 100 * of_targets["score"], yerr=100 * of_targets["sd"],
+                              color=colour, marker=marker, ms=2.8, mfc="white", lw=0.9, elinewidth=0.6)  # fmt: skip
         axis.set_title(f"paper, {name}", loc="left", color=INK)
         axis.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         _rank_axis(axis, sorted(set(of_set["rank"])))
@@ -187,10 +195,10 @@ def gaps(estimates: pd.DataFrame) -> Figure:
     names = list(dict.fromkeys(estimates["targets"]))
     for i, targets in enumerate(names):
         colour, marker = series(targets, i)
-        mine = estimates[estimates["targets"] == targets].sort_values("rank")
-        x = compose.dodge(mine["rank"], i, len(names))
-        axis.plot(x, 100 * mine["gap"], color=colour, marker=marker, ms=3.4, lw=1, label=targets)
-        axis.vlines(x, 100 * mine["gap_low"], 100 * mine["gap_high"], color=colour, lw=1)
+        of_targets = estimates[estimates["targets"] == targets].sort_values("rank")
+        x = compose.dodge(of_targets["rank"], i, len(names))
+        axis.plot(x, 100 * of_targets["gap"], color=colour, marker=marker, ms=3.4, lw=1, label=targets)
+        axis.vlines(x, 100 * of_targets["gap_low"], 100 * of_targets["gap_high"], color=colour, lw=1)
     axis.axhline(0, color=INK, lw=0.6)
     axis.set_ylabel("train − report (points)")
     compose.header(figure, *axis.get_legend_handles_labels())
@@ -237,8 +245,8 @@ def _verdict_block(axis: Axes, table: pd.DataFrame, settings: list[str], contras
         x, y = settings.index(row["setting"]), contrasts_.index(row["contrast"])
         fill = fills[row["verdict"]]
         axis.add_patch(matplotlib.patches.Rectangle((x - 0.5, y - 0.5), 1, 1, fc=fill, ec="white", lw=1.5))
-        told = "" if not np.isfinite(row["difference"]) else f" {100 * row['difference']:+.1f}".replace("-", "−")
-        axis.text(x, y, f"{signs[row['verdict']]}{told}", ha="center", va="center", color=INK)
+        shown = "" if not np.isfinite(row["difference"]) else f" {100 * row['difference']:+.1f}".replace("-", "−")
+        axis.text(x, y, f"{signs[row['verdict']]}{shown}", ha="center", va="center", color=INK)
     axis.set_ylim(len(contrasts_) - 0.5, -0.5)
     axis.xaxis.tick_top()
     axis.grid(visible=False)
