@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pandas as pd
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -47,8 +51,20 @@ def _here(invocation: dict) -> TaskConfig:
     sweep = invocation.get("sweep")
     if sweep and not any(word.startswith("+sweeps=") for word in words):
         words.insert(0, f"+sweeps={sweep}")
-    with initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
+    with _as_if_first(), initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
         config = parse(compose("config", overrides=words)).task
     if config.source == "glue" and not config.data_dir:
         raise ConfigError("task.data_dir: none, so the rows would have to be fetched")
     return config
+
+
+@contextlib.contextmanager
+def _as_if_first() -> Iterator[None]:
+    """Let Hydra compose where a command of it runs already, as at the end of a study."""
+    running = GlobalHydra.instance()
+    outer = running.hydra
+    running.clear()
+    try:
+        yield
+    finally:
+        running.hydra = outer

@@ -16,11 +16,11 @@ ROWS = 200
 
 
 def predictions(is_stuck: bool, rng: np.random.Generator) -> pd.DataFrame:
-    label = rng.integers(2, size=ROWS)
+    label = np.random.default_rng(1).integers(2, size=ROWS)  # every run answers the same rows
     said = np.zeros(ROWS, int) if is_stuck else np.where(rng.random(ROWS) < 0.8, label, 1 - label)
     split = np.where(np.arange(ROWS) % 2, "report", "select")
     return pd.DataFrame(
-        {"split": split, "row": range(ROWS), "label": label, "logit_0": 1.0 - said, "logit_1": said * 1.0}
+        {"split": split, "idx": range(ROWS), "label": label, "logit_0": 1.0 - said, "logit_1": said * 1.0}
     )
 
 
