@@ -184,6 +184,7 @@ class FakeTraining:
                 environment=environment(device="cpu", threads=1),
                 started=utc_now(),
                 invocation=invocation,
+                data=run.task.facts,
             )
             measured = Measured(
                 parameters={"adapter": run.adapter_parameters, "head": 66, "total": 1000},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 from hydra import compose, initialize_config_dir
@@ -16,6 +17,7 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
 from lora_bench.paths import resource_root
 from lora_bench.questions.drill import Texts
+from lora_bench.questions.explicit import has_file, task_words
 from lora_bench.store import StoreReader
 from lora_bench.store.errors import StoreError
 from lora_bench.tasks.load import load_task
@@ -29,7 +31,7 @@ def texts_of(runs: pd.DataFrame, store: StoreReader) -> Texts:
     by_task: dict[str, dict[int, str]] = {}
     for fingerprint, of_task in runs.groupby("task_fingerprint", sort=True):
         try:
-            task = load_task(_here(store.record(str(of_task["run_id"].iloc[0]))["invocation"]))
+            task = load_task(_here(store.record(str(of_task["run_id"].iloc[0]))))
         except (ConfigError, StoreError, HydraException, OmegaConfBaseException, OSError):
             continue
         if task.fingerprint == fingerprint:
@@ -40,16 +42,20 @@ def texts_of(runs: pd.DataFrame, store: StoreReader) -> Texts:
     return by_task
 
 
-def _here(invocation: dict) -> TaskConfig:
+def _here(record: dict[str, Any]) -> TaskConfig:
     """What a run was told of its task.
 
     Raises:
         ConfigError: when it would have to be fetched, or the words no longer compose.
     """
+    invocation = record["invocation"]
     words = [str(word) for word in invocation.get("overrides") or []]
     words = [word for word in words if word.partition("=")[0].lstrip("+").startswith(("task", "sweeps"))]
     sweep = invocation.get("sweep")
-    if sweep and not any(word.startswith("+sweeps=") for word in words):
+    if sweep and not has_file(sweep):
+        words = [word for word in words if not word.startswith("+sweeps=")]
+        words += task_words(record["config"]["task"]["name"], record, given=words)
+    elif sweep and not any(word.startswith("+sweeps=") for word in words):
         words.insert(0, f"+sweeps={sweep}")
     with _as_if_first(), initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
         config = parse(compose("config", overrides=words)).task

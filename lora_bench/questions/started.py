@@ -10,6 +10,7 @@ import pandas as pd
 
 from lora_bench.config import overrides
 from lora_bench.config.overrides import override
+from lora_bench.questions import explicit
 from lora_bench.reports import tables
 from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
@@ -22,7 +23,8 @@ class Started:
     """What a run's command said, without what tells runs apart.
 
     Attributes:
-        command: the words that name the sweep, or that it was a grid, and what all its runs share.
+        command: the words that name the sweep, or that it was a grid, and what all its runs share; where the sweep has
+            no file any more, the settings that it had.
         placement: key -> value as the command line takes it: targets, rank, and the factors that the sweep varied.
         store: the word that names the store; empty for an archive, which takes no runs.
     """
@@ -40,10 +42,12 @@ class Started:
             pinned: sweep -> the factors that it varies (`settings.varied_factors`).
         """
         try:
-            invocation = open_store(store).record(run["run_id"])["invocation"]
+            record = open_store(store).record(run["run_id"])
         except StoreError:
-            invocation = {}
+            record = {}
+        invocation = record.get("invocation") or {}
         sweep = invocation.get("sweep")
+        is_gone = bool(sweep) and not explicit.has_file(sweep)
         usual = [override("model", settings.short_name(run["model"])), override("task", run["task"])]
         given = [str(word) for word in invocation.get("overrides") or usual]
         levels = {settings.FACTORS[by]: _level(run, by) for by in pinned.get(str(sweep or ""), ())}
@@ -53,7 +57,11 @@ class Started:
             # The sweep's file may set a budget.
             placement |= {"adapter.rank": str(int(run["rank"])), "adapter.budget": "null"}
         placement |= {key: level for key, level in levels.items() if level}
-        start = override("+sweeps", sweep) if sweep else "-m"
+        if is_gone:
+            placement = explicit.placement_words(run, record, given=kept) | placement
+            taken = [*kept, *(f"{key}=" for key in placement)]
+            kept += explicit.shared_words(run, record, given=taken)
+        start = override("+sweeps", sweep) if sweep and not is_gone else "-m"
         where = () if is_archive(store) else (override("store", str(store)),)
         return cls(("lora-bench", start, *kept), placement, where)
 

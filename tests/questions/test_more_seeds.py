@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lora_bench.cli.texts import texts_of
 from lora_bench.questions import more_seeds, rank, weight_types
 from lora_bench.reports.scope import Scope
 from lora_bench.store.folder import Store
@@ -16,8 +17,10 @@ from lora_bench.verdicts.arms import Judgement
 SMALL = ("model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=20")
 PLACEMENTS = """\
 # @package _global_
-adapter: {rank: null, budget: q@8}
-train: {head_lr: 1.0e-3}
+defaults: [override /task: sentiment]
+task: {select_rows: 30}
+adapter: {rank: null, budget: q@8, alpha: 8}
+train: {head_lr: null, batch_size: 8, dropout: 0.0}
 hydra:
   mode: MULTIRUN
   sweeper:
@@ -76,8 +79,40 @@ def swept(command, tmp_path: Path, sweep: str) -> Path:
     ids=["placements", "depths", "ranks"],
 )
 def test_the_line_plans_the_missing_runs_and_no_other(command, training, tmp_path, sweep, question):
-    """Both arms at their own rates and settings: not the whole sweep at more seeds, nor what the sweep had beside."""
+    """Both arms at their own rates and settings: not the whole sweep at more seeds, nor what the sweep had beside.
+
+    Whoever deleted the sweep's file is told the settings that it had.
+    """
     store = swept(command, tmp_path, sweep)
+    lines = lines_of(question, store)
+    known = set(Store(store).statuses())
+    note, (judged, row) = next(iter(lines.items()))
+    file = tmp_path / "sweeps" / "mine.yaml"
+    file.unlink()
+    without_file, _ = next(iter(lines_of(question, store).items()))
+    n_runs = 2 * (int(row["seeds_needed"]) - int(row["n_pairs"]))
+    words = shlex.split(without_file.partition(": ")[2])[1:]
+    assert texts_of(Scope(store).read(), Store(store))  # of the same rows
+    assert "sweeps" not in without_file and without_file.startswith(f"{n_runs} run") and "&&" not in without_file
+    planned = command(*words, "dry_run=true")
+    assert planned.status == 0, planned.text
+    assert f"{n_runs} runs to train" in planned.out
+    assert command(*words).status == 0
+    new = [record for record in Store(store).records() if record["run_id"] not in known]
+    assert len(new) == n_runs
+    rates = {judged.rates.at[row[side], "lr"] for side in ("first", "second")}
+    assert {record["config"]["train"]["lr"] for record in new} == rates
+    cells = {record["cell_id"] for record in new}
+    assert len(cells) == 2 and cells <= {record["cell_id"] for record in Store(tmp_path / "runs").records()}
+    file.write_text(sweep, encoding="utf-8")
+    assert note.startswith(f"{n_runs} run") and "+sweeps=mine" in note and "&&" not in note
+    planned = command(*shlex.split(note.partition(": ")[2])[1:], "dry_run=true")
+    assert planned.status == 0, planned.text
+    assert f"{n_runs} finished" in planned.out and " 0 runs to train" in planned.out  # the very runs of the other line
+
+
+def lines_of(question, store: Path) -> dict:
+    """Note -> what it is of, for every contrast that needs more seeds."""
     scope = Scope(store)
     made = question.sections(scope.read(), scope)
     lines = {}
@@ -88,33 +123,22 @@ def test_the_line_plans_the_missing_runs_and_no_other(command, training, tmp_pat
         for note, (_, row) in zip(notes, needed.iterrows(), strict=True):
             lines[note] = (section.judged, row)
     assert lines
-    known = set(Store(store).statuses())
-    for note, (judged, row) in lines.items():
-        told, _, line = note.partition(": ")
-        n_runs = 2 * (int(row["seeds_needed"]) - int(row["n_pairs"]))
-        assert told.startswith(f"{n_runs} run") and "&&" not in line
-        words = shlex.split(line)[1:]
-        planned = command(*words, "dry_run=true")
-        assert planned.status == 0, planned.text
-        assert f"{n_runs} runs to train" in planned.out
-        command(*words)
-        new = [record for record in Store(store).records() if record["run_id"] not in known]
-        assert len(new) == n_runs
-        known |= {record["run_id"] for record in new}
-        rates = {judged.rates.at[row[side], "lr"] for side in ("first", "second")}
-        assert {record["config"]["train"]["lr"] for record in new} == rates
-        cells = {record["cell_id"] for record in new}
-        assert len(cells) == 2 and cells <= {record["cell_id"] for record in Store(tmp_path / "runs").records()}
-        break  # what one line has trained, the next need not
+    return lines
 
 
 def test_the_published_contrast_takes_eighteen_runs():
-    """Of qv and v alone, where the sweep at seventeen seeds would take a hundred and nineteen."""
+    """Of qv and v alone, where the sweep at seventeen seeds would take a hundred and nineteen. Its file is shipped no
+    longer: the line has the settings that its records hold."""
     scope = Scope(Path(__file__).parents[2] / "results" / "study", task="sst2")
     (section,) = weight_types.sections(scope.read(), scope, budget=36_864)
     (note,) = [str(note) for note in section.notes if "qv − v needs" in str(note)]
-    assert note.startswith("18 runs for the 17 seeds that qv − v needs: lora-bench +sweeps=study_sst2_final ")
+    assert note.startswith("18 runs for the 17 seeds that qv − v needs: lora-bench -m ")
+    words = (
+        "task=sst2 task.select_rows=1000 task.train_rows=8000 train.epochs=1 train.batch_size=16 train.precision=fp32"
+    )
+    assert f" {words} train.dropout=0 " in note
     assert re.findall(r"adapter[.]targets:(\w+)", note) == ["qv", "v"]
+    assert re.findall(r"adapter[.]rank:(\d+)", note) == ["4", "8"]
     assert re.findall(r"train[.]lr:([\d.]+)", note) == ["0.003", "0.003"]
     assert "'seed=range(8,17)'" in note and "store=" not in note  # an archive takes no runs
 
