@@ -13,6 +13,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
+METHODS = {
+    "lora": "LoRA", "lora_plus": "LoRA+", "dora": "DoRA", "pissa": "PiSSA", "olora": "OLoRA", "rslora": "rsLoRA",
+    "bitfit": "BitFit", "full": "full fine-tuning", "head_only": "head only",
+}  # fmt: skip
+"""What papers call the presets of conf/adapter."""
+
 
 def points(value: object, digits: int = 1) -> str:
     """A score as points (hundredths); a dash when there is none."""

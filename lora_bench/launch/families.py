@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from lora_bench.config.errors import ConfigError, did_you_mean
-from lora_bench.launch.plan import Candidate, arm_name, varied_axes
+from lora_bench.launch import placements
+from lora_bench.launch.plan import Candidate, varied_axes
 from lora_bench.launch.precision import settler
 from lora_bench.store import StoreReader
 from lora_bench.store.journal import Journal
@@ -23,8 +24,14 @@ from lora_bench.verdicts.collapse import has_collapsed
 from lora_bench.verdicts.family import Declaration, Points, Wanted
 from lora_bench.verdicts.settings import FLOOR, REFERENCE_TARGETS
 
-KEYS = ("reference", "pairs", "rates", "looks", "margin", "first_seed")
-EXAMPLES = {"rates": "[1e-3,3e-3,1e-2]", "looks": "[8,16,32]", "margin": "0.01", "first_seed": "1000"}
+KEYS = ("reference", "pairs", "rates", "rates_of", "apart", "looks", "margin", "first_seed")
+EXAMPLES = {
+    "rates": "[1e-3,3e-3,1e-2]",
+    "rates_of": "[1e-4,3e-4,1e-3]",
+    "looks": "[8,16,32]",
+    "margin": "0.01",
+    "first_seed": "1000",
+}
 SEARCHED = ("train.lr", "seed")
 """Axes that a study goes over by itself."""
 
@@ -37,11 +44,15 @@ class Declared:
 
     Attributes:
         rates: where each placement's search starts, ascending.
+        rates_of: a value of placements' overrides, such as `full` of adapter=full -> where the search of those starts.
+        apart: keys of the adapter whose values set families apart, as those of all else do.
         reference: the placement that is compared with every other; None compares all pairs.
         margin: None takes the metric's own.
     """
 
     rates: tuple[float, ...]
+    rates_of: Mapping[str, tuple[float, ...]]
+    apart: tuple[str, ...]
     reference: str | None
     looks: tuple[int, ...]
     margin: float | None
@@ -69,11 +80,17 @@ class Declared:
             raise ConfigError("study.pairs: all pairs have no reference; set study.reference=null beside it")
         return cls(
             rates=tuple(sorted(_numbers("rates", section.get("rates"), float))),
+            rates_of=_rates_of(section.get("rates_of")),
+            apart=_keys_apart(section.get("apart")),
             reference=None if pairs else str(reference or REFERENCE_TARGETS),
             looks=tuple(_numbers("looks", section.get("looks") or [8, 16, 32], int)),
             margin=None if margin is None else _numbers("margin", margin, float)[0],
             first_seed=_numbers("first_seed", section.get("first_seed", 0), int)[0],
         )
+
+    def rates_at(self, value: str | None) -> tuple[float, ...]:
+        """Where the search of a placement with this value starts."""
+        return self.rates if value is None else self.rates_of[value]
 
 
 def _numbers(key: str, given: Any, kind: type) -> list[Any]:
@@ -81,7 +98,23 @@ def _numbers(key: str, given: Any, kind: type) -> list[Any]:
     try:
         return [kind(str(value)) for value in values]
     except ValueError:
-        raise ConfigError(f"study.{key}: no {given!r}; give such as {EXAMPLES[key]}") from None
+        raise ConfigError(f"study.{key}: no {given!r}; give such as {EXAMPLES[key.partition('.')[0]]}") from None
+
+
+def _rates_of(given: Any) -> dict[str, tuple[float, ...]]:
+    if not isinstance(given, Mapping | None):
+        raise ConfigError(f"study.rates_of: no {given!r}; give rates by value, such as full: [1e-4,3e-4,1e-3]")
+    return {
+        str(value): tuple(sorted(_numbers(f"rates_of.{value}", rates, float))) for value, rates in (given or {}).items()
+    }
+
+
+def _keys_apart(given: Any) -> tuple[str, ...]:
+    keys = given if isinstance(given, (list, tuple)) else [given] if given else []
+    wrong = [key for key in keys if not _is_of_adapter(f"{key}=")]
+    if wrong:
+        raise ConfigError(f"study.apart: no {wrong[0]!r}; give a key of the adapter, such as adapter.targets")
+    return tuple(map(str, keys))
 
 
 # ---------------------------------------------------------------- runs
@@ -183,7 +216,7 @@ def families(
     """
     groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for overrides in points:
-        apart = tuple(override for override in overrides if not _is_of_adapter(override))
+        apart = tuple(word for word in overrides if not _is_of_adapter(word) or _key(word) in declared.apart)
         groups.setdefault(apart, []).append(tuple(overrides))
     return [_family(study, declared, apart, group, compose, store) for apart, group in groups.items()]
 
@@ -197,30 +230,72 @@ def _family(
     store: StoreReader,
 ) -> Family:
     start = (f"train.lr={declared.rates[0]:g}", f"seed={declared.first_seed}")
-    candidates = [compose([*overrides, *start]) for overrides in points]
-    axes = [axis for axis in varied_axes(candidates) if axis not in SEARCHED]
-    names = [arm_name(candidate, axes) for candidate in candidates]
-    of_name = {FLOOR: (*apart, f"adapter={FLOOR}")} | dict(zip(names, points, strict=True))
-    cells = Cells(of_name, compose, store, rate_of_floor=declared.rates[len(declared.rates) // 2])
-    runs = [cells.run(name, declared.rates[0], declared.first_seed) for name in names if name != FLOOR]
-    if not runs:
+    composed = [(compose([*overrides, *start]), overrides) for overrides in points]
+    composed = [(candidate, overrides) for candidate, overrides in composed if candidate.config.adapter.method != FLOOR]
+    if not composed:
         raise ConfigError(f"study: {study} has no placement; give its grid adapter.targets")
+    candidates, points = zip(*composed, strict=True)
+    axes = [axis for axis in varied_axes(candidates) if axis not in SEARCHED]
+    spelled = placements.names(candidates, axes), placements.written_out(candidates, axes)
+    rates = [declared.rates_at(own) for own in placements.own_values(declared.rates_of, points)]
+    rate_of_floor = declared.rates[len(declared.rates) // 2]
+
+    def cells_of(names: Sequence[str]) -> Cells:
+        overrides = {FLOOR: (*apart, f"adapter={FLOOR}")} | dict(zip(names, points, strict=True))
+        return Cells(overrides, compose, store, rate_of_floor)
+
+    cells = cells_of(spelled[0])
+    runs = [cells.run(name, of[0], declared.first_seed) for name, of in zip(spelled[0], rates, strict=True)]
+    setting = _setting(runs) | {"first_seed": declared.first_seed}
+    if declared.apart:
+        setting["apart"] = [word for word in apart if _key(word) in declared.apart]
+    journal = Journal.of(store.root, study, setting)
+    names = _as_written(journal, spelled)
     metric = runs[0].task.metrics[0]
+    declaration = _declaration(declared, names, spelled, rates, margin=declared.margin or stats.margin_of(metric))
+    title = f"{runs[0].blueprint.name.rpartition('/')[2]} · {runs[0].task.name}"
+    title = " · ".join([title, *(word.partition("=")[2] for word in setting.get("apart", ()))])
+    return Family(declaration, cells_of(names), journal, title, metric, setting)
+
+
+def _as_written(journal: Journal, spelled: Sequence[Sequence[str]]) -> Sequence[str]:
+    """The names that the journal of a family has, once it was looked at, if they are one of these; else the first."""
+    written = journal.read()
+    known = written["declaration"]["placements"] if written and written["looks"] else None
+    return next((names for names in spelled if list(names) == known), spelled[0])
+
+
+def _declaration(
+    declared: Declared,
+    names: Sequence[str],
+    spelled: Sequence[Sequence[str]],
+    rates: Sequence[tuple[float, ...]],
+    *,
+    margin: float,
+) -> Declaration:
+    """What is declared of the placements that a family has.
+
+    Args:
+        spelled: all lists of names by which the reference may be called.
+        rates: where the search of each placement starts.
+
+    Raises:
+        ConfigError: when the declaration does not fit the placements.
+    """
+    place = None if declared.reference is None else placements.named_reference(declared.reference, spelled)
     try:
-        declaration = Declaration(
-            placements=tuple(name for name in names if name != FLOOR),
-            reference=declared.reference,
+        return Declaration(
+            placements=tuple(names),
+            reference=declared.reference if place is None else names[place],
             rates=declared.rates,
-            margin=declared.margin or stats.margin_of(metric),
+            margin=margin,
             looks=declared.looks,
             first_seed=declared.first_seed,
             floor=FLOOR,
+            rates_of={name: of for name, of in zip(names, rates, strict=True) if of != declared.rates},
         )
     except ValueError as error:
         raise ConfigError(f"study.{error}") from None
-    setting = _setting(runs) | {"first_seed": declared.first_seed}
-    title = f"{runs[0].blueprint.name.rpartition('/')[2]} · {runs[0].task.name}"
-    return Family(declaration, cells, Journal.of(store.root, study, setting), title, metric, setting)
 
 
 def _setting(runs: Sequence[Any]) -> dict[str, Any]:
@@ -238,6 +313,10 @@ def _setting(runs: Sequence[Any]) -> dict[str, Any]:
     return {"model": science["model"]["fingerprint"], "task": science["task"], "adapter": shared, "train": train}
 
 
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
+
+
 def _is_of_adapter(override: str) -> bool:
-    key = override.partition("=")[0].lstrip("+~")
+    key = _key(override)
     return key == "adapter" or key.startswith("adapter.")

@@ -75,8 +75,8 @@ def carry_through(
         ConfigError: when the journal of a family and what is asked or recorded disagree.
     """
     plan = None
-    for family in families:
-        tell_study.introduce(family, out)
+    for before, family in zip([None, *families], families, strict=False):
+        tell_study.introduce(family, out, before=before)
     while True:
         courses = _follow_all(families, _rows(store), out)
         steps = [(family, course) for family, course in zip(families, courses, strict=True) if course.step]
@@ -146,7 +146,9 @@ def keep(family: Family, course: Course) -> list[Look]:
         }
         family.journal.write(written)
     if written["looks"]:
-        _require_declaration(family, written["declaration"], declared)
+        _require_declaration(
+            family, {"rates_of": {}, **written["declaration"]}, declared
+        )  # of a journal from before it
         _require_looks(family, written["looks"], course)
     new = list(course.looks[len(written["looks"]) :])
     written["looks"] += [_entry(family, look) for look in new]
@@ -230,6 +232,8 @@ def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_shown, value))
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items()) or "none"
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
@@ -246,7 +250,7 @@ def dry_run(
 ) -> None:
     """Print what a study will do, and stop."""
     rows = _rows(store)
-    for family in families:
+    for before, family in zip([None, *families], families, strict=False):
         course = _course(family, rows)
         seconds = n_bytes = math.nan
         if course.step:
@@ -255,6 +259,7 @@ def dry_run(
             if n_pending:
                 expected = estimate(plan, store)
                 seconds, n_bytes = expected.seconds * plan.n_workers / n_pending, expected.bytes / n_pending
+        tell_study.introduce(family, out, before=before)
         tell_study.describe(family, course, out, seconds_of_run=seconds, bytes_of_run=n_bytes)
 
 

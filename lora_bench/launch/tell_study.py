@@ -15,19 +15,30 @@ from lora_bench.launch.families import Family
 from lora_bench.launch.plan import Plan
 from lora_bench.store import StoreReader
 from lora_bench.verdicts import looks, power, scheme
+from lora_bench.verdicts.family import starts_in_words
 from lora_bench.verdicts.looks import Look
 from lora_bench.verdicts.scheme import Course
 from lora_bench.wording import command_line, counted, interval, p_value, signed
 
 
-def introduce(family: Family, out: Console) -> None:
-    """What a family is of, once a launch: its task's labels and rows, and what is declared."""
-    run = family.cells.run(family.declaration.placements[0], family.declaration.rates[0], family.declaration.first_seed)
-    for line in tell_tasks.lines([run]):
-        out.print(line)
-    if run.blueprint.remark:
-        out.print(run.blueprint.remark)
+def introduce(family: Family, out: Console, *, before: Family | None = None) -> None:
+    """What a family is of, once a launch: its task's labels and rows, and what is declared.
+
+    Args:
+        before: the family that was introduced before it, whose lines are not said again.
+    """
+    said = [] if before is None else _of_task(before)
+    for line in _of_task(family):
+        if line not in said:
+            out.print(line)
     out.print(declared_in_words(family))
+
+
+def _of_task(family: Family) -> list[str]:
+    declared = family.declaration
+    first = declared.placements[0]
+    run = family.cells.run(first, declared.start(first)[0], declared.first_seed)
+    return [*tell_tasks.lines([run]), *filter(None, [run.blueprint.remark])]
 
 
 def announce(family: Family, course: Course, plan: Plan, out: Console) -> None:
@@ -101,7 +112,6 @@ def describe(family: Family, course: Course, out: Console, *, seconds_of_run: fl
         seconds_of_run, bytes_of_run: what a run takes here, nan where unknown.
     """
     least, most = runs_at_least(family), runs_at_most(family)
-    introduce(family, out)
     out.print(f"  it is at: {course.stage}")
     out.print(f"  runs in all, those that are there included: {least} at least, {most} at most")
     if math.isfinite(seconds_of_run):
@@ -113,10 +123,11 @@ def describe(family: Family, course: Course, out: Console, *, seconds_of_run: fl
 
 def declared_in_words(family: Family) -> str:
     declared = family.declaration
-    against = "all pairs of" if declared.reference is None else f"{declared.reference} against each other of"
+    others = [name for name in declared.placements if name != declared.reference]
+    against = "all pairs of" if declared.reference is None else f"{declared.reference} against each of"
     return (
-        f"study of {family.title}: {against} {', '.join(declared.placements)}; rates from "
-        f"{', '.join(f'{rate:g}' for rate in declared.rates)}, looks at {', '.join(map(str, declared.looks))} seeds, "
+        f"study of {family.title}: {against} {', '.join(others)}; rates from "
+        f"{starts_in_words(asdict(declared))}, looks at {', '.join(map(str, declared.looks))} seeds, "
         f"margin {100 * declared.margin:g}, first seed {declared.first_seed}"
     )
 
@@ -125,21 +136,21 @@ def runs_at_least(family: Family) -> int:
     """Everything settled at the first look, with one rate alive each."""
     declared = family.declaration
     n_fine = 3 * scheme.FINE_SEEDS - 1  # the best of the coarse rates has its first seed
-    return (
-        len(declared.placements) * (len(declared.rates) + n_fine + declared.looks[0] - scheme.FINE_SEEDS)
-        + declared.looks[0]
-    )
+    n_coarse = sum(len(declared.start(name)) for name in declared.placements)
+    n_looks = len(declared.placements) * (n_fine + declared.looks[0] - scheme.FINE_SEEDS)
+    return n_coarse + n_looks + declared.looks[0]
 
 
 def runs_at_most(family: Family) -> int:
     """Nothing settled, as many rates alive as may be, the search going beyond its edges and given second chances."""
     declared = family.declaration
-    n_coarse = (len(declared.rates) + scheme.MAX_EXTENSIONS) * (scheme.FINE_SEEDS + scheme.SECOND_CHANCE)
+    n_rates = sum(len(declared.start(name)) + scheme.MAX_EXTENSIONS for name in declared.placements)
+    n_coarse = n_rates * (scheme.FINE_SEEDS + scheme.SECOND_CHANCE)
     n_looks = scheme.MAX_ALIVE * declared.looks[0]
     for before, n in itertools.pairwise(declared.looks):
         # all that were alive go on, or the best and a new rate beside it
         n_looks += max(scheme.MAX_ALIVE * (n - before), n - before + n)
-    return len(declared.placements) * (n_coarse + n_looks) + declared.looks[-1]
+    return n_coarse + len(declared.placements) * n_looks + declared.looks[-1]
 
 
 def chances(family: Family) -> list[str]:

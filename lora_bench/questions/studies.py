@@ -18,6 +18,7 @@ from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.section import Column, Section, Table
 from lora_bench.store.journal import journals
 from lora_bench.verdicts import looks
+from lora_bench.verdicts.family import starts_in_words
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.verdicts.settings import slug_of
 
@@ -114,7 +115,7 @@ def sentence(title: str, content: Mapping[str, Any]) -> str:
 
 def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
     declared, last = content["declaration"], content["looks"][-1]
-    rates = ", ".join(f"{rate:g}" for rate in declared["rates"])
+    rates = starts_in_words(declared)
     notes = [
         Note(
             f"declared {content['declared'][:10]}: rates from {rates}, looks at {_listed(declared['looks'])} seeds "

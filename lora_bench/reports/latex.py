@@ -11,17 +11,13 @@ import math
 import re
 
 from lora_bench.reports.section import Column, Table
-from lora_bench.wording import visible
+from lora_bench.wording import METHODS, visible
 
 COLUMN = 219.0  # points (3.03 in): ACL's, the narrowest that conferences print
 GAP = 3.0  # points on either side of a cell
 SIZES = {"small": 9.0, "footnotesize": 8.0, "scriptsize": 7.0}  # points
 LONG = 26  # letters from which a text is prose that may run over several lines
 
-METHODS = {
-    "lora": "LoRA", "lora_plus": "LoRA+", "dora": "DoRA", "pissa": "PiSSA", "olora": "OLoRA", "rslora": "rsLoRA",
-    "bitfit": "BitFit", "full": "full fine-tuning", "head_only": "head only",
-}  # fmt: skip
 _ROLE = "up|down|gate|[qkvo]"
 _CELL = re.compile(rf"(?P<roles>[qkvo]{{1,4}}|(?:{_ROLE})(?:\+(?:{_ROLE}))*)(?: r=(?P<rank>\d+))?(?P<rest>[*†]*)")
 _LETTERS = {

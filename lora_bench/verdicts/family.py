@@ -9,12 +9,14 @@ because reference, rates, margin and looks were chosen before a score of the loo
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+
+from lora_bench.wording import listed
 
 RULE = 2
 """By which a family goes from its declaration to its words. A journal that names none is of the first, which tried no
@@ -36,6 +38,7 @@ class Declaration:
         error: chance of any false difference over all looks, and of any false tie.
         first_seed: seeds are this one and those after it.
         floor: the placement that learns nothing but the head, which the others must beat on `select`; None without.
+        rates_of: placement -> where its own search starts, of those that do not start at `rates`.
         rule: RULE, since words of one family under two rules would keep no promise.
     """
 
@@ -48,14 +51,16 @@ class Declaration:
     first_seed: int = 0
     floor: str | None = None
     rule: int = RULE
+    rates_of: Mapping[str, tuple[float, ...]] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if len(self.placements) < 2 or len(set(self.placements)) < len(self.placements):
             raise ValueError(f"placements: two or more, each once; got {', '.join(self.placements) or 'none'}")
         if self.reference is not None and self.reference not in self.placements:
             raise ValueError(f"reference: {self.reference!r} is none of {', '.join(self.placements)}")
-        if not self.rates or list(self.rates) != sorted(set(self.rates)) or self.rates[0] <= 0:
-            raise ValueError(f"rates: ascending and above 0; got {', '.join(f'{rate:g}' for rate in self.rates)}")
+        for rates in (self.rates, *self.rates_of.values()):
+            if not rates or list(rates) != sorted(set(rates)) or rates[0] <= 0:
+                raise ValueError(f"rates: ascending and above 0; got {', '.join(f'{rate:g}' for rate in rates)}")
         if not self.looks or list(self.looks) != sorted(set(self.looks)) or self.looks[0] < MIN_PAIRS:
             raise ValueError(f"looks: ascending, {MIN_PAIRS} seeds at least; got {', '.join(map(str, self.looks))}")
         if not self.margin > 0:
@@ -70,6 +75,10 @@ class Declaration:
             return tuple(itertools.combinations(self.placements, 2))
         return tuple((self.reference, other) for other in self.placements if other != self.reference)
 
+    def start(self, placement: str) -> tuple[float, ...]:
+        """The rates at which a placement's search starts."""
+        return tuple(self.rates_of.get(placement, self.rates))
+
     def level(self, look: int) -> float:
         """The share of the error that a look may spend, by its position from 0."""
         before = self.looks[look - 1] if look else 0
@@ -77,6 +86,19 @@ class Declaration:
 
     def seeds(self, n: int) -> range:
         return range(self.first_seed, self.first_seed + n)
+
+
+def starts_in_words(declared: Mapping[str, Any]) -> str:
+    """Where searches start: `0.001, 0.003, 0.01; LoRA+ from 0.0001, 0.0003, 0.001`.
+
+    Args:
+        declared: a declaration's fields, as a journal keeps them.
+    """
+    shared = ", ".join(f"{rate:g}" for rate in declared["rates"])
+    own: dict[str, list[str]] = {}
+    for name, rates in declared.get("rates_of", {}).items():
+        own.setdefault(", ".join(f"{rate:g}" for rate in rates), []).append(name)
+    return "; ".join([shared, *(f"{listed(names)} from {rates}" for rates, names in own.items())])
 
 
 @dataclass(frozen=True)

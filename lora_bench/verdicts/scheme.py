@@ -125,7 +125,7 @@ def _search(family: Declaration, results: Results) -> tuple[dict[str, tuple[floa
 
     All placements end a round before any goes on, so that a round's runs do not depend on where it was interrupted.
     """
-    tried = dict.fromkeys(family.placements, family.rates)
+    tried = {name: family.start(name) for name in family.placements}
     for _ in range(MAX_EXTENSIONS):
         if step := _step_of_search(family, results, tried, 1):
             return tried, step
