@@ -41,6 +41,7 @@ from transformers.utils import logging
 
 from lora_bench import wording
 from lora_bench.store import StoreReader, open_store
+from lora_bench.store.predictions import answers
 from lora_bench.tasks import metrics
 from lora_bench.tasks.generated.draws import Draws
 from lora_bench.tasks.generated.grammars import GRAMMARS, LABEL_NAMES, generate
@@ -164,11 +165,9 @@ def on_report(runs: pd.DataFrame, store: StoreReader, n_report: int) -> tuple[np
     scores, has_fallen = [], []
     for run_id, metric in zip(runs["run_id"], runs["metric"], strict=True):
         table: Any = store.predictions(run_id)
-        report = table[table["split"] == "report"].head(n_report)
-        logits = report[[column for column in report if column.startswith("logit_")]].to_numpy()
-        labels = report["label"].to_numpy()
-        scores.append(100 * (metrics.score([metric], labels, logits)[metric] or 0.0))
-        has_fallen.append(has_collapsed(table))
+        labels, logits = answers(table)
+        scores.append(100 * (metrics.score([metric], labels[:n_report], logits[:n_report])[metric] or 0.0))
+        has_fallen.append(has_collapsed(labels, logits))
     return np.array(scores), np.array(has_fallen)
 
 

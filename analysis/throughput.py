@@ -323,15 +323,13 @@ def configurations(options: argparse.Namespace) -> list[RunConfig]:
 
 
 def _composed(options: argparse.Namespace) -> DictConfig:
-    """What `lora-bench` composes from conf/ for this task and backbone."""
-    from hydra import compose, initialize_config_dir
+    from lora_bench.config.compose import compose
 
     words = [f"task={options.task}", f"model={options.backbone}", "adapter=lora", "train=default", "tracking=none"]
     if options.backbone == "roberta_base":
         words += ["model.name=roberta-base-sized", "model.weights=random"]
         words += [f"+model.architecture.{name}={value}" for name, value in ROBERTA_BASE.items()]
-    with initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
-        return compose("config", overrides=words)
+    return compose(words)
 
 
 def _precision(options: argparse.Namespace) -> str:

@@ -23,6 +23,7 @@ from lora_bench.calibration.studies import Noise
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Column, Table
 from lora_bench.store import StoreReader, open_store
+from lora_bench.store.predictions import answers
 from lora_bench.verdicts import settings
 from lora_bench.verdicts.collapse import has_collapsed
 from lora_bench.verdicts.note import Note
@@ -191,7 +192,7 @@ def collapsed_runs(runs: pd.DataFrame, store: StoreReader) -> pd.Series:
         is_collapsed[run_id] = (
             bool(np.isclose(constants[task], report, atol=1e-9).any())
             if predictions is None
-            else has_collapsed(predictions)
+            else has_collapsed(*answers(predictions))
         )
     return pd.Series(is_collapsed)
 

@@ -20,6 +20,7 @@ from lora_bench.reports import output, scope, script
 from lora_bench.reports.section import Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.errors import StoreError
+from lora_bench.store.predictions import answers
 from lora_bench.store.reader import is_archive
 from lora_bench.tasks.metrics import CLASSIFICATION, REGRESSION, score
 from lora_bench.verdicts import settings
@@ -88,20 +89,17 @@ def rescore(store: StoreReader, frame: pd.DataFrame, added: list[str]) -> pd.Dat
         if predictions is None:
             rows.append(_unchecked(run, "", absent))
             continue
-        logits = [name for name in map(str, predictions) if name.startswith("logit_")]
-        logits.sort(key=lambda name: int(name[6:]))
         for split in (name for name in SPLITS if record["scores"].get(name)):
-            of_split = predictions[predictions["split"] == split]
-            if of_split.empty:
+            labels, values = answers(predictions, split)
+            if not labels.size:
                 rows.append(_unchecked(run, split, f"no predictions of {split}"))
                 continue
-            labels, values = of_split["label"].to_numpy(), of_split[logits].to_numpy()
             recorded = record["scores"][split]
             recomputed = score(list(recorded), labels, values)
             equal = json.dumps(recorded) == json.dumps(recomputed)
             row = _of_run(run) | {
                 "split": split,
-                "n_rows": len(of_split),
+                "n_rows": len(labels),
                 "state": "equal" if equal else "differs",
                 "why": "",
             }

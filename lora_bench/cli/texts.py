@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from lora_bench.config.compose import parse
+from lora_bench.config.compose import compose, parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
-from lora_bench.paths import resource_root
 from lora_bench.questions.drill import Texts
 from lora_bench.questions.explicit import has_file, task_words
 from lora_bench.store import StoreReader
@@ -57,20 +52,7 @@ def _here(record: dict[str, Any]) -> TaskConfig:
         words += task_words(record["config"]["task"]["name"], record, given=words)
     elif sweep and not any(word.startswith("+sweeps=") for word in words):
         words.insert(0, f"+sweeps={sweep}")
-    with _as_if_first(), initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
-        config = parse(compose("config", overrides=words)).task
+    config = parse(compose(words)).task
     if config.source == "glue" and not config.data_dir:
         raise ConfigError("task.data_dir: none, so the rows would have to be fetched")
     return config
-
-
-@contextlib.contextmanager
-def _as_if_first() -> Iterator[None]:
-    """Let Hydra compose where a command of it runs already, as at the end of a study."""
-    running = GlobalHydra.instance()
-    outer = running.hydra
-    running.clear()
-    try:
-        yield
-    finally:
-        running.hydra = outer

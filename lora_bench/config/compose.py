@@ -47,6 +47,25 @@ def parse(composed: DictConfig | Mapping[str, Any]) -> RunConfig:
     return config
 
 
+def compose(words: Sequence[str]) -> DictConfig:
+    """What `lora-bench` composes from conf/ for these words; a command of Hydra may run already, as where a study ends.
+
+    Raises:
+        HydraException: when they do not compose.
+    """
+    import hydra  # a quarter of a second
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance()
+    outer = running.hydra
+    running.clear()
+    try:
+        with hydra.initialize_config_dir(str(paths.resource_root() / "conf"), version_base="1.3"):
+            return hydra.compose("config", overrides=list(words))
+    finally:
+        running.hydra = outer
+
+
 class Template:
     """A composed configuration that is parsed again and again with other values: parsing anew costs 30 ms, this 1 ms.
 

@@ -19,6 +19,7 @@ from lora_bench.launch.plan import Candidate, varied_axes
 from lora_bench.launch.precision import settler
 from lora_bench.store import StoreReader
 from lora_bench.store.journal import Journal
+from lora_bench.store.predictions import answers
 from lora_bench.verdicts import stats
 from lora_bench.verdicts.collapse import has_collapsed
 from lora_bench.verdicts.family import Declaration, Points, Wanted
@@ -186,7 +187,7 @@ class Family:
     def _learns(self, run_id: str) -> bool:
         if run_id not in self._learned:
             predictions = self.cells.store.predictions(run_id)
-            self._learned[run_id] = predictions is None or not has_collapsed(predictions)
+            self._learned[run_id] = predictions is None or not has_collapsed(*answers(predictions))
         return self._learned[run_id]
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from lora_bench.reports.section import Column, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.errors import StoreError
+from lora_bench.store.predictions import answers
 from lora_bench.verdicts import crossed, stats
 from lora_bench.verdicts.arms import Judgement, compare
 from lora_bench.verdicts.note import Note, gap
@@ -83,22 +84,19 @@ def _read(
 
 
 def _scored(predictions: pd.DataFrame, metric: str) -> Scored | None:
-    names = sorted(
-        (name for name in map(str, predictions) if name.startswith("logit_")), key=lambda name: int(name[6:])
-    )
-    by_split = {str(split): rows.sort_values("idx") for split, rows in predictions.groupby("split")}
-    if len(names) < 2 or "report" not in by_split:
-        return None
-    labels = {split: rows["label"].to_numpy(dtype=int) for split, rows in by_split.items()}
-    logits = {split: rows[names].to_numpy(dtype=float) for split, rows in by_split.items()}
-    if not all(np.isfinite(values).all() for values in logits.values()):
+    in_order = predictions.sort_values("idx", kind="stable")
+    labels, logits = {}, {}
+    for split in ("select", "report"):
+        labels[split], logits[split] = answers(in_order, split)
+    n_labels = logits["report"].shape[1]
+    if n_labels < 2 or not labels["report"].size or not all(np.isfinite(values).all() for values in logits.values()):
         return None
     _, shares = crossed.shares_of_rows(metric, labels["report"], logits["report"].argmax(axis=1))
-    if len(names) > 2:
+    if n_labels > 2:
         return Scored(shares)
     outputs = {split: values[:, 1] - values[:, 0] for split, values in logits.items()}
     auc, _ = crossed.shares_of_rows(crossed.AUC, labels["report"], outputs["report"])
-    if "select" not in outputs or metric not in TUNED:
+    if not labels["select"].size or metric not in TUNED:
         return Scored(shares, auc)
     threshold = crossed.tuned_threshold(metric, labels["select"], outputs["select"])
     tuned, _ = crossed.shares_of_rows(metric, labels["report"], (outputs["report"] >= threshold).astype(int))
@@ -125,10 +123,11 @@ def _row(contrast: dict, estimates: pd.DataFrame, by_arm: dict[str, dict[int, Sc
         differences = np.array([getattr(ours[seed], kind) - getattr(theirs[seed], kind) for seed in common])
         differences = differences[np.isfinite(differences)]
         low, high = stats.mean_interval(differences)
+        p = float(stats.paired_t_p(differences)) if differences.size >= stats.MIN_PAIRS else math.nan
         row |= {
             f"{kind}_n": differences.size,
             f"{kind}_difference": float(differences.mean()) if differences.size else math.nan,
-            f"{kind}_low": low, f"{kind}_high": high, f"{kind}_p": crossed.t_test(differences),
+            f"{kind}_low": low, f"{kind}_high": high, f"{kind}_p": p,
         }  # fmt: skip
     return row
 

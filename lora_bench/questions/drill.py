@@ -16,11 +16,10 @@ from lora_bench.reports.figures import style
 from lora_bench.reports.latex import escape_latex
 from lora_bench.reports.section import JudgedSection
 from lora_bench.store import StoreReader, open_store
-from lora_bench.store.archive import logit_names
 from lora_bench.store.errors import StoreError
+from lora_bench.store.predictions import logit_names
 from lora_bench.verdicts.looks import NOT_LEARNED
 
-LEVEL = 0.95
 ROWS = 4
 """Rows that are shown of each side: those that the first gets right more often, and those that the second does."""
 LETTERS = 240

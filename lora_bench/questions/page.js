@@ -1,7 +1,5 @@
 // The page's own arithmetic: the words of `lora_bench.verdicts.stats`, for another margin or level. Scores are in points.
 
-const MIN_PAIRS = 4;
-
 function logGamma(x) {  // Lanczos 1964, g = 7
   const terms = [0.99999999999980993, 676.5203681218851, -1259.1392167224028, 771.32342877765313, -176.61502916214059,
     12.507343278686905, -0.13857109526572012, 9.9843695780195716e-6, 1.5056327351493116e-7];
@@ -69,7 +67,7 @@ function holm(ps) {  // a NaN stays NaN and still counts as a member of the fami
 }
 
 // A pair: first and second score of every shared seed; null where the seed predicts one class or diverged.
-function tested(pair, margin, level) {
+function tested(pair, margin, level, minPairs) {
   const learn = pair.first.map((score, seed) => score !== null && pair.second[seed] !== null);
   const first = pair.first.filter((_, seed) => learn[seed]), second = pair.second.filter((_, seed) => learn[seed]);
   const differences = first.map((score, place) => score - second[place]), n = differences.length;
@@ -80,7 +78,7 @@ function tested(pair, margin, level) {
   const spread = Math.sqrt(differences.reduce((sum, d) => sum + (d - result.mean) ** 2, 0) / (n - 1));
   const range = (values) => Math.max(...values) - Math.min(...values);
   if (range(differences) <= 1e-9 * Math.max(...differences.map(Math.abs), 1e-7)) {
-    if (n >= MIN_PAIRS) {
+    if (n >= minPairs) {
       result.p = Math.abs(result.mean) > 0 ? 2 ** (1 - n) : 1;
       result.pTied = range(first) === 0 && range(second) === 0 ? 1 : Math.abs(result.mean) < margin ? 2 ** -n : 1;
     }
@@ -88,7 +86,7 @@ function tested(pair, margin, level) {
   }
   const error = spread / Math.sqrt(n), half = error * studentQuantile((1 + level) / 2, n - 1);
   result.low = result.mean - half; result.high = result.mean + half;
-  if (n >= MIN_PAIRS) {
+  if (n >= minPairs) {
     result.p = 2 * studentCdf(-Math.abs(result.mean) / error, n - 1);
     result.pTied = studentCdf((Math.abs(result.mean) - margin) / error, n - 1);
   }
@@ -107,8 +105,8 @@ function asked(pair, result) {
 }
 
 // The word of every pair of a family, Holm-corrected at `level`; `fixed` words (did not learn, missing) have no test.
-function judge(pairs, margin, level) {
-  const results = pairs.map((pair) => tested(pair, margin, level));
+function judge(pairs, margin, level, minPairs) {
+  const results = pairs.map((pair) => tested(pair, margin, level, minPairs));
   const questions = pairs.map((pair, place) => pair.fixed ? [NaN, NaN, pair.fixed] : asked(pair, results[place]));
   const different = holm(questions.map((each) => each[0])), tied = holm(questions.map((each) => each[1]));
   return results.map((result, place) => ({
@@ -155,14 +153,14 @@ async function copy(button) {
 }
 
 function wireFamily(family) {
-  const {pairs, margin, level} = JSON.parse(family.dataset.family), form = family.querySelector(".what-if");
+  const {pairs, margin, level, minPairs} = JSON.parse(family.dataset.family), form = family.querySelector(".what-if");
   const words = [...family.querySelectorAll(".pair .word")], declared = words.map((word) => word.textContent);
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => {
     const asked = {margin: Number(form.margin.value), level: Number(form.level.value)};
     form.querySelector("output").textContent = asked.margin;
     const isDeclared = Math.abs(asked.margin - margin) < 1e-9 && asked.level === level;
-    const judged = isDeclared ? null : judge(pairs, asked.margin, asked.level);
+    const judged = isDeclared ? null : judge(pairs, asked.margin, asked.level, minPairs);
     words.forEach((word, place) => {
       const text = judged ? judged[place].word : declared[place];
       word.textContent = text;

@@ -22,7 +22,7 @@ import pandas as pd
 from lora_bench import wording
 from lora_bench.questions import QUESTIONS, claims, studies, weight_types
 from lora_bench.questions.across import across
-from lora_bench.questions.drill import LEVEL, Drill, Texts
+from lora_bench.questions.drill import Drill, Texts
 from lora_bench.reports import output
 from lora_bench.reports.figures import compose, style, verdicts
 from lora_bench.reports.scope import Scope
@@ -30,6 +30,7 @@ from lora_bench.reports.section import JudgedSection, Section, SettingSection, T
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.environment import ENVIRONMENT_KEYS
 from lora_bench.store.errors import StoreError
+from lora_bench.verdicts import stats
 from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingToShow, Setting, short_name
 from lora_bench.wording import duration, size
 
@@ -305,7 +306,8 @@ def drilled(section: Section, drill: Drill) -> dict:
     n_absent = len(section.judged.contrasts) - len(contrasts)  # they count in the family
     pairs += [{"first": [], "second": [], "fixed": "missing"}] * n_absent
     margin = 100 * float(section.judged.contrasts["margin"].iloc[0]) if len(contrasts) else math.nan
-    return {"contrasts": contrasts, "family": {"pairs": pairs, "margin": margin, "level": LEVEL}}
+    family = {"pairs": pairs, "margin": margin, "level": stats.LEVEL, "minPairs": stats.MIN_PAIRS}
+    return {"contrasts": contrasts, "family": family}
 
 
 def anchor_of(title: str) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
+from lora_bench.store.predictions import answers
 from lora_bench.verdicts import settings, tuning
 from lora_bench.verdicts.arms import name_arms
 from lora_bench.verdicts.collapse import has_collapsed
@@ -41,4 +42,4 @@ def _is_stuck(store: Path, run_id: str, finished: str) -> bool:
         predictions = open_store(store).predictions(run_id)
     except StoreError:
         return False
-    return predictions is not None and has_collapsed(predictions)
+    return predictions is not None and has_collapsed(*answers(predictions))

@@ -29,12 +29,13 @@ import pyarrow.parquet as pq
 from lora_bench import __version__
 from lora_bench.config.overrides import override
 from lora_bench.reports.replace import replace, scratch
-from lora_bench.store.archive import ADAPTERS, FORMAT, Content, check_names, logit_names
+from lora_bench.store.archive import ADAPTERS, FORMAT, Content, check_names
 from lora_bench.store.disk import to_disk
 from lora_bench.store.errors import StoreError, explained
 from lora_bench.store.files import checksums
 from lora_bench.store.frame import frame_of, row_of
 from lora_bench.store.journal import journals
+from lora_bench.store.predictions import logit_names
 from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, StoreReader, is_archive
 from lora_bench.store.record import CURVES
 from lora_bench.store.secrets import scrub_override, without_folders

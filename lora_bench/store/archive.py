@@ -26,6 +26,7 @@ from lora_bench.store.document import RUN_ID, loads
 from lora_bench.store.errors import NewerRecord, StoreError
 from lora_bench.store.files import sha256_of
 from lora_bench.store.frame import ROW_ERRORS, frame_of, row_of
+from lora_bench.store.predictions import logit_names
 from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, checked_id, unknown_run
 
 if TYPE_CHECKING:
@@ -44,11 +45,6 @@ _NAME = re.compile(
     re.ASCII,
 )
 _COUNTS = ("runs", "finished", "chosen", "runs_with_predictions", "runs_with_adapter", "float16_rows", "float32_rows")
-
-
-def logit_names(table: pd.DataFrame) -> list[str]:
-    names = [name for name in map(str, table) if name.startswith("logit_")]
-    return sorted(names, key=lambda name: int(name.removeprefix("logit_")))
 
 
 class Archive:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 ONE_CLASS = 0.99
 """Share of the rows that get one class, from which on a model has collapsed."""
@@ -13,17 +12,15 @@ ONE_NUMBER = 0.01
 """Spread of a regression's predictions over that of its labels, up to which they are one number."""
 
 
-def has_collapsed(predictions: pd.DataFrame) -> bool:
-    """Whether a model predicts one class, or one number, on `report`.
+def has_collapsed(labels: np.ndarray, logits: np.ndarray) -> bool:
+    """Whether a model predicts one class, or one number; not to be told of no rows.
 
     Args:
-        predictions: a run's, with the columns split, label and logit_0 (of a regression) or logit_0, logit_1, ...
+        labels: (n_rows,) label numbers, or target numbers of a regression.
+        logits: (n_rows, n_labels); (n_rows, 1) of a regression.
     """
-    report = predictions[predictions["split"] == "report"]
-    if report.empty:
+    if not labels.size:
         return False
-    labels = report["label"].to_numpy()
-    logits = report[sorted(name for name in map(str, report) if name.startswith("logit_"))].to_numpy(dtype=float)
     if logits.shape[1] == 1:
         spread = float(np.std(labels.astype(float)))
         return spread > 0 and float(np.std(logits)) <= ONE_NUMBER * spread

@@ -31,6 +31,8 @@ MARGINS = {  # the largest difference that counts as none, in the metric's own u
     "spearman": 0.01,
     "matthews": 0.02,  # twice accuracy's: on balanced labels a point of accuracy moves it by two
 }
+LEVEL = 0.95
+"""Coverage of an interval, and one minus the chance of a false word in a family."""
 SMALL = "real, but smaller than the margin"
 EXACT_FLIPS = 14  # up to 2^14 sign patterns are listed, beyond that they are drawn
 
@@ -43,7 +45,7 @@ def margin_of(metric: str) -> float:
 # ---------------------------------------------------------------- one cell
 
 
-def mean_interval(scores: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
+def mean_interval(scores: np.ndarray, *, level: float = LEVEL) -> tuple[float, float]:
     """Student's t interval of the mean; (nan, nan) below two scores, and of scores that are all the same.
 
     Args:
@@ -59,7 +61,7 @@ def mean_interval(scores: np.ndarray, *, level: float = 0.95) -> tuple[float, fl
 
 
 def bootstrap_interval(
-    scores: np.ndarray, *, level: float = 0.95, n_resamples: int = 10_000, rng: np.random.Generator
+    scores: np.ndarray, *, level: float = LEVEL, n_resamples: int = 10_000, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Percentile interval of the mean score, resampling seeds within each task.
 
@@ -206,7 +208,7 @@ def contrast(
     *,
     margin: float,
     learn: tuple[np.ndarray, np.ndarray] | None = None,
-    level: float = 0.95,
+    level: float = LEVEL,
     rng: np.random.Generator | None = None,
 ) -> Contrast:
     """Compare two cells over the seeds that they share; `judge` turns a family of these into verdicts.
@@ -256,7 +258,7 @@ def contrast(
     )
 
 
-def judge(family: list[Contrast], *, level: float = 0.95, power: float = 0.8) -> list[Contrast]:
+def judge(family: list[Contrast], *, level: float = LEVEL, power: float = 0.8) -> list[Contrast]:
     """Correct a declared family of contrasts and give each its verdict.
 
     Both questions are corrected over the whole family: is there a difference, and is it inside the margin. A difference

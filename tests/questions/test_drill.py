@@ -13,7 +13,7 @@ import pytest
 from fake_store import fake_record, weight_types_records, write_store
 from lora_bench.questions import drill, page, weight_types
 from lora_bench.reports.scope import Scope
-from lora_bench.verdicts import stats
+from lora_bench.verdicts import looks, stats
 
 NODE, CHROMIUM = shutil.which("node"), shutil.which("chromium")
 
@@ -44,8 +44,12 @@ def in_python(pairs, margin, level):
 
 
 @pytest.mark.skipif(NODE is None, reason="needs node, which runs the page's script")
-def test_the_page_gives_the_words_that_the_library_gives(tmp_path):
-    """Whoever moves the slider reads what the library would have said had that margin been declared."""
+@pytest.mark.parametrize("min_pairs", [stats.MIN_PAIRS, 6])
+def test_the_page_gives_the_words_that_the_library_gives(tmp_path, monkeypatch, min_pairs):
+    """Whoever moves the slider reads what the library would have said had that margin been declared, whatever the
+    fewest pairs are that it gives a word for."""
+    monkeypatch.setattr(stats, "MIN_PAIRS", min_pairs)
+    monkeypatch.setattr(looks, "MIN_PAIRS", min_pairs)
     asked = [
         {
             "pairs": [
@@ -63,7 +67,7 @@ def test_the_page_gives_the_words_that_the_library_gives(tmp_path):
     script = tmp_path / "words.js"
     script.write_text(
         f"{page.SCRIPT.read_text()}\nconsole.log(JSON.stringify({json.dumps(asked)}"
-        ".map(({pairs, margin, level}) => judge(pairs, margin, level))))"
+        f".map(({{pairs, margin, level}}) => judge(pairs, margin, level, {min_pairs}))))"
     )
     done = subprocess.run([str(NODE), str(script)], capture_output=True, text=True, check=True)
     words = set()

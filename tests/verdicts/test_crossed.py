@@ -6,6 +6,7 @@ from sklearn import metrics
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
+from lora_bench.tasks.metrics import score
 from lora_bench.verdicts import crossed
 
 SKLEARN = {
@@ -48,6 +49,30 @@ def test_a_model_that_says_one_class_scores_what_scikit_learn_says(constant):
     for metric in crossed.OF_CLASSES:
         score, _ = crossed.shares_of_rows(metric, labels, np.full(5, constant))
         assert score == pytest.approx(SKLEARN[metric](labels, np.full(5, constant)))
+
+
+def tally(labels: np.ndarray, predicted: np.ndarray, n_labels: int) -> np.ndarray:
+    return np.array([[((labels == i) & (predicted == j)).sum() for j in range(n_labels)] for i in range(n_labels)])
+
+
+@pytest.mark.filterwarnings("ignore:A single label was found")
+@pytest.mark.parametrize("n_labels", [2, 4])
+@pytest.mark.parametrize("metric", crossed.OF_CLASSES)
+def test_a_metric_of_many_tables_is_the_official_one_of_each(metric, n_labels):
+    """Records are scored from rows, rows left out and thresholds from counts: two ways to one number, or a contrast's
+    intervals would be of another metric than its words."""
+    if metric == "f1" and n_labels > 2:
+        pytest.skip("of two labels")
+    rng = np.random.default_rng(5)
+    tables, official = [], []
+    for n in (1, 2, 3, 7, 40) * 8:
+        labels = rng.integers(rng.integers(1, n_labels + 1), size=n)  # some draws have one label alone
+        logits = np.round(rng.normal(size=(n, n_labels)), int(rng.integers(3)))  # in steps, so with ties
+        logits[:, int(rng.integers(n_labels))] += rng.choice([0, 5])  # and some draws get one class alone
+        tables.append(tally(labels, logits.argmax(axis=1), n_labels))
+        official.append(score([metric], labels, logits)[metric])
+    assert len({float(value) for value in official}) > 4
+    assert crossed.value_of(metric, np.stack(tables)) == pytest.approx(official, abs=1e-12)
 
 
 def differences(rng: np.random.Generator, seeds: int, n: int, of_rows: float) -> np.ndarray:

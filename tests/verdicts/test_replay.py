@@ -9,6 +9,7 @@ from scipy import stats
 
 from lora_bench.paths import resource_root
 from lora_bench.store import open_store
+from lora_bench.store.predictions import answers
 from lora_bench.verdicts import looks, settings
 from lora_bench.verdicts.collapse import has_collapsed
 from lora_bench.verdicts.family import Declaration, Points
@@ -32,7 +33,7 @@ def published(request):
         if set(SEEDS) <= set(of_cell.index):
             rows = of_cell.loc[list(SEEDS)]
             kept = [store.predictions(run_id) for run_id in rows["run_id"]]  # of the chosen rates alone
-            learns = [predictions is None or not has_collapsed(predictions) for predictions in kept]
+            learns = [predictions is None or not has_collapsed(*answers(predictions)) for predictions in kept]
             select, report = rows["select"].to_numpy(float), rows["report"].to_numpy(float)
             scores[targets, rate] = Points(select, report, np.ones(8, bool), np.array(learns))
     assert {targets for targets, _ in scores} == {*PLACEMENTS, ""}
