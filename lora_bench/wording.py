@@ -234,7 +234,8 @@ def console(*, least_width: int, **options: Any) -> Any:
 
 
 class _Spelled:
-    """A hook of rich's: what it renders, with the control characters of the text spelled out."""
+    """A hook of rich's: what it renders, with the control characters of the text spelled out, and prose folded at
+    words (`folded`) where a terminal would break it anywhere."""
 
     def __init__(self, content: Any = None) -> None:
         self._content = content
@@ -243,5 +244,118 @@ class _Spelled:
         return [_Spelled(renderable) for renderable in renderables]
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        for segment in console.render(self._content, options):
+        from rich.text import Text
+
+        content = self._content
+        if console.is_terminal and isinstance(content, Text) and not content.spans:
+            content = Text(folded(content.plain, options.max_width), style=content.style, end=content.end)
+        for segment in console.render(content, options):
             yield segment if segment.control else type(segment)(visible(segment.text), segment.style)
+
+
+def folded(text: str, width: int) -> str:
+    """Text whose lines break at blanks before `width` columns, and go on a little further in.
+
+    A word that is longer stays whole, and so does what follows a line that ends in a colon: it is there to be pasted.
+    """
+    lines: list[str] = []
+    is_pasted = False
+    for line in text.split("\n"):
+        lines += [line] if is_pasted else _fold(line, width)
+        is_pasted = line.endswith(":") or (is_pasted and line.startswith("  "))
+    return "\n".join(lines)
+
+
+def _fold(line: str, width: int) -> list[str]:
+    from rich.cells import cell_len
+
+    if cell_len(line) <= width:
+        return [line]
+    start = line[: len(line) - len(line.lstrip())]
+    pieces = [start]
+    for word in re.split(r"(?<=\S)(?= )", line.lstrip()):  # a blank begins a word: what stood apart stays so
+        if pieces[-1].strip() and cell_len(pieces[-1] + word) > width:
+            pieces.append(f"{start}  {word.lstrip()}")
+        else:
+            pieces[-1] += word
+    return pieces
+
+
+class Grid:
+    """A table for a terminal of any width: headings and texts fold, numbers stay whole, and columns for which there is
+    no room stand below, behind the first one again.
+
+    Args:
+        headings: of the columns, in their order.
+        texts: those that hold texts, at the left; the others hold numbers, at the right.
+        style: of the table, in the words of rich.
+
+    Attributes:
+        notes: sentences that belong below it.
+    """
+
+    LONGEST_WORD = 24
+    """Columns that a word of a text keeps together, at most."""
+
+    def __init__(self, headings: Sequence[str], *, texts: Iterable[str], **style: Any) -> None:
+        self.headings, self.texts = list(headings), frozenset(texts)
+        self.rows: list[tuple[str, ...]] = []
+        self.notes: list[str] = []
+        self._style = {"box": None, "pad_edge": False, "header_style": "bold", "title_justify": "left"} | style
+
+    def add_row(self, *cells: str) -> None:
+        self.rows.append(cells)
+
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
+        style = self._style
+        for places in self._parts(options.max_width):
+            yield self._table(places, style, is_tight=self._width(places, self._natural) > options.max_width)
+            style = style | {"title": None}
+
+    def _parts(self, width: int) -> list[list[int]]:
+        """The columns that stand side by side, each part with the first one."""
+        parts: list[list[int]] = [[]]
+        for place in range(len(self.headings)):
+            if len(parts[-1]) > 1 and self._width([*parts[-1], place], self._least) > width:
+                parts.append([0])
+            parts[-1].append(place)
+        return parts
+
+    def _width(self, places: Sequence[int], width_of: Callable[[int], int]) -> int:
+        edges = 0 if self._style["box"] is None else 3
+        return sum(map(width_of, places)) + 2 * (len(places) - 1) + edges
+
+    def _natural(self, place: int) -> int:
+        return _widest([self.headings[place], *self._cells(place)])
+
+    def _least(self, place: int) -> int:
+        words = self.headings[place].split()
+        if self.headings[place] in self.texts:
+            words += [word for cell in self._cells(place) for word in cell.split()]
+            return min(_widest(words), self.LONGEST_WORD)
+        return _widest([*words, *self._cells(place)])
+
+    def _cells(self, place: int) -> list[str]:
+        return [line for row in self.rows for line in row[place].split("\n")]
+
+    def _table(self, places: Sequence[int], style: dict[str, Any], *, is_tight: bool) -> Any:
+        from rich.table import Table
+
+        table = Table(**style)
+        for place in places:
+            heading, is_text = self.headings[place], self.headings[place] in self.texts
+            if is_tight and not is_text:
+                heading = "\n".join(_fold(heading, self._least(place)))
+                heading = "\n".join(line.strip() for line in heading.split("\n"))
+            table.add_column(
+                heading, justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold", vertical="top"
+            )
+        for row in self.rows:
+            table.add_row(*(row[place] for place in places))
+        return table
+
+
+def _widest(texts: Iterable[str]) -> int:
+    from rich.cells import cell_len
+
+    return max(map(cell_len, texts), default=0)

@@ -119,7 +119,7 @@ def test_one_run_prints_its_scores_and_where_its_record_is(command, training, tm
     ended = command(*SMALL)
     assert ended.status == 0, ended.text
     (run_id,) = Store("runs").statuses()
-    assert re.search(r"report +matthews 0\.\d{4}", ended.out)
+    assert re.search(r"report +matthews −?\d+\.\d\n", ended.out)
     assert f"runs/{run_id}/record.json" in ended.out
     assert training.invocations == [{"overrides": list(SMALL)}]
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import sys
 import traceback
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lora_bench import wording
+from lora_bench.cli import outcome
 from lora_bench.config.arguments import as_typed
 from lora_bench.config.compose import parse, to_dict, unknown_key
 from lora_bench.config.errors import ConfigError, did_you_mean
@@ -46,11 +48,24 @@ def set_up_logging() -> None:
     """Our own messages on standard error, one line each; those of the libraries from warnings up."""
     log = logging.getLogger("lora_bench")
     if not log.handlers:
-        handler = logging.StreamHandler()
+        handler = _Notices()
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.propagate = False
+
+
+class _Notices(logging.StreamHandler):
+    """Writes to what standard error is by then: a bar takes its place while it is drawn, and prints what comes above
+    itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return wording.folded(text, shutil.get_terminal_size().columns) if sys.stderr.isatty() else text
 
 
 def _one_pack(reference: str) -> dict[str, Any]:
@@ -79,6 +94,7 @@ def _one_run(composed: DictConfig) -> int:
     from lora_bench.launch import tell_tasks
     from lora_bench.launch.gpus import claim_gpu
     from lora_bench.launch.precision import keep_precision, settle
+    from lora_bench.launch.progress import StepProgress
     from lora_bench.models import machine
     from lora_bench.store import open_store, recover
     from lora_bench.store.folder import Store
@@ -96,60 +112,38 @@ def _one_run(composed: DictConfig) -> int:
     known = open_store(config.store)
     inputs.check(config)
     machine.be_considerate()
+    from lora_bench.launch.tell import console
     from lora_bench.training.resolve import resolve  # imports torch: what can be refused without it has been
     from lora_bench.training.run import run_pack
 
     run = resolve(settle(config, known))
     recover(known)
+    out = console()
     if run.blueprint.remark:
-        print(run.blueprint.remark)
-    folder = known.path(run.run_id)
+        out.print(run.blueprint.remark)
     if known.has(run.run_id):
-        print(f"{run.run_id} is in the store already; remove its folder to train it again")
-        _tell_scores(known.record(run.run_id), folder)
-        return 0
+        out.print(f"{run.run_id} is in the store already; remove its folder to train it again")
+        return outcome.tell(run.run_id, known, out, is_new=False)
     store = Store(config.store)
     store.require_writable()
     keep_precision(store)
-    print("\n".join(tell_tasks.lines([run])))
+    for line in tell_tasks.lines([run]):
+        out.print(line)
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     tracking = open_tracking(config.tracking, directory=store.root / ".tracking")
     invocation = {"overrides": overrides}
     try:
-        with claim_gpu(config.device, any_of_them=False):
-            records = run_pack([run], store, tracking=tracking, invocation=invocation, own_process=True)
+        with claim_gpu(config.device, any_of_them=False), StepProgress(console=out) as listener:
+            records = run_pack(
+                [run], store, tracking=tracking, invocation=invocation, on_progress=listener, own_process=True
+            )
     finally:
         tracking.close()
     if not records:
         lock = store.claim_file(run.run_id)
-        print(f"{run.run_id} is being trained by another process: {owner_of(lock) or lock}; {remedy(lock)}")
+        out.print(f"{run.run_id} is being trained by another process: {owner_of(lock) or lock}; {remedy(lock)}")
         return 1
-    return _tell_outcome(records[0], folder)
-
-
-def _tell_outcome(record: dict[str, Any], folder: Path) -> int:
-    """Print how a run ended. Returns the exit status."""
-    from lora_bench.wording import duration
-
-    run_id = record["run_id"]
-    if record["status"] == "failed":
-        error = record["error"]
-        print(f"{run_id} failed: {error['kind']}: {error['message']}\n  {folder / 'record.json'}")
-        return 1
-    print(f"{run_id} finished in {duration(record['cost']['pack_seconds'] or 0)}")
-    _tell_scores(record, folder)
-    return 0
-
-
-def _tell_scores(record: dict[str, Any], folder: Path) -> None:
-    for split in ("train", "select", "report", "report_mismatched"):
-        values = record["scores"].get(split)
-        if values:
-            scores = "  ".join(f"{name} {value:.4f}" for name, value in values.items() if value is not None)
-            print(f"  {split:<8} {scores}")
-    counts = record["parameters"]
-    print(f"  adapter {counts['adapter']:,} parameters, head {counts['head']:,}")
-    print(f"  {folder / 'record.json'}")
+    return outcome.tell(run.run_id, known, out)
 
 
 def show(what: str, composed: DictConfig) -> None:
@@ -187,8 +181,6 @@ def show_targets(config: Any) -> None:
     from lora_bench.training import inputs
 
     inputs.check(config)
-    from rich.table import Table
-
     from lora_bench.launch.tell import console
     from lora_bench.models.roles import manifest_table
     from lora_bench.training.resolve import resolve
@@ -196,9 +188,8 @@ def show_targets(config: Any) -> None:
     run = resolve(config)
     ranks = {matrix.module: matrix.rank for matrix in run.matrices}
     out = console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("role", "layers", "shape", "fused in", "parameters per rank", "rank here", "module"):
-        table.add_column(name, justify="right" if "rank" in name else "left")
+    headings = ("role", "layers", "shape", "fused in", "parameters per rank", "rank here", "module")
+    table = wording.Grid(headings, texts=[name for name in headings if "rank" not in name])
     matrices = [replace(matrix, rank=ranks.get(matrix.module, 0)) for matrix in run.blueprint.matrices]
     for row in manifest_table(matrices):
         fused, per_rank = row["fused"].rpartition(".")[2], f"{row['parameters_per_rank']:,}"
@@ -220,7 +211,8 @@ def show_store(config: Any) -> None:
     frame: Any = store.frame()
     out = console()
     failed = frame[frame["status"] == "failed"]
-    out.print(f"{store.root}: {len(frame)} runs, {len(frame) - len(failed)} finished, {len(failed)} failed")
+    runs = wording.counted(len(frame), "run")
+    out.print(f"{store.root}: {runs}, {len(frame) - len(failed)} finished, {len(failed)} failed")
     if len(frame):
         parts = store.bytes_by_part()
         listed = ", ".join(
@@ -243,14 +235,10 @@ def show_store(config: Any) -> None:
 
 
 def _store_table(frame: Any) -> Any:
-    from rich.table import Table
-
     from lora_bench.wording import duration
 
     keys = ("sweep", "task", "model", "method")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (*keys, "cells", "seeds", "finished", "failed", "time"):
-        table.add_column(name, justify="left" if name in keys else "right")
+    table = wording.Grid((*keys, "cells", "seeds", "finished", "failed", "time"), texts=keys)
     for values, group in frame.groupby(list(keys), dropna=False):
         ended = group["status"].value_counts()
         table.add_row(

@@ -69,7 +69,8 @@ def carry_out(
     _choose_mirror(plan)
     numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     try:
-        with SweepProgress(len(plan.pending()), console=out) as progress:
+        n_pending = len(plan.pending())
+        with SweepProgress(n_pending, console=out, n_before=len(plan.runs) - n_pending) as progress:
             while numbers and not stopped:
                 if launch is None:
                     stopped, taken = _in_process(plan, folder, numbers, progress, fail_fast=fail_fast, is_late=is_late)
@@ -77,6 +78,7 @@ def carry_out(
                     with _stopped_when(is_late, plan):
                         stopped, taken = _through_launcher(plan, folder, numbers, progress, launch, fail_fast=fail_fast)
                 numbers = [] if stopped else _left_by_others(plan, folder, taken, out)
+                progress.update(done=n_pending - len(plan.pending()), failed=progress.failed)
                 if numbers:
                     save(plan)
     except KeyboardInterrupt as error:
@@ -162,8 +164,7 @@ def _in_process(
     from lora_bench.tracking.live import open_tracking
 
     tracking = open_tracking(_mirror(plan), directory=store.root / ".tracking")
-    done, failed = progress.done, progress.failed
-    taken = []
+    failed, taken = progress.failed, []
     try:
         for number in numbers:
             if is_late():
@@ -172,11 +173,12 @@ def _in_process(
                 if not is_ours:
                     taken.append(number)
                     continue
-                refresh(plan, store, plan.packs[number])
+                refresh(plan, store, plan.packs[number])  # another launch may have trained some
                 wanted = plan.pending(plan.packs[number])
+                done = progress.n_runs - len(plan.pending())
                 failed += _train_pack(plan, store, number, wanted, tracking, _inside(progress, done, failed))
-            done += len(wanted)
-            progress.update(done=done, failed=failed)
+                refresh(plan, store, plan.packs[number])
+            progress.update(done=progress.n_runs - len(plan.pending()), failed=failed)
             if failed and fail_fast:
                 return FAILED_FAST, taken
     finally:
@@ -245,6 +247,7 @@ def _through_launcher(
     pending = plan.pending()
     unfinished = {number: set(plan.pending(plan.packs[number])) for number in numbers}
     before = {run_id: store.written_at(run_id) for run_id in pending}
+    done_before, failed_before = progress.n_runs - len(pending), progress.failed
     is_over = threading.Event()
     has_failed = threading.Event()
 
@@ -256,10 +259,11 @@ def _through_launcher(
             for run_id in pending:
                 if run_id not in seen and store.written_at(run_id) != before[run_id]:
                     seen[run_id] = store.status(run_id) or "failed"
-            failed = sum(status == "failed" for status in seen.values())
+            failed = failed_before + sum(status == "failed" for status in seen.values())
             shares |= {number: share for number in numbers if (share := marks.share_trained(plan.path, number))}
             in_training = (shares[number] * len(unfinished[number] - seen.keys()) for number in numbers)
-            progress.update(done=len(seen), failed=failed, inside=SHARE_OF_TRAINING * sum(in_training))
+            inside = SHARE_OF_TRAINING * sum(in_training)
+            progress.update(done=done_before + len(seen), failed=failed, inside=inside)
             if failed and fail_fast and not has_failed.is_set():
                 has_failed.set()
                 _stop(plan)

@@ -1,12 +1,18 @@
-"""How a sweep is doing: a bar on a terminal, plain lines elsewhere."""
+"""How a sweep or a run is doing: a bar on a terminal, plain lines elsewhere."""
 
+from __future__ import annotations
+
+import math
+import sys
 import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lora_bench.wording import duration
+from lora_bench.wording import counted, duration
 
 QUIET_SECONDS = 15.0
 """The shortest time between two plain lines."""
@@ -14,70 +20,150 @@ QUIET_SHARE = 0.05
 """Of the time passed, what lies between two plain lines at least: a log of hours has a hundred lines, not thousands."""
 FIRST_SHARE, FIRST_SECONDS = 0.03, 120.0
 """The time left is told from this share of the work on, or after this time: before, it is that of starting workers."""
+WIDE = 100
+"""Columns of a terminal from which on the time passed stands beside the time left."""
+
+
+class Meter:
+    """One line that is written over where a terminal can do that, and lines from time to time where not.
+
+    Whatever else is printed, standard error included, stands above the bar, as long as it goes to the same terminal.
+    """
+
+    def __init__(self, *, console: Console) -> None:
+        self._console = console
+        self.started = time.monotonic()
+        self._said_at = self.started
+        self._said: str | None = None
+        self._bar: Progress | None = None
+        if console.is_terminal and not console.is_dumb_terminal:
+            self._bar = Progress(
+                TextColumn("{task.fields[head]}"),
+                BarColumn(bar_width=30 if console.width >= WIDE else 12),
+                TextColumn("{task.fields[tail]}"),
+                console=console,
+                transient=True,
+                redirect_stderr=sys.stderr.isatty(),
+            )
+            self._task = self._bar.add_task("", total=1.0, head="", tail="")
+
+    @property
+    def is_wide(self) -> bool:
+        return self._bar is None or self._console.width >= WIDE
+
+    def start(self) -> None:
+        if self._bar:
+            self._bar.start()
+
+    def stop(self) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def show(self, head: str, share: float, tail: str, *, about: str, is_last: bool = False) -> None:
+        """Draw the bar, or print a line if it is time for one.
+
+        Args:
+            share: how much of the bar is full.
+            about: what is told of, without times: a line that tells nothing new is left out.
+        """
+        if self._bar:
+            self._bar.update(self._task, completed=share, head=head, tail=tail)
+            return
+        now = time.monotonic()
+        pause = max(QUIET_SECONDS, QUIET_SHARE * (now - self.started))
+        if (is_last or now - self._said_at >= pause) and about != self._said:
+            self._said, self._said_at = about, now
+            self._console.print(f"{head}  {tail}", highlight=False)
+
+    def times(self, share: float) -> list[str]:
+        """The time passed, and the time left once the share of the work that is done can tell it."""
+        passed = time.monotonic() - self.started
+        is_known = (share >= FIRST_SHARE or passed >= FIRST_SECONDS) and 0 < share < 1
+        left = [f"about {duration(passed / share * (1 - share))} left"] if is_known else []
+        return [*([f"{duration(passed)} passed"] if self.is_wide or not left else []), *left]
 
 
 class SweepProgress:
-    """Runs done, runs failed and the time left, from what this sweep itself has trained."""
+    """Runs that have ended, how much is trained, runs that failed and the time left. None of them ever goes back: what
+    is trained anew, as after a loss or when memory ran out, stands still until it is behind what was told.
 
-    def __init__(self, n_runs: int, *, console: Console):
-        self.n_runs = n_runs
+    Args:
+        n_runs: that this launch is to train.
+        n_before: runs of the same plan that had ended before.
+    """
+
+    def __init__(self, n_runs: int, *, console: Console, n_before: int = 0) -> None:
+        self.n_runs, self.n_before = n_runs, n_before
         self.done = 0
         self.failed = 0
-        self._console = console
-        self._started = time.monotonic()
-        self._said_at = self._started
-        self._said: tuple[int, int] | None = None
-        self._bar: Progress | None = None
-        if console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.completed:.0f}/{task.total} runs"),
-                BarColumn(bar_width=30),
-                TextColumn("{task.fields[state]}"),
-                console=console,
-                transient=True,
-            )
-            self._task = self._bar.add_task("", total=n_runs, state="")
+        self._trained = 0.0
+        self._meter = Meter(console=console)
 
-    def __enter__(self) -> "SweepProgress":
-        if self._bar:
-            self._bar.start()
+    def __enter__(self) -> SweepProgress:
+        self._meter.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
-        elif kind is None:
-            self._say()
+        self._meter.stop()
+        if kind is None:
+            self._show(is_last=True)
 
     def update(self, *, done: int, failed: int, inside: float = 0.0) -> None:
         """Take in how far the sweep is.
 
         Args:
-            done: runs that have ended, failed ones included.
-            inside: of the pack in training, the work that is behind it, in runs.
+            done: runs of this launch that have ended, failed ones included.
+            inside: of the packs in training, the work that is behind them, in runs.
         """
-        self.done, self.failed = done, failed
-        state = self._tell(done + inside)
-        if self._bar:
-            self._bar.update(self._task, completed=done + inside, state=state)
-        else:
-            now = time.monotonic()
-            if now - self._said_at >= max(QUIET_SECONDS, QUIET_SHARE * (now - self._started)):
-                self._say(inside)
+        self.done, self.failed = max(self.done, min(done, self.n_runs)), max(self.failed, failed)
+        self._trained = max(self._trained, min(done + inside, self.n_runs))
+        self._show()
 
-    def _say(self, inside: float = 0.0) -> None:
-        if self._said == (self.done, round(100 * inside)):
+    def _show(self, *, is_last: bool = False) -> None:
+        total = self.n_before + self.n_runs
+        share = self._trained / self.n_runs if self.n_runs else 1.0
+        of_all = (self.n_before + self._trained) / total if total else 1.0
+        percent = math.floor(100 * of_all)
+        state = [f"{percent} % trained"] if self._trained > self.done and percent else []
+        state += [f"{self.failed} failed"] if self.failed else []
+        head = f"{self.n_before + self.done}/{counted(total, 'run')}"
+        about = f"{self.done} {self.failed} {self._trained:.2f}"
+        self._meter.show(head, of_all, "  ".join([*state, *self._meter.times(share)]), about=about, is_last=is_last)
+
+
+class StepProgress:
+    """Steps, loss and time left of a single run."""
+
+    def __init__(self, *, console: Console) -> None:
+        self._console = console
+        self._meter = Meter(console=console)
+        self._first: float | None = None
+        self._last = math.nan
+        self._steps = 0
+
+    def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
+        """The listener that the run's events are for."""
+        self._meter.start()
+        return self._listen
+
+    def __exit__(self, *_: object) -> None:
+        self._meter.stop()
+        if self._first is not None:
+            losses = f"loss {_loss(self._first)} at first, {_loss(self._last)} at last"
+            self._console.print(f"{counted(self._steps, 'step')}: {losses}", highlight=False)
+
+    def _listen(self, event: Mapping[str, Any]) -> None:
+        if event.get("event") != "step":
             return
-        self._said, self._said_at = (self.done, round(100 * inside)), time.monotonic()
-        self._console.print(f"{self.done}/{self.n_runs} runs{self._tell(self.done + inside)}", highlight=False)
+        step, steps, self._last = event["step"], event["steps"], event["loss"]
+        self._first = self._last if self._first is None else self._first
+        self._steps = step
+        share = step / steps
+        tail = [f"loss {_loss(self._last)}", *(self._meter.times(share) if step < steps else ["scoring"])]
+        self._meter.show(f"step {step:,}/{steps:,}", share, "  ".join(tail), about=str(step))
 
-    def _tell(self, progress: float) -> str:
-        parts = [f"  {self.failed} failed"] if self.failed else []
-        passed = time.monotonic() - self._started
-        parts.append(f"  {duration(passed)} passed")
-        is_known = progress >= FIRST_SHARE * self.n_runs or passed >= FIRST_SECONDS
-        if is_known and 0 < progress < self.n_runs:
-            parts.append(f"  about {duration(passed / progress * (self.n_runs - progress))} left")
-        return "".join(parts)
+
+def _loss(loss: float) -> str:
+    return f"{loss:.3f}" if math.isfinite(loss) else "not finite"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
@@ -20,8 +19,8 @@ from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
 from lora_bench.store.locks import owner_of, remedy
 from lora_bench.store.secrets import scrub_override
-from lora_bench.verdicts import arms, settings, tuning
-from lora_bench.wording import command_line, counted, duration, size
+from lora_bench.verdicts import arms, collapse, settings, tuning
+from lora_bench.wording import Grid, command_line, counted, duration, interval, points, size
 
 DOUBTS = {  # certificates of a chosen rate that another may beat, as a sweep's table tells them
     "edge": "edge: the best rate is the smallest or largest tried; a wider grid may find a better one",
@@ -117,12 +116,11 @@ def _environments_apart(plan: Plan, store: StoreReader, *, is_launched: bool) ->
             yield f"{group_in_words}, will not be compared with new ones: {', '.join(differing)}"
 
 
-def _cell_table(plan: Plan) -> Table:
+def _cell_table(plan: Plan) -> Grid:
     from lora_bench.models.adapters import init_scale, scale_of
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("cell", "lr", "ranks", "adapter", "alpha/rank", "scale of A", "runs", "finished", "to train"):
-        table.add_column(name, justify="left" if name == "cell" else "right")
+    headings = ("cell", "lr", "ranks", "adapter", "alpha/rank", "scale of A", "runs", "finished", "to train")
+    table = Grid(headings, texts=["cell"])
     by_cell: dict[str, list[str]] = {}
     for run_id, planned in plan.runs.items():
         by_cell.setdefault(planned.run.cell_id, []).append(run_id)
@@ -183,8 +181,10 @@ def conclude(plan: Plan, store: StoreReader, out: Console, *, stopped: str | Non
     statuses = list(plan.status.values())
     finished, failed, missing = (statuses.count(kind) for kind in ("finished", "failed", None))
     if finished:
-        for table in ranking(plan, frame):
+        for table in ranking(plan, frame, store):
             out.print(table)
+            for note in table.notes:
+                out.print(f"  {note}")
     if failed:
         out.print(f"{counted(failed, 'run')} failed:", style="bold")
         for line in failures(plan, frame):
@@ -201,8 +201,8 @@ def conclude(plan: Plan, store: StoreReader, out: Console, *, stopped: str | Non
             out.print(f"  {owner_of(lock) or lock}; {remedy(lock)}", soft_wrap=True)
         out.print(f"{finished} of {counted(len(statuses), 'run')} finished, {missing} missing. Go on with:\n  {same}")
     elif failed:
-        out.print(f"{finished} of {counted(len(statuses), 'run')} finished. Try the failed ones again with:")
-        out.print(f"  {same if retry.strip() in command else same + retry}")
+        again = same if retry.strip() in command else same + retry
+        out.print(f"{finished} of {counted(len(statuses), 'run')} finished. Try the failed ones again with:\n  {again}")
     else:
         out.print(f"all {counted(len(statuses), 'run')} finished. Next:\n  {analysis_command(plan, store)}")
     return 1 if failed or missing else 0
@@ -221,8 +221,11 @@ def _trained_elsewhere(plan: Plan, store: StoreReader) -> list[Path]:
     return locks
 
 
-def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
-    """One table per backbone, task and environment: each arm at the rate that `select` chose for it, the best first."""
+def ranking(plan: Plan, frame: Any, store: StoreReader) -> Iterator[Grid]:
+    """One table per backbone, task and environment: each arm at the rate that `select` chose for it, the best first.
+
+    Scores are in points; a caption names arms of which seeds predict one class.
+    """
     try:
         runs: Any = settings.prepare(frame)
     except settings.NothingToShow:
@@ -234,14 +237,16 @@ def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
         if group.empty:
             continue
         rates: Any = tuning.choose_rates(group)
+        chosen = group[group["scored"] & (group["lr"] == group["arm"].map(rates["lr"]))]
+        stuck = [run_id for run_id in chosen["run_id"] if _is_stuck(store, run_id)]
+        group = group.assign(learns=~group["run_id"].isin(stuck))
         estimates: Any = arms.estimate(group, rates["lr"].to_dict()).sort_values("mean", ascending=False)
         metric = group["metric"].dropna().iloc[0]
-        title = [str(model), str(task), metric, *([f"environment {environment}"] if environments.nunique() > 1 else [])]
-        table = Table(title=" · ".join(title), title_justify="left", box=None, pad_edge=False)
-        for name in ("cell", "parameters", "lr", "on select", "on report", "95 % interval", "seeds", "failed"):
-            table.add_column(name, justify="left" if name == "cell" else "right")
+        title = [str(model), str(task), f"{str(metric).replace('_', ' ')} × 100"]
+        title += [f"environment {environment}"] if environments.nunique() > 1 else []
+        headings = ("cell", "parameters", "lr", "on select", "on report", "95 % interval", "seeds", "failed")
+        table = Grid(headings, texts=["cell"], title=" · ".join(title))
         for arm, row in estimates.iterrows():
-            interval = f"{row['low']:.3f} to {row['high']:.3f}" if math.isfinite(row["low"]) else "-"
             certificate = str(rates.at[arm, "certificate"])
             doubt = f" ({certificate})" if certificate in DOUBTS else ""
             parameters = row["adapter_parameters"]
@@ -249,16 +254,25 @@ def ranking(plan: Plan, frame: Any) -> Iterator[Table]:
                 str(arm),
                 f"{parameters:,.0f}" if parameters > 0 else "-",
                 f"{row['lr']:g}{doubt}",
-                f"{rates.at[arm, 'select']:.3f}",
-                f"{row['mean']:.3f}",
-                interval,
+                points(rates.at[arm, "select"]),
+                points(row["mean"]),
+                interval(row["low"], row["high"]),
                 str(row["n_seeds"]),
                 str(int((group[group["arm"] == arm]["status"] == "failed").sum())),
             )
-        doubts = [words for doubt, words in DOUBTS.items() if (rates["certificate"] == doubt).any()]
-        if doubts:
-            table.caption, table.caption_justify = "\n".join(doubts), "left"
+        table.notes = [words for doubt, words in DOUBTS.items() if (rates["certificate"] == doubt).any()]
+        by_arm = zip(estimates.index, estimates["n_stuck"], estimates["learns"], strict=True)
+        if unlearned := [f"{arm} {n} of {len(learns)}" for arm, n, learns in by_arm if n]:
+            table.notes.append(f"seeds that predict one class or diverged: {', '.join(unlearned)}")
         yield table
+
+
+def _is_stuck(store: StoreReader, run_id: str) -> bool:
+    """Whether a run's model gives one answer whatever it reads; False where its predictions cannot be read."""
+    with contextlib.suppress(StoreError):
+        predictions = store.predictions(run_id)
+        return predictions is not None and collapse.has_collapsed(predictions)
+    return False
 
 
 def failures(plan: Plan, frame: Any) -> Iterator[str]:

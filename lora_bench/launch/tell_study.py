@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from rich.console import Console
-from rich.table import Table
 
 from lora_bench.launch import tell_tasks
 from lora_bench.launch.families import Family
@@ -18,7 +17,7 @@ from lora_bench.verdicts import looks, power, scheme
 from lora_bench.verdicts.family import starts_in_words
 from lora_bench.verdicts.looks import Look
 from lora_bench.verdicts.scheme import Course
-from lora_bench.wording import command_line, counted, interval, p_value, signed
+from lora_bench.wording import Grid, command_line, counted, interval, p_value, signed
 
 
 def introduce(family: Family, out: Console, *, before: Family | None = None) -> None:
@@ -69,11 +68,10 @@ def show_look(family: Family, look: Look, out: Console) -> None:
         out.print(f"  at no rate tried better than the head alone on select: {', '.join(unlearned)}")
 
 
-def _table(family: Family, look: Look) -> Table:
+def _table(family: Family, look: Look) -> Grid:
     n_last = family.declaration.looks[-1]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("contrast", "difference", "interval", "it is", "seeds", "failed", "p", "p tied"):
-        table.add_column(name, justify="left" if name in ("contrast", "it is", "failed") else "right")
+    headings = ("contrast", "difference", "interval", "it is", "seeds", "failed", "p", "p tied")
+    table = Grid(headings, texts=["contrast", "it is", "failed"])
     for finding in look.findings:
         table.add_row(
             f"{finding.first} − {finding.second}",

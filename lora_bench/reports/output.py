@@ -7,13 +7,13 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from lora_bench.reports.figures import style
 from lora_bench.reports.latex import latex
-from lora_bench.reports.section import Column, Section, Table
+from lora_bench.reports.section import Section, Table
 from lora_bench.verdicts.note import gap
+from lora_bench.wording import Grid
 
 
 def print_section(section: Section, console: Console) -> None:
@@ -22,30 +22,21 @@ def print_section(section: Section, console: Console) -> None:
     for table in section.tables:
         if not any(column.on_screen for column in table.columns):
             continue
-        shown = RichTable(
+        on_screen = [column for column in table.columns if column.on_screen]
+        shown = Grid(
+            [column.title for column in on_screen],
+            texts=[column.title for column in on_screen if not column.is_number],
             title=table.title,
-            title_justify="left",
-            header_style="bold",
             title_style="bold",
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for column in table.columns:
-            if column.on_screen:
-                shown.add_column(
-                    column.title, justify="right" if column.is_number else "left", no_wrap=not wraps(table, column)
-                )
         for row in table.shown():
             shown.add_row(*(cell for cell, column in zip(row, table.columns, strict=True) if column.on_screen))
         console.print(shown)
     console.print(section.sentence, style="bold", soft_wrap=True)
     for remark in section.remarks:
         console.print(f"- {remark}", soft_wrap=True)
-
-
-def wraps(table: Table, column: Column) -> bool:
-    """Whether a column holds prose, which may run over several lines."""
-    return not column.is_number and any(len(column.show(value)) > 30 for value in table.frame[column.name])
 
 
 def write_section(section: Section, out: Path) -> list[Path]:

@@ -71,7 +71,8 @@ class Listener:
             for name, value in values.items():
                 attempt.curve[name].append(value)
             attempt.tracked.log({"train": values}, step + 1)
-        self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": self.n_wanted})
+        loss = sum(points[0]) / len(points[0])
+        self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": self.n_wanted, "loss": loss})
 
     def on_epoch(self, epoch: int, step: int) -> None:
         if epoch in self.scored or step == self.n_steps:

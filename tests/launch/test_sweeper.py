@@ -512,7 +512,8 @@ def test_a_log_gets_lines_at_growing_intervals_with_the_time_left(monkeypatch):
         progress.update(done=20, failed=1)
     lines = out.file.getvalue().splitlines()
     assert lines[0] == "0/20 runs  15 s passed"  # by then it is mostly the starting of workers
-    assert next(line for line in lines if "left" in line) == "0/20 runs  2 min 00 s passed  about 2 h 58 min left"
+    first = next(line for line in lines if "left" in line)
+    assert first == "0/20 runs  1 % trained  2 min 00 s passed  about 2 h 58 min left"
     assert lines[-1] == "20/20 runs  1 failed  2 h 59 min passed"
     assert 20 + 60 < len(lines) < 120
 
