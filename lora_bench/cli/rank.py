@@ -7,5 +7,7 @@ from lora_bench.reports import script
 
 
 def main(argv: list[str] | None = None) -> int:
-    scope, out, _ = script.parse(script.parser(rank.__doc__, "rank"), argv)
+    parser = script.parser(rank.__doc__, "rank")
+    script.add_paper(parser)
+    scope, out, _ = script.parse(parser, argv)
     return script.run_script(lambda runs: rank.sections(runs, scope), scope, out)

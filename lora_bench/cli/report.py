@@ -32,6 +32,7 @@ class Written(NamedTuple):
 def main(argv: list[str] | None = None) -> int:
     parser = script.parser(page.__doc__, "report")
     parser.add_argument("--title", default=TITLE, metavar="TEXT", help="the page's title")
+    script.add_paper(parser)
     parser.add_argument("--no-texts", action="store_true", help="show report rows by their numbers alone")
     scope, out, options = script.parse(parser, argv)
     try:

@@ -18,6 +18,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="TARGETS",
         help=f"the placement that the others are held against (default: {settings.REFERENCE_TARGETS})",
     )
+    script.add_paper(parser)
     scope, out, options = script.parse(parser, argv)
     asked = {"budget": options.budget, "reference": options.reference}
     return script.run_script(lambda runs: weight_types.sections(runs, scope, **asked), scope, out)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
+from lora_bench.questions.depth import layer_levels
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope, gather
@@ -52,7 +53,9 @@ def sections(runs: pd.DataFrame, scope: Scope, *, by: str, reference: str | None
         NothingToShow: when there is none, with what differs beside the factor; or when no level is the reference.
     """
     runs = scope.within(runs)
-    runs = runs.assign(level=_levels(runs, by))
+    runs = runs.assign(level=_levels(runs, by, scope))
+    if reference:  # as the records spell it, or as the levels do
+        reference = next(iter(runs.loc[runs[by].astype(str) == reference, "level"]), reference)
     methods = [None] if by == "method" else [name for name in LORA_METHODS if name in set(runs["method"])]
     free = settings.METHOD_SETTINGS if by == "method" else (by,)
     comparables = [
@@ -200,7 +203,9 @@ def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: obj
 # ---------------------------------------------------------------- helpers
 
 
-def _levels(runs: pd.DataFrame, by: str) -> pd.Series:
+def _levels(runs: pd.DataFrame, by: str, scope: Scope) -> pd.Series:
+    if by == "layers":
+        return layer_levels(runs, scope.store)
     if by == "method":
         columns = [runs[name] for name in ("method", *settings.METHOD_SETTINGS)]
         return pd.Series([method_name(*setting) for setting in zip(*columns, strict=True)], index=runs.index)

@@ -24,6 +24,7 @@ COSTS = [
     ("bytes", "adapter and head on disk (bytes)"),
 ]
 NOISE = 0.05  # of a cost: times of equal work differ by about as much
+TIMED = "seconds"  # the cost that is measured with noise; the others are counted
 
 
 def sections(runs: pd.DataFrame, scope: Scope) -> list[SettingSection]:
@@ -41,7 +42,9 @@ def section(setting: settings.Setting, *, name: str) -> SettingSection:
     frame["adapter_parameters"] = frame["adapter_parameters"].mask(untold)  # full fine-tuning is not free
     measured = [(column, label) for column, label in COSTS if np.isfinite(frame[column]).any()]
     for column, _ in measured:
-        frame[f"front_{column}"] = arms.on_front(frame[column].to_numpy(), frame["mean"].to_numpy())
+        costs = frame[column].to_numpy(float)
+        costs = grouped(costs) if column == TIMED else costs
+        frame[f"front_{column}"] = arms.on_front(costs, frame["mean"].to_numpy())
     points = frame[(frame["targets"] != "") & np.isfinite(frame["mean"])]
     points = points.assign(label=points["cell"])
     drawn = [(column, label) for column, label in measured if _differs(points[column])]
@@ -59,11 +62,27 @@ def section(setting: settings.Setting, *, name: str) -> SettingSection:
         figures={name: curves.pareto(points, drawn, metric=setting.metric)} if drawn else {},
         captions={
             name: "Report score (mean and 95 % t interval over seeds) against cost; "
-            "the line is the Pareto front of the means. Cells of equal cost are drawn side by side."
+            "the line is the Pareto front of the means. Cells of equal cost are drawn side by side; times within "
+            f"{100 * NOISE:g} % of each other count as equal."
         },
         notes=notes,
         setting=setting,
     )
+
+
+def grouped(costs: np.ndarray) -> np.ndarray:
+    """Costs of which those within NOISE of the cheapest of them are one: a front over less would be one of noise.
+
+    Args:
+        costs: (n,), above zero; NaN where unmeasured, and there it stays.
+    """
+    shared, cheapest = np.array(costs, dtype=float), -np.inf
+    for place in np.argsort(shared, kind="stable"):  # NaN last
+        if shared[place] > (1 + NOISE) * cheapest:
+            cheapest = shared[place]
+        if np.isfinite(shared[place]):
+            shared[place] = cheapest
+    return shared
 
 
 def _differs(costs: pd.Series) -> bool:

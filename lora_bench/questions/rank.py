@@ -22,7 +22,7 @@ from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, JudgedSection, Table
 from lora_bench.verdicts import gaps, settings
 from lora_bench.verdicts import paper as published
-from lora_bench.verdicts.arms import Arm, judge, name_arms, sort_arms
+from lora_bench.verdicts.arms import Arm, Judgement, judge, name_arms, sort_arms
 from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, NOT_LEARNED
 from lora_bench.verdicts.note import Note, gap
 
@@ -40,18 +40,26 @@ def sections(runs: pd.DataFrame, scope: Scope) -> list[JudgedSection]:
 
     def of(setting: settings.Setting) -> list[JudgedSection]:
         margin, name = scope.margin_of(setting.metric), f"rank_{setting.slug}"
-        return [section(setting, margin=margin, name=name, store=scope.store, pinned=pinned)]
+        asked = {"store": scope.store, "pinned": pinned, "with_paper": scope.with_paper}
+        return [section(setting, margin=margin, name=name, **asked)]
 
     return each_setting(runs, scope, of)
 
 
 def section(
-    setting: settings.Setting, *, margin: float, name: str, store: Path, pinned: Mapping[str, Sequence[str]]
+    setting: settings.Setting,
+    *,
+    margin: float,
+    name: str,
+    store: Path,
+    pinned: Mapping[str, Sequence[str]],
+    with_paper: bool = False,
 ) -> JudgedSection:
     """The table, the figure and the sentence for one setting.
 
     Args:
         pinned: as `more_seeds.notes` has it.
+        with_paper: show the paper's scores beside, and say what of its design is not here.
 
     Raises:
         NothingToShow: when no placement was run at two ranks.
@@ -73,30 +81,31 @@ def section(
     runs = sort_arms(name_arms(runs), [arm for of_curve in arms.values() for arm in of_curve])
     settings.refuse_duplicates(setting, runs)
     judged = judge(runs, [(other, lowest) for lowest, *others in arms.values() for other in others], margin=margin)
-    rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
+    estimates, table = judged.estimates, judged.contrasts
     estimates["rank"] = [arm.rank for arm in estimates["arm"]]
     ends = {(ranks[-1], ranks[0]) for ranks in arms.values()}  # what the sentence tells
     ends_judged = replace(
         judged, contrasts=table[[pair in ends for pair in zip(table["first"], table["second"], strict=True)]]
     )
     beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)
+    paper = published.rank() if with_paper else published.rank().iloc[:0]
     return JudgedSection(
         title=f"Rank: {setting.title}",
         sentence=sentence(setting, estimates, table, margin),
         tables=[
-            _cells(name, setting, rates, estimates, table),
+            _cells(name, setting, judged, paper),
             tables.contrast_table(f"{name}_contrasts", table, margin),
             *beside_tables,
         ],
-        figures=_figures(name, setting, estimates),
+        figures=_figures(name, setting, estimates, paper if with_paper else None),
         captions={
             name: "Score on the report split against the rank, each cell at its own learning rate chosen on select. "
-            "Marks: means over seeds with 95 % t intervals; small marks: seeds. "
-            "Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints.",
+            "Marks: means over seeds with 95 % t intervals; small marks: seeds."
+            + (" Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints." if with_paper else ""),
             f"{name}_gap": "Generalisation gap: the score on a fixed sample of train rows minus that on report, "
             "with 95 % t intervals.",
         },
-        notes=notes(setting, runs, rates, estimates, curves)
+        notes=notes(setting, runs, judged, curves, with_paper=with_paper)
         + beside_notes
         + more_seeds.notes(runs, ends_judged, store, pinned=pinned),
         setting=setting,
@@ -134,7 +143,7 @@ def sentence(setting: settings.Setting, estimates: pd.DataFrame, table: pd.DataF
 
 
 def notes(
-    setting: settings.Setting, runs: pd.DataFrame, rates: pd.DataFrame, estimates: pd.DataFrame, curves: list[str]
+    setting: settings.Setting, runs: pd.DataFrame, judged: Judgement, curves: list[str], *, with_paper: bool
 ) -> list[Note]:
     """What a reader must know beside the table."""
     lines = list(setting.notes)
@@ -154,21 +163,19 @@ def notes(
         lines.append(gap(f"missing from the store: {absent}"))
     lacking = [t for t in PAPER_TARGETS if t not in curves]
     ranks = [r for r in PAPER_RANKS if r not in here]
-    if lacking or ranks:
+    if with_paper and (lacking or ranks):
         absent = wording.listed(lacking + [f"rank {r}" for r in ranks])
         lines.append(gap(f"of the paper's Table 6 the store lacks {absent}"))
-    return lines + tables.run_notes(runs, rates, estimates)
+    return lines + tables.run_notes(runs, judged.rates, judged.estimates)
 
 
-def _cells(
-    name: str, setting: settings.Setting, rates: pd.DataFrame, estimates: pd.DataFrame, table: pd.DataFrame
-) -> Table:
-    frame = tables.cell_frame(setting, estimates, rates)
-    frame = tables.with_contrasts(frame, table, side="first", prefix="lowest")
-    paper = published.rank().pivot(index=["targets", "rank"], columns="dataset", values="score")
-    for dataset in published.SPREAD:
+def _cells(name: str, setting: settings.Setting, judged: Judgement, paper: pd.DataFrame) -> Table:
+    frame = tables.cell_frame(setting, judged.estimates, judged.rates)
+    frame = tables.with_contrasts(frame, judged.contrasts, side="first", prefix="lowest")
+    printed = paper.pivot(index=["targets", "rank"], columns="dataset", values="score")
+    for dataset in map(str, printed):
         frame[f"paper_{dataset.lower()}"] = [
-            paper[dataset].get((targets, rank), np.nan)
+            printed[dataset].get((targets, rank), np.nan)
             for targets, rank in zip(frame["targets"], frame["rank"], strict=True)
         ]
     columns = [
@@ -183,15 +190,16 @@ def _cells(
         *(
             Column(f"paper_{d.lower()}", f"paper {short}", wording.points, in_paper=False)
             for d, short in published.SHORT.items()
+            if d in printed
         ),
     ]
     return Table(name, f"{setting.title}: report score ± 95 % against rank", frame, columns)
 
 
-def _figures(name: str, setting: settings.Setting, estimates: pd.DataFrame) -> dict:
+def _figures(name: str, setting: settings.Setting, estimates: pd.DataFrame, paper: pd.DataFrame | None) -> dict:
     if not np.isfinite(estimates["mean"]).any():
         return {}
-    made = {name: verdicts.ranks(estimates, metric=setting.metric, published=published.rank())}
+    made = {name: verdicts.ranks(estimates, metric=setting.metric, published=paper)}
     if np.isfinite(estimates["gap"]).any():
         made[f"{name}_gap"] = verdicts.gaps(estimates)
     return made

@@ -95,6 +95,7 @@ def section(title: str, content: Mapping[str, Any]) -> Section:
             f"the band is the margin of {100 * declared['margin']:g}."
         },
         notes=_notes(content, n_last),
+        about=title,
     )
 
 

@@ -63,6 +63,7 @@ def sections(
                 reference=reference,
                 store=scope.store,
                 pinned=pinned,
+                with_paper=scope.with_paper,
             )
             for count, at_budget in at
         ]
@@ -80,11 +81,13 @@ def section(
     reference: str,
     store: Path,
     pinned: Mapping[str, Sequence[str]],
+    with_paper: bool = False,
 ) -> PlacementSection:
     """The table, the two figures and the sentence for one budget of one setting.
 
     Args:
         pinned: as `more_seeds.notes` has it.
+        with_paper: show the paper's scores beside placements that are its own.
 
     Raises:
         NothingToShow: when the reference is none of the placements.
@@ -101,14 +104,14 @@ def section(
     judged = judge(runs, against_reference(arms, reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)
-    paper = _paper(estimates)
+    paper = _paper(estimates) if with_paper else published.weight_types().iloc[:0]
     # The paper's are points of accuracy, and have no place on the axis of another metric.
     differences = _differences(paper, reference) if len(paper) and setting.metric == "accuracy" else None
     return PlacementSection(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
         sentence=sentence(setting, budget, estimates, table, margin, reference),
         tables=[
-            _placements(name, setting, rates, estimates, table, reference),
+            _placements(name, setting, judged, reference, paper),
             tables.contrast_table(f"{name}_contrasts", table, margin),
             *beside_tables,
             _every_pair(f"{name}_pairs", judged, margin),
@@ -224,23 +227,17 @@ def _differences(paper: pd.DataFrame, reference: str) -> pd.DataFrame:
     return differences.assign(label=reference + " − " + differences["targets"])
 
 
-def _placements(
-    name: str,
-    setting: settings.Setting,
-    rates: pd.DataFrame,
-    estimates: pd.DataFrame,
-    table: pd.DataFrame,
-    reference: str,
-) -> Table:
+def _placements(name: str, setting: settings.Setting, judged: Judgement, reference: str, paper: pd.DataFrame) -> Table:
+    rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     frame = tables.cell_frame(setting, estimates, rates)
     frame["cell_shown"] = [str(arm) for arm in estimates["arm"]]
     frame = tables.with_contrasts(frame, table, side="second", prefix="reference")
     is_placement = (frame["cell"] != settings.FLOOR).to_numpy()
     chances = chances_of_best([np.array(list(scores.values())) for scores in estimates["scores"][is_placement]])
     frame.loc[is_placement, "chance_of_best"] = chances
-    paper = _paper(estimates).pivot(index="targets", columns="dataset", values="score")
-    for dataset in map(str, paper):
-        frame[f"paper_{dataset.lower()}"] = frame["cell"].map(paper[dataset])
+    printed = paper.pivot(index="targets", columns="dataset", values="score")
+    for dataset in map(str, printed):
+        frame[f"paper_{dataset.lower()}"] = frame["cell"].map(printed[dataset])
     columns = [
         Column("cell_shown", "targets", wording.text, is_number=False, is_name=True),
         Column("adapter_parameters", "parameters", wording.count, on_screen=False),
@@ -254,7 +251,7 @@ def _placements(
         *(
             Column(f"paper_{d.lower()}", f"paper {short}", wording.points, in_paper=False)
             for d, short in published.SHORT.items()
-            if d in paper
+            if d in printed
         ),
     ]
     return Table(name, f"{setting.title}: placements at one budget, report score ± 95 %", frame, columns)

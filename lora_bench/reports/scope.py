@@ -31,6 +31,7 @@ class Scope:
     metric: str | None = None  # None: each task's primary one
     margin: float | None = None  # the largest difference that counts as a tie, as a fraction; None: the metric's
     mix_environments: bool = False
+    with_paper: bool = False  # whether the scores that the LoRA paper prints for GPT-3 stand beside ours
     width: float | None = None  # of figures, in inches; None: a column or a page, by what they show
 
     def margin_of(self, metric: str) -> float:

@@ -56,6 +56,11 @@ def parser(doc: str | None, name: str, *, by_method: bool = True) -> argparse.Ar
     return made
 
 
+def add_paper(parser: argparse.ArgumentParser) -> None:
+    """--paper, of questions that the LoRA paper asked too."""
+    parser.add_argument("--paper", action="store_true", help="show the scores that the LoRA paper has for GPT-3 beside")
+
+
 def add_folders(parser: argparse.ArgumentParser, *, written: str) -> None:
     """--store and --out; `written` is what the help says of the latter."""
     parser.add_argument(
@@ -82,6 +87,7 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[Sc
         margin=options.margin and options.margin / 100,
         mix_environments=options.mix_environments,
         width=options.width,
+        with_paper=getattr(options, "paper", False),
     )
     return scope, options.out, options
 

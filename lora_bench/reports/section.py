@@ -58,11 +58,12 @@ class Section:
     captions: dict[str, str] = field(default_factory=dict)  # file name -> what the figure shows
     notes: list[Note] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)  # why other settings have no such section, each with its name
+    about: str = ""  # what its figures are of, such as backbone and task; empty where they are of no one setting
 
     @property
     def figure_title(self) -> str:
-        """What its figures say above everything; empty where they are of no one setting."""
-        return ""
+        """What its figures say above everything."""
+        return self.about
 
     @property
     def remarks(self) -> list[str]:

@@ -44,7 +44,7 @@ def weight_types_store(tmp_path_factory) -> Path:
 
 
 def test_weight_types_writes_tables_figures_and_a_sentence(weight_types_store, tmp_path, capsys):
-    assert run("weight_types", weight_types_store, tmp_path) == 0
+    assert run("weight_types", weight_types_store, tmp_path, "--paper") == 0
     shown = capsys.readouterr().out
     assert "better than" in shown
     table = pd.read_csv(tmp_path / "tables" / "weight_types_minilm_cola.csv")
@@ -58,7 +58,7 @@ def test_weight_types_writes_tables_figures_and_a_sentence(weight_types_store, t
 
 def test_rank_writes_tables_figures_and_a_sentence(tmp_path, capsys):
     store = write_store(tmp_path / "store", rank_records(ranks=(1, 8), n_seeds=6))
-    assert run("rank", store, tmp_path) == 0
+    assert run("rank", store, tmp_path, "--paper") == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "q at rank 8 is better against rank 1" in shown
     assert "of the paper's Table 6 the store lacks rank 2, rank 4 and rank 64" in shown

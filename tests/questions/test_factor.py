@@ -1,6 +1,7 @@
 """Levels of one factor, everything else equal: analysis/factor.py, and the sweeps that end by naming it."""
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy import stats as scipy_stats
 from commands import run
 from fake_store import depth_records, fake_record, frame_of, weight_types_records, write_store
 from lora_bench.launch import tell
-from lora_bench.questions import factor, weight_types
+from lora_bench.questions import depth, factor, weight_types
 from lora_bench.reports.scope import Scope
 from lora_bench.store.folder import Store
 from lora_bench.verdicts import settings
@@ -110,6 +111,34 @@ def test_budgets_are_never_mixed_whatever_the_ranks_are_called():
     ]  # fmt: skip
     (section,) = factor.sections(frame_of(dora), SCOPE, by="layers")
     assert section.judged.estimates.index.tolist() == ["all", "first:3"] and "dora" in section.title
+
+
+@pytest.mark.parametrize(
+    ("layers", "n_layers", "name"),
+    [
+        ("all", 6, "all"),
+        ("0", 2, "first:1"),
+        ("1", 2, "last:1"),
+        ("0,1,2", 6, "first:3"),
+        ("3,4,5", 6, "last:3"),
+        ("3,4,5", 12, "3-5"),
+        ("3,4,5", None, "3-5"),
+        ("0,2,3,5", 6, "0,2-3,5"),
+    ],
+)
+def test_a_level_of_depth_has_the_name_that_a_sweep_gives_it(layers, n_layers, name):
+    """`first:1` and `last:1` came out as 0 and 1, which says nothing of either end."""
+    assert depth.layer_name(layers, n_layers) == name
+
+
+def test_levels_are_named_with_the_layers_that_the_store_knows(tmp_path):
+    """Six layers, as the runs of all of them say; the reference may be given in either spelling."""
+    records = [fake_record(seed=seed, adapter={"layers": layers}) for layers in ("all", [0], [5]) for seed in range(4)]
+    scope = Scope(write_store(tmp_path, records))
+    for asked in ("last:1", "5"):
+        (section,) = factor.sections(scope.read(), scope, by="layers", reference=asked)
+        assert sorted(section.judged.contrasts["first"]) == ["all", "first:1"]
+        assert set(section.judged.contrasts["second"]) == {"last:1"}
 
 
 def test_halves_are_compared_without_all_layers():
@@ -290,7 +319,10 @@ def test_the_paper_s_values_stand_beside_its_own_placements_only(tmp_path, quick
     of_paper = weight_types_records(n_seeds=2, rates=(1e-3,))
     by_accuracy = weight_types_records(n_seeds=2, rates=(1e-3,), task="sst2", metric="accuracy")
     for records, has_paper, has_differences in ((few, 0, 0), (of_paper, 1, 0), (by_accuracy, 1, 1)):
-        (section,) = weight_types.sections(frame_of(records), SCOPE)
+        (unasked,) = weight_types.sections(frame_of(records), SCOPE)
+        assert not any(name.startswith("paper_") for name in unasked.tables[0].frame)
+        assert not any("paper" in caption for caption in unasked.captions.values())
+        (section,) = weight_types.sections(frame_of(records), replace(SCOPE, with_paper=True))
         assert any(name.startswith("paper_") for name in section.tables[0].frame) == has_paper
         assert ["paper" in caption for caption in section.captions.values()] == [has_paper, has_differences]
         (drawn, _) = section.figures.values()

@@ -34,3 +34,18 @@ def test_a_sweep_of_one_budget_has_no_figure_of_costs(tmp_path, noise):
 def test_a_cost_that_differs_keeps_its_panel(tmp_path):
     axes, _ = costs_drawn(tmp_path, [("q", 1), ("q", 8), ("qv", 64)], [100.0, 100.5, 101.0])
     assert "adapter parameters" in axes and not any("time" in label for label in axes)
+
+
+@pytest.mark.parametrize("faster", [0.2, 0.9, 4.0])
+def test_no_cell_is_on_the_front_of_time_for_less_than_its_noise(tmp_path, faster):
+    """A front over 0.9 s of 100 s says that the slower cell is dearer, which the same two runs may deny tomorrow."""
+    _, section = costs_drawn(tmp_path, [("q", 1), ("q", 8), ("qv", 64)], [100.0 - faster, 100.0, 300.0])
+    front = section.tables[0].frame.set_index("cell")["front_seconds"]
+    assert front.to_dict() == {"q r=1": False, "q r=8": True, "qv r=64": True}
+
+
+def test_times_further_apart_than_noise_keep_their_front():
+    """Chains do not join: each group is told from its cheapest member."""
+    np.testing.assert_array_equal(
+        pareto.grouped(np.array([104.0, 100.0, np.nan, 106.0, 111.0])), [100.0, 100.0, np.nan, 106.0, 106.0]
+    )

@@ -348,3 +348,12 @@ def test_the_legend_of_many_ranks_stays_on_the_page(n_ranks):
     legend = figure.legends[0].get_window_extent()
     assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1 and legend.y1 <= figure.bbox.y1
     assert len(figure.legends[0].get_texts()) == n_ranks + 1
+
+
+@pytest.mark.parametrize("text", ["seeds at rank 64, layer 3, right-singular vectors of A", "rank 4 and rank 64, B A"])
+@pytest.mark.parametrize("width", [1.2, 2.0, 3.05])
+def test_no_line_of_a_wrapped_text_is_a_lone_letter(text, width):
+    """A last line of one letter is read as a mark of its own."""
+    lines = compose.wrapped(text, width).split("\n")
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert min(map(len, lines)) > 2

@@ -7,6 +7,7 @@ drawn at the width at which it is printed, so that its letters have their size t
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,8 +59,10 @@ def dodge(values: Any, place: int, n: int) -> np.ndarray:
 
 
 def wrapped(text: str, width: float) -> str:
-    """A text in lines that fit a width in inches."""
-    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, _letters(width)) or [""])
+    """A text in lines that fit a width in inches; no line is a letter or two."""
+    tied = re.sub(r" (\S{1,2})(?=\n|$)", "\u00a0\\1", text)
+    lines = [line for part in tied.split("\n") for line in textwrap.wrap(part, _letters(width)) or [""]]
+    return "\n".join(lines).replace("\u00a0", " ")
 
 
 def header(figure: Figure, handles: Sequence[Any], labels: Sequence[str] | None = None) -> None:

@@ -60,7 +60,8 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
     ours.set_yticks(rows, list(estimates["label"]))
     ours.set_ylim(n - 0.4, -0.6)
     ours.set_xlabel(metric_label(metric).replace(" (", "\n(") if paper else metric_label(metric))
-    ours.set_title("measured", loc="left", color=INK)
+    if paper:
+        ours.set_title("measured", loc="left", color=INK)
     tidy(ours)
     _leave_far_floor(ours, estimates)
     for axis, (name, of_set) in zip(axes[1:], paper.items(), strict=True):
@@ -165,7 +166,9 @@ def ranks(
     if marked:
         top.axvline(marked, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
     top.set_ylabel(metric_label(metric))
-    top.set_title("measured" if marked is None else f"dashed: the teacher's rank, {marked}", loc="left", color=INK)
+    if paper or marked is not None:
+        text = "measured" if marked is None else f"dashed: the teacher's rank, {marked}"
+        top.set_title(text, loc="left", color=INK)
     compose.header(figure, *top.get_legend_handles_labels())
     _rank_axis(top, all_ranks)
     for axis, (name, of_set) in zip(small, paper.items(), strict=True):
@@ -219,7 +222,8 @@ def verdict_matrix(table: pd.DataFrame) -> Figure:
     width = compose.column() if label_width + 0.8 * len(settings) <= compose.column() else compose.page()
     per_block = max(1, int((width - label_width) // 0.8))
     blocks = [settings[start : start + per_block] for start in range(0, len(settings), per_block)]
-    heads = {setting: "\n".join(textwrap.wrap(setting.replace(" · ", " "), 12)) for setting in settings}
+    wide = (width - label_width) / min(per_block, len(settings))
+    heads = {setting: compose.wrapped(setting.replace(" · ", "\n"), wide - 0.1) for setting in settings}
     head_lines = max(head.count("\n") + 1 for head in heads.values())
     rows = [list(dict.fromkeys(table.loc[table["setting"].isin(block), "contrast"])) for block in blocks]
     heights = [sum(0.22 + 0.1 * labels[name].count("\n") for name in names) for names in rows]
