@@ -95,7 +95,7 @@ def test_sweeps_of_the_documentation_run(arguments, command, tmp_path, training,
     """To their end, with training that takes no time; lines that differ in launcher, task or backbone count once."""
     (tmp_path / "runs").mkdir()
     page = report.Written(verdict=[], summary="written: report/index.html")  # which tests of its own draw
-    monkeypatch.setattr(report, "write", lambda scope: page)
+    monkeypatch.setattr(report, "write", lambda scope, out: page)
     ended = command(*arguments)
     assert ended.status == 0, ended.text
     if any(word.startswith("+sweeps=") for word in arguments) and "dry_run=true" not in arguments:

@@ -8,6 +8,7 @@ from hydra_plugins.lora_bench import command
 from hydra_plugins.lora_bench.grids import Composer, expand
 from hydra_plugins.lora_bench.launching import Launching
 from lora_bench.config.errors import ConfigError
+from lora_bench.config.overrides import override
 
 
 def run(
@@ -86,20 +87,22 @@ def run(
 
 
 def write_report(records: Any, out: Any) -> None:
-    """The page of `lora-bench report`, in its usual place. The store has all that it shows: one that cannot be written
-    takes nothing from the study."""
+    """The page of `lora-bench report`, in a place of the store's own. The store has all that it shows: a page that cannot
+    be written takes nothing from the study."""
     from lora_bench.cli import report
-    from lora_bench.launch.tell_study import report_command
     from lora_bench.reports.scope import Scope
-    from lora_bench.wording import visible
+    from lora_bench.wording import command_line, visible
 
+    folder = report.folder_of(records.root)
+    where = [] if folder == report.OUT else [override("out", str(folder))]
+    again = command_line(["lora-bench", "report", override("store", str(records.root)), *where])
     try:
-        ending = report.write(Scope(records.root)).summary
+        ending = report.write(Scope(records.root), folder).summary
     except KeyboardInterrupt as error:
-        ending = f"no report: stopped ({str(error) or 'Ctrl-C'}); write it with {report_command(records)}"
+        ending = f"no report: stopped ({str(error) or 'Ctrl-C'}); write it with {again}"
     except Exception as error:
         reason = " ".join(visible(str(error)).split())
-        ending = f"no report ({type(error).__name__}: {reason}); write it with {report_command(records)}"
+        ending = f"no report ({type(error).__name__}: {reason}); write it with {again}"
     out.print(ending, markup=False, highlight=False, soft_wrap=True)
 
 

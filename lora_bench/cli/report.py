@@ -19,7 +19,18 @@ from lora_bench.verdicts import settings
 
 OUT = Path("report")
 """Where the page goes unless another folder is asked for."""
+USUAL_STORE = "runs"
 TITLE = "Which weight matrices should LoRA adapt?"
+
+
+def folder_of(store: Path) -> Path:
+    """Where a study's report goes: `report` for the store `runs`, `report_mine` for `mine`. So the studies of several
+    stores do not replace each other's."""
+    parts = store.parts
+    if store.is_absolute():
+        parts = store.relative_to(Path.cwd()).parts if store.is_relative_to(Path.cwd()) else (store.name,)
+    name = "_".join(part for part in parts if part not in ("..", "."))
+    return OUT if name == USUAL_STORE else OUT.with_name(f"{OUT.name}_{name}")
 
 
 class Written(NamedTuple):

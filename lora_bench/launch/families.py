@@ -219,7 +219,14 @@ def families(
     for overrides in points:
         apart = tuple(word for word in overrides if not _is_of_adapter(word) or _key(word) in declared.apart)
         groups.setdefault(apart, []).append(tuple(overrides))
-    return [_family(study, declared, apart, group, compose, store) for apart, group in groups.items()]
+    made = [_family(study, declared, apart, group, compose, store) for apart, group in groups.items()]
+    titles = [family.title for family in made]
+    shared = set.intersection(*map(set, groups)) if groups else set()
+    for family, apart in zip(made, groups, strict=True):
+        if titles.count(family.title) > 1:  # of one task and backbone: they differ in rows, or in training
+            own = (word for word in apart if word not in shared)
+            family.title = " · ".join([family.title, *(word.rpartition(".")[2] for word in own)])
+    return made
 
 
 def _family(

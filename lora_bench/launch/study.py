@@ -261,6 +261,8 @@ def dry_run(
                 seconds, n_bytes = expected.seconds * plan.n_workers / n_pending, expected.bytes / n_pending
         tell_study.introduce(family, out, before=before)
         tell_study.describe(family, course, out, seconds_of_run=seconds, bytes_of_run=n_bytes)
+    if len(families) > 1:
+        tell_study.describe_all(families, out)
 
 
 def finish(

@@ -12,12 +12,11 @@ from rich.console import Console
 from lora_bench.launch import tell_tasks
 from lora_bench.launch.families import Family
 from lora_bench.launch.plan import Plan
-from lora_bench.store import StoreReader
 from lora_bench.verdicts import looks, power, scheme
 from lora_bench.verdicts.family import starts_in_words
 from lora_bench.verdicts.looks import Look
 from lora_bench.verdicts.scheme import Course
-from lora_bench.wording import Grid, command_line, counted, interval, p_value, signed
+from lora_bench.wording import Grid, counted, duration, interval, p_value, signed, size
 
 
 def introduce(family: Family, out: Console, *, before: Family | None = None) -> None:
@@ -113,16 +112,22 @@ def describe(family: Family, course: Course, out: Console, *, seconds_of_run: fl
     out.print(f"  it is at: {course.stage}")
     out.print(f"  runs in all, those that are there included: {least} at least, {most} at most")
     if math.isfinite(seconds_of_run):
-        hours = [seconds_of_run * n / 3600 for n in (least, most)]
-        out.print(f"  about {hours[0]:.1f} to {hours[1]:.1f} hours here, {bytes_of_run * most / 1e9:.1f} GB at most")
+        times = [duration(seconds_of_run * n) for n in (least, most)]
+        out.print(f"  about {times[0]} to {times[1]} here, {size(bytes_of_run * most)} at most")
     for line in chances(family):
         out.print(f"  {line}")
+
+
+def describe_all(families: Sequence[Family], out: Console) -> None:
+    """What several families come to together."""
+    least, most = (sum(map(n_runs, families)) for n_runs in (runs_at_least, runs_at_most))
+    out.print(f"{len(families)} families: {least} runs at least, {most} at most")
 
 
 def declared_in_words(family: Family) -> str:
     declared = family.declaration
     others = [name for name in declared.placements if name != declared.reference]
-    against = "all pairs of" if declared.reference is None else f"{declared.reference} against each of"
+    against = "all pairs of" if declared.reference is None else f"{declared.reference} against"
     return (
         f"study of {family.title}: {against} {', '.join(others)}; rates from "
         f"{starts_in_words(asdict(declared))}, looks at {', '.join(map(str, declared.looks))} seeds, "
@@ -173,8 +178,3 @@ def chances(family: Family) -> list[str]:
 
 def _rates(rates_of: Mapping[str, Sequence[float]]) -> str:
     return ", ".join(f"{name} {' '.join(f'{rate:g}' for rate in rates)}" for name, rates in rates_of.items())
-
-
-def report_command(store: StoreReader) -> str:
-    """The command that draws and writes everything that a store holds."""
-    return command_line(["lora-bench", "report", f"store={store.root}"])

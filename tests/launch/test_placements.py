@@ -125,5 +125,5 @@ def test_families_that_a_key_sets_apart_have_journals_and_titles_of_their_own(co
     )
     assert ended.status == 0, ended.text
     for targets in ("q", "qv", "qkvo"):
-        assert f"study of tiny · acceptability · {targets}: r=1 against each of r=2;" in ended.out
+        assert f"study of tiny · acceptability · {targets}: r=1 against r=2;" in ended.out
     assert ended.out.count("task acceptability:") == 1

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from lora_bench.cli import report
-from lora_bench.launch import tell
+from lora_bench.launch import tell, tell_study
 from lora_bench.launch.plan_file import PlanFile, parse_reference
+from lora_bench.questions import studies
 from lora_bench.reports.figures import style
 from lora_bench.store.folder import Store
+from lora_bench.store.journal import journals
 
 SMALL = (
     *("study=weight_types", "model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=20"),
@@ -26,7 +28,7 @@ def crew(monkeypatch, training):
     def train(self, references, *, n_workers):
         for path, number in map(parse_reference, references):
             runs = [resolve(entry.checked_config()) for entry in PlanFile.load(path).packs[number]]
-            training(runs, Store("runs"), tracking=None, invocation={"overrides": [], "sweep": None})
+            training(runs, Store(runs[0].config.store), tracking=None, invocation={"overrides": [], "sweep": None})
         return []
 
     monkeypatch.setattr("lora_bench.launch.jobs.Crew.train", train)
@@ -108,10 +110,60 @@ def test_a_study_writes_its_report_and_no_failure_of_it_is_the_studys(command, m
         assert page.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("store", "folder"),
+    [
+        ("runs", "report"),
+        ("mine", "report_mine"),
+        ("deep/runs", "report_deep_runs"),
+        ("/elsewhere/mine", "report_mine"),
+    ],
+)
+def test_studies_of_two_stores_do_not_replace_each_others_report(tmp_path, monkeypatch, store, folder):
+    """Whoever runs a second study beside the first still has the first one's page."""
+    monkeypatch.chdir(tmp_path)
+    assert report.folder_of(Path(store)) == Path(folder)
+    if not store.startswith("/"):
+        assert report.folder_of(tmp_path / store) == Path(folder)
+
+
+def test_several_tasks_are_one_command_each_with_words_of_its_own(command, monkeypatch):
+    """From the dry run to the page, and on from where it was stopped."""
+    both = (*SMALL, "task=acceptability,sentiment", "study.looks=[4]", "store=two")
+    planned = command(*both, "dry_run=true")
+    assert planned.status == 0 and "2 families: 48 runs at least, 136 at most" in planned.out, planned.text
+    pages = []
+    shown = report.Written(verdict=[], summary="written")
+    monkeypatch.setattr(report, "write", lambda scope, out: pages.append(out) or shown)
+    with monkeypatch.context() as patched:
+        patched.setattr(tell_study, "announce", stop_after(3, tell_study.announce))
+        assert command(*both).status == 130
+    ended = command(*both)
+    assert ended.status == 0, ended.text
+    titles = ["tiny · acceptability", "tiny · sentiment"]
+    assert all(f"{title} | look 1 of 1" in ended.out for title in titles)
+    assert sorted((journal.read() or {})["title"] for journal in journals(Path("two"))) == titles
+    assert [section.title for section in studies.sections(Path("two"))] == [f"Study: {title}" for title in titles]
+    assert pages == [Path("report_two")]
+
+
+def stop_after(n_calls, function):
+    """The function, and Ctrl-C in place of a call after so many."""
+    calls = []
+
+    def stopping(*arguments):
+        calls.append(arguments)
+        if len(calls) > n_calls:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return stopping
+
+
 def test_a_study_whose_time_is_over_shows_what_it_has(command, monkeypatch):
     """In the morning the page is there, though the study is not over."""
     shown = report.Written(verdict=[], summary="written: report/index.html")
-    monkeypatch.setattr(report, "write", lambda scope: shown)
+    monkeypatch.setattr(report, "write", lambda scope, out: shown)
     ended = command(*SMALL, "hours=0.00001")
     assert ended.status == 0, ended.text
     assert ended.out.rstrip().splitlines()[-1] == shown.summary
