@@ -140,13 +140,17 @@ class Cells:
         return self.compose([*self.overrides[placement], f"train.lr={shown:g}", f"seed={seed}"])
 
     def run(self, placement: str, rate: float | None, seed: int) -> Any:
-        """The resolved run, each looked up once."""
-        from lora_bench.training.resolve import resolve
-
+        """The resolved run of the family, each looked up once."""
         key = placement, rate, seed
         if key not in self._runs:
-            self._runs[key] = resolve(self._settle(self.candidate(*key).config))
+            self._runs[key] = self.resolved(*key)
         return self._runs[key]
+
+    def resolved(self, placement: str, rate: float | None, seed: int) -> Any:
+        """A run that need not become one of the family's."""
+        from lora_bench.training.resolve import resolve
+
+        return resolve(self._settle(self.candidate(placement, rate, seed).config))
 
     def asked(self) -> list[Candidate]:
         """Every run that was looked up."""
@@ -170,6 +174,9 @@ class Family:
     setting: Mapping[str, Any]
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _learned: dict[str, bool] = field(default_factory=dict)
+
+    def run_ids(self, step: Sequence[Wanted]) -> list[str]:
+        return [self.cells.run(cell.placement, cell.rate, seed).run_id for cell in step for seed in cell.seeds]
 
     def candidates(self, step: Sequence[Wanted]) -> list[Candidate]:
         return [self.cells.candidate(cell.placement, cell.rate, seed) for cell in step for seed in cell.seeds]

@@ -22,6 +22,8 @@ from lora_bench.launch.carry_out import LATE, drop_adapters, log_findings
 from lora_bench.launch.estimate import estimate
 from lora_bench.launch.families import Family
 from lora_bench.launch.plan import Candidate, Plan
+from lora_bench.launch.seen import anew, require_unseen
+from lora_bench.launch.surroundings import go_on_alike
 from lora_bench.store import StoreReader
 from lora_bench.store.journal import plain
 from lora_bench.store.record import utc_now
@@ -77,8 +79,10 @@ def carry_through(
     plan = None
     for before, family in zip([None, *families], families, strict=False):
         tell_study.introduce(family, out, before=before)
+        _require_new(family)
     while True:
-        courses = _follow_all(families, _rows(store), out)
+        rows = _rows(store)
+        courses = _follow_all(families, rows, out)
         steps = [(family, course) for family, course in zip(families, courses, strict=True) if course.step]
         if not steps:
             return Ended(courses, plan)
@@ -87,6 +91,7 @@ def carry_through(
         candidates = [candidate for family, course in steps for candidate in family.candidates(course.step)]
         plan = make(candidates)
         for family, course in steps:
+            go_on_alike(family, course.step, plan, rows, store)
             tell_study.announce(family, course, plan, out)
         stopped, is_asked = train(plan)
         rows = _rows(store)
@@ -124,6 +129,12 @@ def _has_gaps(plan: Plan, rows: Rows) -> bool:
 # ---------------------------------------------------------------- the journal
 
 
+def _require_new(family: Family) -> None:
+    written = family.journal.read()
+    if not (written and written["looks"]):
+        require_unseen(family)
+
+
 def keep(family: Family, course: Course) -> list[Look]:
     """Hold a family's looks against its journal, and write down those that are new.
 
@@ -134,21 +145,22 @@ def keep(family: Family, course: Course) -> list[Look]:
         ConfigError: when the journal holds another declaration, or looks that the records do not give.
     """
     written = family.journal.read()
-    declared = plain(asdict(family.declaration))
-    if written is None or (not written["looks"] and written["declaration"] != declared):
+    declared, setting = plain(asdict(family.declaration)), plain(family.setting)
+    is_other = written and (written["declaration"], written["setting"]) != (declared, setting)
+    if written is None or (is_other and not written["looks"]):
         written = {
             "title": family.title,
             "metric": family.metric,
             "declared": utc_now(),
             "declaration": declared,
-            "setting": plain(family.setting),
+            "setting": setting,
             "looks": [],
         }
         family.journal.write(written)
     if written["looks"]:
-        _require_declaration(
-            family, {"rates_of": {}, **written["declaration"]}, declared
-        )  # of a journal from before it
+        _require_setting(family, written["setting"], setting)
+        earlier = {"rates_of": {}, **written["declaration"]}  # journals from before it lack it
+        _require_declaration(family, earlier, declared)
         _require_looks(family, written["looks"], course)
     new = list(course.looks[len(written["looks"]) :])
     written["looks"] += [_entry(family, look) for look in new]
@@ -172,9 +184,18 @@ def _entry(family: Family, look: Look) -> dict[str, Any]:
     if len(environments) > 1:
         raise ConfigError(
             f"study: look {look.number + 1} of {family.title} would compare runs of {len(environments)} environments "
-            f"({', '.join(environments)}): go on with the software and machine of its first runs, or {_anew(family)}"
+            f"({', '.join(environments)}): go on with the software and machine of its first runs, or {anew(family)}"
         )
     return {**plain(asdict(look)), "held": utc_now(), "environment": environments[0], "runs": run_ids}
+
+
+def _require_setting(family: Family, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if before != now:
+        differing = ", ".join(key for key in now if before.get(key) != now[key])
+        raise ConfigError(
+            f"study: {family.journal.path} is of a family with another {differing}; put back that of {family.title}, "
+            f"or {anew(family)}"
+        )
 
 
 def _require_declaration(family: Family, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -183,23 +204,26 @@ def _require_declaration(family: Family, before: Mapping[str, Any], now: Mapping
         raise ConfigError(
             f"study: {family.title} was looked at under rule {rule} of rates and words, and this version has rule "
             f"{now['rule']}; its words stand in the report: finish it with the version that declared it, or "
-            f"{_anew(family)}"
+            f"{anew(family)}"
         )
     differing = [f"{key} {_shown(before[key])} (now {_shown(now[key])})" for key in now if before[key] != now[key]]
     if differing:
         raise ConfigError(
             f"study: {family.title} was declared with {'; '.join(differing)}, and has been looked at; "
-            f"run it as it was declared, or {_anew(family)}"
+            f"run it as it was declared, or {anew(family)}"
         )
 
 
 def _require_looks(family: Family, written: Sequence[Mapping[str, Any]], course: Course) -> None:
-    absent = sorted({run_id for look in written for run_id in look["runs"]} - family.rows.keys())
+    rests_on = {run_id for look in written for run_id in look["runs"]}
+    if len(course.looks) < len(written):  # a step before them lacks runs
+        rests_on |= {*family.run_ids(course.step)}
+    absent = sorted(rests_on - family.rows.keys())
     if absent:
         shown = ", ".join(absent[:3]) + (", ..." if len(absent) > 3 else "")
         raise ConfigError(
             f"study: looks of {family.title} rest on {counted(len(absent), 'run')} that the store no longer has "
-            f"({shown}); put them back, or {_anew(family)}"
+            f"({shown}); put them back, or {anew(family)}"
         )
     given = [plain(asdict(look)) for look in course.looks]
     for number, before in enumerate(written):
@@ -207,7 +231,7 @@ def _require_looks(family: Family, written: Sequence[Mapping[str, Any]], course:
         if changed:
             raise ConfigError(
                 f"study: look {number + 1} of {family.title} was held with other {changed} than the records give now; "
-                f"put back the records that it rests on, or {_anew(family)}"
+                f"put back the records that it rests on, or {anew(family)}"
             )
 
 
@@ -237,11 +261,6 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
-def _anew(family: Family) -> str:
-    first = max(1000, family.declaration.first_seed + 1000)
-    return f"declare a new family, with seeds of its own: study.first_seed={first}"
-
-
 # ---------------------------------------------------------------- before and after
 
 
@@ -251,6 +270,7 @@ def dry_run(
     """Print what a study will do, and stop."""
     rows = _rows(store)
     for before, family in zip([None, *families], families, strict=False):
+        _require_new(family)
         course = _course(family, rows)
         seconds = n_bytes = math.nan
         if course.step:

@@ -41,7 +41,7 @@ def _of_task(family: Family) -> list[str]:
 
 def announce(family: Family, course: Course, plan: Plan, out: Console) -> None:
     """The step of a family, and what it still has to train for it."""
-    run_ids = {family.cells.run(cell.placement, cell.rate, seed).run_id for cell in course.step for seed in cell.seeds}
+    run_ids = set(family.run_ids(course.step))
     to_train = sum(run_id in run_ids for run_id in plan.pending())
     line = f"{family.title}: {course.stage}, {counted(to_train, 'run')} to train"
     if course.alive:

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import random
+import shutil
 import zlib
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from lora_bench.launch.families import Declared, families
 from lora_bench.launch.plan import Candidate, make
 from lora_bench.paths import resource_root
 from lora_bench.store import open_store
+from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
 from lora_bench.store.journal import journals
 from lora_bench.store.record import Failure
@@ -26,7 +28,7 @@ from records import failed_record, finished_record
 from tiny import tiny_config
 
 DECLARED = {"reference": "qv", "rates": [1e-3, 3e-3, 1e-2], "looks": [4, 8], "margin": 0.02}
-LEVELS = {"qv": 0.80, "q": 0.60, "v": 0.795, "head_only": 0.50}
+LEVELS = {"qv": 0.80, "q": 0.60, "k": 0.60, "v": 0.795, "head_only": 0.50}
 
 
 @functools.cache
@@ -55,20 +57,20 @@ class Lab:
     def __init__(self, root, *, stuck=(), luck=None, environment="cpu-a"):
         self.root, self.stuck, self.luck, self.environment = root, stuck, luck or (lambda: False), environment
         self.out = Console(file=io.StringIO(), width=140, highlight=False, markup=False)
-        self.trained = []
+        self.trained, self.plans, self.facts = [], [], {}
 
-    def launch(self, **declared):
+    def launch(self, *, sweep="mine", names=("q", "v", "qv"), **declared):
         """Whatever one command does; returns how it ended."""
         store = open_store(self.root)
-        points = [(f"adapter.targets={name}",) for name in ("q", "v", "qv")]
-        section = Declared.read(DECLARED | declared, sweep="mine")
+        points = [(f"adapter.targets={name}",) for name in names]
+        section = Declared.read(DECLARED | declared, sweep=sweep)
         composer = functools.partial(compose, self.root)
-        self.families = families("mine", section, points, composer, store)
+        self.families = families(sweep, section, points, composer, store)
         return study.carry_through(
             self.families,
             store,
             self.out,
-            make=lambda candidates: make(candidates, store, sweep="mine"),
+            make=lambda candidates: make(candidates, store, sweep=sweep),
             train=self.train,
             is_late=lambda: False,
         )
@@ -76,6 +78,7 @@ class Lab:
     def train(self, plan):
         """Write the runs that a plan lacks, until luck runs out."""
         store = Store(self.root)
+        self.plans.append(plan)
         for run_id in plan.pending():
             if self.luck():
                 return "killed", True
@@ -101,7 +104,7 @@ class Lab:
             metrics=["matthews"],
             manifest=run.manifest,
             scores=scores,
-            environment={"id": self.environment, "commit": None, "dirty": None},
+            environment={"id": self.environment, "commit": None, "dirty": None, **self.facts},
         )
         logits = np.array([[1.0, 0.0]] * 20 if is_stuck else [[1.0, 0.0], [0.0, 1.0]] * 10)
         columns = {f"logit_{i}": logits[:, i] for i in range(2)}
@@ -118,6 +121,21 @@ class Lab:
     @property
     def said(self):
         return self.out.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def whole_study(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("study") / "runs")
+    lab.launch()
+    return lab
+
+
+@pytest.fixture
+def ended(whole_study, tmp_path):
+    """A study that is over, in a store of its own."""
+    lab = Lab(shutil.copytree(whole_study.root, tmp_path / "runs"))
+    lab.trained = list(whole_study.trained)
+    return lab
 
 
 def without_times(journal):
@@ -189,32 +207,26 @@ def test_adapters_that_are_not_to_be_kept_go_with_the_last_look(tmp_path, monkey
         ({"rates": [1e-3, 3e-3]}, "rates 0.001, 0.003, 0.01 (now 0.001, 0.003)"),
         ({"looks": [4, 8, 16]}, "looks 4, 8 (now 4, 8, 16)"),
         ({"looks": [8]}, "looks 4, 8 (now 8)"),
+        ({"names": ("q", "qv")}, "placements q, v, qv (now q, qv)"),
     ],
 )
-def test_what_was_declared_stays_once_it_was_looked_at(tmp_path, change, said):
+def test_what_was_declared_stays_once_it_was_looked_at(ended, change, said):
     """Choosing a margin after seeing the scores is choosing the word; a new family has seeds of its own."""
-    lab = Lab(tmp_path)
-    lab.launch()
     with pytest.raises(ConfigError, match=r"study\.first_seed=1000") as refused:
-        lab.launch(**change)
+        ended.launch(**change)
     assert said in str(refused.value) and "\n" not in str(refused.value)
-    before = len(lab.trained)
-    assert lab.launch(**change, first_seed=1000).is_over
-    assert len(lab.trained) > before
 
 
-def test_a_family_of_another_rule_is_refused(tmp_path):
+def test_a_family_of_another_rule_is_refused(ended):
     """Half of its words would be given under one rule and half under another, which keeps neither one's promise."""
-    lab = Lab(tmp_path)
-    lab.launch()
-    (journal,) = journals(tmp_path)
+    (journal,) = journals(ended.root)
     written = journal.read()
     del written["declaration"]["rule"]  # as those of the first rule are
     journal.write(written)
     with pytest.raises(ConfigError, match=r"under rule 1 .* has rule 2; .*study\.first_seed=1000") as refused:
-        lab.launch()
+        ended.launch()
     assert "\n" not in str(refused.value)
-    assert lab.launch(first_seed=1000).is_over
+    assert ended.launch(first_seed=1000).is_over
 
 
 def test_before_the_first_look_it_may_still_change(tmp_path):
@@ -226,29 +238,25 @@ def test_before_the_first_look_it_may_still_change(tmp_path):
     assert lab.journal["declaration"]["margin"] == 0.03
 
 
-def test_runs_dropped_by_hand_are_missed(tmp_path):
+def test_runs_dropped_by_hand_are_missed(ended, tmp_path):
     """Seeds that somebody did not like must not leave without a word."""
-    lab = Lab(tmp_path)
-    lab.launch()
-    lost = lab.journal["looks"][0]["runs"][0]
-    (tmp_path / lost).rename(tmp_path.parent / lost)
+    lost = ended.journal["looks"][0]["runs"][0]
+    (ended.root / lost).rename(tmp_path / lost)
     with pytest.raises(ConfigError, match=f"1 run that the store no longer has .{lost}"):
-        lab.launch()
-    (tmp_path.parent / lost).rename(tmp_path / lost)
-    assert lab.launch().is_over
+        ended.launch()
+    (tmp_path / lost).rename(ended.root / lost)
+    assert ended.launch().is_over
 
 
-def test_scores_that_changed_since_a_look_are_told(tmp_path):
+def test_scores_that_changed_since_a_look_are_told(ended):
     """A run trained again elsewhere may score otherwise; the look that was held stays what it was."""
-    lab = Lab(tmp_path)
-    lab.launch()
-    run_id = lab.journal["looks"][0]["runs"][0]
-    record = tmp_path / run_id / "record.json"
+    run_id = ended.journal["looks"][0]["runs"][0]
+    record = ended.root / run_id / "record.json"
     text = record.read_text().partition("\n")[2]  # without the checksum, as another tool would write it
     scores = json.loads("{" + text)["scores"]["report"]["matthews"]
     record.write_text("{" + text.replace(f'"matthews": {scores}', '"matthews": 0.123'))
     with pytest.raises(ConfigError, match=r"look 1 of .* was held with other (scores|words|rates)"):
-        lab.launch()
+        ended.launch()
 
 
 def test_runs_of_two_environments_are_not_compared(tmp_path):
@@ -260,14 +268,102 @@ def test_runs_of_two_environments_are_not_compared(tmp_path):
         lab.launch()
 
 
-def test_a_journal_that_was_edited_is_refused(tmp_path):
-    """Its checksum is on its first line."""
-    lab = Lab(tmp_path)
+DAMAGES = {
+    "a_word": lambda content: content.replace(b'"better"', b'"worse"'),
+    "a_number": lambda content: content.replace(b'"margin": 0.02', b'"margin": 0.05'),
+    "a_look_less": lambda content: content.replace(b'"looks": [', b'"looks": [], "were": ['),
+    "cut_short": lambda content: content[: len(content) // 2],
+    "nothing": lambda content: b"",
+    "no_json": lambda content: b"words\n",
+}
+
+
+def test_a_journal_that_was_edited_is_refused(ended):
+    """Whatever was changed in it: its checksum is on its first line."""
+    path = journals(ended.root)[0].path
+    content = path.read_bytes()
+    for damage in DAMAGES.values():
+        path.write_bytes(damage(content))
+        assert path.read_bytes() != content
+        with pytest.raises(StoreError, match=r"is not what was written; .*study\.first_seed=1000") as refused:
+            ended.launch()
+        assert "\n" not in str(refused.value)
+    path.write_bytes(content)
+    assert ended.launch().is_over
+
+
+def test_seeds_that_were_looked_at_are_not_looked_at_under_another_name(ended):
+    """A renamed sweep with another margin, or a first seed one higher, would choose words from scores that were seen."""
+    n_trained = len(ended.trained)
+    name = journals(ended.root)[0].path.parent.name
+    for change in (
+        {"sweep": "renamed"},
+        {"sweep": "renamed", "margin": 0.05},
+        {"sweep": "renamed", "names": ("v", "qv")},
+        {"sweep": "renamed", "reference": None, "pairs": "all"},
+        {"first_seed": 1},
+        {"first_seed": 3, "rates": [3e-3, 1e-2]},
+    ):
+        with pytest.raises(ConfigError, match=rf"were looked at with .* in {name}; .*first_seed=1000") as refused:
+            ended.launch(**change)
+        assert "\n" not in str(refused.value)
+        assert len(ended.trained) == n_trained, "nothing is trained for a look that may not be held"
+    assert len(journals(ended.root)) == 1
+
+
+def test_a_placement_alone_may_be_of_two_families(ended):
+    """What was looked at is a contrast; a reference may stand in others."""
+    assert ended.launch(sweep="another", names=("k", "qv")).is_over
+    assert len(journals(ended.root)) == 2
+
+
+def test_a_journal_of_another_family_is_refused_in_its_place(ended):
+    """A file that was copied says words of other runs."""
+    (journal,) = journals(ended.root)
+    ended.luck = lambda: True
+    ended.launch(first_seed=1000)
+    (other,) = [place.path for place in journals(ended.root) if place.path != journal.path]
+    other.write_bytes(journal.path.read_bytes())
+    with pytest.raises(ConfigError, match=r"is of a family with another first_seed; .*first_seed=2000"):
+        ended.launch(first_seed=1000)
+
+
+def test_a_run_of_the_search_that_is_gone_is_named(ended, tmp_path):
+    """A look rests on the rates that it was held at, and these on the search."""
+    lost = next(
+        run_id for run_id in ended.trained if all(run_id not in look["runs"] for look in ended.journal["looks"])
+    )
+    (ended.root / lost).rename(tmp_path / lost)
+    with pytest.raises(ConfigError, match=f"1 run that the store no longer has .{lost}"):
+        ended.launch()
+    (tmp_path / lost).rename(ended.root / lost)
+
+
+def test_a_store_may_move(ended, whole_study):
+    """Its journal is of the runs in it, wherever they are: this store is a copy."""
+    assert ended.launch().is_over
+    assert (ended.journal, ended.trained) == (whole_study.journal, whole_study.trained)
+
+
+def test_other_software_is_refused_before_it_trains(tmp_path):
+    """A look would be refused in the end, hours later: it compares runs of one environment."""
+    lab = Lab(tmp_path, luck=lambda: len(lab.trained) >= 5)
+    lab.facts = {"torch": "0.1"}
     lab.launch()
-    path = journals(tmp_path)[0].path
-    path.write_text(path.read_text().replace('"better"', '"worse"'))
-    with pytest.raises(Exception, match="is not what was written"):
+    lab.luck = lambda: False
+    with pytest.raises(ConfigError, match=r"trained with torch 0\.1 \(here .*study\.first_seed=1000") as refused:
         lab.launch()
+    assert "\n" not in str(refused.value) and len(lab.trained) == 5
+
+
+def test_a_study_goes_on_with_the_threads_that_it_began_with(tmp_path):
+    """They are part of what a score depends on, and follow the number of workers, which may change at any moment."""
+    lab = Lab(tmp_path, luck=lambda: len(lab.trained) >= 5)
+    lab.facts = {"device": "cpu", "threads": 7}
+    lab.launch()
+    lab.luck = lambda: len(lab.trained) >= 10
+    lab.launch()
+    assert [plan.threads for plan in lab.plans[:2]] == [None, 7]
 
 
 def test_seeds_that_predict_one_class_are_set_aside(tmp_path):
