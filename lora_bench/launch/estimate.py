@@ -1,17 +1,39 @@
-"""What a plan will cost: time, and room on the disk."""
+"""What a plan will cost: time, and room on the disk.
+
+    time = start of a worker + the end of the last worker, each taking the next pack of the plan
+
+A pack's seconds are those of finished packs that were trained in the same way, in proportion to operations; where the
+store has none, of a few of its steps that are taken here and now; and where that cannot be, a guess.
+"""
 
 import functools
+import heapq
+import logging
+import time
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lora_bench import wording
+import numpy as np
+
 from lora_bench.launch.packs import lengths
 from lora_bench.launch.plan import Plan
 from lora_bench.store import StoreReader
-from lora_bench.training.scored import count_scored
+from lora_bench.training.scored import count_scored, train_sample
+from lora_bench.wording import counted
+
+if TYPE_CHECKING:
+    from lora_bench.training.rehearsal import Pace
 
 SHARE_OF_MATMUL = 0.5
 """Of the machine's matrix products' rate, what a pack was seen to reach, scoring and checks included."""
+MOST_REHEARSALS = 3
+"""Kinds of packs that are tried, those with most work; others take as long for an operation as the first of them."""
+LONGEST_START = 20.0
+"""Seconds that a worker needs to start, at most: as many as this process has computed until it asks, since both import
+the same and read the same rows."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,54 +46,141 @@ class Estimate:
 
 
 def estimate(plan: Plan, store: StoreReader) -> Estimate:
-    """What the pending runs cost, from finished runs of the store where it has some of the same kind."""
-    pending = [plan.runs[run_id].run for run_id in plan.pending()]
-    n_bytes = sum(_bytes(run) for run in pending)
-    pending += [plan.runs[run_id].run for run_id in plan.riders()]
-    if not pending:
+    """What the pending runs cost, from finished packs of the store where it has some of the same kind."""
+    packs = [[plan.runs[run_id].run for run_id in pack] for pack in plan.packs if plan.pending(pack)]
+    n_bytes = sum(_bytes(plan.runs[run_id].run) for run_id in plan.pending())
+    if not packs:
         return Estimate(0.0, 0, "nothing to do")
-    frame = store.frame()
-    if not frame.empty and "attributed_seconds" in frame:
-        frame = frame[(frame["status"] == "finished") & (frame["attributed_seconds"] > 0)]
-        by_kind = dict(iter(frame.groupby(["model_fingerprint", "task"])))
-        kinds = [(run.science["model"]["fingerprint"], run.science["task"]["name"]) for run in pending]
-        if set(kinds) <= set(by_kind):
-            one_of = dict(zip(kinds, pending, strict=True))
-            per_row = {kind: _seconds_per_row(by_kind[kind], run) for kind, run in one_of.items()}
-            work = [_work(run.science["task"]["train_rows"], run.config.train.epochs, run) for run in pending]
-            seconds = float(sum(per_row[kind] * n for kind, n in zip(kinds, work, strict=True)))
-            n_known = sum(len(by_kind[kind]) for kind in set(kinds))
-            basis = f"from {wording.counted(n_known, 'finished run')}"
-            return Estimate(seconds / plan.n_workers, n_bytes, basis)
-    precision = pending[0].precision
-    rate = SHARE_OF_MATMUL * _matmul_rate(precision)
-    seconds = sum(_flops(run) for run in pending) / rate
+    by_kind: dict[Hashable, list[list[Any]]] = {}
+    for pack in packs:
+        by_kind.setdefault(_kind(pack[0]), []).append(pack)
+    known = _known(plan, store, {kind: of_kind[0][0] for kind, of_kind in by_kind.items()})
+    paces, basis = _rehearsed(plan, {kind: of_kind for kind, of_kind in by_kind.items() if kind not in known})
+    seconds = []
+    for pack in packs:
+        kind = _kind(pack[0])
+        pace = _pace(known[kind], pack) if kind in known else paces[kind]
+        seconds.append(pace.seconds(*_operations(pack)))
+    if known:
+        n_finished = sum(len(frame) for frame in known.values())
+        basis = " and ".join([f"from {counted(n_finished, 'finished run')}", *([basis] if paces else [])])
+    start = min(time.process_time(), LONGEST_START) if plan.threads is not None else 0.0
+    return Estimate(start + _end_of(seconds, plan.n_workers), n_bytes, basis)
+
+
+def _end_of(seconds: Sequence[float], n_workers: int) -> float:
+    """When the last pack ends, each taken in its turn by the worker that is free first."""
+    ends = [0.0] * n_workers
+    for pack in seconds:
+        heapq.heapreplace(ends, ends[0] + pack)
+    return max(ends)
+
+
+def _kind(run: Any) -> Hashable:
+    """What packs share whose steps cost the same for an operation."""
+    from lora_bench.training.resolve import packable
+
+    train, method = run.config.train, None if packable(run) else run.config.adapter.method
+    backbone = run.science["model"]["fingerprint"]
+    return backbone, run.science["task"]["name"], run.precision, train.batch_size, train.max_length, method
+
+
+# ---------------------------------------------------------------- from finished packs
+
+
+def _known(plan: Plan, store: StoreReader, runs: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    """The finished runs of each of these kinds that were trained on such a machine with as many threads."""
+    from lora_bench.training.run import environment_here
+
+    frame: Any = store.frame()
+    if frame.empty:
+        return {}
+    frame = frame[(frame["status"] == "finished") & (frame["pack_seconds"] > 0) & (frame["flops"] > 0)]
+    known = {}
+    for kind, run in runs.items():
+        columns = ("model_fingerprint", "task", "precision", "batch_size", "max_length")
+        same = frame["environment"] == environment_here(run.config.device, plan.threads)["id"]
+        for column, value in zip(columns, kind, strict=False):  # pyright: ignore[reportArgumentType]    a tuple
+            same &= frame[column] == value
+        same &= frame["method"].isin(_alone(run))
+        if same.any():
+            known[kind] = frame[same]
+    return known
+
+
+def _alone(run: Any) -> tuple[str, ...]:
+    """The methods of runs that are trained as this one is: with others, or each by itself."""
+    from lora_bench.models.adapters import PACKED_METHODS
+    from lora_bench.training.resolve import packable
+
+    return PACKED_METHODS if packable(run) else (run.config.adapter.method,)
+
+
+def _pace(known: Any, pack: Sequence[Any]) -> "Pace":
+    """That of the finished packs whose size is nearest to this one's."""
+    from lora_bench.training.rehearsal import Pace, with_shared
+
+    packs = known.groupby(["pack_seconds", "pack_size"], as_index=False)[["flops"]].mean()
+    distance = np.abs(np.log(packs["pack_size"] / len(pack)))
+    packs = packs[distance <= distance.min() + 1e-9]
+    work = [
+        with_shared([flops + _scoring_flops(pack[0])] * int(size))
+        for flops, size in zip(packs["flops"], packs["pack_size"], strict=True)
+    ]
+    per_operation = float((packs["pack_seconds"] / work).median())
+    return Pace(per_operation, per_operation, closing=float(known["overhead_seconds"].fillna(0.0).median()))
+
+
+# ---------------------------------------------------------------- from a few steps, or by guess
+
+
+def _rehearsed(plan: Plan, by_kind: Mapping[Hashable, list[list[Any]]]) -> tuple[dict[Hashable, "Pace"], str]:
+    """The pace of each kind, and what it rests on."""
+    from lora_bench.training.rehearsal import Pace, rehearse
+
+    ordered = sorted(by_kind, key=lambda kind: -sum(sum(map(_flops, pack)) for pack in by_kind[kind]))
+    paces: dict[Hashable, Pace] = {}
+    for kind in ordered[:MOST_REHEARSALS]:
+        largest = max(by_kind[kind], key=len)
+        n_beside = plan.n_workers - 1 if plan.threads is not None else 0
+        try:
+            paces[kind] = rehearse(largest, threads=plan.threads, n_beside=n_beside)
+        except Exception as error:  # whatever it is, training says so; a plan is told all the same
+            log.debug("no rehearsal", exc_info=error)
+    if paces:
+        return paces | {kind: next(iter(paces.values())) for kind in ordered if kind not in paces}, "a few steps here"
+    precision = by_kind[ordered[0]][0][0].precision if ordered else "fp32"
+    rate = SHARE_OF_MATMUL * _matmul_rate(precision) if ordered else 1.0
     basis = f"a guess from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"
-    return Estimate(seconds, n_bytes, basis)
+    return {kind: Pace(1 / rate, 1 / rate) for kind in ordered}, basis
 
 
-def _seconds_per_row(known: Any, run: Any) -> float:
-    """Of finished runs of a kind, whose select and report are as large as those of `run`."""
-    return float((known["attributed_seconds"] / _work(known["train_rows"], known["epochs"], run)).median())
+# ---------------------------------------------------------------- operations and bytes
 
 
-def _work(n_train: Any, epochs: Any, run: Any) -> Any:
-    """Rows of training, and rows scored at half the cost: select as often as `run` scores it, report once."""
-    n_select, n_report = (len(run.task.splits.get(name, ())) for name in ("select", "report"))
-    n_scored = count_scored(run.config.train, epochs, n_train=n_train, n_select=n_select)
-    return n_train * epochs + (n_select * n_scored + n_report) / 2
+def _operations(pack: Sequence[Any]) -> tuple[list[float], list[float]]:
+    """Of training and of scoring, run by run."""
+    scoring = _scoring_flops(pack[0])
+    return [_flops(run) - scoring for run in pack], [scoring] * len(pack)
 
 
 def _flops(run: Any) -> int:
-    """Of training, and of scoring select as often as the run does and report once."""
-    from lora_bench.training.cost import run_flops, scoring_flops
+    """Of training, and of scoring."""
+    from lora_bench.training.cost import run_flops
+
+    trained = round(lengths(run)[1]["train"] * run.config.train.epochs)
+    return run_flops(run.blueprint, run.config, run.matrices, trained) + _scoring_flops(run)
+
+
+def _scoring_flops(run: Any) -> int:
+    """Of scoring select as often as the run does, and report and some rows of train once."""
+    from lora_bench.training.cost import scoring_flops
 
     _, tokens = lengths(run)
     train, (n_train, n_select) = run.config.train, (len(run.task.splits.get(name, ())) for name in ("train", "select"))
-    trained = round(tokens["train"] * train.epochs)
     n_scored = int(count_scored(train, train.epochs, n_train=n_train, n_select=n_select))
-    scored = tokens.get("select", 0) * n_scored + tokens.get("report", 0)
-    return run_flops(run.blueprint, run.config, run.matrices, trained) + scoring_flops(run.blueprint, scored)
+    sample = round(tokens["train"] * train_sample(n_train, n_select) / n_train)
+    return scoring_flops(run.blueprint, tokens.get("select", 0) * n_scored + tokens.get("report", 0) + sample)
 
 
 def _bytes(run: Any) -> int:
@@ -95,8 +204,6 @@ def _saved_parameters(run: Any) -> int:
 @functools.cache
 def _matmul_rate(precision: str) -> float:
     """FLOP per second of a matrix product here; the estimate's yardstick, used for no decision."""
-    import time
-
     import torch
 
     from lora_bench.models.devices import DTYPES, set_threads

@@ -21,9 +21,6 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.models import adapters, backbone, devices, label_names
 from lora_bench.models.adapters import AdapterState
 from lora_bench.models.backbone import Backbone
-from lora_bench.packing.pack import Pack
-from lora_bench.packing.packed import Packed
-from lora_bench.packing.solo import SoloPack
 from lora_bench.store.environment import environment
 from lora_bench.store.errors import AlreadyFinished, NonFiniteError, StoreError, explained
 from lora_bench.store.folder import Store, adapter_dropped
@@ -41,11 +38,9 @@ from lora_bench.training.curves import Listener, Notify, RunProgress
 from lora_bench.training.evaluate import predict
 from lora_bench.training.loop import Position, batches, train_pack
 from lora_bench.training.norms import matrix_norms
-from lora_bench.training.resolve import Run, packable
-
-TRAIN_SAMPLE_ROWS = 500
-"""Train rows scored at the end, for the generalisation gap; the same rows for every run, at most as many as select
-has."""
+from lora_bench.training.opening import open_pack
+from lora_bench.training.resolve import Run
+from lora_bench.training.scored import train_sample
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +195,7 @@ class _Desk:
         loaded = backbone.load(first.blueprint, precision=first.precision, device=device)
         guards.require_known_start(loaded)
         task, tokens = first.task, first.tokens()
-        n_sample = min(TRAIN_SAMPLE_ROWS, len(tokens["select"]))
+        n_sample = train_sample(len(tokens["train"]), len(tokens["select"]))
         sample = np.sort(seeds.permutation(len(tokens["train"]), "train sample")[:n_sample])
         checkpoint = Checkpoint(self.store.root, [run.run_id for run in runs], about["environment"]["id"])
         checkpoint.clear_finished(self.store.has)
@@ -262,7 +257,7 @@ class _Desk:
         """Train and predict, resuming at the checkpoint; returns the outcome and the seconds that all of it took."""
         clock = time.perf_counter()
         runs, configs = [attempt.run for attempt in attempts], [attempt.run.config for attempt in attempts]
-        with (pack := _open(loaded, runs)):
+        with (pack := open_pack(loaded, runs)):
             start_gap = guards.require_unchanged_start(pack, tokens["train"])
             listener = Listener(pack, attempts, task, tokens["select"], self.notify)
             start = checkpoint.load()
@@ -353,22 +348,6 @@ class _Desk:
         attempt.tracked.finish(record["status"], summary_of(record))
         self.notify({"event": "record", "run_id": record["run_id"], "status": record["status"], "record": record})
         return record
-
-
-def _open(loaded: Backbone, runs: Sequence[Run]) -> Packed:
-    """The runs' adapters on the backbone: stacked where methods allow it, else alone on a copy."""
-    config = runs[0].config
-    head = backbone.head_state(loaded, config.seed)
-    if not packable(runs[0]):
-        return SoloPack(loaded, config.adapter, runs[0].matrices, head, dropout=config.train.dropout, seed=config.seed)
-    return Pack(
-        loaded,
-        [adapters.make(loaded, run.config.adapter, run.matrices, head, config.seed) for run in runs],
-        adapter_dropouts=[run.config.adapter.dropout if run.matrices else 0.0 for run in runs],
-        dropout=config.train.dropout,
-        seed=config.seed,
-        compile=config.train.compile,
-    )
 
 
 def _subject(attempt: RunProgress, started: str, about: dict[str, Any]) -> Subject:

@@ -1,4 +1,4 @@
-"""At the ends of which epochs select is scored.
+"""Which rows are scored: at the ends of which epochs select is, and how many of train are at the end.
 
 The scores after the last epoch are the run's. Those before it only draw a curve, unless the best epoch is kept, and a
 forward pass over select after each epoch costs a fifth of a short training: so a sparse curve scores at most one row
@@ -12,6 +12,9 @@ import numpy as np
 from lora_bench.config.schema import TrainConfig
 
 TRAINED_ROWS = 20
+TRAIN_SAMPLE_ROWS = 500
+"""Train rows scored at the end, for the generalisation gap; the same rows for every run, at most as many as select
+has."""
 
 
 def scored_epochs(train: TrainConfig, *, n_train: int, n_select: int) -> frozenset[int]:
@@ -27,6 +30,11 @@ def count_scored(train: TrainConfig, epochs: Any, *, n_train: Any, n_select: int
     if train.curve == "full" or train.checkpoint == "best":
         return last
     return 1 + np.minimum(last - 1, np.floor(n_train * epochs / (TRAINED_ROWS * max(1, n_select))))
+
+
+def train_sample(n_train: int, n_select: int) -> int:
+    """How many train rows are scored at the end."""
+    return min(TRAIN_SAMPLE_ROWS, n_train, n_select)
 
 
 def _rounded_up(epochs: Any) -> Any:

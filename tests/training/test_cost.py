@@ -30,7 +30,9 @@ def test_a_plan_expects_the_operations_that_records_will_hold(method, times):
     one = resolve(config(adapter__method=method, train__epochs=3))
     linear = sum(each.weight.numel() for each in one.blueprint.skeleton.modules() if type(each).__name__ == "Linear")
     lengths = {split: int(tokens.lengths.sum()) for split, tokens in one.tokens().items()}
-    scored = lengths["select"] + lengths["report"]  # a short training scores select once, at its end
+    splits = one.task.splits
+    sample = round(lengths["train"] * min(len(splits["select"]), len(splits["train"])) / len(splits["train"]))
+    scored = lengths["select"] + lengths["report"] + sample  # a short training scores select once, at its end
     assert estimate._flops(one) == linear * (times * 3 * lengths["train"] + 2 * scored)
 
 
