@@ -7,11 +7,12 @@ runs, so the same sweep finds the same file again and forms the same packs after
 resolved configurations, and a job needs nothing but `pack=PLAN#i`.
 """
 
+import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from lora_bench.launch.precision import settler
 from lora_bench.models import machine
 from lora_bench.store import StoreReader, locks
 from lora_bench.store.errors import explained
-from lora_bench.store.secrets import scrub_override
+from lora_bench.store.secrets import override_scrubber
 from lora_bench.training import inputs
 
 PROCESS_BYTES = 2**30
@@ -205,27 +206,28 @@ def save(plan: Plan) -> None:
 
 
 def _file_of(plan: Plan) -> PlanFile:
-    runs = {run_id: _entry(planned) for run_id, planned in plan.runs.items()}
+    scrubbed = functools.cache(override_scrubber())  # the words of a grid are few, and stand in many runs
+    runs = {run_id: _entry(planned, scrubbed) for run_id, planned in plan.runs.items()}
     return PlanFile(
         runs=runs,
         packs=[[runs[run_id] for run_id in pack] for pack in plan.packs],
         retry=frozenset(plan.retry),
         threads=plan.threads,
         folder=os.getcwd(),
-        command=tuple(scrub_override(word) for word in plan.command),
+        command=tuple(map(scrubbed, plan.command)),
         sweep=plan.sweep,
     )
 
 
-def _entry(planned: Planned) -> Entry:
+def _entry(planned: Planned, scrubbed: Callable[[str], str]) -> Entry:
     run = planned.run
     config = to_dict(run.config)
-    config["tracking"]["tags"] = [scrub_override(tag) for tag in run.config.tracking.tags]
+    config["tracking"]["tags"] = [*map(scrubbed, run.config.tracking.tags)]
     return Entry(
         run_id=run.run_id,
         cell_id=run.cell_id,
         config=config,
-        overrides=[scrub_override(override) for override in planned.overrides],
+        overrides=[*map(scrubbed, planned.overrides)],
         science=run.science,
         manifest=run.manifest,
         adapter_parameters=run.counted_parameters,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from lora_bench.store.errors import NewerRecord, RecordError, UnreadableRecord
-from lora_bench.store.secrets import FACTS, TEXTS, scrub_override, scrubber
+from lora_bench.store.secrets import FACTS, TEXTS, override_scrubber, scrubber
 
 FORMAT = 1
 RUN_ID = re.compile(r"[0-9a-f]{8,64}")
@@ -67,7 +67,7 @@ def canonical(document: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in _text_keys(document, "record").items():
         plain[key] = _plain(value, key, places, kinds.get(key, others))
     if overrides := (plain.get("invocation") or {}).get("overrides"):
-        plain["invocation"]["overrides"] = [scrub_override(str(word)) for word in overrides]
+        plain["invocation"]["overrides"] = [*map(override_scrubber(), map(str, overrides))]
     if places:
         plain["not_finite"] = sorted({*plain.get("not_finite", []), *places})
     return plain

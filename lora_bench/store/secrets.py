@@ -53,17 +53,27 @@ def scrub(text: str) -> str:
 
 def scrub_override(word: str) -> str:
     """A word of a command line without secrets; see rule 4 of the module."""
-    key, is_set, value = word.partition("=")
-    name = re.split(r"[.@/]", key.lstrip("+~-"))[-1].replace("-", "_")
-    if is_set and value.strip("'\"") not in ("", "null") and _SECRET_NAME.search(name):
-        return f"{key}={_HIDDEN}"
+    return override_scrubber()(word)
+
+
+def override_scrubber() -> Callable[[str], str]:
+    """A function that takes secrets out of words of a command line: for many words, since it reads the environment
+    once."""
+    scrubbed = scrubber()
 
     def hide(match: re.Match[str]) -> str:
         is_secret = _SECRET_NAME.search(match[1].replace("-", "_")) and match[3] != "null"
         return f"{match[1]}{match[2]}{_HIDDEN}" if is_secret else match[0]
 
-    word = _SETTING.sub(hide, word)
-    return scrub(word if _REVISION.search(name) else _WANDB_KEY.sub(_HIDDEN, word))
+    def without_secrets(word: str) -> str:
+        key, is_set, value = word.partition("=")
+        name = re.split(r"[.@/]", key.lstrip("+~-"))[-1].replace("-", "_")
+        if is_set and value.strip("'\"") not in ("", "null") and _SECRET_NAME.search(name):
+            return f"{key}={_HIDDEN}"
+        word = _SETTING.sub(hide, word)
+        return scrubbed(word if _REVISION.search(name) else _WANDB_KEY.sub(_HIDDEN, word))
+
+    return without_secrets
 
 
 _FOLDERS = re.compile(r"(?<![\w./<])~?/(?:[^\s/'\":,;()\[\]{}]+/)*(?=[^\s/'\"])")
