@@ -1,5 +1,9 @@
 """Configurations, composed as the command line composes them."""
 
+import copy
+import functools
+from dataclasses import replace
+
 from hydra import compose, initialize_config_dir
 
 from lora_bench.config.compose import parse
@@ -14,6 +18,11 @@ def names(folder):
 
 
 def composed(*overrides):
+    return copy.deepcopy(_composed(overrides))
+
+
+@functools.cache
+def _composed(overrides):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 
@@ -29,4 +38,5 @@ SMALL = (
 
 
 def candidates(*points, store):
-    return [Candidate(parse(composed(*SMALL, f"store={store}", *point)), tuple(point)) for point in points]
+    """Points as a sweep has them; the store, which is another in every test, is no reason to compose anew."""
+    return [Candidate(replace(parse(composed(*SMALL, *point)), store=str(store)), tuple(point)) for point in points]
