@@ -86,6 +86,8 @@ def embedded(line: str) -> tuple[str, ...]:
     given = [word for word in words[words.index("lora-bench") + 1 :] if not word.startswith(elsewhere)]
     planted = "+sweeps=calibration_planted" in given  # about its own task, whose labels take the backbone in fp64
     task = ["task.train_rows=32", "task.select_rows=8", "task.report_rows=8"] if planted else ["task=acceptability"]
+    if {"+sweeps=rank", "+sweeps=weight_types"} & {*given}:
+        task.append("seed=0,1")  # test_sweeper.py plans their hundreds of runs
     return tuple(given) if given == ["--help"] else (*given, *task, "model=minilm", "tracking=none")
 
 
@@ -145,8 +147,8 @@ def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, t
 
 
 def shortened(line: str) -> tuple[str, ...]:
-    """A script and its arguments with settings that take seconds, on an embedded task."""
-    script, given = shlex.split(line)[1], shlex.split(line)[2:]
+    """A script and its arguments with settings that take seconds, on an embedded task; `store=runs` is the default."""
+    script, given = shlex.split(line)[1], [word for word in shlex.split(line)[2:] if word != "store=runs"]
     ours = SHORTENED[script.removeprefix("analysis/")] + (SHORTENED["--noise"] if "--noise" in given else ())
     for option in ("--task", "--data-dir", *ours):
         if option.startswith("--") and option in given:
