@@ -259,10 +259,10 @@ def test_every_family_packs(name, tokens):
         config(targets="all", rank=1, lr=1e-2),
     ]
     assert {"q", "k", "v", "o"} <= roles
-    states, losses, logits, _ = train(loaded, runs, tokens, steps=4)
+    states, losses, logits, _ = train(loaded, runs, tokens, steps=2)
     loose = 1e3 if name in ("gpt_neo", "gptj") else 1  # they compute attention scores in fp32 whatever the precision
     for index, run in enumerate(runs):
-        theirs, their_losses, their_logits = train_stock(loaded, run, tokens, steps=4)
+        theirs, their_losses, their_logits = train_stock(loaded, run, tokens, steps=2)
         assert_same_state(states[index], theirs, rtol=1e-7 * loose, atol=1e-9 * loose)
         torch.testing.assert_close(losses[:, index], their_losses, rtol=1e-8 * loose, atol=1e-10 * loose)
         np.testing.assert_allclose(logits[index], their_logits, rtol=1e-7 * loose, atol=1e-8 * loose)

@@ -384,6 +384,7 @@ def test_fused_backbones_save_what_stock_tools_reload(store, name, adapter):
     model_type, values = ARCHITECTURES[name]
     architecture = {"model_type": model_type, **values, "vocab_size": 300}
     given = {f"adapter__{key}": value for key, value in adapter.items()}
+    given |= dict(task__train_rows=32, task__report_rows=16, train__epochs=1)
     one = resolve(tiny_config(model__architecture=architecture, adapter__targets="q", adapter__rank=2, **given))
     (record,) = run_pack([one], store)
     assert record["status"] == "finished", record["error"]["traceback"]
