@@ -80,7 +80,7 @@ class Composer:
     def _is_group(self, override: Override) -> bool:
         key = override.key_or_group
         if key not in self._groups:
-            self._groups[key] = "@" in key or bool(self._loader.get_group_options(key))
+            self._groups[key] = "@" in key or bool(self._loader.repository.get_group_options(key))
         return self._groups[key]
 
 
