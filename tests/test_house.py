@@ -30,6 +30,7 @@ LAW = {  # room -> the rooms of lora_bench that it may import
     "calibration": {"reports", "verdicts", "store", "config", "wording"},
     "launch": {
         "training",
+        "packing",
         "models",
         "tasks",
         "questions",

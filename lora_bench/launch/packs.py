@@ -5,11 +5,23 @@ import heapq
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from lora_bench.models import machine
+
 LARGEST_PACK = {"cpu": 32, "cuda": 128}
-ACTIVATION_BYTES = {"cpu": 2 * 2**30, "cuda": 32 * 2**30}
-"""Activations that one pack may hold: a fixed rule; beside it only the number of workers decides how packs are cut."""
+GPU_BYTES = 32 * 2**30
+"""Activations that one pack may hold on a GPU, a fixed rule."""
+PROCESS_BYTES = 2**30
+"""Of a process that trains, before weights and activations."""
+PACK_SHARE = 0.75
+"""Of the memory that is free when a sweep begins, what packs side by side are cut to; `plan.MEMORY_SHARE` is above
+it."""
+RESIDENT = {"cpu": 1.9, "cuda": 1.3}
+"""Peak of what a step holds over what autograd keeps: gradients on the way back, and on a CPU the gaps between tensors
+of unlike sizes, since freed memory stays with the process (measured: 1.5 to 2.3 in bert, distilbert, gpt2 and llama,
+fp32 and bf16, with and without dropout; 1.1 to 1.3 without the gaps)."""
 
 
 def form_packs(runs: Sequence[Any], pack_size: int | str, *, n_workers: int = 1) -> list[list[str]]:
@@ -21,7 +33,7 @@ def form_packs(runs: Sequence[Any], pack_size: int | str, *, n_workers: int = 1)
     for run in runs:
         by_key.setdefault(pack_key(run), []).append(run)
     groups = list(by_key.values())
-    most = [largest_pack(group[0]) if pack_size == "auto" else int(pack_size) for group in groups]
+    most = [largest_pack(group, n_workers=n_workers) if pack_size == "auto" else int(pack_size) for group in groups]
     cuts = [math.ceil(len(group) / limit) for group, limit in zip(groups, most, strict=True)]
     if n_workers > 1 and pack_size == "auto":
         cuts = _evened(groups, cuts, n_workers)
@@ -72,28 +84,60 @@ def _work_of(pack: Sequence[Any]) -> float:
     return (len(pack) + 1) * pack[0].steps * pack[0].config.train.batch_size
 
 
-def largest_pack(run: Any) -> int:
-    """Runs whose activations fit the budget of a pack, at the longest batch of any split.
-
-    One token keeps about 13 d values and, where attention weights are kept, 3 per head and token in each layer
-    (measured: 26 d bytes in bf16).
-    """
+def largest_pack(group: Sequence[Any], *, n_workers: int = 1) -> int:
+    """Runs of a group that may train at once: as many as the memory holds at the longest batch of any split, where
+    `n_workers` packs share what this machine has free; a GPU has a budget of its own."""
     from lora_bench.models import devices
 
-    device = devices.resolve_device(run.config.device)
-    most = ACTIVATION_BYTES[device.type] // max(1, activation_bytes(run))
-    return max(1, min(LARGEST_PACK[device.type], int(most)))
+    device = devices.resolve_device(group[0].config.device)
+    budget = GPU_BYTES
+    if device.type == "cpu":
+        budget = int(PACK_SHARE * machine.available_memory() / n_workers) - process_bytes(group[0])
+    most = budget // max(1, *(activation_bytes(run) for run in group))
+    return max(1, min(LARGEST_PACK[device.type], most))
+
+
+def process_bytes(run: Any) -> int:
+    """What a process takes that trains a pack, before activations: libraries, and weights, read once and split once
+    more."""
+    return PROCESS_BYTES + 8 * sum(parameter.numel() for parameter in run.blueprint.skeleton.parameters())
 
 
 def activation_bytes(run: Any) -> int:
-    """Of one run of a pack, at the longest batch of any split."""
-    width = {"bf16": 2, "fp32": 4, "fp64": 8}[run.precision]
-    architecture = run.blueprint.architecture.get_text_config()
-    n_heads = getattr(architecture, "num_attention_heads", 12)
+    """The peak of what one run of a pack adds, at the longest batch of any split; remembered by what it depends on."""
+    from lora_bench.models import devices
+    from lora_bench.packing import memory
+
+    device, train = devices.resolve_device(run.config.device), run.config.train
     longest, _ = lengths(run)
-    n_rows = math.ceil(run.config.train.batch_size / run.config.train.grad_accumulation)
-    per_token = architecture.num_hidden_layers * width * (13 * architecture.hidden_size + 3 * n_heads * longest)
-    return per_token * longest * n_rows
+    n_rows = math.ceil(train.batch_size / train.grad_accumulation)
+    matrices = run.matrices or tuple(replace(matrix, rank=1) for matrix in run.blueprint.matrices)
+    ranks = tuple((matrix.module, matrix.rank) for matrix in matrices)
+    key = (
+        run.science["model"]["fingerprint"],
+        run.precision,
+        device,
+        n_rows,
+        longest,
+        train.dropout,
+        run.config.adapter.dropout,
+        ranks,
+    )
+    if key not in _known_bytes:
+        _known_bytes[key] = memory.saved_bytes(
+            run.blueprint,
+            matrices,
+            precision=run.precision,
+            device=device,
+            n_rows=n_rows,
+            n_tokens=longest,
+            dropout=train.dropout,
+            adapter_dropout=run.config.adapter.dropout,
+        )
+    return int(RESIDENT[device.type] * _known_bytes[key])
+
+
+_known_bytes: dict[tuple, int] = {}
 
 
 def lengths(run: Any) -> tuple[int, dict[str, int]]:

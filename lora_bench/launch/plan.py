@@ -23,7 +23,7 @@ from lora_bench.config.compose import to_dict
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import LORA_METHODS, RunConfig
 from lora_bench.launch.files import FOLDER
-from lora_bench.launch.packs import activation_bytes, form_packs
+from lora_bench.launch.packs import activation_bytes, form_packs, process_bytes
 from lora_bench.launch.plan_file import Entry, PlanFile
 from lora_bench.launch.precision import settler
 from lora_bench.models import machine
@@ -32,8 +32,6 @@ from lora_bench.store.errors import explained
 from lora_bench.store.secrets import override_scrubber
 from lora_bench.training import inputs
 
-PROCESS_BYTES = 2**30
-"""Of a process that trains, before weights and activations."""
 MEMORY_SHARE = 0.9
 """Of the memory that is free when a sweep begins, what packs side by side may take."""
 
@@ -181,10 +179,9 @@ def _all_packs(plan: Plan, kept: list[list[str]]) -> list[list[str]]:
 
 
 def _pack_bytes(plan: Plan, pack: Sequence[str]) -> int:
-    """What a process takes that trains a pack: libraries, weights (read once, split once more) and activations."""
-    run = plan.runs[pack[0]].run
-    weights = sum(parameter.numel() for parameter in run.blueprint.skeleton.parameters())
-    return PROCESS_BYTES + 8 * weights + len(pack) * activation_bytes(run)
+    """What a process takes that trains a pack."""
+    runs = [plan.runs[run_id].run for run_id in pack]
+    return process_bytes(runs[0]) + sum(activation_bytes(run) for run in runs)
 
 
 # The plan file

@@ -72,6 +72,17 @@ def load(plan: Blueprint, *, precision: str, device: torch.device) -> Backbone:
     return _load(plan, precision, device)
 
 
+def outline(plan: Blueprint, *, precision: str, device: torch.device) -> Backbone:
+    """The backbone without data: its tensors are shapes on the meta device, whatever `device` it is planned for, and
+    its head counts as new."""
+    model = copy.deepcopy(plan.skeleton)
+    last_token.read_by_mask(model)
+    model.requires_grad_(False)
+    _place(model, precision, torch.device("meta"))
+    fresh = frozenset(weights.head_parameters(model))
+    return Backbone(plan, model, _new_modules(model, fresh), fresh, precision, device, frozen_hash="")
+
+
 def weights_hash(named_parameters: Iterable[tuple[str, torch.Tensor]]) -> str:
     """sha256 over names and bytes, in name order."""
     digest = hashlib.sha256()

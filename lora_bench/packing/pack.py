@@ -93,7 +93,9 @@ class Pack(Modes, contextlib.AbstractContextManager):
     def logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         self.rows = batch["input_ids"].shape[0]
         self._repeated = None
-        choose_attention(self.model, batch["input_ids"].shape[1], own_masks=self.training and self.masks.active)
+        choose_attention(
+            self.model, batch["input_ids"].shape[1], on_cpu=self.on_cpu, own_masks=self.training and self.masks.active
+        )
         inputs = {key: value for key, value in batch.items() if key in self.backbone.inputs}
         if self._reads_last:
             self.last_tokens = decoders.last_tokens(batch["attention_mask"])
@@ -190,7 +192,7 @@ class Pack(Modes, contextlib.AbstractContextManager):
                 if not own:
                     continue
                 stacks = {leaf: torch.stack([state.head[f"{path}.{leaf}"] for state in states]) for leaf in own}
-                stacks = {leaf: stack.to(self.backbone.device) for leaf, stack in stacks.items()}
+                stacks = {leaf: stack.to(module.get_parameter(leaf).device) for leaf, stack in stacks.items()}
                 if isinstance(module, nn.Linear):
                     heads[path] = PackedDense(self, path, stacks)
                 elif isinstance(module, nn.LayerNorm):

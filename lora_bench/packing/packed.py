@@ -102,6 +102,10 @@ class Modes:
     def pad_id(self) -> int:
         return self.backbone.blueprint.tokenizer.pad_token_id
 
+    @property
+    def on_cpu(self) -> bool:
+        return self.backbone.device.type == "cpu"
+
     @contextlib.contextmanager
     def train(self) -> Iterator[None]:
         self.training = True

@@ -78,7 +78,9 @@ class PackedLinear(nn.Module):
         """One uniform draw per site and step, shared by all runs; a run keeps what is above its own rate."""
         pack = self._pack
         if self.dropout_stream is None:
-            self.dropout_stream = seeds.generator("adapter dropout", pack.masks.seed, self._path, device=x.device)
+            self.dropout_stream = seeds.generator(
+                "adapter dropout", pack.masks.seed, self._path, device=pack.masks.stream.device
+            )
         x_PND = x.reshape(pack.n_runs, -1, x.shape[-1])
         drawn_ND = torch.rand(x_PND.shape[1:], generator=self.dropout_stream, device=x.device)
         y_PNO = F.linear(x_PND, self.weight, self.bias)

@@ -65,10 +65,10 @@ class FirstTokenLayer(nn.Module):
         return self.wrapped.feed_forward_chunk(attention.output(context, first))
 
 
-def choose_attention(model: Any, n_tokens: int, *, own_masks: bool) -> None:
+def choose_attention(model: Any, n_tokens: int, *, on_cpu: bool, own_masks: bool) -> None:
     """A fixed rule, never a run-time timing: eager where dropout masks must be ours or rows are short on a CPU, else
     sdpa."""
     if getattr(model, "_supports_sdpa", False):
         # Several families take the eager softmax in fp32, which an fp64 mask overflows.
-        is_short = model.device.type == "cpu" and n_tokens <= LONGEST_EAGER_CPU and model.dtype != torch.float64
+        is_short = on_cpu and n_tokens <= LONGEST_EAGER_CPU and model.dtype != torch.float64
         model.config._attn_implementation = "eager" if is_short or own_masks else "sdpa"

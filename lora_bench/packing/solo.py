@@ -75,7 +75,9 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
         model = self.model if self._bare is None else self._bare
         self.rows = batch["input_ids"].shape[0]
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
-        choose_attention(plain, batch["input_ids"].shape[1], own_masks=self.training and self.masks.active)
+        choose_attention(
+            plain, batch["input_ids"].shape[1], on_cpu=self.on_cpu, own_masks=self.training and self.masks.active
+        )
         inputs = {key: value for key, value in batch.items() if key in self.backbone.inputs}
         with (
             self.masks if self.training and self.masks.active else contextlib.nullcontext(),

@@ -228,7 +228,7 @@ class Run:
 def test_packs_are_cut_so_that_all_workers_end_together(monkeypatch, n_groups, n_each, most, n_workers, sizes):
     """Three packs on two workers would leave one of them idle for a third of the time."""
     monkeypatch.setattr("lora_bench.training.resolve.pack_key", lambda run: run.key)
-    monkeypatch.setattr(packs_module, "largest_pack", lambda run: most)
+    monkeypatch.setattr(packs_module, "largest_pack", lambda group, **_: most)
     runs = [Run(n_each * group + i, key=group) for group in range(n_groups) for i in range(n_each)]
     packs = packs_module.form_packs(runs, "auto", n_workers=n_workers)
     assert [len(pack) for pack in packs] == sizes
