@@ -1,4 +1,8 @@
-"""How fast is packed training, beside what people run today? Same rows, epochs, batch size and dropout in every arm.
+"""How soon is a question answered, and how fast is packed training, beside what people run today?
+
+    python analysis/throughput.py --verdict small --out report              time to a verdict (speed/verdict.py)
+
+Or the step alone, with the same rows, epochs, batch size and dropout in every arm:
 
     python analysis/throughput.py --data-dir FOLDER --out report            the arms below, side by side, in one go
     python analysis/throughput.py --arms trainer,packed --packs 1,7,28      some of them
@@ -61,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.child:
         print(json.dumps(measure_arm(options)))
         return 0
+    if options.verdict:
+        return _time_to_verdict(options)
     results: list[dict[str, Any]] = []
     for number in range(options.rounds):
         for arm, pack in _arms(options):
@@ -70,6 +76,17 @@ def main(argv: list[str] | None = None) -> int:
     best = summarise(results)
     document = {"machine": _machine(options), "options": _public(options), "best": best, "rounds": results}
     write(document, options.out)
+    return 0
+
+
+def _time_to_verdict(options: argparse.Namespace) -> int:
+    """Write OUT/verdict.json, OUT/tables/verdict.csv and OUT/figures/verdict.*, and print the table."""
+    from speed import verdict, written  # beside this file
+
+    if options.dry_run:
+        print("\n".join(verdict.plan(options.verdict, options.data_dir)))
+        return 0
+    written.verdict(verdict.measure(options, _machine(options)), options.out)
     return 0
 
 
@@ -448,6 +465,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="throughput", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument(
+        "--verdict", choices=("small", "sst2"), help="time to a verdict on a question: twelve minutes, or an hour"
+    )
+    parser.add_argument(
+        "--fixed-store", type=argument, metavar="FOLDER", help="--verdict: a finished +sweeps=weight_types"
+    )
+    parser.add_argument(
+        "--study-store", type=argument, metavar="FOLDER", help="--verdict: a finished study=weight_types"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="--verdict: say what will be run, and stop")
     parser.add_argument(
         "--task",
         default="acceptability",

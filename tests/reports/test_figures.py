@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
-from lora_bench.reports.figures import compose, curves, instrument, section7, style
+from lora_bench.reports.figures import compose, curves, instrument, section7, speed, style
 from lora_bench.reports.figures import verdicts as verdict_figures
 from lora_bench.verdicts import paper
 
@@ -146,6 +146,15 @@ def throughput_rows() -> pd.DataFrame:
     )
 
 
+def verdict_times_rows() -> pd.DataFrame:
+    loop, study = "HF Trainer + peft, a process a run", "lora_bench, study"
+    rows = [("a", loop, 8, 3600.0), ("a", loop, 32, 14400.0), ("b", "HF Trainer + peft, tuned", 8, 1900.0)]
+    rows += [("c", "lora_bench, fixed design", 8, 310.0), ("d", study, 32, 400.0)]
+    return pd.DataFrame(rows, columns=["arm", "name", "n_seeds", "seconds"]).assign(
+        over_study=lambda table: table["seconds"] / 400
+    )
+
+
 ALL = {
     "placements": lambda: verdict_figures.placements(
         placement_rows(), metric="matthews", published=paper.weight_types()
@@ -164,6 +173,7 @@ ALL = {
     "power_curves": lambda: instrument.power_curves(power_rows()),
     "coverages": lambda: instrument.coverages(coverage_rows()),
     "throughput": lambda: instrument.throughput(throughput_rows()),
+    "verdict_times": lambda: speed.verdict_times(verdict_times_rows()),
     "planted_matrix": lambda: instrument.planted_matrix(planted_rows(), metric="accuracy"),
 }
 
