@@ -1,6 +1,7 @@
 """How soon is a question answered, and how fast is packed training, beside what people run today?
 
     python analysis/throughput.py --verdict small --out report              time to a verdict (speed/verdict.py)
+    python analysis/throughput.py --curve --out report                      where packing pays (speed/crossover.py)
 
 Or the step alone, with the same rows, epochs, batch size and dropout in every arm:
 
@@ -67,6 +68,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if options.verdict:
         return _time_to_verdict(options)
+    if options.curve:
+        return _crossover(options)
     results: list[dict[str, Any]] = []
     for number in range(options.rounds):
         for arm, pack in _arms(options):
@@ -87,6 +90,17 @@ def _time_to_verdict(options: argparse.Namespace) -> int:
         print("\n".join(verdict.plan(options.verdict, options.data_dir)))
         return 0
     written.verdict(verdict.measure(options, _machine(options)), options.out)
+    return 0
+
+
+def _crossover(options: argparse.Namespace) -> int:
+    """Write OUT/curve.json, OUT/tables/curve.csv and OUT/figures/curve.*"""
+    from speed import crossover, written  # beside this file
+
+    if options.dry_run:
+        print(f"{len(crossover.grid(options))} points")
+        return 0
+    written.curve(crossover.measure(options, _machine(options)), options.out)
     return 0
 
 
@@ -474,7 +488,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--study-store", type=argument, metavar="FOLDER", help="--verdict: a finished study=weight_types"
     )
-    parser.add_argument("--dry-run", action="store_true", help="--verdict: say what will be run, and stop")
+    parser.add_argument("--curve", action="store_true", help="where packing pays (speed/crossover.py)")
+    parser.add_argument("--shapes", default="384x6,768x12,smollm2", help="--curve: backbones (default: %(default)s)")
+    parser.add_argument("--precisions", default="fp32,bf16", help="--curve: (default: %(default)s)")
+    parser.add_argument("--lengths", default="4,16,64", help="--curve: tokens of a row, of 8 (default: %(default)s)")
+    parser.add_argument("--curve-packs", default="2,4,8", help="--curve: runs of a pack (default: %(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="--verdict, --curve: say what will be run, and stop")
     parser.add_argument(
         "--task",
         default="acceptability",

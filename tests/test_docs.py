@@ -150,7 +150,7 @@ def shortened(line: str) -> tuple[str, ...]:
     """A script and its arguments with settings that take seconds, on an embedded task; `store=runs` is the default."""
     script, given = shlex.split(line)[1], [word for word in shlex.split(line)[2:] if word != "store=runs"]
     ours = SHORTENED[script.removeprefix("analysis/")] + (SHORTENED["--noise"] if "--noise" in given else ())
-    if "--verdict" in given:  # a sweep and a study
+    if {"--verdict", "--curve"} & set(given):  # a sweep and a study, or minutes of steps
         ours = ("--data-dir", ".", "--dry-run")
     for option in ("--task", "--data-dir", *ours):
         if option.startswith("--") and option in given:

@@ -29,6 +29,17 @@ def verdict(document: dict[str, Any], out: Path) -> None:
     print(f"wrote {out / 'verdict.json'}, tables/verdict.csv and figures/verdict.png, .pdf, .svg")
 
 
+def curve(document: dict[str, Any], out: Path) -> None:
+    """OUT/tables/curve.csv and OUT/figures/curve.*"""
+    frame = pd.DataFrame(document["points"])
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    frame.to_csv(out / "tables" / "curve.csv", index=False)
+    figure = speed.crossover(frame)
+    style.name(figure, document["machine"]["told"])
+    style.save(figure, out / "figures", "curve")
+    print(f"wrote {out / 'curve.json'}, tables/curve.csv and figures/curve.png, .pdf, .svg")
+
+
 def _in_words(words: dict[str, list[str]] | None) -> str:
     """`better than q, k; open: o`, as of qv; a dash where nobody has judged such a grid."""
     if words is None:

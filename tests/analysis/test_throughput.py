@@ -3,7 +3,7 @@
 import pytest
 
 from analysis import throughput
-from analysis.speed import verdict
+from analysis.speed import crossover, verdict
 from configs import composed
 from lora_bench.config.compose import parse
 
@@ -61,3 +61,23 @@ def test_the_question_of_each_way_is_the_same(name, monkeypatch):
     fixed, study = (line.split()[2:] for line in asked[2:])
     assert [word for word in study if not word.strip("'").startswith("study")] == fixed[1:]
     assert {"task.train_rows", "train.epochs", "train.dropout"} <= {word.partition("=")[0] for word in fixed}
+
+
+def test_a_curve_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    """On the same machine; points of another would be compared with these."""
+    options = throughput.parse(["--shapes", "384x6", "--precisions", "fp32", "--out", str(tmp_path)])
+    measured = []
+
+    def seconds(shape, precision, length, pack, *, rounds):
+        measured.append((length, pack))
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        return 1.0, pack / 2
+
+    monkeypatch.setattr(crossover, "_seconds", seconds)
+    with pytest.raises(KeyboardInterrupt):
+        crossover.measure(options, {"id": "here"})
+    points = crossover.measure(options, {"id": "here"})["points"]
+    assert len(points) == 9 == len(measured) - 1
+    assert {point["gain"] for point in points} == {2.0}
+    assert len(crossover.measure(options, {"id": "elsewhere"})["points"]) == 9 and len(measured) == 19

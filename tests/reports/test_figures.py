@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import combinations
 
 import matplotlib
@@ -155,6 +156,12 @@ def verdict_times_rows() -> pd.DataFrame:
     )
 
 
+def crossover_rows() -> pd.DataFrame:
+    grid = itertools.product(["384x6", "768x12", "smollm2"], ["fp32", "bf16"], [32, 128, 512], [2, 4, 8])
+    rows = [(*point, 1 + point[3] / (1 + point[2] / 64)) for point in grid]
+    return pd.DataFrame(rows, columns=["shape", "precision", "tokens", "pack", "gain"])
+
+
 ALL = {
     "placements": lambda: verdict_figures.placements(
         placement_rows(), metric="matthews", published=paper.weight_types()
@@ -174,6 +181,7 @@ ALL = {
     "coverages": lambda: instrument.coverages(coverage_rows()),
     "throughput": lambda: instrument.throughput(throughput_rows()),
     "verdict_times": lambda: speed.verdict_times(verdict_times_rows()),
+    "crossover": lambda: speed.crossover(crossover_rows()),
     "planted_matrix": lambda: instrument.planted_matrix(planted_rows(), metric="accuracy"),
 }
 

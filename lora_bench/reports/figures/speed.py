@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lora_bench import wording
 from lora_bench.reports.figures import compose
-from lora_bench.reports.figures.style import BLUE, INK, LIGHT, styled
+from lora_bench.reports.figures.style import BLUE, GREEN, INK, LIGHT, ORANGE, PURPLE, RED, styled
 
 
 @styled
@@ -34,4 +38,43 @@ def verdict_times(rows: pd.DataFrame) -> Figure:
     axis.set_xlabel("minutes to the words\n(in brackets: times the study's)")
     axis.grid(visible=False, axis="y")
     sns.despine(ax=axis, left=True)
+    return figure
+
+
+@styled
+def crossover(points: pd.DataFrame) -> Figure:
+    """The gain of a pack over its runs alone, against the tokens of one run's step; a panel for each backbone and
+    precision, a line for each size of pack.
+
+    Args:
+        points: shape, precision, tokens, pack, gain; one row per point.
+    """
+    panels = list(points.groupby(["shape", "precision"], sort=False))
+    packs = sorted(points["pack"].unique())
+    marks = [(BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (PURPLE, "v"), (RED, "^")]
+    width, n_columns = compose.across(len(panels), most=2)
+    n_rows = math.ceil(len(panels) / n_columns)
+    figure = Figure(figsize=(width, 0.6 + 1.3 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False, sharex=True, sharey=True).flat
+    for axis, ((shape, precision), panel) in zip(axes, panels, strict=False):
+        for pack, (colour, marker) in zip(packs, itertools.cycle(marks), strict=False):
+            line = panel[panel["pack"] == pack].sort_values("tokens")
+            axis.plot(line["tokens"], line["gain"], color=colour, marker=marker, ms=3.4)
+        axis.axhline(1, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
+        axis.set_title(f"{shape}, {precision}")
+        axis.set_ylim(bottom=0)
+        axis.set_xscale("log", base=2)
+        ticks = sorted(points["tokens"].unique())
+        axis.set_xticks(ticks, [f"{count:g}" for count in ticks])
+        axis.minorticks_off()
+    for axis in list(figure.axes)[len(panels) :]:
+        axis.set_visible(False)
+    figure.supxlabel("tokens in a step of one run", fontsize=compose.SIZE)
+    figure.supylabel("gain of the pack", fontsize=compose.SIZE)
+    handles = [
+        Line2D([], [], color=colour, marker=marker, ms=3.4, label=f"{pack} runs")
+        for pack, (colour, marker) in zip(packs, itertools.cycle(marks), strict=False)
+    ]
+    compose.header(figure, handles)
+    sns.despine(fig=figure)
     return figure
