@@ -69,11 +69,9 @@ def measure(options: argparse.Namespace, machine: dict[str, Any]) -> dict[str, A
 
 def grid(options: argparse.Namespace) -> list[tuple[str, str, int, int]]:
     """(shape, precision, tokens of a row, pack), as the options have them."""
-    axes = [str(options.shapes).split(","), str(options.precisions).split(",")]
-    lengths, packs = (
-        [int(number) for number in str(text).split(",")] for text in (options.lengths, options.curve_packs)
-    )
-    return list(itertools.product(*axes, lengths, packs))
+    shapes, precisions = str(options.shapes).split(","), str(options.precisions).split(",")
+    lengths, packs = map(int, str(options.lengths).split(",")), map(int, str(options.curve_packs).split(","))
+    return list(itertools.product(shapes, precisions, lengths, packs))
 
 
 def _seconds(shape: str, precision: str, length: int, pack: int, *, rounds: int) -> tuple[float, float]:
