@@ -11,7 +11,10 @@ if __name__ == "__main__" and not sys.flags.safe_path:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), _folder]))
 
 import contextlib
+import functools
+import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from lora_bench import __version__, wording
 from lora_bench.cli import commands, studies
@@ -35,7 +38,7 @@ commands {commands}
 studies  {studies}
          and every sweeps/NAME.yaml of the current folder with a study section
 sweeps   {sweeps}
-         and every sweeps/NAME.yaml of the current folder
+         every sweeps/NAME.yaml of the current folder is one
 
 key=value
   model=           {model}
@@ -66,10 +69,14 @@ version          {version}; hydra's own switches (-m, --cfg job, --info, ...) wo
 """
 
 
+WIDTH = 100
+"""Columns of the help where the terminal has them."""
+
+
 def main() -> None:
     """Entry point of `lora-bench` and `python -m lora_bench`."""
     wording.spell_out()
-    words = sys.argv[1:]
+    words = ["--version"] if sys.argv[1:] == ["version"] else sys.argv[1:]
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if words and _is_bare(words[0]):
@@ -79,12 +86,12 @@ def main() -> None:
         if name not in arguments.FIRST_WORDS:
             sys.exit(commands.refuse_unknown(words[0]))
     if not words or any(word in ("-h", "--help") for word in words):
-        print(help_text(), end="")
+        print(help_text(wording.columns(at_most=WIDTH)), end="")
         return
     if words == ["study"]:
         print(studies.listed(), end="")
         return
-    if "--version" in words:
+    if "--version" in words or words == ["-V"]:
         print(f"lora-bench {__version__}")
         return
     try:
@@ -111,32 +118,60 @@ def _run_command(name: str, options: Sequence[str]) -> int:
         return 130
 
 
-def help_text() -> str:
+def help_text(width: int = WIDTH) -> str:
     """The help, with the groups' names as the files say and the keys as the schema has them."""
     from lora_bench.config.schema import KEYS
     from lora_bench.paths import resource_root
 
     root = resource_root()
-    groups = {}
-    for group in ("model", "task", "adapter", "train", "tracking"):
-        groups[group] = _folded(sorted(path.stem for path in (root / "conf" / group).glob("*.yaml")), indent=19)
-    groups["launchers"] = _folded(
-        sorted(path.stem for path in (root / "conf" / "hydra" / "launcher").glob("*.yaml")), indent=32
-    )
-    sweeps = _folded(sorted(path.stem for path in (root / "sweeps").glob("*.yaml")), indent=9)
-    listings = {"commands": commands.listed(indent=9), "studies": _folded(list(studies.shipped()), indent=9)}
-    keys = {f"of_{part}": _keys([key.brief for key in KEYS if key.section == part]) for part in ("adapter", "train")}
-    return HELP.format(**groups, **keys, **listings, sweeps=sweeps, version=__version__)
+    fold = functools.partial(_folded, width=width)
+    sections = ("model", "task", "adapter", "train", "tracking")
+    groups = {section: fold(_names(root / "conf" / section), indent=19) for section in sections}
+    groups["launchers"] = fold(_names(root / "conf" / "hydra" / "launcher"), indent=32)
+    sweeps = _sweeps(root / "sweeps", width)
+    listings = {"commands": commands.listed(indent=9), "studies": fold(list(studies.shipped()), indent=9)}
+    briefs = {part: [key.brief for key in KEYS if key.section == part] for part in ("adapter", "train")}
+    keys = {f"of_{part}": _keys(of_part, width) for part, of_part in briefs.items()}
+    return _narrowed(HELP.format(**groups, **keys, **listings, sweeps=sweeps, version=__version__), width)
 
 
-def _keys(briefs: Sequence[str]) -> str:
+def _names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _sweeps(shipped: Path, width: int) -> str:
+    """The sweeps that there are, those that a user has or would run first."""
+    own, names = _names(Path("sweeps")), _names(shipped)
+    rest = {kind: [name for name in names if name.startswith(kind)] for kind in ("study_", "calibration_")}
+    asked = [name for name in names if not any(name in of_kind for of_kind in rest.values())]
+    parts = {"yours, in ./sweeps: ": own, "": asked, "stages of the published study: ": rest["study_"]}
+    parts |= {"for calibration: ": rest["calibration_"]}
+    shown = [[f"{about}{names[0]}", *names[1:]] for about, names in parts.items() if names]
+    lines = [_folded(names, indent=9, width=width) for names in shown]
+    return ("\n" + " " * 9).join(lines)
+
+
+def _narrowed(text: str, width: int) -> str:
+    """Text in two columns whose lines are no longer than a terminal: what is longer goes on in its second column."""
+    lines = []
+    for line in text.split("\n"):
+        start = max((gap.end() for gap in re.finditer(r"(?:^| ) +(?=\S)", line)), default=0)
+        room = width - start
+        while len(line) > width and room >= 10 and (end := line.rfind(" ", start + 1, width + 1)) > start:
+            lines.append(line[:end])
+            line = " " * start + line[end:].lstrip()
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _keys(briefs: Sequence[str], width: int) -> str:
     """The keys of a section; one that takes many words has a line of its own."""
     long = [brief for brief in briefs if len(brief) > 60]
     short = [brief for brief in briefs if 0 < len(brief) <= 60]
-    return ("\n" + " " * 19).join([*long, _folded(short, indent=19)])
+    return ("\n" + " " * 19).join([*long, _folded(short, indent=19, width=width)])
 
 
-def _folded(names: Sequence[str], *, indent: int, width: int = 100) -> str:
+def _folded(names: Sequence[str], *, indent: int, width: int) -> str:
     lines = [""]
     for name in names:
         piece = name if not lines[-1] else f", {name}"

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 import string
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -251,6 +252,13 @@ class _Spelled:
             content = Text(folded(content.plain, options.max_width), style=content.style, end=content.end)
         for segment in console.render(content, options):
             yield segment if segment.control else type(segment)(visible(segment.text), segment.style)
+
+
+def columns(*, at_most: int) -> int:
+    """Of the terminal that standard output is; `at_most` where it is none, or wider."""
+    if not sys.stdout.isatty():
+        return at_most
+    return min(at_most, shutil.get_terminal_size().columns or at_most)
 
 
 def folded(text: str, width: int) -> str:

@@ -52,6 +52,30 @@ def test_help_names_every_shipped_choice(command):
     assert command("help").out == command().out == said
 
 
+@pytest.mark.parametrize("width", [80, 100])
+def test_help_fits_its_terminal_and_begins_with_what_a_user_would_run(tmp_path, monkeypatch, width):
+    """Words broken at the edge are hard to read, and stages of a finished study are nobody's first sweep."""
+    from lora_bench.__main__ import help_text
+
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "my_own.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    said = help_text(width)
+    assert max(map(len, said.splitlines())) <= width
+    names = said.partition("\nsweeps ")[2]
+    places = [names.index(name) for name in ("my_own", "budget", "study_sst2_coarse", "calibration_aa")]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "named", ["sweep=mine", "+sweep=mine", "sweeps=mine", "+sweeps=sweeps/mine", "sweeps=./sweeps/mine.yaml"]
+)
+def test_a_sweep_may_be_named_in_any_spelling(named):
+    from lora_bench.config.arguments import spelled_out
+
+    assert spelled_out([named])[0].removesuffix(".yaml") == "+sweeps=mine"
+
+
 def test_help_names_every_option_that_a_run_has():
     from lora_bench.__main__ import help_text
 
@@ -80,8 +104,16 @@ def test_the_version_is_the_packages(command):
         (["show=store", "store=nowhere"], "store: no folder 'nowhere'"),
         (["model=tinny"], "model: no 'tinny'; choices are bert_base"),
         (["task=colla"], "(did you mean 'cola'?)"),
-        (["sweeps=quick"], "sweeps: add it with a plus sign, as +sweeps=NAME"),
-        (["+sweep=quick"], "sweep: no such key"),
+        (["sweeps=qick"], "sweeps: no 'qick'; choices are"),
+        (["+sweep=qick"], "(did you mean 'quick'?)"),
+        (["seeds=0,1"], "seeds: no such key; it is seed; several are a sweep"),
+        (["seed=range(3)"], "seed: 'range(3)' is several values; add -m"),
+        (["seed=0,1"], "seed: '0,1' is several values; add -m to sweep over them\n"),
+        (["--lr=3"], "--lr: no such switch; it is a key, given as train.lr=VALUE"),
+        (["--store", "runs"], "--store: no such switch; it is a key, given as store=VALUE"),
+        (["--frobnicate"], "--frobnicate: no such switch; switches are --help"),
+        (["train", "task=cola"], "no command 'train'; a run needs none: lora-bench task=cola"),
+        (["model=bert-base-uncased"], "any other, on the Hub or a folder, is model.name=bert-base-uncased"),
         (["train.lr=fast"], "train.lr: Value 'fast'"),
         (["adapter.targets=q,v"], "add -m to sweep over them, or qv is both at once"),
         (["adapter.rank=["], "adapter.rank=[: cannot be read as key=value"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from lora_bench.config import habits
 from lora_bench.config.errors import did_you_mean
 
 READS = {
@@ -54,6 +55,9 @@ def listed(*, indent: int) -> str:
 def refuse_unknown(word: str) -> int:
     """Say in one line that a first word is no command, and what there is. Returns status 2."""
     names = (*WORDS, *COMMANDS)
+    if here := habits.COMMANDS.get(word.lower()):
+        print(f"lora-bench: no command {word!r}; {here}", file=sys.stderr)
+        return 2
     hint = did_you_mean(word.replace("-", "_"), names)
     said = f"lora-bench: no command {word!r}; commands are {', '.join(names)}{hint}; a run is described by key=value"
     print(said, file=sys.stderr)

@@ -19,6 +19,7 @@ from lora_bench.config.compose import parse, to_dict, unknown_key
 from lora_bench.config.errors import ConfigError, did_you_mean
 from lora_bench.config.habits import targets_here
 from lora_bench.config.overrides import override as spelled
+from lora_bench.config.schema import KEYS
 from lora_bench.config.sweep_file import SWEEPER_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.store.reader import is_archive
@@ -288,7 +289,8 @@ def explain(error: BaseException) -> str:
         section, _, place = absent[1].partition("/")
         if works := _instead_of_choice(section, place):
             return f"{section}: no {place!r}; {works}"
-        return f"{group}: no {name!r}; choices are {', '.join(options)}{did_you_mean(name, options)}"
+        hub = f"; any other, on the Hub or a folder, is {spelled('model.name', name)}" if group == "model" else ""
+        return f"{group}: no {name!r}; choices are {', '.join(options)}{did_you_mean(name, options)}{hub}"
     if absent := re.search(r"In 'hydra/launcher/(\w+)': Could not load 'hydra/launcher/(\w+)'", text):
         extra = LAUNCHER_EXTRAS.get(absent[2], absent[2])
         return f"hydra/launcher: {absent[1]!r} needs {absent[2]}; pip install 'lora-bench[{extra}]' brings it"
@@ -296,10 +298,9 @@ def explain(error: BaseException) -> str:
         key = several[1].lstrip("+")
         if key == "sweeps":
             return f"sweeps: one at a time, not {several[2]}"
-        here = targets_here(several[2]) or "qv"
-        both = "both" if here == "qv" else "all of them"
-        remedy = f"{here} is {both} at once" if key == "adapter.targets" else "write a list as [a,b]"
-        return f"{key}: {several[2]!r} is several values; add -m to sweep over them, or {remedy}"
+        return _several(key, several[2])
+    if several := re.search(r"Sweep parameters '([^=]+)=(.*)' requires --multirun", text):
+        return _several(several[1].lstrip("+"), several[2])
     if absent := re.search(r"Could not (?:override|append to|find) '([^']+)'", text):
         key = absent[1].partition("@")[0].lstrip("+~")
         if key.startswith("hydra.sweeper."):
@@ -312,6 +313,18 @@ def explain(error: BaseException) -> str:
     said = " ".join(line.strip() for line in text.splitlines() if line.strip() and "HYDRA_FULL_ERROR" not in line)
     key = getattr(error, "full_key", None)
     return f"{key}: {said}" if key and key not in said else said
+
+
+def _several(key: str, given: str) -> str:
+    """What works where several values were given for one run."""
+    kinds = {known.path: known.type for known in KEYS}
+    if key not in kinds and key not in {known.section for known in KEYS}:
+        return unknown_key(key)
+    here = targets_here(given) or "qv"
+    both = "both" if here == "qv" else "all of them"
+    works = ", or write a list as [a,b]" if "list" in str(kinds.get(key)) else ""
+    works = f", or {here} is {both} at once" if key == "adapter.targets" else works
+    return f"{key}: {given!r} is several values; add -m to sweep over them{works}"
 
 
 def _instead_of_choice(section: str, given: str) -> str:

@@ -1,5 +1,6 @@
 """The words of the command line, as the keys that they stand for.
 
+sweeps=NAME         +sweeps=NAME, as Hydra wants it; so does sweep=NAME
 study=NAME          the study that sweeps/NAME.yaml declares; so does `study NAME`
 study.KEY=VALUE     another value of its declaration
 show WHAT           show=WHAT
@@ -19,6 +20,12 @@ from lora_bench.config.habits import key_here
 SHORT = {"dry_run": "hydra.sweeper.dry_run", "hours": "hydra.sweeper.hours"}
 FIRST_WORDS = ("study", "show")
 """First words that take their value from the next one."""
+
+SWITCHES = (
+    *("--help", "--version", "--multirun", "--cfg", "--resolve", "--package", "--info", "--run", "--hydra-help"),
+    *("--config-path", "--config-name", "--config-dir", "--shell-completion", "--experimental-rerun"),
+)
+"""Ours, and Hydra's own."""
 
 _TYPED: ContextVar[Sequence[str] | None] = ContextVar("typed", default=None)
 
@@ -51,8 +58,7 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     if list(arguments) == ["show"]:
         raise ConfigError("show: targets, store or config; give one, as lora-bench show store")
     for word in arguments:
-        if word.startswith("--") and (here := key_here(word[2:].partition("=")[0])):
-            raise ConfigError(f"{word.partition('=')[0]}: no such switch; {here}, given as KEY=VALUE")
+        _refuse_switch(word)
     if len(arguments) > 1 and arguments[0] in FIRST_WORDS:
         arguments = [f"{arguments[0]}={arguments[1]}", *arguments[2:]]
     spelled = [longer for argument in arguments for longer in _spelled_out(argument)]
@@ -66,10 +72,35 @@ def spelled_out(arguments: Sequence[str]) -> list[str]:
     return spelled
 
 
+def _refuse_switch(word: str) -> None:
+    """Refuse a switch of another tool, and a key that is spelled as one, with the key that it is here."""
+    name = word.partition("=")[0]
+    key = name[2:].replace("-", "_")
+    if not name.startswith("--") or not key:
+        return
+    if here := key_here(key):
+        raise ConfigError(f"{name}: no such switch; {here}, given as KEY=VALUE")
+    if written := _as_key(key):
+        raise ConfigError(f"{name}: no such switch; it is a key, given as {written}=VALUE")
+    if not any(switch.startswith(name) for switch in SWITCHES):
+        raise ConfigError(f"{name}: no such switch; switches are {', '.join(SWITCHES)}; all else is key=value")
+
+
+def _as_key(name: str) -> str | None:
+    """How a key or a part of the configuration is given, by its name or the end of it; None where it is neither."""
+    from lora_bench.config.schema import KEYS  # which only a line with such a switch has to wait for
+
+    if name in {key.section or key.name for key in KEYS} | {"hours", "dry_run", "study", "sweeps", "show"}:
+        return name
+    return " or ".join(key.path for key in KEYS if name in (key.name, key.path)) or None
+
+
 def _spelled_out(argument: str) -> list[str]:
     key, mark, value = argument.partition("=")
     if key in SHORT and mark:
         return [f"{SHORT[key]}={value}"]
+    if key.lstrip("+") in ("sweep", "sweeps") and mark:
+        return [f"+sweeps={value.removeprefix('./').removeprefix('sweeps/')}"]
     if key == "study" and mark:
         if not value.strip() or value.startswith("-") or "=" in value:
             raise ConfigError(f"study: {value!r} is no name; lora-bench study lists the studies that there are")

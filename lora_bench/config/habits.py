@@ -48,6 +48,22 @@ TRANSFORMERS = {
     **dict.fromkeys(("random_seed", "data_seed"), "seed"),
     "report_to": "tracking",
 }
+SEVERAL = {
+    "seeds": "seed; several are a sweep: -m seed=0,1 or -m 'seed=range(8)'",
+    "ranks": "adapter.rank; several are a sweep: -m adapter.rank=4,8",
+    **dict.fromkeys(("lrs", "learning_rates"), "train.lr; several are a sweep: -m train.lr=1e-4,1e-3"),
+}
+"""Keys that nobody has in this number: the plural of one of ours."""
+COMMANDS = {
+    **dict.fromkeys(("run", "train", "finetune", "fit"), "a run needs none: lora-bench task=cola adapter.rank=4"),
+    **dict.fromkeys(("sweep", "sweeps", "grid", "multirun"), "a sweep needs none: lora-bench +sweeps=NAME"),
+    **dict.fromkeys(
+        ("eval", "evaluate", "test", "predict"), "a run scores itself; lora-bench show store has the scores"
+    ),
+    **dict.fromkeys(("list", "ls", "status"), "lora-bench show store"),
+    **dict.fromkeys(("login", "init"), "none is needed here; W&B's own is `wandb login`"),
+}
+"""First words of other tools, and what does it here."""
 AXOLOTL = {
     "micro_batch_size": "train.batch_size",
     "sequence_len": "train.max_length",
@@ -80,7 +96,7 @@ def key_here(full: str) -> str | None:
     for whose, keys in {"peft's": PEFT, "transformers'": TRANSFORMERS, "axolotl's": AXOLOTL}.items():
         if name in keys:
             return f"{whose} {name} is {keys[name]} here"
-    return None
+    return f"it is {SEVERAL[name]}" if name in SEVERAL else None
 
 
 def targets_here(text: str) -> str | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
 from lora_bench.tasks.files import text_table
+from lora_bench.tasks.hub import asked_once
 from lora_bench.tasks.labels import class_label, json_object, regression_labels
 from lora_bench.tasks.readers import SUFFIXES, Columns, read_columns, require, suffix_of
 from lora_bench.tasks.rows import Rows, Source
@@ -134,10 +135,12 @@ def _from_hub(name: str, revision: str | None) -> Source:
     key = "task.revision" if revision else "task.name"
     import datasets
 
+    silence = None
     try:
-        hub = datasets.load_dataset(HUB_NAME, name, revision=revision)
+        with asked_once() as silence:
+            hub = datasets.load_dataset(HUB_NAME, name, revision=revision)
     except Exception as error:  # the client raises its own, requests', httpx's and OS errors for one cause: no data
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = silence or (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
             f"{key}: cannot load {name!r} from the Hub's {HUB_NAME} at {revision or 'main'!r} ({reason}); "
             f"set task.data_dir to a folder with its files, or use an embedded task such as task=acceptability"

@@ -486,6 +486,33 @@ def test_hub_that_cannot_be_reached_says_what_works(monkeypatch):
         load_task(TaskConfig(name="cola", source="glue", revision="v9"))
 
 
+@pytest.mark.parametrize("fault", [OSError("no route"), TimeoutError("timed out"), RuntimeError("a proxy")])
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch, fault):
+    """Its client asks six times, and says so in twelve lines before ours says what would work."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    asked = []
+
+    class Session:
+        def head(self, url, timeout):
+            asked.append(timeout)
+            raise fault
+
+    def load_dataset(*args, **options):
+        assert constants.HF_HUB_OFFLINE and datasets.config.HF_HUB_OFFLINE
+        raise ConnectionError("offline mode is enabled")
+
+    for module in (constants, datasets.config):
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_session", Session)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(ConfigError, match=f"does not answer .{type(fault).__name__}.*set task.data_dir"):
+        load_task(TaskConfig(name="cola", source="glue"))
+    assert asked == [5.0]
+    assert not constants.HF_HUB_OFFLINE and not datasets.config.HF_HUB_OFFLINE
+
+
 def test_hub_without_a_split_is_refused_or_lists_it(monkeypatch):
     found = hub_dataset("mnli")
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: found)
