@@ -18,7 +18,10 @@ from lora_bench.reports.section import JudgedSection
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.store.predictions import logit_names
+from lora_bench.verdicts.arms import Judgement
 from lora_bench.verdicts.looks import NOT_LEARNED
+from lora_bench.verdicts.settings import FLOOR
+from lora_bench.verdicts.tuning import flat_arms
 
 ROWS = 4
 """Rows that are shown of each side: those that the first gets right more often, and those that the second does."""
@@ -132,6 +135,23 @@ class Drill:
             if len(report) == len(rows):
                 is_right.append(report[names].to_numpy().argmax(axis=1) == report["label"].to_numpy())
         return None if rows is None or not is_right else Rights(rows, np.array(is_right))
+
+
+def cells_of(judged: Judgement) -> list[dict[str, Any]]:
+    """Every cell but the head alone, by seed in points (None where a seed does not learn), for the page's own pairs.
+
+    Cells that no rate tells from the head alone are `flat`: no pair of theirs is compared.
+    """
+    flat = flat_arms(judged.rates)
+    cells = judged.estimates[judged.estimates["method"] != FLOOR]
+    return [
+        {
+            "name": str(name),
+            "flat": name in flat,
+            "scores": {int(seed): round(100 * score, 9) if learns[seed] else None for seed, score in scores.items()},
+        }
+        for name, scores, learns in zip(cells.index, cells["scores"], cells["learns"], strict=True)
+    ]
 
 
 def sentence_of(contrast: Mapping[Any, Any], title: str, metric: str) -> str:

@@ -144,8 +144,9 @@ def _notes(
     notes.extend(tables.failure_notes(runs))
     n_full = runs.loc[runs["arm"] == tuning.FULL, "lr"].nunique()
     if n_full < 3:
+        kind = gap if n_full else Note  # a sweep without any never meant to
         notes.append(
-            gap(
+            kind(
                 "the tenfold rule needs full fine-tuning beside LoRA (adapter=full) at three rates or more; "
                 f"the store has {n_full or 'none'}"
             )
@@ -159,7 +160,7 @@ def _shared_notes(own: pd.DataFrame, at_shared: pd.DataFrame, shared: float) -> 
     if not (n_shared < n_own).any():
         return []
     return [
-        gap(
+        Note(
             f"at the shared rate of {shared:g} some cells have fewer seeds than at their own "
             f"({n_shared.min()} at least); the change is on the seeds that both have"
         )

@@ -115,11 +115,28 @@ function judge(pairs, margin, level, minPairs) {
   }));
 }
 
+// The words of every pair of cells, in the order of the cells, as one family: cells hold a score or null by seed.
+function everyPair(cells, margin, level, minPairs) {
+  const pairs = [];
+  cells.forEach((one, place) => {
+    for (const other of cells.slice(place + 1)) {
+      const seeds = Object.keys(one.scores).filter((seed) => seed in other.scores).sort((a, b) => a - b);
+      const [first, second] = [one, other].map((cell) => seeds.map((seed) => cell.scores[seed]));
+      const fixed = one.flat || other.flat ? "did not learn" : seeds.length === 0 ? "missing" : null;
+      pairs.push({names: [one.name, other.name], seeds, first, second, fixed});
+    }
+  });
+  return judge(pairs, margin, level, minPairs).map((result, place) => ({...pairs[place], ...result}));
+}
+
 // ---------------------------------------------------------------- the page
 
 function wire(state) {
   document.documentElement.classList.add("scripted");
   for (const family of document.querySelectorAll(".family")) wireFamily(family);
+  for (const form of document.querySelectorAll(".two")) wireTwo(form);
+  const filters = document.querySelector(".filters");
+  if (filters) filters.addEventListener("input", () => narrow(filters));
   for (const link of document.querySelectorAll(".permalink")) link.setAttribute("href", link.getAttribute("href") + "@" + state);
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-copy]");
@@ -148,7 +165,7 @@ async function copy(button) {
   const label = button.dataset.label || button.textContent;
   button.dataset.label = label;
   try { await navigator.clipboard.writeText(button.dataset.copy); button.textContent = "copied"; }
-  catch { getSelection().selectAllChildren(button.closest("details").querySelector(".copied")); button.textContent = "marked: copy it"; }
+  catch { getSelection().selectAllChildren(button.closest("details, form").querySelector(".copied")); button.textContent = "marked: copy it"; }
   setTimeout(() => { button.textContent = label; }, 2000);
 }
 
@@ -169,4 +186,62 @@ function wireFamily(family) {
     form.querySelector(".declared").textContent = isDeclared ? "as declared"
       : `what the words would be; declared: ${margin} points, ${100 * level} %. A margin chosen after the scores were seen proves nothing`;
   });
+}
+
+function narrow(form) {  // show what has the backbone, task and method that are asked for
+  const asked = [...new FormData(form)].filter(([, value]) => value !== "");
+  const has = (node, [name, value]) => !(name in node.dataset) || node.dataset[name].split(name === "method" ? " " : "\n").includes(value);
+  for (const node of document.querySelectorAll("[data-backbone], [data-method]")) node.hidden = !asked.every((pair) => has(node, pair));
+  const parts = [...document.querySelectorAll(".part")], shown = parts.filter((part) => !part.hidden).length;
+  form.querySelector(".declared").textContent = asked.length ? `${shown} of ${parts.length} settings shown` : "";
+}
+
+const signed = (x) => Number.isFinite(x) ? (x < 0 ? "\u2212" : "+") + Math.abs(x).toFixed(1) : "\u2013";
+const small = (p) => p < 0.001 ? "< .001" : p.toFixed(p < 0.1 ? 3 : 2).replace(/^0/, "");
+
+function wireTwo(form) {
+  const {cells, margin, level, minPairs, title, metric} = JSON.parse(form.dataset.two);
+  const pairs = everyPair(cells, margin, level, minPairs);
+  const say = () => {
+    const [first, second] = [form.first.value, form.second.value], told = form.querySelector(".copied"), drawn = form.querySelector(".drawn");
+    drawn.replaceChildren();
+    if (first === second) { told.textContent = "Choose two that differ."; return; }
+    const pair = pairs.find(({names}) => names.includes(first) && names.includes(second));
+    const isTurned = pair.names[0] !== first, sign = isTurned ? -1 : 1;
+    const [ours, theirs] = isTurned ? [pair.second, pair.first] : [pair.first, pair.second];
+    const [low, high] = isTurned ? [-pair.high, -pair.low] : [pair.low, pair.high];
+    const band = Number.isFinite(low) ? ` (95 % interval ${signed(low)} to ${signed(high)}, ${pair.n} pairs of seeds, Holm p ${small(pair.p)})` : "";
+    told.textContent = `On ${title}, ${first} minus ${second} is ${signed(sign * pair.mean)} points of ${metric}${band}, `
+      + `a family of all ${pairs.length} pairs: ${isTurned ? turned(pair.word) : pair.word}.`;
+    form.querySelector(".of-two").dataset.copy = told.textContent;
+    if (pair.n) drawn.append(drawPair(pair.seeds, ours, theirs, first, second));
+  };
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", say);
+  say();
+}
+
+function turned(word) {  // what is said of the second
+  return {better: "worse", worse: "better", "learns more often": "learns less often", "learns less often": "learns more often"}[word] || word;
+}
+
+function drawPair(seeds, ours, theirs, first, second) {
+  const make = (name, places, text) => {
+    const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+    for (const [key, value] of Object.entries(places)) node.setAttribute(key, value);
+    if (text !== undefined) node.textContent = text;
+    return node;
+  };
+  const known = [...ours, ...theirs].filter((score) => score !== null), low = Math.min(...known), width = Math.max(...known) - low || 1;
+  const across = (score) => 8 + 84 * (score - low) / width;
+  const svg = make("svg", {class: "dots", viewBox: "0 0 100 26", role: "img", "aria-label": `Scores of ${first} and ${second}, seed by seed`});
+  seeds.forEach((seed, place) => {
+    if (ours[place] === null || theirs[place] === null) return;
+    const group = make("g", theirs[place] < ours[place] ? {} : {class: "rises"}), [x1, x2] = [across(ours[place]), across(theirs[place])];
+    group.append(make("title", {}, `seed ${seed}: ${ours[place].toFixed(1)}, ${theirs[place].toFixed(1)}`), make("line", {x1, y1: 7, x2, y2: 19}),
+      make("circle", {cx: x1, cy: 7, r: 0.9}), make("circle", {cx: x2, cy: 19, r: 0.9}));
+    svg.append(group);
+  });
+  svg.append(make("text", {x: 1, y: 3}, `${first}, from ${low.toFixed(1)} to ${(low + width).toFixed(1)}`), make("text", {x: 1, y: 25}, second));
+  return svg;
 }

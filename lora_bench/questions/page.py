@@ -6,40 +6,31 @@ OUT/figures (PDF, PNG, SVG) and OUT/tables (CSV, LaTeX).
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import math
 import multiprocessing
 import os
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jinja2
-import numpy as np
 import pandas as pd
 
-from lora_bench import wording
-from lora_bench.questions import QUESTIONS, claims, studies, weight_types
+from lora_bench.questions import QUESTIONS, claims, shown, studies, weight_types
 from lora_bench.questions.across import across
 from lora_bench.questions.drill import Drill, Texts
 from lora_bench.reports import output
 from lora_bench.reports.figures import compose, style, verdicts
 from lora_bench.reports.scope import Scope
-from lora_bench.reports.section import JudgedSection, Section, SettingSection, Table
+from lora_bench.reports.section import SettingSection, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.environment import ENVIRONMENT_KEYS
 from lora_bench.store.errors import StoreError
-from lora_bench.verdicts import stats
-from lora_bench.verdicts.settings import OF_ADAPTER, OF_FIELD, SHARED, NothingToShow, Setting, short_name
+from lora_bench.verdicts.settings import NothingToShow, short_name
 from lora_bench.wording import duration, size
 
 TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.html.j2", "page.js"))
-FACTS = {  # what a setting's design box tells, in order
-    "train_rows": "train rows",
-    **{name: OF_FIELD[name].label for name in (*SHARED, *OF_ADAPTER) if name in OF_FIELD and OF_FIELD[name].label},
-    "environment": "environment",
-}
 
 
 @dataclass
@@ -50,6 +41,13 @@ class Part:
     anchor: str
     design: list[tuple[str, str]] = field(default_factory=list)
     sections: list[dict] = field(default_factory=list)
+    backbone: str = ""
+    task: str = ""
+
+    @property
+    def methods(self) -> str:
+        """What its sections are about, for the page's filter."""
+        return " ".join(sorted({method for section in self.sections for method in section["methods"].split()}))
 
 
 def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Texts | None = None) -> dict:
@@ -78,14 +76,10 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
     card = claims.card_section(table, claims.read_claims(claims.SHIPPED), several=len(parts) > 1)
     for setting, of_setting in table.groupby("setting", sort=False):
         part = parts.setdefault(str(setting), Part(str(setting), f"setting-{len(parts)}"))
-        part.sections.append(shown_claims(str(setting), of_setting, f"{part.anchor}-claims"))
+        part.sections.append(shown.shown_claims(str(setting), of_setting, f"{part.anchor}-claims"))
     output.write_section(card, out)
     placements = [section for _, section in sections if isinstance(section, weight_types.PlacementSection)]
-    matrix = verdict_table(placements)
-    if len(matrix):
-        with compose.printed(scope.width):
-            style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix")
-        output.write_table(Table("verdicts", "every contrast", matrix), out / "tables")
+    matrix = _write_matrix(verdict_table(placements), scope, out)
     declared = studies.sections(scope.store)
     verdict = [*(study.sentence for study in declared), *verdict_sentences(sections, card)]
     context = {
@@ -95,13 +89,15 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
         "question": "Which weight matrices should LoRA adapt, at which rank, and how sure can we be?",
         "verdict": verdict,
         "numbers": numbers(runs),
-        "matrix": shown_matrix(matrix),
+        "matrix": shown.shown_matrix(matrix, parts),
         "parts": list(parts.values()),
-        "claims": claims_matrix(card),
-        "studies": [shown_section("Study", study, out) for study in declared],
-        "overview": [shown_section("Across tasks", tasks, out) for tasks in across(placements)],
+        "filters": filters(parts.values()),
+        "claims": shown.claims_matrix(card, parts),
+        "studies": [shown.shown_section("Study", study, out) for study in declared],
+        "overview": [shown.shown_section("Across tasks", tasks, out) for tasks in across(placements)],
         "environments": environments(runs, open_store(scope.store)),
-        "missing": [*absent, *gaps(sections)],
+        "missing": gaps(sections),
+        "unasked": absent,
         "mixed": scope.mix_environments,
         "cost": cost(runs),
     }
@@ -109,6 +105,16 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
     html = loader.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
     n_figures = sum(len(section["figures"]) for part in parts.values() for section in part.sections)
     return {"html": html, "verdict": verdict, "n_figures": n_figures}
+
+
+def _write_matrix(matrix: pd.DataFrame, scope: Scope, out: Path) -> pd.DataFrame:
+    """The figure and the CSV of every contrast, where there is one; the matrix as it came."""
+    if len(matrix):
+        with compose.printed(scope.width):
+            style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix")
+        rows = matrix.drop(columns=["title", "anchor"])
+        output.write_table(Table("verdicts", "every contrast", rows), out / "tables")
+    return matrix
 
 
 @dataclass
@@ -153,8 +159,9 @@ def make_group(runs: pd.DataFrame, scope: Scope, out: Path, texts: Texts) -> Gro
             continue
         for section in sections:
             setting = section.setting
-            part = parts.setdefault(setting.title, Part(setting.title, "", design(setting)))
-            part.sections.append(shown_section(kind, section, out) | drilled(section, drill))
+            part = parts.setdefault(setting.title, Part(setting.title, "", shown.design(setting)))
+            part.backbone, part.task = short_name(str(setting.facts["model"])), str(setting.facts["task"])
+            part.sections.append(shown.shown_section(kind, section, out) | shown.drilled(section, drill))
             empty = replace(setting, runs=setting.runs.iloc[:0])
             kept.append((kind, replace(section, tables=[], figures={}, captions={}, setting=empty)))
     return Group(list(parts.values()), kept, card, absent)
@@ -172,7 +179,10 @@ def verdict_sentences(sections: list[tuple[str, SettingSection]], card: claims.C
 
 
 def verdict_table(sections: list[weight_types.PlacementSection]) -> pd.DataFrame:
-    """One row per setting, budget and contrast: setting, contrast, verdict, difference, p_holm, n_pairs."""
+    """One row per setting, budget and contrast: setting, contrast, verdict, difference, low, high, p_holm, n_pairs.
+
+    And where the contrast stands on the page: title (of its setting) and anchor, none where it has no seeds to show.
+    """
     rows = []
     titles = [section.setting.title for section in sections]
     for section, title in zip(sections, titles, strict=True):
@@ -180,11 +190,24 @@ def verdict_table(sections: list[weight_types.PlacementSection]) -> pd.DataFrame
         rows += [
             {
                 "setting": name, "contrast": f"{row['first']} − {row['second']}", "verdict": row["verdict"],
-                "difference": row["difference"], "p_holm": row["p_holm"], "n_pairs": row["n_pairs"],
+                "difference": row["difference"], "low": row["low"], "high": row["high"], "p_holm": row["p_holm"],
+                "n_pairs": row["n_pairs"], "title": title,
+                "anchor": f"{shown.anchor_of(section.title)}-{place}" if row["n_seeds"] else None,
             }
-            for row in section.judged.contrasts.to_dict("records")
+            for place, row in enumerate(section.judged.contrasts.to_dict("records"))
         ]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def filters(parts: Collection[Part]) -> list[dict]:
+    """What the page may be narrowed to: backbones, tasks and methods, where there are several."""
+    values = {
+        "backbone": [part.backbone for part in parts],
+        "task": [part.task for part in parts],
+        "method": [method for part in parts for method in part.methods.split()],
+    }
+    choices = {name: sorted({value for value in of_name if value}) for name, of_name in values.items()}
+    return [{"name": name, "values": several} for name, several in choices.items() if len(several) > 1]
 
 
 def state_of(runs: pd.DataFrame) -> str:
@@ -252,147 +275,3 @@ def gaps(sections: list[tuple[str, SettingSection]]) -> list[str]:
         lines |= dict.fromkeys(f"{section.setting.title}: {note}" for note in section.notes if note.is_gap)
         lines |= dict.fromkeys(section.refused)
     return list(lines)
-
-
-# ---------------------------------------------------------------- what the template gets
-
-
-def design(setting: Setting) -> list[tuple[str, str]]:
-    """The facts that all runs of a setting share."""
-    fields = []
-    for key, name in FACTS.items():
-        value = setting.facts.get(key)
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            continue
-        fields.append((name, f"{value:g}" if isinstance(value, float) else str(value)))
-    adapted = setting.runs[setting.runs["targets"] != ""]
-    rates = " ".join(f"{rate:g}" for rate in sorted(adapted["lr"].dropna().unique()))
-    return [("seeds", str(adapted["seed"].nunique())), ("learning rates", rates), *fields]
-
-
-def shown_section(kind: str, section: Section, out: Path) -> dict:
-    """Write a section's files and give the template its text, tables and figures."""
-    output.write_section(section, out)
-    return {
-        "kind": kind,
-        "contrasts": [],
-        "title": section.title,
-        "anchor": anchor_of(section.title),
-        "sentence": section.sentence,
-        "notes": section.remarks,
-        "tables": [shown_table(table) for table in section.tables if table.columns],
-        "figures": [
-            {
-                "name": name,
-                "caption": section.captions.get(name, ""),
-                "uri": data_uri(out / "figures" / f"{name}.svg"),
-                "wide": figure.get_figwidth() > 5,
-            }
-            for name, figure in section.figures.items()
-        ],
-    }
-
-
-def drilled(section: Section, drill: Drill) -> dict:
-    """The contrasts of a section, each down to its seeds; those of placements down to report rows too."""
-    if not isinstance(section, JudgedSection):
-        return {}
-    contrasts = drill.pairs(
-        section, anchor_of(section.title), with_rows=isinstance(section, weight_types.PlacementSection)
-    )
-    pairs = [
-        {"first": shown["scores"][0], "second": shown["scores"][1], "fixed": shown["fixed"]} for shown in contrasts
-    ]
-    n_absent = len(section.judged.contrasts) - len(contrasts)  # they count in the family
-    pairs += [{"first": [], "second": [], "fixed": "missing"}] * n_absent
-    margin = 100 * float(section.judged.contrasts["margin"].iloc[0]) if len(contrasts) else math.nan
-    family = {"pairs": pairs, "margin": margin, "level": stats.LEVEL, "minPairs": stats.MIN_PAIRS}
-    return {"contrasts": contrasts, "family": family}
-
-
-def anchor_of(title: str) -> str:
-    """A title as the name of a place on the page."""
-    return "".join(letter if letter.isalnum() else "-" for letter in title.lower())
-
-
-def shown_table(table: Table) -> dict:
-    """Heads, and rows of (text, sort key, is_number, is_prose)."""
-    rows = []
-    for row, cells_ in zip(table.frame.to_dict("records"), table.shown(), strict=True):
-        rows.append(
-            [
-                {
-                    "text": text,
-                    "key": sort_key(row[column.name], text),
-                    "number": column.is_number,
-                    "prose": len(text) > 40,
-                }
-                for column, text in zip(table.columns, cells_, strict=True)
-            ]
-        )
-    heads = [{"text": column.title, "number": column.is_number} for column in table.columns]
-    return {"name": table.name, "title": table.title, "heads": heads, "rows": rows}
-
-
-def sort_key(value: object, text: str) -> str:
-    """What a column is sorted by: the number behind a cell, or its text."""
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        return "" if math.isnan(float(value)) else repr(float(value))
-    head = text.replace("−", "-").split(" ")[0].rstrip("*")
-    try:
-        return repr(float(head))
-    except ValueError:
-        return text
-
-
-def shown_matrix(matrix: pd.DataFrame) -> dict:
-    """The verdict matrix as heads and rows of cells."""
-    if matrix.empty:
-        return {"heads": [], "rows": []}
-    heads = list(dict.fromkeys(matrix["contrast"]))
-    rows = []
-    for setting, of_setting in matrix.groupby("setting", sort=False):
-        by_contrast = {cell["contrast"]: cell for cell in of_setting.to_dict("records")}
-        rows.append(
-            {
-                "setting": setting,
-                "cells": [
-                    {
-                        "verdict": by_contrast[head]["verdict"],
-                        "difference": wording.signed(by_contrast[head]["difference"]),
-                    }
-                    if head in by_contrast
-                    else {"verdict": "missing", "difference": "–"}
-                    for head in heads
-                ],
-            }
-        )
-    return {"heads": heads, "rows": rows}
-
-
-def claims_matrix(card: claims.Card) -> dict:
-    """Claims down, settings across: status, with the evidence as a tooltip."""
-    table = card.rows
-    settings = list(dict.fromkeys(table["setting"]))
-    by_cell = {(row["claim"], row["setting"]): row for row in table.to_dict("records")}
-    rows = []
-    for claim in card.claims:
-        of_claim = [by_cell[claim["id"], setting] for setting in settings]
-        cells_ = [{"status": row["status"], "evidence": row["evidence"], "runs": row["n_runs"]} for row in of_claim]
-        rows.append({"text": claim["text"], "source": claim["source"], "cells": cells_})
-    return {"settings": settings, "rows": rows, "sentence": card.sentence}
-
-
-def shown_claims(title: str, card: pd.DataFrame, anchor: str) -> dict:
-    """The evidence for every claim in one setting."""
-    table = claims.evidence_table(card, several=False)
-    return {
-        "kind": "Claims", "title": f"Claims: {title}", "anchor": anchor, "sentence": claims.sentence(card), "notes": [],
-        "contrasts": [],
-        "tables": [shown_table(table) | {"name": anchor, "title": "Claims, judged by this setting"}], "figures": [],
-    }  # fmt: skip
-
-
-def data_uri(path: Path) -> str:
-    """A file as a data URI."""
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()

@@ -98,13 +98,7 @@ def section(
             *beside_tables,
         ],
         figures=_figures(name, setting, estimates, paper if with_paper else None),
-        captions={
-            name: "Score on the report split against the rank, each cell at its own learning rate chosen on select. "
-            "Marks: means over seeds with 95 % t intervals; small marks: seeds."
-            + (" Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints." if with_paper else ""),
-            f"{name}_gap": "Generalisation gap: the score on a fixed sample of train rows minus that on report, "
-            "with 95 % t intervals.",
-        },
+        captions=_captions(name, with_paper),
         notes=notes(setting, runs, judged, curves, with_paper=with_paper)
         + beside_notes
         + more_seeds.notes(runs, ends_judged, store, pinned=pinned),
@@ -157,7 +151,8 @@ def notes(
         alpha = f"alpha {setting.facts.get('alpha'):g}, policy {policy}"
         lines.append(Note(f"{alpha}: the update is scaled by {scales[policy]}"))
     here = sorted({int(rank) for rank in runs["rank"]})
-    expected = [str(Arm(t, r)) for t in curves for r in here]
+    n_curves = runs.groupby("rank")["targets"].nunique()
+    expected = [str(Arm(t, r)) for t in curves for r in here if n_curves[r] > 1 or len(curves) == 1]
     absent = gaps.missing(runs, expected)
     if absent:
         lines.append(gap(f"missing from the store: {absent}"))
@@ -167,6 +162,16 @@ def notes(
         absent = wording.listed(lacking + [f"rank {r}" for r in ranks])
         lines.append(gap(f"of the paper's Table 6 the store lacks {absent}"))
     return lines + tables.run_notes(runs, judged.rates, judged.estimates)
+
+
+def _captions(name: str, with_paper: bool) -> dict[str, str]:
+    below = " Below: the paper's Table 6 (GPT-3 175B) with the spread that it prints." if with_paper else ""
+    return {
+        name: "Score on the report split against the rank, each cell at its own learning rate chosen on select. "
+        f"Marks: means over seeds with 95 % t intervals; small marks: seeds.{below}",
+        f"{name}_gap": "Generalisation gap: the score on a fixed sample of train rows minus that on report, "
+        "with 95 % t intervals.",
+    }
 
 
 def _cells(name: str, setting: settings.Setting, judged: Judgement, paper: pd.DataFrame) -> Table:

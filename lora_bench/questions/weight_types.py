@@ -32,6 +32,7 @@ class PlacementSection(JudgedSection):
     """The placements of one setting at one budget."""
 
     budget: int  # adapter parameters
+    pairs: pd.DataFrame  # every pair of placements, a family of its own
 
 
 def sections(
@@ -103,6 +104,7 @@ def section(
     reference = named or reference
     judged = judge(runs, against_reference(arms, reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
+    pairs = every_pair(judged, margin=margin)
     beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)
     paper = _paper(estimates) if with_paper else published.weight_types().iloc[:0]
     # The paper's are points of accuracy, and have no place on the axis of another metric.
@@ -114,7 +116,7 @@ def section(
             _placements(name, setting, judged, reference, paper),
             tables.contrast_table(f"{name}_contrasts", table, margin),
             *beside_tables,
-            _every_pair(f"{name}_pairs", judged, margin),
+            _every_pair(f"{name}_pairs", pairs, margin),
         ],
         figures=tables.arm_figures(
             name, judged, metric=setting.metric, margin=margin, with_ranks=True, paper=paper, differences=differences
@@ -126,6 +128,7 @@ def section(
         setting=setting,
         judged=judged,
         budget=budget,
+        pairs=pairs,
     )
 
 
@@ -206,9 +209,9 @@ def _captions(name: str, budget: int, reference: str, has_paper: bool, has_diffe
     }
 
 
-def _every_pair(name: str, judged: Judgement, margin: float) -> Table:
+def _every_pair(name: str, pairs: pd.DataFrame, margin: float) -> Table:
     """On the page and in the files: a family of its own, which a terminal's reader did not ask for."""
-    made = tables.contrast_table(name, every_pair(judged, margin=margin), margin)
+    made = tables.contrast_table(name, pairs, margin)
     columns = [replace(column, on_screen=False) for column in made.columns]
     return replace(made, title=f"Every pair, a family of its own at Holm: {made.title}", columns=columns)
 

@@ -204,7 +204,7 @@ def rate_notes(rates: pd.DataFrame) -> list[Note]:
         notes.append(gap(f"learning rate of {names}: {at}; add train.lr={values}"))
     passed_over = rates["passed_over"].map(", ".join)
     for which, arms in rates[passed_over != ""].groupby(passed_over, sort=False):
-        notes.append(gap(f"learning rate of {listed(list(arms.index))}: {which} could not compete"))
+        notes.append(Note(f"learning rate of {listed(list(arms.index))}: {which} could not compete"))
     return notes
 
 

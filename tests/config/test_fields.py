@@ -30,7 +30,7 @@ from lora_bench.__main__ import help_text
 from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import run_id, science
-from lora_bench.questions import page
+from lora_bench.questions import shown
 from lora_bench.store.frame import COLUMNS, row_of
 from lora_bench.verdicts import settings
 
@@ -54,7 +54,7 @@ print(json.dumps({
     "of an old record": row_of(record)["label_smoothing"],
     "shared": "label_smoothing" in settings.SHARED,
     "factor": settings.FACTORS["label_smoothing"],
-    "page": page.FACTS["label_smoothing"],
+    "page": shown.FACTS["label_smoothing"],
     "help": "label_smoothing" in help_text(),
     "docs": [line for line in rewritten(PAGE.read_text("utf-8")).splitlines() if "label_smoothing" in line],
 }))

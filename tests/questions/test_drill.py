@@ -147,7 +147,7 @@ def test_a_seed_that_does_not_learn_has_no_line(tmp_path):
 def test_the_page_carries_its_contrasts(placements, tmp_path):
     """A page works from a file, with no other file beside it."""
     made = page.build(placements.runs, placements.scope, out=tmp_path, title="runs")
-    assert made["html"].count('<details class="pair"') == 6
+    assert made["html"].count('<details class="pair" id="weight-types') == 6
     assert "copy as sentence" in made["html"] and "function judge(" in made["html"]
     other = fake_record(targets="qv", seed=77)
     assert page.state_of(placements.runs) != page.state_of(pd.DataFrame([{"run_id": other["run_id"], "report": 0.5}]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ def test_a_gap_is_told_once_and_that_of_another_setting_under_its_own_name():
     ids=["few_seeds", "absent_run", "absent_rank", "one_rate"],
 )
 def test_what_a_question_finds_missing_is_a_gap(question, records, words):
-    made = question.sections(frame_of(records), SCOPE)
+    made = question.sections(frame_of(records), replace(SCOPE, with_paper=True))
     assert any(words in line for line in page.gaps([("", one) for one in made]))
     assert any(words in remark for one in made for remark in one.remarks)
 
@@ -53,3 +54,14 @@ def test_how_a_setting_was_trained_is_no_gap():
     records = [record | {"git": {"commit": "a" * 40, "dirty": True}} for record in rank_records(n_seeds=3)]
     (made,) = pareto.sections(frame_of(records), SCOPE)
     assert page.gaps([("Cost", made)]) == []
+
+
+def test_what_the_design_left_out_is_no_gap():
+    """A staged search runs some rates on few seeds, and a rank of one placement is no hole in the others."""
+    records = rank_records(ranks=(1, 8), n_seeds=4, rates=(3e-3, 1e-2))
+    staged = rank_records(ranks=(1, 8), n_seeds=1, rates=(1e-3,))
+    alone = [fake_record(targets="qv", rank=10, lr=3e-3, seed=seed, report=0.5) for seed in range(4)]
+    made = rank.sections(frame_of([*records, *staged, *alone]), SCOPE)
+    lines = page.gaps([("Rank", section) for section in made])
+    assert not [line for line in lines if "could not compete" in line or "q r=10" in line or "qkvo r=10" in line]
+    assert any("could not compete" in remark for section in made for remark in section.remarks)
