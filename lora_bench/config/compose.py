@@ -21,9 +21,10 @@ from omegaconf.errors import (
 )
 
 from lora_bench import paths
+from lora_bench.config.check import check
 from lora_bench.config.errors import ConfigError, did_you_mean
 from lora_bench.config.habits import key_here, targets_here
-from lora_bench.config.schema import KEYS, RunConfig, check
+from lora_bench.config.schema import KEYS, RunConfig
 
 KEY_ALIASES = {key.fact.alias: key.path for key in KEYS if key.fact.alias}
 """Keys by the name that people give them, and by the name that the schema has: `store` itself is a folder."""
@@ -145,8 +146,16 @@ def schema_override(override: str) -> str:
 
 def with_rank_yielding(overrides: Sequence[str]) -> tuple[str, ...]:
     """Overrides that give a budget and no rank, with the rank of the presets taken back: they say which of the two they
-    mean. A rank that is given beside a budget stays, and is refused."""
+    mean. A rank that is given beside a budget stays, and is refused.
+
+    Raises:
+        ConfigError: for targets or a rank beside `adapter.like`; those of the presets yield to it.
+    """
     given = {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
+    if given.get("adapter.like", "null") != "null":
+        for key in ("adapter.targets", "adapter.rank"):
+            if given.get(key, "null") != "null":
+                raise ConfigError(f"{key}: {given[key]} beside adapter.like, whose file says it; give one of the two")
     yields = given.get("adapter.budget", "null") != "null" and "adapter.rank" not in given
     return (*overrides, "adapter.rank=null") if yields else tuple(overrides)
 

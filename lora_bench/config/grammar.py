@@ -1,7 +1,8 @@
-"""What `adapter.targets`, `adapter.budget` and `adapter.layers` may say, as text and as values."""
+"""What `adapter.targets`, `budget`, `layers` and `rank_pattern` may say, as text and as values."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lora_bench.config.errors import ConfigError, did_you_mean
@@ -9,6 +10,17 @@ from lora_bench.config.habits import targets_here
 
 ROLES = ("q", "k", "v", "o", "up", "gate", "down")
 GROUPS = {"attention": ("q", "k", "v", "o"), "mlp": ("up", "gate", "down"), "all": ROLES}
+HIGHEST_RANK = 65536
+
+
+@dataclass(frozen=True)
+class RankRule:
+    """A part of `adapter.rank_pattern`: the rank of some roles in some layers; rank 0 leaves them out."""
+
+    text: str  # as it was given: v.first:3
+    roles: tuple[str, ...]  # roles and groups
+    layers: str | tuple[int, ...]  # as `adapter.layers` has them
+    rank: int
 
 
 def parse_targets(text: str, *, key: str = "adapter.targets") -> tuple[str, ...]:
@@ -68,13 +80,91 @@ def parse_budget(budget: int | str) -> int | tuple[tuple[str, ...], int]:
     return parse_targets(matched[1], key="adapter.budget"), int(matched[2])
 
 
-def parse_layers(layers: Any, n_layers: int | None = None) -> str | tuple[str, int] | tuple[int, ...]:
+def parse_rank_pattern(pattern: Any) -> tuple[RankRule, ...]:
+    """The rules of a rank pattern in their order, of which the last that fits a matrix holds.
+
+    Either a mapping, `{q: 4, v.first:3: 16}`, or the text `q@4+v.first:3@16`, where a rank is that of every part since
+    the rank before: `q+v@8` is both. A part is a target, and after a dot its layers: `first:N`, `last:N`, a number,
+    a range or several of them (`v.0-2,5`).
+
+    Raises:
+        ConfigError: on an unknown role, layers that cannot be read, a part named twice, or a rank that is none.
+    """
+    if pattern is None or pattern == "" or pattern == {}:
+        return ()
+    rules = [_rank_rule(part, rank, pattern) for part, rank in _rank_parts(pattern)]
+    texts = [rule.text for rule in rules]
+    if repeated := next((text for text in texts if texts.count(text) > 1), None):
+        raise ConfigError(f"adapter.rank_pattern: {repeated!r} has two ranks in {pattern!r}; give it one")
+    return tuple(rules)
+
+
+def _rank_parts(pattern: Any) -> list[tuple[str, Any]]:
+    """(part, rank) of a mapping or a text."""
+    works = "give ranks by role, such as q@4+v@8 or {q: 4, v.first:3: 16}"
+    if isinstance(pattern, Mapping):
+        return [(str(part).strip(), rank) for part, rank in pattern.items()]
+    if not isinstance(pattern, str):
+        raise ConfigError(f"adapter.rank_pattern: cannot read {pattern!r}; {works}")
+    parts: list[tuple[str, Any]] = []
+    waiting: list[str] = []
+    for piece in pattern.split("+"):
+        part, mark, rank = piece.partition("@")
+        waiting.append(part.strip())
+        if mark:
+            parts += [(name, int(rank) if re.fullmatch(r"\s*[0-9]{1,9}\s*", rank) else rank) for name in waiting]
+            waiting = []
+    if waiting:
+        raise ConfigError(f"adapter.rank_pattern: no rank for {waiting[0]!r} in {pattern!r}; {works}")
+    return parts
+
+
+def _rank_rule(part: str, rank: Any, pattern: Any) -> RankRule:
+    key = "adapter.rank_pattern"
+    if type(rank) is not int or not 0 <= rank <= HIGHEST_RANK:
+        raise ConfigError(f"{key}: {rank!r} is no rank for {part!r}; give a whole number from 1, or 0 to leave it out")
+    targets, dot, where = part.partition(".")
+    if targets not in GROUPS:
+        parse_targets(targets, key=key)
+    return RankRule(part, _names(targets), _rank_layers(where, pattern) if dot else "all", rank)
+
+
+def _names(targets: str) -> tuple[str, ...]:
+    """Roles and groups of a target string, the groups as they are."""
+    parts = [part.strip() for part in targets.split("+")]
+    return tuple(name for part in parts for name in ((part,) if part in (*GROUPS, *ROLES) else part))
+
+
+def _rank_layers(where: str, pattern: Any) -> str | tuple[int, ...]:
+    key = "adapter.rank_pattern"
+    if re.fullmatch(r"all|(first|last):[0-9]+", where):
+        parse_layers(where, key=key)
+        return where
+    numbers: list[int] = []
+    for piece in where.strip("[] ").split(","):
+        spelled = re.fullmatch(r"\s*([0-9]{1,6})(?:-([0-9]{1,6}))?\s*", piece)
+        if not spelled:
+            raise ConfigError(
+                f"{key}: cannot read layers {where!r} in {pattern!r}; give first:N, last:N, a number or a range, as in "
+                "v.0-2@16"
+            )
+        numbers += range(int(spelled[1]), int(spelled[2] or spelled[1]) + 1)
+    parsed = parse_layers(numbers, key=key)
+    return tuple(int(layer) for layer in parsed)
+
+
+def parse_layers(
+    layers: Any, n_layers: int | None = None, *, key: str = "adapter.layers"
+) -> str | tuple[str, int] | tuple[int, ...]:
     """`all`, ('first' | 'last', n) or layer numbers, counted from 0.
+
+    Args:
+        key: what an error names.
 
     Raises:
         ConfigError: when unreadable, empty, repeated or (with `n_layers`) out of range.
     """
-    say = "adapter.layers"
+    say = key
     works = "give all, first:N, last:N or a list such as [0,2,5]"
     if layers == "all":
         return "all"

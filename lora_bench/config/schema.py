@@ -3,13 +3,11 @@
 Values live in conf/; a field's type, its limits, its part in a run's identity and its words live here and nowhere else.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from lora_bench.config.errors import ConfigError
-from lora_bench.config.facts import Key, check_value, fact, keys_of
-from lora_bench.config.grammar import ROLES, parse_budget, parse_layers, parse_targets
+from lora_bench.config.facts import Key, fact, keys_of
+from lora_bench.config.grammar import HIGHEST_RANK
 
 METHODS = ("lora", "lora_plus", "dora", "head_only", "bitfit", "full")
 TUNED_METHODS = ("lora", "lora_plus", "dora", "bitfit", "full")  # that train more than the head
@@ -131,7 +129,7 @@ class AdapterConfig:
     rank: int | None = fact(
         None,
         at_least=1,
-        at_most=65536,
+        at_most=HIGHEST_RANK,
         of="adapter",
         methods=LORA_METHODS,
         brief="rank, or rank=null budget=q@8 (a number of parameters, or what a placement costs)",
@@ -141,6 +139,21 @@ class AdapterConfig:
         None,
         brief="",
         help="adapter parameters, as a number or as what a placement costs: `q@8`",
+    )
+    rank_pattern: Any = fact(
+        None,
+        brief="rank_pattern (ranks by role and layers: q@4+v.first:3@16; the others take rank, or share budget)",
+        help="ranks by role and layers, as `q@4+v.first:3@16` or `{q: 4, v.0-2: 16}`; of several that fit a matrix the "
+        "last holds, 0 leaves it out, and what none fits takes `adapter.rank` or shares what is left of "
+        "`adapter.budget`",
+    )
+    like: str | None = fact(
+        None,
+        filled=True,
+        path=True,
+        brief="like (an adapter_config.json of peft: its matrices at its ranks)",
+        help="an `adapter_config.json` of peft, or its folder: the matrices that it adapts at its ranks, in place of "
+        "`targets`, `layers`, `rank`, `budget` and `rank_pattern`. Alpha, dropout and all else stay as set here",
     )
     alpha: float = fact(
         above=0, of="adapter", methods=LORA_METHODS, factor=True, help="numerator of the update's scale"
@@ -314,114 +327,3 @@ KEYS = tuple(keys_of(RunConfig))
 def scientific(part: str) -> list[Key]:
     """The fields that enter a part of a run's science, those that count for every method first."""
     return sorted((key for key in KEYS if key.fact.of == part), key=lambda key: key.fact.methods is not None)
-
-
-def check(config: RunConfig) -> None:
-    """Refuse impossible values; what depends on the backbone or the data is checked where those are known.
-
-    Raises:
-        ConfigError: naming the key, the value and what would work.
-    """
-    for key in KEYS:
-        if _is_read(key, config):
-            check_value(key, key.of(config))
-    _check_model(config.model)
-    _check_task(config.task)
-    _check_adapter(config.adapter)
-    if config.train.batch_size % config.train.grad_accumulation:
-        raise ConfigError(
-            f"train.grad_accumulation: {config.train.grad_accumulation} does not divide "
-            f"train.batch_size={config.train.batch_size}"
-        )
-
-
-def _is_read(key: Key, config: RunConfig) -> bool:
-    """Whether a run reads the field, so that its limits matter."""
-    if key.name.startswith("planted_"):
-        return config.task.source == "planted"
-    if key.path == "adapter.rank":
-        return config.adapter.method in LORA_METHODS and config.adapter.budget is None
-    return True
-
-
-def _check_model(model: ModelConfig) -> None:
-    if model.packaged and set(model.packaged) != {"name", "package", "sha256"}:
-        raise ConfigError(
-            f"model.packaged: {', '.join(sorted(model.packaged))}; give name, package and sha256, or nothing"
-        )
-    if (package := model.packaged.get("package")) is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", package):
-        raise ConfigError(
-            f"model.packaged.package: {package!r} is no package; give the name of one that is installed, without dots"
-        )
-    for key, value in (("sha256", model.sha256), ("packaged.sha256", model.packaged.get("sha256"))):
-        if value is not None and not re.fullmatch(r"[0-9a-f]{64}", value):
-            raise ConfigError(f"model.{key}: {value!r} is no sha256; give 64 hexadecimal digits, or null")
-    if model.gguf is not None:
-        if model.weights == "random":
-            raise ConfigError(f"model.gguf: {model.gguf!r} beside model.weights=random; add model.weights=pretrained")
-        if model.revision is not None:
-            raise ConfigError(f"model.revision: {model.revision!r} beside model.gguf; a file has none, give null")
-    if model.weights == "random" and "model_type" not in model.architecture:
-        raise ConfigError("model.architecture: no model_type; random weights need one, such as bert")
-    for role in model.roles:
-        if role not in ROLES:
-            raise ConfigError(f"model.roles: no role {role!r}; roles are {', '.join(ROLES)}")
-    for role, pattern in model.roles.items():
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ConfigError(f"model.roles.{role}: {pattern!r} is no regular expression ({error})") from None
-
-
-def _check_task(task: TaskConfig) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_.-]+", task.name):
-        raise ConfigError(f"task.name: {task.name!r}; use letters, digits, '.', '_' and '-'")
-    if task.phenomena and task.source != "generated":
-        raise ConfigError(f"task.phenomena: {task.name!r} is no embedded task; add task.phenomena=[]")
-    if task.select_rows is not None and task.select_file:
-        raise ConfigError("task.select_rows: select has a file of its own; give select_rows or select_file, not both")
-    for metric in task.metrics:
-        if (metric in ("pearson", "spearman")) != (task.kind == "regression"):
-            raise ConfigError(f"task.metrics: {metric!r} does not score a {task.kind} task")
-    _check_planted(task)
-    if task.source == "files":
-        for key in ("train_file", "report_file"):
-            if not getattr(task, key):
-                raise ConfigError(f"task.{key}: no file given; task=files needs train_file and report_file")
-        if not 1 <= len(task.text_columns) <= 2:
-            raise ConfigError(f"task.text_columns: {len(task.text_columns)} given; name one or two columns")
-        if not task.label_column:
-            raise ConfigError("task.label_column: no column given; name the column that holds the labels")
-
-
-def _check_planted(task: TaskConfig) -> None:
-    given = {key: value for key, value in vars(task).items() if key.startswith("planted_")}
-    if task.source != "planted":
-        for key, value in given.items():
-            if value is not None:
-                raise ConfigError(f"task.{key}: {value!r}, but {task.name!r} has no teacher; use task=planted, or null")
-        return
-    for key, value in given.items():
-        if value is None:
-            raise ConfigError(f"task.{key}: no value given; task=planted needs one")
-    parse_targets(str(task.planted_targets), key="task.planted_targets")
-
-
-def _check_adapter(adapter: AdapterConfig) -> None:
-    if adapter.method == "lora_plus" and adapter.b_lr_ratio == 1:
-        raise ConfigError("adapter.b_lr_ratio: 1 makes lora_plus plain lora; give a ratio such as 16")
-    if adapter.method != "lora_plus" and adapter.b_lr_ratio != 1:
-        raise ConfigError(f"adapter.b_lr_ratio: {adapter.b_lr_ratio} has no effect on {adapter.method}; use lora_plus")
-    if adapter.method not in LORA_METHODS:
-        return
-    parse_targets(adapter.targets)
-    parse_layers(adapter.layers)
-    if adapter.budget is not None:
-        parse_budget(adapter.budget)
-        if adapter.rank is not None:
-            raise ConfigError(
-                f"adapter.rank: {adapter.rank} beside adapter.budget={adapter.budget}; add adapter.rank=null to use "
-                "the budget, or adapter.budget=null to use the rank"
-            )
-    elif adapter.rank is None:
-        raise ConfigError("adapter.rank: null without adapter.budget; give a rank such as 8, or a budget such as q@8")

@@ -334,7 +334,7 @@ def arm_name(candidate: Candidate, axes: Sequence[str]) -> str:
     values = dict(map(_split, candidate.overrides))
     adapter = candidate.config.adapter
     is_lora = adapter.method in LORA_METHODS
-    named = [adapter.targets if is_lora else adapter.method]
+    named = [adapter.method if not is_lora else adapter.targets if adapter.like is None else "published"]
     for key in axes:
         ignored = (key.startswith("adapter.") and not is_lora) or (key == "adapter" and values.get(key) == named[0])
         if key in values and key not in ("seed", "train.lr", "adapter.targets") and not ignored:

@@ -90,10 +90,10 @@ def split_fused(model: nn.Module, overrides: Mapping[str, str] | None = None) ->
     return replaced
 
 
-def select_layers(matrices: Sequence[Matrix], layers: str | Sequence[int]) -> list[int]:
+def select_layers(matrices: Sequence[Matrix], layers: str | Sequence[int], *, key: str = "adapter.layers") -> list[int]:
     """The layer numbers that `adapter.layers` (all, first:4, last:4 or a list) names on this backbone."""
     n_layers = 1 + max(matrix.layer for matrix in matrices)
-    parsed = parse_layers(layers, n_layers)
+    parsed = parse_layers(layers, n_layers, key=key)
     if isinstance(parsed, str):
         return list(range(n_layers))
     if isinstance(parsed[0], str):

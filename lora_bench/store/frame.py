@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,7 @@ COLUMNS = {
     "rank_min": NUMBER,
     "rank_max": NUMBER,
     "ranks": TEXT,
+    "rank_map": TEXT,  # six digits that tell maps of ranks by matrix apart
     **_KINDS["adapter"],
     **_KINDS["task"],
     **{name: kind for name, kind in _KINDS["train"].items() if name != "precision"},
@@ -170,7 +173,7 @@ def _mirrored(config: Mapping[str, Any], method: object) -> dict[str, Any]:
 
 
 def _ranks(manifest: list[dict[str, Any]], configured: Any) -> dict[str, Any]:
-    """The rank of a run: one number when all its matrices share it, else words by role."""
+    """The rank of a run: one number when it is that of every matrix of its roles, else words by role and a mark."""
     by_role: dict[str, set[int]] = {}
     for matrix in manifest:
         by_role.setdefault(matrix["role"], set()).add(matrix["rank"])
@@ -180,10 +183,18 @@ def _ranks(manifest: list[dict[str, Any]], configured: Any) -> dict[str, Any]:
     if not ranks:
         return {}
     low, high = min(ranks), max(ranks)
+    mark = {"rank_map": _mark(configured)} if isinstance(configured, dict) and configured else {}
     if low == high:
-        return {"rank": low, "rank_min": low, "rank_max": high, "ranks": str(low)}
+        rank = {} if mark else {"rank": low}
+        return {**rank, "rank_min": low, "rank_max": high, "ranks": str(low), **mark}
     words = {role: f"{min(own)}-{max(own)}" if len(own) > 1 else str(min(own)) for role, own in by_role.items()}
-    return {"rank_min": low, "rank_max": high, "ranks": " ".join(f"{role}:{text}" for role, text in words.items())}
+    said = " ".join(f"{role}:{text}" for role, text in words.items())
+    return {"rank_min": low, "rank_max": high, "ranks": said, **mark}
+
+
+def _mark(ranks: Mapping[str, int]) -> str:
+    """Six hexadecimal digits of a map from matrices to ranks."""
+    return hashlib.sha256(json.dumps(ranks, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def _column(values: list[Any], kind: str) -> pd.Series:

@@ -17,7 +17,7 @@ from lora_bench.store.errors import StoreError
 from lora_bench.store.frame import row_of
 from lora_bench.store.own import CLAIMS, is_index
 
-INDEX_VERSION = 4
+INDEX_VERSION = 5
 
 
 class Records(Protocol):

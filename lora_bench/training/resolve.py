@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench.config.errors import ConfigError
+from lora_bench.config.grammar import parse_rank_pattern, spell_targets
 from lora_bench.config.identity import cell_id, run_id, science
 from lora_bench.config.schema import LORA_METHODS, RunConfig
 from lora_bench.models import adapters, blueprint, budget, devices, roles
 from lora_bench.models.blueprint import Blueprint
+from lora_bench.models.published import published_matrices
 from lora_bench.models.roles import Matrix
 from lora_bench.paths import cache_folder
 from lora_bench.tasks.load import load_task
@@ -98,7 +100,7 @@ def resolve(config: RunConfig) -> Run:
         metrics=task.metrics,
         train_rows=n_train,
         targets=spelled,
-        rank=_uniform_rank(matrices),
+        rank=_identifying_rank(matrices, backbone),
         layers=layers,
         precision=devices.resolve_precision(config.train.precision, device),
     )
@@ -157,28 +159,44 @@ def count_steps(n_rows: int, config: RunConfig) -> int:
 
 
 def _select(config: RunConfig, backbone: Blueprint) -> tuple[Sequence[Matrix], float | None, str, str | list[int]]:
-    adapter = config.adapter
+    """Adapted matrices at their ranks, how far they are off a budget, their roles' spelling, and their layers."""
+    adapter, gap = config.adapter, None
     if adapter.method not in LORA_METHODS:
         return [], None, "", "all"
+    if adapter.like is not None:
+        solved = published_matrices(adapter.like, backbone.skeleton, backbone.matrices)
+        return solved, None, *_placed(solved, backbone)
     selected = roles.select_targets(backbone.matrices, adapter.targets, adapter.layers, backbone=backbone.name)
     solved = budget.solve_ranks(
-        selected, rank=adapter.rank, budget=adapter.budget, all_matrices=backbone.matrices, backbone=backbone.name
+        selected,
+        rank=adapter.rank,
+        budget=adapter.budget,
+        pattern=parse_rank_pattern(adapter.rank_pattern),
+        all_matrices=backbone.matrices,
+        backbone=backbone.name,
     )
-    gap = None
     if adapter.budget is not None:
         wanted = budget.budget_parameters(
             adapter.budget, selected, all_matrices=backbone.matrices, backbone=backbone.name
         )
         gap = budget.budget_gap(solved, wanted)
+    adapted = [matrix for matrix in solved if matrix.rank]
+    if len(adapted) < len(solved):
+        return adapted, gap, *_placed(adapted, backbone)
     numbers = roles.select_layers(backbone.matrices, adapter.layers)
+    spelled = roles.canonical_targets(backbone.matrices, adapter.targets, backbone=backbone.name)
+    return adapted, gap, spelled, _spelled_layers(numbers, backbone)
+
+
+def _placed(matrices: Sequence[Matrix], backbone: Blueprint) -> tuple[str, str | list[int]]:
+    """Targets and layers of adapted matrices, spelled as if they had been asked for."""
+    numbers = sorted({matrix.layer for matrix in matrices})
+    return spell_targets({matrix.role for matrix in matrices}), _spelled_layers(numbers, backbone)
+
+
+def _spelled_layers(numbers: list[int], backbone: Blueprint) -> str | list[int]:
     n_layers = 1 + max(matrix.layer for matrix in backbone.matrices)
-    layers = "all" if len(numbers) == n_layers else numbers
-    return (
-        [m for m in solved if m.rank],
-        gap,
-        roles.canonical_targets(backbone.matrices, adapter.targets, backbone=backbone.name),
-        layers,
-    )
+    return "all" if len(numbers) == n_layers else numbers
 
 
 def _is_stacked(config: RunConfig, matrices: Sequence[Matrix]) -> bool:
@@ -205,11 +223,11 @@ def _check_steps(config: RunConfig, n_rows: int, steps: int) -> None:
         )
 
 
-def _uniform_rank(matrices: Sequence[Matrix]) -> int | dict[str, int] | None:
-    ranks = {matrix.rank for matrix in matrices}
-    if not ranks:
+def _identifying_rank(matrices: Sequence[Matrix], backbone: Blueprint) -> int | dict[str, int] | None:
+    if not matrices:
         return None
-    return ranks.pop() if len(ranks) == 1 else {matrix.module: matrix.rank for matrix in matrices}
+    rank = budget.shared_rank(matrices, backbone.matrices)
+    return {matrix.module: matrix.rank for matrix in matrices} if rank is None else rank
 
 
 def _check_length(config: RunConfig, backbone: Blueprint) -> None:

@@ -36,6 +36,7 @@ class Arm:
 
     targets: str  # qv; of a method without: full
     rank: int | tuple[int, int] | None = None  # (lowest, highest) where it goes by matrix; None where it is not known
+    map: str = ""  # a mark of its ranks by matrix, where others of this span would have its name
 
     @property
     def ranks(self) -> str:
@@ -45,7 +46,8 @@ class Arm:
         return f"{self.rank}" if isinstance(self.rank, int) else "{}-{}".format(*self.rank)
 
     def __str__(self) -> str:
-        return f"{self.targets} r={self.ranks}" if self.ranks else self.targets
+        name = f"{self.targets} r={self.ranks}" if self.ranks else self.targets
+        return f"{name} map {self.map}" if self.map else name
 
     def __lt__(self, other: Arm) -> bool:
         return self._place() < other._place()
@@ -53,15 +55,16 @@ class Arm:
     def _place(self) -> tuple:
         place = PLACEMENTS.index(self.targets) if self.targets in PLACEMENTS else len(PLACEMENTS)
         low, high = (self.rank, self.rank) if isinstance(self.rank, int) else self.rank or (0, 0)
-        return self.targets in METHODS, place, self.targets, high, low
+        return self.targets in METHODS, place, self.targets, high, low, self.map
 
 
 def arms_of(runs: pd.DataFrame) -> list[Arm]:
     """The arm of each prepared run, in their order."""
-    columns = (runs[name] for name in ("targets", "method", "rank", "rank_min", "rank_max"))
+    columns = [runs[name] for name in ("targets", "method", "rank", "rank_min", "rank_max")]
+    marks = runs["map"] if "map" in runs else [""] * len(runs)
     return [
-        Arm(targets, _rank_of(*ranks)) if targets else Arm(method)
-        for targets, method, *ranks in zip(*columns, strict=True)
+        Arm(targets, _rank_of(*ranks), mark) if targets else Arm(method)
+        for targets, method, *ranks, mark in zip(*columns, marks, strict=True)
     ]
 
 

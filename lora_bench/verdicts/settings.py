@@ -114,6 +114,7 @@ def prepare(frame: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
     finite = np.isfinite(runs["report"]) & np.isfinite(runs["select"])
     runs["scored"] = (runs["status"] == "finished") & finite
     runs["targets"] = runs["targets"].where(runs["targets"].notna(), "")
+    runs["map"] = _maps(runs)
     for name in (*SHARED, *OF_ADAPTER):
         if name in runs and runs[name].map(lambda value: isinstance(value, (list, tuple, dict))).any():
             runs[name] = runs[name].map(str)
@@ -122,6 +123,16 @@ def prepare(frame: pd.DataFrame, *, metric: str | None = None) -> pd.DataFrame:
     runs["head_rate"] = pd.concat([_head_rates(group) for _, group in alike])
     runs["lr"] = runs["lr"].where(runs["lr"].notna(), runs["head_lr"])
     return runs
+
+
+def _maps(runs: pd.DataFrame) -> pd.Series:
+    """Marks of ranks by matrix, where a backbone has several maps of one placement and one span; else empty."""
+    nothing = pd.Series("", index=runs.index)
+    if "rank_map" not in runs or runs["rank_map"].isna().all():
+        return nothing
+    marks = runs["rank_map"].where(runs["rank_map"].notna(), "")
+    span = [runs[name] for name in ("model_fingerprint", "targets", "rank_min", "rank_max")]
+    return marks.where(marks.groupby(span, dropna=False).transform("nunique") > 1, "")
 
 
 def settings(

@@ -12,11 +12,12 @@ from omegaconf import OmegaConf
 
 from configs import ROOT, composed, names
 from lora_bench.config import identity
+from lora_bench.config.check import check
 from lora_bench.config.compose import Template, parse, to_dict
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.grammar import parse_budget, parse_layers, parse_targets, spell_targets
 from lora_bench.config.identity import cell_id, display_name, run_id, science
-from lora_bench.config.schema import RunConfig, check
+from lora_bench.config.schema import RunConfig
 
 
 @pytest.fixture(scope="module")

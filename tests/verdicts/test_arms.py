@@ -55,3 +55,28 @@ def test_a_name_may_say_anything_and_the_rank_is_still_told():
     estimates = estimate(runs, pd.Series({"a r=99 A": 1e-3}))
     assert estimates.loc["a r=99 A", "arm"] == Arm("qv", 4)
     assert estimates.loc["a r=99 A", "ranks"] == "4"
+
+
+@pytest.mark.parametrize("other", [{"q": 3, "v": 2}, {"q": 3, "k": 2}], ids=["same_roles", "another_role"])
+def test_maps_of_one_span_are_arms_of_their_own(other):
+    """Both read as `r=2-3`: one name for two placements would average their scores."""
+    records = []
+    for seed in range(2):
+        for ranks in ({"q": 2, "v": 3}, other):
+            record = fake_record(targets="".join(ranks), seed=seed)
+            record["manifest"] = [
+                {**record["manifest"][0], "role": role, "module": role, "rank": rank} for role, rank in ranks.items()
+            ]
+            record["config"]["adapter"]["rank"] = ranks
+            record["run_id"] = record["cell_id"] = f"{record['run_id'][:12]}{'-'.join(ranks)}{list(ranks.values())}"
+            records.append(record)
+    named = name_arms(frame_of(records))
+    assert named.groupby("arm")["seed"].nunique().tolist() == [2, 2]
+    assert all(" map " in arm for arm in named["arm"]) == (set(other) == {"q", "v"})
+
+
+def test_a_rank_in_some_matrices_of_a_role_is_not_that_rank_everywhere():
+    """`qv r=4` is q and v in every layer; with v in the first alone it is another placement."""
+    whole, part = fake_record(targets="qv", rank=4), fake_record(targets="qv", rank=4, seed=1)
+    part["config"]["adapter"]["rank"] = {"q.0": 4, "q.1": 4, "v.0": 4}
+    assert name_arms(frame_of([whole, part]))["arm"].nunique() == 2
