@@ -22,9 +22,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from torch import nn
 
-from lora_bench import seeds
 from lora_bench.config.schema import AdapterConfig
-from lora_bench.models import fused
+from lora_bench.models import fused, seeds
 from lora_bench.models.backbone import Backbone
 from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.quiet import quiet

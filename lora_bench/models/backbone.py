@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from lora_bench import seeds
-from lora_bench.models import headers, last_token, misfit, roles, weights
+from lora_bench.models import headers, last_token, misfit, roles, seeds, weights
 from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.devices import DTYPES
 from lora_bench.models.quiet import quiet

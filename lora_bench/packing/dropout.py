@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from lora_bench import seeds
+from lora_bench.models import seeds
 
 
 class DropoutMasks(TorchFunctionMode):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lora_bench import seeds
+from lora_bench.models import seeds
 from lora_bench.models.adapters import LowRank
 from lora_bench.packing import positions
 from lora_bench.packing.packed import Stacked, Trained

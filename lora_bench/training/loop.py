@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from lora_bench import seeds
 from lora_bench.config.schema import RunConfig
+from lora_bench.models import seeds
 from lora_bench.packing.packed import Packed
 from lora_bench.tasks.tokens import Tokens, batch
 from lora_bench.training.checkpoint import State

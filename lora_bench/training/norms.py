@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from lora_bench import seeds
+from lora_bench.models import seeds
 from lora_bench.models.adapters import AdapterState
 from lora_bench.models.backbone import Backbone
 from lora_bench.models.roles import Matrix

@@ -22,10 +22,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lora_bench import seeds
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig, TaskConfig
-from lora_bench.models import backbone, blueprint, budget, roles
+from lora_bench.models import backbone, blueprint, budget, roles, seeds
 from lora_bench.models.adapters import AdapterState, LowRank
 from lora_bench.models.backbone import Backbone
 from lora_bench.models.blueprint import Blueprint

@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lora_bench import seeds
 from lora_bench.config.errors import ConfigError
-from lora_bench.models import adapters, backbone, devices, label_names
+from lora_bench.models import adapters, backbone, devices, label_names, seeds
 from lora_bench.models.adapters import AdapterState
 from lora_bench.models.backbone import Backbone
 from lora_bench.store.environment import environment
