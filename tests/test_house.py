@@ -24,6 +24,7 @@ LAW = {  # room -> the rooms of lora_bench that it may import
     "packing": {"models", "config"},
     "tracking": {"config", "store", "paths", "wording"},
     "training": {"packing", "models", "tasks", "tracking", "store", "config", "paths"},
+    "predictors": {"models", "config"},
     "reports": {"verdicts", "store", "config", "paths", "wording"},
     "questions": {"reports", "verdicts", "store", "config", "paths", "wording"},
     "calibration": {"reports", "verdicts", "store", "config", "wording"},

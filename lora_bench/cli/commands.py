@@ -26,6 +26,7 @@ READS = {
 """Commands that read a store and write tables and figures."""
 
 KEEPS = {
+    "predict": "where the adapter should go, before anything trains: roles and a map of ranks",
     "next_stage": "writes the sweep that refines another one",
     "archive": "packs a finished store into a few files, or joins stores",
     "rescore": "computes every score again from the stored predictions",
@@ -70,6 +71,10 @@ def run(name: str, argv: Sequence[str]) -> int:
         from lora_bench.tracking import sync
 
         return sync.main(list(argv))
+    if name == "predict":
+        from lora_bench.cli import predict
+
+        return predict.main(list(argv))
     # They share what costs time to import: pandas, and what draws.
     from lora_bench.cli import (
         amplification,

@@ -1,0 +1,148 @@
+"""Predict where the adapter should go, before anything trains: a ranking of the roles and a map of ranks at a budget.
+
+The budget is what the adapter of the configuration costs; a line of every predictor can be pasted behind lora-bench.
+
+    lora-bench predict task=acceptability model=minilm adapter.budget=qv@4
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from lora_bench import wording
+from lora_bench.cli import runs
+from lora_bench.config.compose import parse, schema_override, with_rank_yielding
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.overrides import override
+from lora_bench.config.schema import RunConfig
+from lora_bench.paths import argument, resource_root
+
+OPTIONS = ("rows", "batch", "head_steps", "by", "out")
+
+
+def main(argv: list[str] | None = None) -> int:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    argv = sys.argv[1:] if argv is None else argv
+    words = [f"--{word}" if word.partition("=")[0] in OPTIONS else word for word in argv]
+    options = _parser().parse_intermixed_args(words)
+    try:
+        config = _configured(options.overrides)
+        predictions, about = _predictions(config, options)
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        return runs.tell(error)
+    if options.out:
+        document = about | {"predictions": [prediction.document() for prediction in predictions]}
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _print(predictions, about, options.overrides)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lora-bench predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="a configuration, as of a run")
+    parser.add_argument("--rows", type=_at_least(2), default=100, metavar="N", help="train rows (default: 100)")
+    parser.add_argument("--batch", type=_at_least(1), default=10, metavar="N", help="rows a batch (default: 10)")
+    parser.add_argument(
+        "--head_steps",
+        type=_at_least(0),
+        default=20,
+        metavar="N",
+        help="of the head, before (default: 20)",
+    )
+    parser.add_argument("--by", default="all", metavar="NAMES", help="predictors, joined by commas (default: all)")
+    parser.add_argument("--out", type=argument, metavar="FILE", help="every score, as JSON")
+    return parser
+
+
+def _at_least(low: int) -> Any:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low}")
+        return int(text)
+
+    return number
+
+
+def _configured(overrides: Sequence[str]) -> RunConfig:
+    from hydra import compose, initialize_config_dir
+
+    spelled = with_rank_yielding([schema_override(word) for word in overrides])
+    with initialize_config_dir(str(resource_root() / "conf"), version_base="1.3"):
+        return parse(compose("config", overrides=list(spelled)))
+
+
+def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
+    """The predictions that were asked for, and what they rest on.
+
+    Raises:
+        ConfigError: for a configuration, a predictor or rows that cannot be.
+    """
+    from lora_bench.models import backbone, devices
+    from lora_bench.predictors.evidence import gather
+    from lora_bench.predictors.predict import PREDICTORS, predict
+    from lora_bench.tasks.tokens import batch
+    from lora_bench.training.evaluate import to_tensors
+    from lora_bench.training.resolve import resolve
+
+    names = list(PREDICTORS) if options.by == "all" else options.by.split(",")
+    for name in names:
+        if name not in PREDICTORS:
+            raise ConfigError(f"by: no predictor {name!r}; predictors are {', '.join(PREDICTORS)}")
+    run = resolve(config)
+    if not run.matrices:
+        raise ConfigError(f"adapter.method: {config.adapter.method} has no matrices to place; give lora")
+    tokens = run.tokens()["train"]
+    device = devices.resolve_device(config.device)
+    loaded = backbone.load(run.blueprint, precision="fp32", device=device)
+    n_rows = min(options.rows, len(tokens))
+    pad_id = int(run.blueprint.tokenizer.pad_token_id or 0)
+    places = [range(start, min(start + options.batch, n_rows)) for start in range(0, n_rows, options.batch)]
+    batches = [to_tensors(batch(tokens, list(rows), pad_id), device) for rows in places]
+    evidence = gather(loaded, batches, seed=config.seed, head_steps=options.head_steps)
+    try:
+        predictions = [predict(name, evidence, run.adapter_parameters) for name in names]
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    about = {
+        "model": run.blueprint.name,
+        "task": run.task.name,
+        "seed": config.seed,
+        "rows": n_rows,
+        "batch": options.batch,
+        "head_steps": options.head_steps,
+        "budget": run.adapter_parameters,
+    }
+    return predictions, about
+
+
+def _print(predictions: Sequence[Any], about: dict[str, Any], overrides: Sequence[str]) -> None:
+    from rich.table import Table
+
+    from lora_bench.launch.tell import console
+
+    out = console()
+    out.print(
+        f"{about['model']}, {about['task']}: {about['rows']} train rows, budget {about['budget']:,} adapter parameters"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("predictor", "roles, best first", "adapted", "parameters", "seconds", "memory"):
+        table.add_column(name, justify="right" if name in ("parameters", "seconds", "memory") else "left")
+    for said in predictions:
+        memory = "-" if said.peak_bytes is None else wording.size(said.peak_bytes)
+        roles = " ".join(said.roles) if len(set(said.role_scores)) > 1 else "all alike"
+        table.add_row(said.predictor, roles, said.targets, f"{said.parameters:,}", f"{said.seconds:.2f}", memory)
+    out.print(table)
+    apart = [word for word in overrides if not word.startswith("adapter.")]
+    for said in predictions:
+        given = (("adapter.targets", said.targets), ("adapter.rank_pattern", said.rank_pattern))
+        words = [override(key, value) for key, value in given]
+        out.print(f"{said.predictor}: {wording.command_line(['lora-bench', *apart, *words])}", markup=False)

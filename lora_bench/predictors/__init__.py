@@ -1,0 +1,1 @@
+"""Where should the adapter go? Predictions from the untrained backbone and a few batches."""

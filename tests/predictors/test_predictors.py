@@ -1,0 +1,216 @@
+"""Predictors of placements: each is its paper's formula, computed here a second time, on every family."""
+
+import json
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import architectures
+from lora_bench.cli import predict as command
+from lora_bench.config.errors import ConfigError
+from lora_bench.config.grammar import parse_rank_pattern
+from lora_bench.models.adapters import draw_A
+from lora_bench.models.budget import solve_ranks
+from lora_bench.models.roles import Matrix, roles_of, split_fused
+from lora_bench.predictors.allocate import pattern, rank_map
+from lora_bench.predictors.evidence import Evidence
+from lora_bench.predictors.predict import PREDICTORS, predict
+
+INPUTS = frozenset({"input_ids", "attention_mask"})
+
+
+def batches(n_batches=3, n_rows=4, length=9):
+    stream = torch.Generator().manual_seed(5)
+    made = []
+    for _ in range(n_batches):
+        ids = torch.randint(3, 99, (n_rows, length), generator=stream)
+        mask = torch.ones_like(ids)
+        mask[1, 6:] = 0
+        made.append({"input_ids": ids * mask, "attention_mask": mask, "labels": torch.arange(n_rows) % 3})
+    return tuple(made)
+
+
+def evidence_of(name, **given):
+    model = architectures.backbone(name)
+    split_fused(model)
+    return Evidence(model, tuple(roles_of(model)), batches(**given), INPUTS, seed=0)
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    return evidence_of("bert")
+
+
+@pytest.fixture(scope="module")
+def gradients():
+    """G of every matrix and batch by plain backward: {module: (n_batches, d_out, d_in)}, and of all else by name."""
+    model = architectures.backbone("bert").requires_grad_(True)
+    by_name = {name: [] for name, _ in model.named_parameters()}
+    for batch in batches():
+        model.zero_grad()
+        model(**batch).loss.backward()
+        for name, parameter in model.named_parameters():
+            by_name[name].append(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone())
+    return {name: torch.stack(parts).numpy() for name, parts in by_name.items()}
+
+
+def by_hand(evidence, gradients, score):
+    """A score of each matrix from (weight, gradients by batch)."""
+    weights = {matrix.module: evidence.weight(matrix).detach().numpy() for matrix in evidence.matrices}
+    return {module: score(module, weight, gradients[f"{module}.weight"]) for module, weight in weights.items()}
+
+
+def fisher(module, weight, G):
+    A = draw_A("gaussian", module, (8, weight.shape[1]), seed=0, replicate=0, dtype=torch.float64).numpy()
+    return np.var(G @ A.T, axis=0, ddof=1).mean()
+
+
+def hill(module, weight, G):
+    eigenvalues = np.sort(np.linalg.eigvalsh(weight @ weight.T))[::-1]
+    eigenvalues = eigenvalues[: min(weight.shape)]
+    k = len(eigenvalues) // 2
+    return 1 / np.mean([np.log(value / eigenvalues[k - 1]) for value in eigenvalues[: k - 1]])
+
+
+FORMULAS = {
+    "gradient_energy": lambda module, W, G: np.mean([np.trace(g @ g.T) for g in G]) / (3 * W.shape[1]),
+    "fisher": fisher,
+    "sensitivity": lambda module, W, G: np.mean(np.abs(G * W)),
+    "lora_ga": lambda module, W, G: np.sort(np.linalg.eigvalsh(G.mean(0) @ G.mean(0).T))[::-1][:16].sum(),
+    "norm": lambda module, W, G: np.sqrt((W**2).sum()),
+    "stable_rank": lambda module, W, G: (W**2).sum() / np.linalg.norm(W, 2) ** 2,
+    "hill": hill,
+    "parameters": lambda module, W, G: W.size,
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_a_predictor_is_its_formula(name, evidence, gradients):
+    """In double precision, from gradients of plain backward passes and numpy."""
+    scores = PREDICTORS[name].scores(evidence)
+    assert scores == pytest.approx(by_hand(evidence, gradients, FORMULAS[name]), rel=1e-8)
+
+
+def test_the_gradient_energy_is_what_the_start_of_a_run_gives(evidence, gradients):
+    """The formula is derived, not read: its expectation against A as runs draw it."""
+    matrix = evidence.matrices[0]
+    G = gradients[f"{matrix.module}.weight"][:1]
+    draws = [
+        draw_A("gaussian", matrix.module, (8, matrix.d_in), seed=seed, replicate=0).double() for seed in range(400)
+    ]
+    measured = np.mean([np.square(G[0] @ A.numpy().T).sum() / 8 for A in draws])
+    first = Evidence(evidence.model, evidence.matrices, evidence.batches[:1], INPUTS, seed=0)
+    assert PREDICTORS["gradient_energy"].scores(first)[matrix.module] == pytest.approx(measured, rel=0.05)
+
+
+def test_aletheia_adds_the_norms_of_all_parameters_of_a_layer(evidence, gradients):
+    """Biases and layer norms included, batches added."""
+    scores = PREDICTORS["aletheia"].scores(evidence)
+    for matrix in evidence.matrices:
+        own = [parts for name, parts in gradients.items() if name.startswith(f"bert.encoder.layer.{matrix.layer}.")]
+        expected = sum(np.linalg.norm(part.ravel()) for parts in own for part in parts)
+        assert scores[matrix.module] == pytest.approx(expected, rel=1e-9)
+
+
+def test_plop_is_the_norm_of_real_tokens_against_chance(evidence):
+    """q, k and v read the hidden states, which transformers returns; padding is no token."""
+    scores = PREDICTORS["plop"].scores(evidence)
+    for matrix in (matrix for matrix in evidence.matrices if matrix.role in "qkv"):
+        W, ratios = evidence.weight(matrix).detach().numpy(), []
+        for batch in evidence.batches:
+            states = evidence.model(**batch, output_hidden_states=True).hidden_states[matrix.layer]
+            tokens = states[batch["attention_mask"].bool()].numpy()
+            ratios += [np.sqrt(len(z)) * np.linalg.norm(W @ z) / np.linalg.norm(W) / np.linalg.norm(z) for z in tokens]
+        assert scores[matrix.module] == pytest.approx(-np.mean(ratios), rel=1e-9)
+
+
+def test_chance_is_a_norm_of_one():
+    """What PLoP divides by: Gaussian inputs, here drawn, give the closed form's denominator in a wide matrix."""
+    draw = np.random.default_rng(0)
+    W, z = draw.normal(size=(300, 400)), draw.normal(size=(400, 200))
+    ratios = np.sqrt(400) * np.linalg.norm(W @ z, axis=0) / (np.linalg.norm(W) * np.linalg.norm(z, axis=0))
+    assert ratios.mean() == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", architectures.ARCHITECTURES)
+def test_every_predictor_reads_every_family(name):
+    """Fused, shared, gated and grouped matrices: finite scores, all roles ranked, a map that can be trained."""
+    evidence = evidence_of(name, n_batches=2, n_rows=3)
+    budget = 4 * sum(matrix.parameters_per_rank for matrix in evidence.matrices)
+    before = {key: tensor.clone() for key, tensor in evidence.model.state_dict().items()}
+    for predictor in PREDICTORS:
+        said = predict(predictor, evidence, budget)
+        assert set(said.roles) == {matrix.role for matrix in evidence.matrices}
+        assert said.scores.keys() == {matrix.module for matrix in evidence.matrices}
+        assert 0.8 * budget <= said.parameters <= budget
+        assert np.ptp(list(said.scores.values())) > 0 or (predictor, name) == ("aletheia", "albert")  # of one layer
+    assert all(torch.equal(tensor, before[key]) for key, tensor in evidence.model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in evidence.model.parameters())
+
+
+@given(
+    shares=st.lists(st.floats(0, 5), min_size=12, max_size=12).filter(lambda values: max(values) > 0.01),
+    budget=st.integers(200, 6_000),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_map_follows_its_shares_within_its_budget_and_its_words_say_it(shares, budget):
+    """Never above the budget, never the smaller rank for the larger share of equal cost; the pattern reads back."""
+    matrices = [Matrix(role, layer, f"{layer}.{role}", 32, 32) for layer in range(4) for role in ("q", "v", "up")]
+    of = dict(zip((matrix.module for matrix in matrices), shares, strict=True))
+    try:
+        adapted = rank_map(matrices, of, budget)
+    except ConfigError as error:
+        assert "above full rank" in str(error)
+        return
+    cost = sum(matrix.rank * matrix.parameters_per_rank for matrix in adapted)
+    at_limit = all(matrix.rank == 32 for matrix in adapted)
+    assert budget - 64 * max(1, len(adapted)) < cost <= budget or at_limit
+    ranks = {matrix.module: 0 for matrix in matrices} | {matrix.module: matrix.rank for matrix in adapted}
+    ordered = sorted(ranks, key=lambda module: of[module])
+    assert all(ranks[low] <= ranks[high] + 1 for low, high in pairwise(ordered))
+    selected = [matrix for matrix in matrices if matrix.role in {own.role for own in adapted}]
+    rules = parse_rank_pattern(pattern(adapted, matrices))
+    assert {m.module: m.rank for m in solve_ranks(selected, rank=1, pattern=rules)} == {
+        matrix.module: ranks[matrix.module] for matrix in selected
+    }
+
+
+def test_one_batch_has_no_variance():
+    with pytest.raises(ValueError, match="one batch has no variance"):
+        PREDICTORS["fisher"].scores(SimpleNamespace(batches=(1,)))
+
+
+WORDS = ("model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=20", "train.max_length=32", "rows=20")
+
+
+def test_the_command_says_what_a_run_can_be_given(tmp_path, capsys):
+    """Its maps are configurations of runs at the budget that was asked for, in a table and as JSON."""
+    out = tmp_path / "said.json"
+    assert command.main([*WORDS, "by=fisher,random", "adapter.budget=qv@4", f"out={out}"]) == 0
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert (document["budget"], document["rows"], len(document["predictions"])) == (2 * 2 * 4 * 64, 20, 2)
+    printed = capsys.readouterr().out
+    for said in document["predictions"]:
+        assert said["seconds"] > 0 and said["rank_pattern"] in printed and said["predictor"] in printed
+        assert parse_rank_pattern(yaml.safe_load(said["rank_pattern"]))
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("by=plopp", "by: no predictor 'plopp'; predictors are plop, aletheia"),
+        ("adapter=full", "adapter.method: full has no matrices to place"),
+        ("adapter.rank=zero", "adapter.rank: "),
+        ("batch=20", "rows: one batch has no variance"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused_in_one_line(word, message, capsys):
+    assert command.main([*WORDS, word]) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1
