@@ -108,10 +108,14 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     places = [range(start, min(start + options.batch, n_rows)) for start in range(0, n_rows, options.batch)]
     batches = [to_tensors(batch(tokens, list(rows), pad_id), device) for rows in places]
     evidence = gather(loaded, batches, seed=config.seed, head_steps=options.head_steps)
-    try:
-        predictions = [predict(name, evidence, run.adapter_parameters) for name in names]
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    predictions, left_out = [], {}
+    for name in names:
+        try:
+            predictions.append(predict(name, evidence, run.adapter_parameters))
+        except ValueError as error:
+            if options.by != "all":
+                raise ConfigError(str(error)) from None
+            left_out[name] = str(error)
     about = {
         "model": run.blueprint.name,
         "task": run.task.name,
@@ -120,6 +124,7 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
         "batch": options.batch,
         "head_steps": options.head_steps,
         "budget": run.adapter_parameters,
+        "left_out": left_out,
     }
     return predictions, about
 
@@ -141,6 +146,8 @@ def _print(predictions: Sequence[Any], about: dict[str, Any], overrides: Sequenc
         roles = " ".join(said.roles) if len(set(said.role_scores)) > 1 else "all alike"
         table.add_row(said.predictor, roles, said.targets, f"{said.parameters:,}", f"{said.seconds:.2f}", memory)
     out.print(table)
+    for name, why in about["left_out"].items():
+        out.print(f"{name}: left out: {why}", markup=False)
     apart = [word for word in overrides if not word.startswith("adapter.")]
     for said in predictions:
         given = (("adapter.targets", said.targets), ("adapter.rank_pattern", said.rank_pattern))

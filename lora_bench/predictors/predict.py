@@ -15,7 +15,7 @@ import torch
 
 from lora_bench.config.grammar import spell_targets
 from lora_bench.models.roles import Matrix
-from lora_bench.predictors import aletheia, fisher, gradient_energy, lora_ga, nulls, plop, sensitivity, spectrum
+from lora_bench.predictors import aletheia, eva, fisher, gradient_energy, lora_ga, nulls, plop, sensitivity, spectrum
 from lora_bench.predictors.allocate import pattern, rank_map
 from lora_bench.predictors.evidence import Evidence
 
@@ -57,6 +57,7 @@ PREDICTORS = {
     "fisher": Predictor(fisher.scores, in_proportion),
     "sensitivity": Predictor(sensitivity.scores, in_proportion),
     "lora_ga": Predictor(lora_ga.scores, in_proportion),
+    "eva": Predictor(eva.scores, in_proportion),
     "norm": Predictor(spectrum.norm, in_proportion),
     "stable_rank": Predictor(spectrum.stable_rank, in_proportion),
     "hill": Predictor(spectrum.hill, in_proportion),

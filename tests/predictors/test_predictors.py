@@ -1,8 +1,8 @@
 """Predictors of placements: each is its paper's formula, computed here a second time, on every family."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from lora_bench.config.grammar import parse_rank_pattern
 from lora_bench.models.adapters import draw_A
 from lora_bench.models.budget import solve_ranks
 from lora_bench.models.roles import Matrix, roles_of, split_fused
+from lora_bench.predictors import eva
 from lora_bench.predictors.allocate import pattern, rank_map
 from lora_bench.predictors.evidence import Evidence
 from lora_bench.predictors.predict import PREDICTORS, predict
@@ -130,6 +131,33 @@ def test_plop_is_the_norm_of_real_tokens_against_chance(evidence):
         assert scores[matrix.module] == pytest.approx(-np.mean(ratios), rel=1e-9)
 
 
+def test_eva_gives_ranks_to_the_largest_shares_of_variance():
+    """Against a principal component analysis of one batch; q, k and v read the same and share its ranks."""
+    evidence = evidence_of("bert", n_batches=1, n_rows=12)
+    inputs, mask = {}, evidence.batches[0]["attention_mask"].bool()
+    hooks = [
+        evidence.model.get_submodule(matrix.module).register_forward_hook(
+            lambda module, given, _, name=matrix.module: inputs.__setitem__(name, given[0][mask].numpy())
+        )
+        for matrix in evidence.matrices
+    ]
+    evidence.model(**evidence.batches[0])
+    for hook in hooks:
+        hook.remove()
+    ratios = []
+    for module, z in inputs.items():
+        variances = np.linalg.svd(z - z.mean(0), compute_uv=False) ** 2
+        ratios += [(ratio, module) for ratio in (variances / variances.sum())[:16]]
+    taken = [module for _, module in sorted(ratios, reverse=True)[: 8 * len(inputs)]]
+    scores = PREDICTORS["eva"].scores(evidence)
+    assert sum(scores.values()) == 8 * len(inputs)
+    for layer in range(3):
+        for roles in (["q", "k", "v"], ["o"], ["up"], ["down"]):
+            own = [m.module for m in evidence.matrices if m.layer == layer and m.role in roles]
+            expected = sum(taken.count(module) for module in own)
+            assert abs(sum(scores[module] for module in own) - expected) <= 2  # components that have nearly one ratio
+
+
 def test_chance_is_a_norm_of_one():
     """What PLoP divides by: Gaussian inputs, here drawn, give the closed form's denominator in a wide matrix."""
     draw = np.random.default_rng(0)
@@ -144,8 +172,9 @@ def test_every_predictor_reads_every_family(name):
     evidence = evidence_of(name, n_batches=2, n_rows=3)
     budget = 4 * sum(matrix.parameters_per_rank for matrix in evidence.matrices)
     before = {key: tensor.clone() for key, tensor in evidence.model.state_dict().items()}
+    settled = replace(evidence, batches=evidence.batches[:1])  # so few tokens of several batches hardly ever do
     for predictor in PREDICTORS:
-        said = predict(predictor, evidence, budget)
+        said = predict(predictor, settled if predictor == "eva" else evidence, budget)
         assert set(said.roles) == {matrix.role for matrix in evidence.matrices}
         assert said.scores.keys() == {matrix.module for matrix in evidence.matrices}
         assert 0.8 * budget <= said.parameters <= budget
@@ -181,9 +210,9 @@ def test_a_map_follows_its_shares_within_its_budget_and_its_words_say_it(shares,
     }
 
 
-def test_one_batch_has_no_variance():
+def test_one_batch_has_no_variance(evidence):
     with pytest.raises(ValueError, match="one batch has no variance"):
-        PREDICTORS["fisher"].scores(SimpleNamespace(batches=(1,)))
+        PREDICTORS["fisher"].scores(replace(evidence, batches=evidence.batches[:1]))
 
 
 WORDS = ("model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=20", "train.max_length=32", "rows=20")
@@ -207,10 +236,20 @@ def test_the_command_says_what_a_run_can_be_given(tmp_path, capsys):
         ("by=plopp", "by: no predictor 'plopp'; predictors are plop, aletheia"),
         ("adapter=full", "adapter.method: full has no matrices to place"),
         ("adapter.rank=zero", "adapter.rank: "),
-        ("batch=20", "rows: one batch has no variance"),
+        ("by=fisher batch=20", "rows: one batch has no variance"),
     ],
 )
 def test_what_cannot_be_predicted_is_refused_in_one_line(word, message, capsys):
-    assert command.main([*WORDS, word]) == 2
+    assert command.main([*WORDS, *word.split()]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+def test_a_predictor_that_cannot_read_the_evidence_does_not_take_the_others_along(monkeypatch, tmp_path, capsys):
+    """Of all that were asked, those that can answer do, and the output says which could not and why."""
+    monkeypatch.setattr(eva, "MOST_PASSES", 3)
+    assert command.main([*WORDS, "batch=20", f"out={tmp_path / 'said.json'}"]) == 0
+    document = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
+    assert {said["predictor"] for said in document["predictions"]} | set(document["left_out"]) == set(PREDICTORS)
+    assert "fisher" in document["left_out"] and "plop" not in document["left_out"]
+    assert "fisher: left out: rows: one batch has no variance" in capsys.readouterr().out
