@@ -1,7 +1,7 @@
 """What `adapter.targets`, `budget`, `layers` and `rank_pattern` may say, as text and as values."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,31 @@ def parse_rank_pattern(pattern: Any) -> tuple[RankRule, ...]:
     if repeated := next((text for text in texts if texts.count(text) > 1), None):
         raise ConfigError(f"adapter.rank_pattern: {repeated!r} has two ranks in {pattern!r}; give it one")
     return tuple(rules)
+
+
+def spell_rank_pattern(ranks: Mapping[tuple[str, int], int]) -> str:
+    """The text of ranks by (role, layer), without commas: `q@4+v.0-2@16+v.3@0`."""
+    parts = []
+    for role in (role for role in ROLES if any(role == own for own, _ in ranks)):
+        by_rank: dict[int, list[int]] = {}
+        for layer in sorted(layer for own, layer in ranks if own == role):
+            by_rank.setdefault(ranks[role, layer], []).append(layer)
+        if len(by_rank) == 1:
+            parts.append(f"{role}@{next(iter(by_rank))}")
+        else:
+            parts += ["+".join(f"{role}.{run}" for run in _runs(own)) + f"@{rank}" for rank, own in by_rank.items()]
+    return "+".join(parts)
+
+
+def _runs(layers: Sequence[int]) -> list[str]:
+    """`0-2`, `5`: consecutive layers together."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
 
 
 def _rank_parts(pattern: Any) -> list[tuple[str, Any]]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from lora_bench.config.errors import ConfigError
-from lora_bench.config.grammar import ROLES
+from lora_bench.config.grammar import spell_rank_pattern
 from lora_bench.models.roles import Matrix
 
 
@@ -47,17 +47,9 @@ def rank_map(matrices: Sequence[Matrix], shares: Mapping[str, float], budget: in
 def pattern(matrices: Sequence[Matrix], all_matrices: Sequence[Matrix]) -> str:
     """The `adapter.rank_pattern` of adapted matrices; their roles' other matrices have rank 0."""
     ranks = {(matrix.role, matrix.layer): matrix.rank for matrix in matrices}
-    parts = []
-    for role in (role for role in ROLES if any(matrix.role == role for matrix in matrices)):
-        layers = sorted({matrix.layer for matrix in all_matrices if matrix.role == role})
-        by_rank: dict[int, list[int]] = {}
-        for layer in layers:
-            by_rank.setdefault(ranks.get((role, layer), 0), []).append(layer)
-        if len(by_rank) == 1:
-            parts.append(f"{role}@{next(iter(by_rank))}")
-            continue
-        parts += ["+".join(f"{role}.{run}" for run in _runs(own)) + f"@{rank}" for rank, own in by_rank.items()]
-    return "+".join(parts)
+    roles = {role for role, _ in ranks}
+    places = [(matrix.role, matrix.layer) for matrix in all_matrices if matrix.role in roles]
+    return spell_rank_pattern({place: ranks.get(place, 0) for place in places})
 
 
 def _exact(
@@ -76,14 +68,3 @@ def _exact(
         ranks |= {module: float(limits[module]) for module in full}
         if len(ranks) == len(matrices):
             return ranks
-
-
-def _runs(layers: Sequence[int]) -> list[str]:
-    """`0-2`, `5`: consecutive layers together."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]

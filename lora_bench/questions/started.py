@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from lora_bench.config import overrides
+from lora_bench.config.grammar import spell_rank_pattern
 from lora_bench.config.overrides import override
 from lora_bench.questions import explicit
 from lora_bench.reports import tables
@@ -44,7 +46,7 @@ class Started:
         try:
             record = open_store(store).record(run["run_id"])
         except StoreError:
-            record = {}
+            record = {"invocation": {}, "manifest": []}
         invocation = record.get("invocation") or {}
         sweep = invocation.get("sweep")
         is_gone = bool(sweep) and not explicit.has_file(sweep)
@@ -53,7 +55,12 @@ class Started:
         levels = {settings.FACTORS[by]: _level(run, by) for by in pinned.get(str(sweep or ""), ())}
         kept = [word for word in tables.settled_overrides(given) if word.partition("=")[0] not in levels]
         placement = {"adapter.targets": overrides.value(run["targets"])}
-        if not any(word.startswith("adapter.budget=") for word in kept) and pd.notna(run["rank"]):
+        if ranks := _own_map(record["manifest"], given):
+            kept = [word for word in kept if word.partition("=")[0] not in _OF_MAPS]
+            placement |= {"adapter.rank_pattern": overrides.value(spell_rank_pattern(ranks)), "adapter.budget": "null"}
+            if run["layers"] != "all":
+                placement |= {"adapter.layers": _level(run, "layers")}
+        elif not any(word.startswith("adapter.budget=") for word in kept) and pd.notna(run["rank"]):
             # The sweep's file may set a budget.
             placement |= {"adapter.rank": str(int(run["rank"])), "adapter.budget": "null"}
         placement |= {key: level for key, level in levels.items() if level}
@@ -64,6 +71,19 @@ class Started:
         start = override("+sweeps", sweep) if sweep and not is_gone else "-m"
         where = () if is_archive(store) else (override("store", str(store)),)
         return cls(("lora-bench", start, *kept), placement, where)
+
+
+_OF_MAPS = ("adapter.rank_pattern", "adapter.like", "adapter.budget", "adapter.layers")
+
+
+def _own_map(manifest: Sequence[Mapping[str, Any]], given: Sequence[str]) -> dict[tuple[str, int], int]:
+    """Ranks by role and layer of a run that a pattern or a published adapter placed, 0 where a role has none; empty
+    where targets, layers and a rank or a budget say it all."""
+    ranks = {(matrix["role"], matrix["layer"]): matrix["rank"] for matrix in manifest}
+    places = {(role, layer) for role, _ in ranks for _, layer in ranks}
+    is_named = any(word.lstrip("+").startswith(("adapter.rank_pattern=", "adapter.like=")) for word in given)
+    is_uneven = bool(ranks) and (len(places) > len(ranks) or max(ranks.values()) - min(ranks.values()) > 1)
+    return {place: ranks.get(place, 0) for place in sorted(places)} if ranks and (is_named or is_uneven) else {}
 
 
 def told_seeds(seeds: Sequence[int]) -> str:

@@ -293,7 +293,7 @@ def test_a_journal_that_was_edited_is_refused(ended):
 
 
 def test_seeds_that_were_looked_at_are_not_looked_at_under_another_name(ended):
-    """A renamed sweep with another margin, or a first seed one higher, would choose words from scores that were seen."""
+    """A renamed sweep with another margin, or a first seed one higher, would choose words from scores once seen."""
     n_trained = len(ended.trained)
     name = journals(ended.root)[0].path.parent.name
     for change in (
