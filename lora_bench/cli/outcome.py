@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lora_bench import wording
+from lora_bench.store.predictions import answers
 from lora_bench.store.reader import StoreReader
 
 LONGER = "train longer (train.epochs), or with another rate (train.lr)"
@@ -44,18 +45,19 @@ def one_answer(record: Mapping[str, Any], predictions: Any) -> str | None:
     """
     from lora_bench.verdicts.collapse import has_collapsed
 
-    if predictions is None or not has_collapsed(predictions):
+    if predictions is None:
         return None
-    report = predictions[predictions["split"] == "report"]
-    logits = report.filter(regex=r"^logit_\d+$")
+    given, logits = answers(predictions)
+    if not has_collapsed(given, logits):
+        return None
     if logits.shape[1] == 1:
         return f"it predicts one number, whatever it reads: it has learned nothing yet; {LONGER}"
-    answers = logits.to_numpy().argmax(axis=1)
-    answer = int(np.bincount(answers).argmax())
+    counts = np.bincount(logits.argmax(axis=1), minlength=logits.shape[1])
+    answer = int(counts.argmax())
     labels = (record.get("task") or {}).get("labels") or []
     name = repr(labels[answer]) if answer < len(labels) else f"number {answer}"
-    most = report["label"].value_counts().max() / len(report)
+    most = np.unique(given, return_counts=True)[1].max() / given.size
     return (
-        f"it predicts {name} for {int((answers == answer).sum()):,} of {len(report):,} report rows: it has learned "
+        f"it predicts {name} for {counts[answer]:,} of {given.size:,} report rows: it has learned "
         f"nothing yet (one class for all, the most frequent, has an accuracy of {wording.points(most)}); {LONGER}"
     )

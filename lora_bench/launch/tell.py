@@ -18,6 +18,7 @@ from lora_bench.store.environment import ENVIRONMENT_KEYS, SOFTWARE_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
 from lora_bench.store.locks import owner_of, remedy
+from lora_bench.store.predictions import answers
 from lora_bench.store.secrets import scrub_override
 from lora_bench.verdicts import arms, collapse, settings, tuning
 from lora_bench.wording import Grid, command_line, counted, duration, interval, points, size
@@ -271,7 +272,7 @@ def _is_stuck(store: StoreReader, run_id: str) -> bool:
     """Whether a run's model gives one answer whatever it reads; False where its predictions cannot be read."""
     with contextlib.suppress(StoreError):
         predictions = store.predictions(run_id)
-        return predictions is not None and collapse.has_collapsed(predictions)
+        return predictions is not None and collapse.has_collapsed(*answers(predictions))
     return False
 
 
