@@ -87,8 +87,8 @@ def run(
 
 
 def write_report(records: Any, out: Any) -> None:
-    """The page of `lora-bench report`, in a place of the store's own. The store has all that it shows: a page that
-    cannot be written takes nothing from the study."""
+    """The page of `lora-bench report`, in a place of the store's own. A page that cannot be written takes nothing from
+    the study: the store has all that it shows."""
     from lora_bench.cli import report
     from lora_bench.reports.scope import Scope
     from lora_bench.wording import command_line, visible

@@ -85,7 +85,7 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
         raise StageError(
             f"the runs of +sweeps={name} are of {len(matching)} settings ({'; '.join(s.title for s in matching)})"
         )
-    declared = {axis: _values(sweep, axis) for axis in COLUMNS}
+    declared = {axis: axis_values(sweep, axis) for axis in COLUMNS}
     named = arms.name_arms(matching[0].runs[matching[0].runs["targets"] != ""])
     if not declared["adapter.rank"]:  # other sweeps may have a placement of this one at other ranks
         own = set(zip(before["targets"], before["rank"].map(_plain), strict=True))
@@ -164,7 +164,7 @@ def _grids(sweep: dict) -> list[dict]:
     return [sweeper.get("params") or {}, *(sweeper.get("grids") or [])]
 
 
-def _values(sweep: dict, axis: str) -> list[str]:
+def axis_values(sweep: dict, axis: str) -> list[str]:
     """What an axis of the sweep goes over, in the order of the file; empty if it is none."""
     written = [str(grid[axis]) for grid in _grids(sweep) if axis in grid]
     return list(dict.fromkeys(value.strip().strip("'\"") for text in written for value in text.split(",")))

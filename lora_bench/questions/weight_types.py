@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.questions import more_seeds
+from lora_bench.questions import declared, more_seeds
 from lora_bench.questions.beside import beside, every_pair
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style
@@ -102,7 +102,7 @@ def section(
             f"--reference: no run of {reference!r} at {budget:,} adapter parameters; there are {', '.join(arms)}"
         )
     reference = named or reference
-    judged = judge(runs, against_reference(arms, reference), margin=margin)
+    judged = judge(runs, against_reference(declared.placements(runs, store), reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     pairs = every_pair(judged, margin=margin)
     beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)

@@ -209,15 +209,8 @@ def _not_learned(contrast: stats.Contrast, arms: Sequence[str]) -> stats.Contras
 
 
 def against_reference(arms: Iterable[str], reference: str = REFERENCE_TARGETS) -> list[tuple[str, str]]:
-    """The contrasts that a sweep of placements declares: the reference against each other one.
-
-    The paper's placements belong to the family, run or not, unless the sweep asks something else: it has none of them
-    but qv and all four, which are what the MLP is held against.
-    """
-    arms = [arm for arm in dict.fromkeys(arms) if arm != FLOOR]
-    asks_as_paper = set(arms) & set(PLACEMENTS) - {REFERENCE_TARGETS, PLACEMENTS[-1]}
-    declared = dict.fromkeys((*PLACEMENTS, *arms)) if asks_as_paper else arms
-    return [(reference, arm) for arm in declared if arm != reference]
+    """The contrasts of a sweep of placements: the reference against each other one that was run, or was to be."""
+    return [(reference, arm) for arm in dict.fromkeys(arms) if arm not in (reference, FLOOR)]
 
 
 def same_targets(word: str, targets: str) -> bool:

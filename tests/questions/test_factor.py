@@ -16,7 +16,6 @@ from lora_bench.questions import depth, factor, weight_types
 from lora_bench.reports.scope import Scope
 from lora_bench.store.folder import Store
 from lora_bench.verdicts import settings
-from lora_bench.verdicts.arms import against_reference
 
 LATER = ("first:3", "last:3")
 METHODS = {
@@ -247,22 +246,55 @@ def test_counts_within_two_percent_are_one_budget():
     assert np.isnan(settings.budget_of(runs).iloc[6])
 
 
+GRIDS = "{params: {adapter.targets: 'q,qv,attention', seed: range(4)}}"
+BUDGET = "adapter: {rank: null, budget: q@8}\n"
+
+
 @pytest.mark.parametrize(
-    ("arms", "others"),
+    ("file", "words", "others"),
     [
-        (["qv", "q"], ["q", "k", "v", "o", "qk", "qkvo"]),
-        (["qv", "qkvo", "up+down", "head_only"], ["qkvo", "up+down"]),
-        (["q", "k", "v", "qv", "up+down"], ["q", "k", "v", "o", "qk", "qkvo", "up+down"]),
-        (["qv", "q", "up+down"], ["q", "k", "v", "o", "qk", "qkvo", "up+down"]),
+        (BUDGET, [], ["q", "attention"]),
+        (BUDGET, ["adapter.targets=q,qv"], ["q"]),
+        (BUDGET, ["adapter.targets=q,qv,mlp"], ["q", "mlp"]),
+        (BUDGET, ["adapter.rank=8", "adapter.budget=null"], ["q"]),
+        ("", [], ["q"]),
+        ("", ["adapter.rank=null", "adapter.budget=q@8"], ["q", "attention"]),
+        (None, [], ["q"]),
     ],
+    ids=["all", "fewer", "others", "ranks", "ranks_of_the_file", "budget", "no_file"],
 )
-def test_the_paper_s_family_is_declared_where_its_question_is_asked(arms, others):
-    assert against_reference(arms) == [("qv", other) for other in others]
+def test_missing_is_what_a_sweep_was_to_run_and_not_what_its_design_leaves_out(
+    tmp_path, monkeypatch, file, words, others
+):
+    """A sweep of two placements does not miss the paper's other five; one that was stopped misses those to come."""
+    monkeypatch.chdir(tmp_path)
+    if file is not None:
+        (tmp_path / "sweeps").mkdir()
+        text = f"# @package _global_\n{file}hydra:\n  mode: MULTIRUN\n  sweeper: {GRIDS}\n"
+        (tmp_path / "sweeps" / "mine.yaml").write_text(text, encoding="utf-8")
+    invocation = {"overrides": ["+sweeps=mine", *words], "sweep": "mine"}
+    records = [
+        fake_record(targets=targets, rank=rank, seed=seed, report=0.5 + 0.01 * seed, invocation=invocation)
+        for targets, rank in (("q", 8), ("qv", 4))
+        for seed in range(2)
+    ]
+    scope = Scope(write_store(tmp_path / "runs", records))
+    (section,) = weight_types.sections(scope.read(), scope)
+    table = section.judged.contrasts
+    assert table["second"].tolist() == others
+    assert table.loc[table["verdict"] == "missing", "second"].tolist() == others[1:]
 
 
 def test_another_reference_holds_the_placements_against_it(tmp_path, capsys, quick):
     records = [
-        fake_record(targets=targets, rank=rank, seed=seed, lr=lr, report=0.5 + 0.001 * seed + gain)
+        fake_record(
+            targets=targets,
+            rank=rank,
+            seed=seed,
+            lr=lr,
+            report=0.5 + 0.001 * seed + gain,
+            invocation={"overrides": ["adapter.budget=q@8", "adapter.targets=qv,qkvo,vo"], "sweep": None},
+        )
         for targets, rank, gain in (("qkvo", 2, 0.0), ("qv", 4, 0.1), ("vo", 4, 0.05))
         for seed in range(4)
         for lr in (1e-3, 3e-3, 1e-2)
