@@ -43,6 +43,7 @@ VERDICTS = {  # said of the first cell: colour, marker
     "unresolved": (FAINT, "o"),
     "open": (FAINT, "o"),
     "did not learn": (FAINT, "X"),
+    "not told from the head alone": (FAINT, "X"),
 }
 SERIES = {
     "q": (BLUE, "o"),
