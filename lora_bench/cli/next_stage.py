@@ -28,7 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         "--store", type=argument, default=Path("runs"), metavar="DIR", help="its records (default: runs)"
     )
     parser.add_argument("--sweep", required=True, metavar="NAME", help="the stage before: a file of sweeps/, or a path")
-    parser.add_argument("--rates", type=int, choices=(1, 3), default=3, help="1: the chosen rate; 3: and one each side")
+    parser.add_argument(
+        "--rates", type=int, choices=(1, 2, 3), default=3,
+        help="1: the best rate; 2: with the second-best, for all seeds; 3: with one each side",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="seeds 0 to N - 1 (default: 2)")
     parser.add_argument("--head-only", action="store_true", help="the head alone too, at the same seeds")
     parser.add_argument("--out", type=argument, required=True, metavar="FILE", help="the sweep file to write")
@@ -54,9 +57,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(next_stage.told_as_file(stage, before=name, command=command), encoding="utf-8")
-    for point, rate, certificate in chosen:
-        placement = " ".join(f"{value}" for value in point.values())
-        print(f"{placement}: {rate:g} ({certificate}) -> {next_stage.text_of(next_stage.around(rate, options.rates))}")
+    for placement in chosen:
+        name_of, rates = " ".join(placement.point.values()), placement.next_rates(options.rates)
+        print(f"{name_of}: {placement.rate:g} ({placement.certificate}) -> {next_stage.text_of(rates)}")
     kept = tables.settled_overrides(started)
     sweep_and_store = override("+sweeps", options.out.stem), override("store", str(options.store))
     print(wording.command_line(["lora-bench", sweep_and_store[0], *kept, sweep_and_store[1]]))

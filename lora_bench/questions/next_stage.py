@@ -1,14 +1,17 @@
 """Write the next stage of a staged learning-rate search: a sweep file with each placement near its own best rate.
 
 A wide grid of rates at 8 seeds is the price of a fair comparison. Staged, it costs a third: a coarse grid with a seed,
-rates around each placement's winner with two, then the chosen rate with all. Every choice is made on `select`.
+rates around each placement's winner with two, then the chosen rate and the second-best with all: two seeds often choose
+the wrong one of these, and a word at both does not rest on that choice. Every choice is made on `select`.
 
     lora-bench next_stage store=runs sweep=coarse rates=3 seeds=2 out=sweeps/fine.yaml
-    lora-bench next_stage store=runs sweep=fine rates=1 seeds=8 head_only=true out=sweeps/final.yaml
+    lora-bench next_stage store=runs sweep=fine rates=2 seeds=8 head_only=true out=sweeps/final.yaml
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +57,32 @@ def read_sweep(name: str) -> dict[str, Any]:
     return sweep
 
 
-def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[tuple[dict, float, str]], str]:
-    """Each placement of the sweep with its best rate on `select`, from all runs of the sweep's setting.
+@dataclass(frozen=True)
+class Chosen:
+    """A placement's rates, by `select`.
+
+    Attributes:
+        point: what places it: axis -> value.
+        rate: the best.
+        second: the next best of those with as many seeds; nan without one.
+        certificate: as `tuning.choose_rates` gives it.
+    """
+
+    point: dict[str, str]
+    rate: float
+    second: float
+    certificate: str
+
+    def next_rates(self, n_rates: int) -> list[float]:
+        """The rates of the next stage, ascending: the best; with the second-best; or between its neighbours, as a study
+        tries them."""
+        if n_rates == 3:
+            return list(scheme.around(self.rate))
+        return sorted({self.rate} if n_rates == 1 or math.isnan(self.second) else {self.rate, self.second})
+
+
+def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[Chosen], str]:
+    """Each placement of the sweep with its best rates on `select`, from all runs of the sweep's setting.
 
     Args:
         frame: the store's.
@@ -63,7 +90,7 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
         name: of the sweep, as the records hold it.
 
     Returns:
-        (axis values, rate, certificate) of every placement, and the id of a run of the sweep.
+        every placement's rates, and the id of a run of the sweep.
 
     Raises:
         StageError: when the store holds no run of the sweep or several settings of it, or when a placement of the sweep
@@ -108,8 +135,9 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[t
     for arm, row in tuning.choose_rates(named).to_dict("index").items():
         if row["certificate"] == "none":
             raise StageError(f"{arm}: no run has a score, so no rate can be chosen; see lora-bench show=store")
-        chosen.append(({axis: _plain(points[arm][COLUMNS[axis]]) for axis in axes}, row["lr"], row["certificate"]))
-    if len({tuple(point.values()) for point, _, _ in chosen}) < len(chosen):
+        point = {axis: _plain(points[arm][COLUMNS[axis]]) for axis in axes}
+        chosen.append(Chosen(point, row["lr"], row["second"], row["certificate"]))
+    if len({tuple(placement.point.values()) for placement in chosen}) < len(chosen):
         raise StageError(
             f"{', '.join(map(str, points))}: one placement at several ranks; keep them in stores of their own"
         )
@@ -128,24 +156,19 @@ def _word_of(targets: str, declared: list[str], own_targets: set[str]) -> str:
     return targets
 
 
-def next_stage(sweep: dict, chosen: list, *, n_rates: int, n_seeds: int, head_only: bool) -> dict[str, Any]:
+def next_stage(sweep: dict, chosen: list[Chosen], *, n_rates: int, n_seeds: int, head_only: bool) -> dict[str, Any]:
     """The sweep with each placement at its own rates.
 
     Args:
         sweep: of the stage before, as `read_sweep` gives it.
         chosen: as `chosen_rates` gives it.
     """
-    grids = [{**point, "train.lr": text_of(around(rate, n_rates))} for point, rate, _ in chosen]
+    grids = [{**placement.point, "train.lr": text_of(placement.next_rates(n_rates))} for placement in chosen]
     if head_only:
         grids.append({"adapter": settings.FLOOR})
     settled = {key: value for key, value in sweep.items() if key != "hydra"}
     sweeper = {"params": {"seed": f"range({n_seeds})"}, "grids": grids}
     return settled | {"hydra": {"mode": "MULTIRUN", "sweeper": sweeper}}
-
-
-def around(rate: float, n_rates: int) -> list[float]:
-    """The rate alone, or between its neighbours as a study tries them."""
-    return [rate] if n_rates == 1 else list(scheme.around(rate))
 
 
 def told_as_file(stage: dict, *, before: str, command: str) -> str:

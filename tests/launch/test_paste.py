@@ -13,7 +13,7 @@ from analysis import archive, next_stage
 from fake_store import fake_record, write_store
 from lora_bench.config.overrides import override
 from lora_bench.launch import tell
-from lora_bench.questions import learning_rate
+from lora_bench.questions import explicit, learning_rate
 from lora_bench.store import open_store
 from lora_bench.verdicts import arms, settings
 from lora_bench.wording import command_line
@@ -84,6 +84,10 @@ def test_the_line_that_settles_a_rate_keeps_every_name_of_the_record_and_of_the_
     given = ["task=cola", override("task.data_dir", name), "adapter.rank=4"]
     root = tmp_path / f"x{name.replace('/', ':')}"
     write_store(root, [fake_record(lr=1e-3, invocation={"overrides": given, "sweep": name})])
+    words = pasted(settle_line(root), tmp_path)  # the sweep has no file, so its settings are spelled out
+    assert words[1:4] == ["-m", *given[:2]]
+    assert value_of(words[-1]) == str(root)
+    monkeypatch.setattr(explicit, "has_file", lambda sweep: True)
     words = pasted(settle_line(root), tmp_path)
     assert words[2:4] == given[:2]
     assert value_of(words[1].removeprefix("+")) == name

@@ -71,6 +71,23 @@ def test_the_last_stage_is_planned_as_a_sweep(tmp_path, command, write):
     assert "3 cells, 8 seeds, 24 runs" in ended.out
 
 
+def test_the_last_stage_has_the_second_best_rate_with_all_seeds(tmp_path, capsys, write):
+    """Two seeds choose the wrong one of two close rates half the time: a word that holds at both does not care."""
+    records = [
+        fake_record(
+            targets=targets, rank=RANKS[targets], lr=rate, seed=seed, select=0.5 - abs(place - best) / 10,
+            invocation={"overrides": ["task=cola"], "sweep": "pair"},
+        )
+        for targets, best in (("q", 0.6), ("qv", 1.4))
+        for place, rate in enumerate((3e-4, 1e-3, 3e-3))
+        for seed in range(2)
+    ]  # fmt: skip
+    assert write(write_store(tmp_path / "runs", records), tmp_path / "final.yaml", "--rates", "2", "--seeds", "8") == 0
+    grids = yaml.safe_load((tmp_path / "final.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]["grids"]
+    assert [grid["train.lr"] for grid in grids] == ["0.0003,0.001", "0.001,0.003"]
+    assert "q: 0.001 (inside) -> 0.0003,0.001" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
