@@ -22,6 +22,7 @@ the same share of the gain is settled soonest.
 from __future__ import annotations
 
 import argparse
+import math
 import subprocess
 import sys
 import time
@@ -156,7 +157,7 @@ def noise(runs: pd.DataFrame, store: StoreReader, n_report: int) -> dict[str, fl
         "spread": spread,
         "collapsed": float(has_fallen.mean()),
         "cost": cost,
-        "signal": gain / (spread * (cost / 1000) ** 0.5),
+        "signal": gain / (spread * (cost / 1000) ** 0.5) if spread > 0 else math.inf,
     }
 
 

@@ -142,10 +142,9 @@ def _names(folder: Path) -> list[str]:
 def _sweeps(shipped: Path, width: int) -> str:
     """The sweeps that there are, those that a user has or would run first."""
     own, names = _names(Path("sweeps")), _names(shipped)
-    rest = {kind: [name for name in names if name.startswith(kind)] for kind in ("study_", "calibration_")}
-    asked = [name for name in names if not any(name in of_kind for of_kind in rest.values())]
-    parts = {"yours, in ./sweeps: ": own, "": asked, "stages of the published study: ": rest["study_"]}
-    parts |= {"for calibration: ": rest["calibration_"]}
+    of_instrument = [name for name in names if name.startswith("calibration_")]
+    asked = [name for name in names if name not in of_instrument]
+    parts = {"yours, in ./sweeps: ": own, "": asked, "for calibration: ": of_instrument}
     shown = [[f"{about}{names[0]}", *names[1:]] for about, names in parts.items() if names]
     lines = [_folded(names, indent=9, width=width) for names in shown]
     return ("\n" + " " * 9).join(lines)

@@ -54,7 +54,7 @@ def test_help_names_every_shipped_choice(command):
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_help_fits_its_terminal_and_begins_with_what_a_user_would_run(tmp_path, monkeypatch, width):
-    """Words broken at the edge are hard to read, and stages of a finished study are nobody's first sweep."""
+    """Words broken at the edge are hard to read, and sweeps that try the instrument are nobody's first."""
     from lora_bench.__main__ import help_text
 
     (tmp_path / "sweeps").mkdir()
@@ -63,7 +63,7 @@ def test_help_fits_its_terminal_and_begins_with_what_a_user_would_run(tmp_path, 
     said = help_text(width)
     assert max(map(len, said.splitlines())) <= width
     names = said.partition("\nsweeps ")[2]
-    places = [names.index(name) for name in ("my_own", "budget", "study_sst2_coarse", "calibration_aa")]
+    places = [names.index(name) for name in ("my_own", "budget", "calibration_aa")]
     assert places == sorted(places)
 
 

@@ -74,7 +74,7 @@ def test_stores_to_be_joined_are_given_in_either_spelling(command, store, tmp_pa
         (["study=a,b"], "study: one at a time, not a,b"),
         (["study", "a", "+sweeps=b"], "study: one at a time, not a and b"),
         (["study.margin=1", "task=cola"], "study.margin: no study is named; run one as lora-bench study NAME"),
-        (["study", "rank"], "study: sweeps/rank.yaml declares none"),
+        (["study", "calibration_planted"], "study: sweeps/calibration_planted.yaml declares none"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -95,7 +95,7 @@ def test_studies_are_listed_with_their_questions(command, tmp_path):
     lines = [line.split() for line in command("study").out.splitlines()]
     assert ["own", "is", "it", "so?"] in lines
     assert "weight_types" in {line[0] for line in lines if line}
-    assert not {"rank", "broken"} & {line[0] for line in lines if line}
+    assert not {"calibration_planted", "broken"} & {line[0] for line in lines if line}
 
 
 # Short words

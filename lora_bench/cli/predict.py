@@ -28,6 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    wording.spell_out()
     argv = sys.argv[1:] if argv is None else argv
     words = [f"--{word}" if word.partition("=")[0] in OPTIONS else word for word in argv]
     options = _parser().parse_intermixed_args(words)

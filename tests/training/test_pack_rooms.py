@@ -8,7 +8,7 @@ from lora_bench.training.run import run_pack
 from tiny import tiny_config
 
 
-def test_training_a_resolved_run_enters_seven_rooms(tmp_path, monkeypatch):
+def test_training_a_resolved_run_enters_six_rooms(tmp_path, monkeypatch):
     """What a run needs of the account and of the configuration's checks is settled when it is resolved."""
     monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))  # tokens are made and written
     run = resolve(tiny_config(task__train_rows=36, train__epochs=1))
@@ -26,4 +26,4 @@ def test_training_a_resolved_run_enters_seven_rooms(tmp_path, monkeypatch):
     finally:
         sys.setprofile(before)
     assert record["status"] == "finished"
-    assert rooms == {"training", "packing", "models", "tasks", "tracking", "store", "seeds"}
+    assert rooms == {"training", "packing", "models", "tasks", "tracking", "store"}
