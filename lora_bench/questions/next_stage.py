@@ -93,8 +93,7 @@ def chosen_rates(frame: pd.DataFrame, sweep: dict, *, name: str) -> tuple[list[C
         every placement's rates, and the id of a run of the sweep.
 
     Raises:
-        StageError: when the store holds no run of the sweep or several settings of it, or when a placement of the sweep
-            was not run, has no score, or was run at several ranks.
+        StageError: when the sweep has no run or several settings, or a placement no run, no score or several ranks.
     """
     runs = settings.prepare(frame)
     before = runs[(runs["sweep"] == name) & runs["method"].isin(LORA_METHODS)]
