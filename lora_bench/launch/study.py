@@ -278,7 +278,7 @@ def dry_run(
             n_pending = len(plan.pending())
             if n_pending:
                 expected = estimate(plan, store)
-                seconds, n_bytes = expected.seconds * plan.n_workers / n_pending, expected.bytes / n_pending
+                seconds, n_bytes = expected.seconds / n_pending, expected.bytes / n_pending
         tell_study.introduce(family, out, before=before)
         tell_study.describe(family, course, out, seconds_of_run=seconds, bytes_of_run=n_bytes)
     if len(families) > 1:
