@@ -1,7 +1,7 @@
 """Kill a study at random moments, or move it to other workers, and hold its journal against an undisturbed one's.
 
-    python tests/study_harness.py --kills 20               random moments and signals, every third in the journal
-    python tests/study_harness.py --moves workers,joblib   begun on one worker, killed, and ended on two, or by joblib
+    python tests/study_harness.py --kills 20                   random moments and signals, every third in the journal
+    python tests/study_harness.py --moves one_process,joblib   begun on two workers, killed, and ended elsewhere
 
 The study trains for real, on a backbone that learns the rows below in a second. Journals are compared byte for byte but
 for the times and the checksum over them.
@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from kill_harness import finish, prepare, start, wait
+from kill_harness import finish, n_records, prepare, start, wait
 from patience import PATIENCE_SECONDS
 
 STUDY = (
@@ -34,8 +34,9 @@ STUDY = (
     *("train.batch_size=8", "train.max_length=8", "train.dropout=0", "train.precision=fp32", "device=cpu"),
     *("adapter.targets=q,v,qv", "study.rates=[1e-2,3e-2]", "study.looks=[4,6,12]", "study.margin=0.15"),
 )
+BEGUN = ("hydra.sweeper.workers=2",)
 MOVES = {
-    "workers": ("hydra.sweeper.workers=2",),
+    "one_process": ("hydra.sweeper.workers=1",),
     "joblib": ("hydra/launcher=workers", "hydra.launcher.n_jobs=2"),
 }
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
@@ -136,24 +137,24 @@ def killed(place: Path, n_kills: int, *, seed: int) -> str:
 
 
 def moved(place: Path, name: str, *, seed: int) -> str:
-    """Begin on one worker, be killed somewhere in the middle, and end elsewhere. Returns the figures in words."""
-    expected, duration = whole(place / "undisturbed", "hydra.sweeper.workers=1")
+    """Begin on two workers, be killed somewhere in the middle, and end elsewhere. Returns the figures in words."""
+    expected, _ = whole(place / "undisturbed", *BEGUN)
     folder = folder_of(place / name)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     with (folder / "log").open("ab") as log:
-        command = [sys.executable, "-m", "lora_bench", *STUDY, "hydra.sweeper.workers=1"]
+        command = [sys.executable, "-m", "lora_bench", *STUDY, *BEGUN]
         begun = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-    status = wait(begun.pid, random.Random(seed).uniform(0.5, 0.8) * duration)
-    if status is None:
+    n_runs = n_records(place / "undisturbed")
+    target = random.Random(seed).uniform(0.3, 0.8) * n_runs
+    if wait(begun.pid, 0.2, after=lambda: n_records(folder) >= target) is None:
         os.killpg(begun.pid, signal.SIGKILL)
         wait(begun.pid, PATIENCE_SECONDS)
-    n_before = sum(1 for _ in folder.glob("runs/*/record.json"))
+    n_before = n_records(folder)
     status = finish(folder, (*STUDY, *MOVES[name]), whole_process=True)
     if status != 0:
         raise RuntimeError(f"on {name} the study ended with status {status}; its log is {folder / 'log'}")
-    n_runs = sum(1 for _ in folder.glob("runs/*/record.json"))
     return (
-        f"{name}: {n_before} of {n_runs} runs on one worker; journals that differ: {int(journal(folder) != expected)}"
+        f"{name}: {n_before} of {n_runs} runs on two workers; journals that differ: {int(journal(folder) != expected)}"
     )
 
 
@@ -176,7 +177,6 @@ def main() -> int:
     parser.add_argument("--moves", default="", help=f"comma-separated: {', '.join(MOVES)}")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         if options.kills:
             prepare()
