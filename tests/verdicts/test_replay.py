@@ -1,4 +1,5 @@
-"""The published records, judged by the rules of a study at one look, against a script that knows none of its code."""
+"""The published records, judged as a fixed design and by the rules of a study at one look, against scripts that know
+none of that code."""
 
 import itertools
 import math
@@ -6,11 +7,14 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
 
 from lora_bench.paths import resource_root
+from lora_bench.reports.learned import with_learning
 from lora_bench.store import open_store
 from lora_bench.store.predictions import answers
-from lora_bench.verdicts import looks, settings
+from lora_bench.verdicts import arms, looks, settings
 from lora_bench.verdicts.collapse import has_collapsed
 from lora_bench.verdicts.family import Declaration, Points
 from lora_bench.verdicts.looks import Finding, Scores
@@ -104,3 +108,74 @@ def test_the_published_words_and_intervals_are_those_of_a_script_of_its_own(publ
     assert {name: words[name] for name in expected} == expected
     for name, points in of.items():
         assert (task == "cola" and name in ("q", "k", "qk")) or all(one.learns.all() for one in points), name
+
+
+def says_one_class(store, run_id):
+    """Whether a run's model gives 99 % of the report rows one label."""
+    kept = store.predictions(run_id)
+    if kept is None:
+        return False
+    report = kept[kept["split"] == "report"]
+    label = report.filter(like="logit_").to_numpy().argmax(axis=1)
+    return np.bincount(label).max() >= 0.99 * len(label)
+
+
+def fixed_by_the_book(runs, margin, store):
+    """A sweep's words from scipy and statsmodels alone: qv against each other placement at its best rate on select."""
+    best = runs.groupby(["targets", "lr"])["select"].agg(["size", "mean"])
+    best = best[best["size"] == len(SEEDS)]["mean"].groupby("targets").idxmax()
+    cells = {name: runs[(runs["targets"] == name) & (runs["lr"] == best[name][1])] for name in PLACEMENTS}
+    cells = {name: cell.set_index("seed").loc[list(SEEDS)] for name, cell in cells.items()}
+    learns = {name: np.array([not says_one_class(store, run_id) for run_id in cells[name]["run_id"]]) for name in cells}
+    rows = []
+    for second in (name for name in PLACEMENTS if name != "qv"):
+        both = learns["qv"] & learns[second]
+        ours, theirs = (cells[name]["report"].to_numpy(float)[both] for name in ("qv", second))
+        different = tied = share = 1.0
+        interval = (math.nan, math.nan)
+        if both.sum() >= 2:
+            interval = stats.t.interval(0.95, both.sum() - 1, (ours - theirs).mean(), stats.sem(ours - theirs))
+        if both.sum() >= 4:
+            different = stats.ttest_rel(ours, theirs).pvalue
+            tied = ttost_paired(ours, theirs, -margin, margin)[0]
+        word = "better" if both.any() and (ours - theirs).mean() > 0 else "worse"
+        if not (learns["qv"].all() and learns[second].all()):  # half of the level goes to the shares that learn
+            n_ours, n_theirs = learns["qv"].sum(), learns[second].sum()
+            table = [[n_ours, 8 - n_ours], [n_theirs, 8 - n_theirs]]
+            sides = [stats.fisher_exact(table, alternative=side).pvalue for side in ("less", "greater")]
+            share = min(1.0, 2 * 2 * min(sides))
+            different, tied = min(1.0, 2 * different), min(1.0, 2 * tied)
+            if share < different:
+                different, word = share, "learns more often" if sides[1] < sides[0] else "learns less often"
+        rows.append([second, both.sum(), interval, different, tied, word])
+    adjusted, adjusted_tied = (multipletests([row[i] for row in rows], method="holm")[1] for i in (3, 4))
+    for row, p, p_tied in zip(rows, adjusted, adjusted_tied, strict=True):
+        row[3:] = p, p_tied, row[5] if p < 0.05 else "tied" if p_tied < 0.05 else "unresolved"
+    return rows
+
+
+@pytest.mark.parametrize("task", MARGINS)
+@pytest.mark.usefixtures("no_collections")
+def test_the_published_words_of_the_fixed_design_are_those_of_textbook_functions(task):
+    """What README and the replication page say rests on these records: rates, pairs, intervals, p and words."""
+    root = resource_root() / "results" / "study"
+    store = open_store(root)
+    frame = store.frame()
+    frame = frame[(frame["task"] == task) & (frame["adapter_parameters"] == 36_864) & frame["targets"].isin(PLACEMENTS)]
+    runs = with_learning(settings.prepare(frame), root)
+    judged = arms.judge(runs.assign(arm=runs["targets"]), [("qv", name) for name in PLACEMENTS if name != "qv"],
+                        margin=MARGINS[task]).contrasts  # fmt: skip
+    expected = fixed_by_the_book(frame, MARGINS[task], store)
+    for contrast, (second, n_pairs, interval, p, p_tied, word) in zip(judged.to_dict("records"), expected, strict=True):
+        assert (contrast["second"], contrast["n_pairs"], contrast["verdict"]) == (second, n_pairs, word)
+        assert (contrast["low"], contrast["high"]) == pytest.approx(interval, rel=1e-9, nan_ok=True)
+        assert contrast["p_holm"] == pytest.approx(p, rel=1e-9)
+        assert contrast["p_equivalent_holm"] == pytest.approx(p_tied, rel=1e-6)
+    words = [row[5] for row in expected]
+    assert (
+        words
+        == {
+            "sst2": ["better", "better", "unresolved", "unresolved", "better", "unresolved"],
+            "cola": ["learns more often", *["unresolved"] * 5],
+        }[task]
+    )
