@@ -113,13 +113,8 @@ class Archive:
             StoreError: if there is no such run, or the table cannot be read.
         """
         self.record(run_id)
-        rows = self._content.predictions.get(run_id)
-        if rows is None:
-            return None
-        rows = rows.drop(columns="run_id").reset_index(drop=True)
-        # Tasks of more labels have more columns, and a regression task beside others turns all labels into floats.
-        rows = rows.drop(columns=[name for name in rows if rows[name].isna().all()])
-        return rows.astype({"label": "int64"}) if len(logit_names(rows)) > 1 else rows
+        rows = self._content.predictions_of(run_id)
+        return None if rows is None else rows.copy()
 
     @property
     def quarantined(self) -> list[Path]:
@@ -148,6 +143,7 @@ class Content:
     def __init__(self, root: Path):
         self.root = root
         self.unreadable: dict[str, str] = {}
+        self._by_run: dict[str, pd.DataFrame | None] = {}
         self.manifest = _read_manifest(root)
         for name, about in self.manifest["files"].items():
             _verify(root, name, about)
@@ -187,6 +183,13 @@ class Content:
             raise StoreError(f"results: {path} has {content}; {MANIFEST} says {self.manifest['runs']}")
         return by_run
 
+    def predictions_of(self, run_id: str) -> pd.DataFrame | None:
+        """A run's part of the table, as the run itself kept it. A page asks for each several times."""
+        if run_id not in self._by_run:
+            rows = self.predictions.get(run_id)
+            self._by_run[run_id] = None if rows is None else _as_kept(rows)
+        return self._by_run[run_id]
+
     @functools.cached_property
     def predictions(self) -> dict[str, pd.DataFrame]:
         """By run id: its part of the table."""
@@ -198,6 +201,14 @@ class Content:
             return {str(run_id): rows for run_id, rows in table.groupby("run_id", sort=False)}
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(f"results: cannot read {path} ({error})") from error
+
+
+def _as_kept(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without what the table has for others: tasks of more labels have more columns, and a regression task beside them
+    turns all labels into floats."""
+    rows = rows.drop(columns="run_id").reset_index(drop=True)
+    rows = rows.drop(columns=[name for name in rows if rows[name].isna().all()])
+    return rows.astype({"label": "int64"}) if len(logit_names(rows)) > 1 else rows
 
 
 @functools.lru_cache(maxsize=2)
