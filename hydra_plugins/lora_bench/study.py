@@ -8,7 +8,7 @@ from hydra_plugins.lora_bench import command
 from hydra_plugins.lora_bench.grids import Composer, expand
 from hydra_plugins.lora_bench.launching import Launching
 from lora_bench.config.errors import ConfigError
-from lora_bench.config.overrides import override
+from lora_bench.config.overrides import key_of, override
 
 
 def run(
@@ -117,7 +117,7 @@ def _placements(
     from lora_bench.launch.families import SEARCHED
     from lora_bench.verdicts.settings import FLOOR
 
-    searched = [word for word in arguments if word.lstrip("+").partition("=")[0] in SEARCHED]
+    searched = [word for word in arguments if key_of(word) in SEARCHED]
     if searched:
         raise ConfigError(
             f"{searched[0]}: a study searches its rates and counts its seeds; see study.rates, study.looks"

@@ -12,6 +12,16 @@ def override(key: str, text: str) -> str:
     return f"{key}={value(text)}"
 
 
+def key_of(word: str) -> str:
+    """The key of an override: `train.lr` of `+train.lr=1e-3`."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def value_of(word: str) -> str:
+    """The value of an override as Hydra reads it: `first:3` of `adapter.layers=first\\:3`."""
+    return re.sub(r"\\(.)", r"\1", word.partition("=")[2].strip("'\""))
+
+
 def value(text: str) -> str:
     """Text as a value, quoted where the grammar would read something else: a list, a number, an interpolation."""
     return text if _PLAIN.fullmatch(text) and text.lower() not in _WORDS else quote(text)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lora_bench.config.errors import ConfigError, did_you_mean
+from lora_bench.config.overrides import key_of
 from lora_bench.launch import placements
 from lora_bench.launch.plan import Candidate, varied_axes
 from lora_bench.launch.precision import settler
@@ -224,7 +225,7 @@ def families(
     """
     groups: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for overrides in points:
-        apart = tuple(word for word in overrides if not _is_of_adapter(word) or _key(word) in declared.apart)
+        apart = tuple(word for word in overrides if not _is_of_adapter(word) or key_of(word) in declared.apart)
         groups.setdefault(apart, []).append(tuple(overrides))
     made = [_family(study, declared, apart, group, compose, store) for apart, group in groups.items()]
     titles = [family.title for family in made]
@@ -263,7 +264,7 @@ def _family(
     runs = [cells.run(name, of[0], declared.first_seed) for name, of in zip(spelled[0], rates, strict=True)]
     setting = _setting(runs) | {"first_seed": declared.first_seed}
     if declared.apart:
-        setting["apart"] = [word for word in apart if _key(word) in declared.apart]
+        setting["apart"] = [word for word in apart if key_of(word) in declared.apart]
     journal = Journal.of(store.root, study, setting)
     names = _as_written(journal, spelled)
     metric = runs[0].task.metrics[0]
@@ -328,10 +329,6 @@ def _setting(runs: Sequence[Any]) -> dict[str, Any]:
     return {"model": science["model"]["fingerprint"], "task": science["task"], "adapter": shared, "train": train}
 
 
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
-
-
 def _is_of_adapter(override: str) -> bool:
-    key = _key(override)
+    key = key_of(override)
     return key == "adapter" or key.startswith("adapter.")

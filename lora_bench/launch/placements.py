@@ -8,10 +8,10 @@ have the keys of their overrides in them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from lora_bench.config.errors import ConfigError
+from lora_bench.config.overrides import key_of, value_of
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.launch.plan import Candidate, arm_name
 from lora_bench.verdicts.settings import preset_of
@@ -49,7 +49,7 @@ def _parts(candidate: Candidate, axes: Sequence[str]) -> dict[str, str]:
     """Axis -> what it is shown as, for those that count for the candidate's method."""
     adapter = candidate.config.adapter
     is_lora = adapter.method in LORA_METHODS
-    values = _values(candidate.overrides)
+    values = {key_of(word): value_of(word) for word in candidate.overrides}
     parts = {TARGETS: adapter.targets} if is_lora else {}
     if "adapter" in axes or "adapter.method" in axes or not is_lora:
         parts["adapter"] = METHODS[preset_of(adapter.method, adapter.init, adapter.alpha_policy)]
@@ -59,12 +59,6 @@ def _parts(candidate: Candidate, axes: Sequence[str]) -> dict[str, str]:
             shown = VALUES.get((key, values[key]), values[key])
             parts[key] = PREFIXES.get(key, f"{key.rpartition('.')[2]}=") + shown
     return parts
-
-
-def _values(overrides: Sequence[str]) -> dict[str, str]:
-    """Key -> value as Hydra reads it: first\\:3 is first:3."""
-    pairs = (override.partition("=") for override in overrides)
-    return {key.lstrip("+~"): re.sub(r"\\(.)", r"\1", value.strip("'\"")) for key, _, value in pairs}
 
 
 def named_reference(reference: str, known: Sequence[Sequence[str]]) -> int | None:
@@ -87,7 +81,7 @@ def own_values(rates_of: Mapping[str, object], points: Sequence[Sequence[str]]) 
     Raises:
         ConfigError: where no placement has such a value, or one has two of them.
     """
-    values_of = [set(_values(overrides).values()) for overrides in points]
+    values_of = [set(map(value_of, words)) for words in points]
     for value in rates_of:
         if not any(value in values for values in values_of):
             known = listed(sorted(set().union(*values_of)))

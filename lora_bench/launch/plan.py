@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from uuid import uuid4
 from lora_bench import wording
 from lora_bench.config.compose import to_dict
 from lora_bench.config.errors import ConfigError
+from lora_bench.config.overrides import key_of, value_of
 from lora_bench.config.schema import LORA_METHODS, RunConfig
 from lora_bench.launch.files import FOLDER
 from lora_bench.launch.packs import activation_bytes, form_packs, process_bytes
@@ -318,26 +318,20 @@ def varied_axes(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """Keys whose values differ along the sweep, in their order; a key that only some candidates have counts."""
     values: dict[str, set[str]] = {}
     for candidate in candidates:
-        for key, value in map(_split, candidate.overrides):
-            values.setdefault(key, set()).add(value)
-    counts = {key: sum(key in dict(map(_split, candidate.overrides)) for candidate in candidates) for key in values}
+        for word in candidate.overrides:
+            values.setdefault(key_of(word), set()).add(word.partition("=")[2])
+    counts = {key: sum(key in map(key_of, candidate.overrides) for candidate in candidates) for key in values}
     return tuple(key for key in values if len(values[key]) > 1 or counts[key] < len(candidates))
-
-
-def _split(override: str) -> tuple[str, str]:
-    key, _, value = override.partition("=")
-    return key.lstrip("+~"), value
 
 
 def arm_name(candidate: Candidate, axes: Sequence[str]) -> str:
     """A cell's name in tables, without its learning rate and seed: `qv`, or `qv rank=4` where more varies."""
-    values = dict(map(_split, candidate.overrides))
+    values = {key_of(word): value_of(word) for word in candidate.overrides}
     adapter = candidate.config.adapter
     is_lora = adapter.method in LORA_METHODS
     named = [adapter.method if not is_lora else adapter.targets if adapter.like is None else "published"]
     for key in axes:
         ignored = (key.startswith("adapter.") and not is_lora) or (key == "adapter" and values.get(key) == named[0])
         if key in values and key not in ("seed", "train.lr", "adapter.targets") and not ignored:
-            said = re.sub(r"\\(.)", r"\1", values[key].strip("'\""))  # as Hydra reads it: first\:3 is first:3
-            named.append(f"{key.rpartition('.')[2]}={said}")
+            named.append(f"{key.rpartition('.')[2]}={values[key]}")
     return " ".join(named)

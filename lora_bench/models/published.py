@@ -52,24 +52,23 @@ def published_matrices(path: str, skeleton: nn.Module, matrices: Sequence[Matrix
     by_projection: dict[str, list[Matrix]] = defaultdict(list)
     for matrix in placed:
         by_projection[_hub_name(matrix)].append(matrix)
-    by_rank: dict[int, list[Matrix]] = defaultdict(list)
+    alike: dict[tuple[int, bool], list[Matrix]] = defaultdict(list)
     ranks: dict[str, int] = config.rank_pattern or {}
     for name, parts in by_projection.items():
         rank = ranks.get(get_pattern_key(list(ranks), name), config.r)
-        if parts[0].fused:
-            by_rank[rank] += parts
-        else:
-            by_rank[-rank] += parts  # apart from the fused ones of the same rank
-    solved = [matrix for rank, parts in by_rank.items() for matrix in _at_rank(path, rank, parts)]
+        alike[rank, parts[0].fused is not None] += parts
+    solved = [
+        matrix for (rank, is_fused), parts in alike.items() for matrix in _at_rank(path, rank, parts, is_fused=is_fused)
+    ]
     order = {matrix.module: place for place, matrix in enumerate(matrices)}
     return sorted(solved, key=lambda matrix: order[matrix.module])
 
 
-def _at_rank(path: str, rank: int, parts: Sequence[Matrix]) -> list[Matrix]:
-    """Matrices at a rank; where it is positive, those of fused projections at the cost of one pair of that rank."""
+def _at_rank(path: str, rank: int, parts: Sequence[Matrix], *, is_fused: bool) -> list[Matrix]:
+    """Matrices at a rank, those of fused projections at the cost of one pair of that rank for each projection."""
     try:
-        if rank < 0:
-            return solve_ranks(parts, rank=-rank)
+        if not is_fused:
+            return solve_ranks(parts, rank=rank)
         widths: dict[str | None, int] = defaultdict(int)
         for matrix in parts:
             widths[matrix.fused] += matrix.d_out
@@ -78,7 +77,7 @@ def _at_rank(path: str, rank: int, parts: Sequence[Matrix]) -> list[Matrix]:
         return solve_ranks(parts, budget=budget)
     except ConfigError as error:
         why = str(error).partition(": ")[2]
-        raise ConfigError(f"{_say(path)} has rank {abs(rank)} where it cannot be: {why}") from None
+        raise ConfigError(f"{_say(path)} has rank {rank} where it cannot be: {why}") from None
 
 
 def _config(path: str) -> LoraConfig:

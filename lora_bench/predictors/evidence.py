@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from lora_bench.models.backbone import Backbone, head_state
+from lora_bench.models.loss import row_losses
 from lora_bench.models.roles import Matrix
 
 Batch = dict[str, torch.Tensor]
@@ -46,9 +46,7 @@ class Evidence:
     def loss(self, batch: Batch) -> torch.Tensor:
         """Mean loss over the batch: cross-entropy, or squared error for a single output."""
         logits = self.model(**{name: batch[name] for name in self.inputs if name in batch}).logits
-        if logits.shape[-1] == 1:
-            return F.mse_loss(logits[:, 0], batch["labels"].to(logits.dtype))
-        return F.cross_entropy(logits, batch["labels"].long())
+        return row_losses(logits, batch["labels"]).mean()
 
     def gradients(self, parameters: Sequence[nn.Parameter]) -> Iterator[tuple[torch.Tensor, ...]]:
         """The gradient of each batch's loss, a tensor for each parameter; what has no part in the loss has zeros."""

@@ -65,13 +65,13 @@ def placement_words(run: pd.Series, record: Mapping[str, Any], *, given: Sequenc
 
 
 def _further(words: Sequence[str], given: Sequence[str]) -> list[str]:
-    keys = {word.partition("=")[0].lstrip("+~") for word in given}
-    return [word for word in words if word.partition("=")[0] not in keys]
+    keys = set(map(overrides.key_of, given))
+    return [word for word in words if overrides.key_of(word) not in keys]
 
 
 def _preset_words(group: str, name: str, given: Sequence[str]) -> list[str]:
     """The word that chooses what has this name; the name itself for what no preset has."""
-    if any(word.partition("=")[0] in (group, f"{group}.name", f"{group}.gguf") for word in given):
+    if {group, f"{group}.name", f"{group}.gguf"} & set(map(overrides.key_of, given)):
         return []
     paths = sorted((resource_root() / "conf" / group).glob("*.yaml"))
     preset = next((path.stem for path in paths if _preset(group, path.stem).get("name") == name), None)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lora_bench.config.overrides import key_of
 from lora_bench.reports.figures import verdicts
 from lora_bench.reports.section import Column, Table, one_look
 from lora_bench.store.secrets import scrub_override
@@ -215,7 +216,7 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
     have read it.
     """
     axes = {"adapter.targets", "adapter.rank", "train.lr", "seed", "store"}
-    names = {word: word.partition("=")[0].lstrip("+~") for word in map(scrub_override, map(str, overrides))}
+    names = {word: key_of(word) for word in map(scrub_override, map(str, overrides))}
     return [
         written
         for written, name in names.items()

@@ -10,10 +10,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from lora_bench.config.schema import RunConfig
 from lora_bench.models import seeds
+from lora_bench.models.loss import row_losses
 from lora_bench.packing.packed import Packed
 from lora_bench.tasks.tokens import Tokens, batch
 from lora_bench.training.checkpoint import State
@@ -117,12 +117,7 @@ class Position:
 def run_losses(pack: Packed, tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean loss of each run over the batch: cross-entropy, or squared error for a single output. (P,)."""
     logits_PBC = pack.logits(tensors)
-    labels = tensors["labels"].repeat(pack.n_runs)
-    logits = logits_PBC.flatten(0, 1)
-    if logits.shape[-1] == 1:
-        losses = F.mse_loss(logits[:, 0], labels.to(logits.dtype), reduction="none")
-    else:
-        losses = F.cross_entropy(logits, labels.long(), reduction="none")
+    losses = row_losses(logits_PBC.flatten(0, 1), tensors["labels"].repeat(pack.n_runs))
     return losses.view(pack.n_runs, -1).mean(1)
 
 
