@@ -26,6 +26,9 @@ from lora_bench.verdicts.arms import Judgement, against_reference, highest, judg
 from lora_bench.verdicts.best import chances_of_best
 from lora_bench.verdicts.note import Note, gap
 
+TOP = 0.98
+"""A mean from which on a task may leave nothing to tell placements apart by (docs/embedded_tasks.md)."""
+
 
 @dataclass(kw_only=True)
 class PlacementSection(JudgedSection):
@@ -145,10 +148,11 @@ def sentence(
     if scored.empty:
         return f"No placement has a score on {setting.title} at {budget:,} adapter parameters."
     if len(scored) > 1 and np.ptp(scored["mean"]) == 0:
+        shared = scored["mean"].iloc[0]
+        why = "all may be at the top" if shared > TOP else "the training may have been too short to learn anything"
         return (
             f"On {setting.title} at {budget:,} adapter parameters every placement has the same mean "
-            f"{style.short_metric(setting.metric)}, {wording.points(scored['mean'].iloc[0])}: nothing tells them "
-            "apart, and the training may have been too short to learn anything."
+            f"{style.short_metric(setting.metric)}, {wording.points(shared)}: nothing tells them apart, and {why}."
         )
     best = highest(scored, "mean")
     band = wording.interval(best["low"], best["high"])

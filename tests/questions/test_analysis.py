@@ -357,15 +357,19 @@ def test_unequal_seeds_are_paired_over_the_common_ones(tmp_path, capsys, quick):
     assert "2 seeds without a partner left out" in table["note"]["v"]
 
 
-def test_a_constant_metric_is_said_and_not_called_a_tie(tmp_path, capsys, quick):
+@pytest.mark.parametrize(
+    ("score", "why"), [(0.0, "the training may have been too short"), (1.0, "all may be at the top")]
+)
+def test_a_constant_metric_is_said_and_not_called_a_tie(tmp_path, capsys, quick, score, why):
+    """At the top of a task training was not too short: whoever trains longer then waits for nothing."""
     records = [
-        fake_record(targets=t, rank=r, lr=3e-3, seed=s, report=0.0)
+        fake_record(targets=t, rank=r, lr=3e-3, seed=s, report=score)
         for t, r in (("q", 8), ("qv", 4), ("o", 8))
         for s in range(5)
     ]
     text = shown("weight_types", records, tmp_path, capsys)
     assert "is the metric stuck?" in text
-    assert "nothing tells them apart" in " ".join(text.split())
+    assert f"nothing tells them apart, and {why}" in " ".join(text.split())
     assert "has the highest" not in text
     assert "tied with" not in text
     assert "better than" not in text
