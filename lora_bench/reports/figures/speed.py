@@ -62,7 +62,7 @@ def crossover(points: pd.DataFrame) -> Figure:
             axis.plot(line["tokens"], line["gain"], color=colour, marker=marker, ms=3.4)
         axis.axhline(1, color=INK, lw=0.8, ls=(0, (4, 2)), zorder=1)
         axis.set_title(f"{shape}, {precision}")
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.08 * points["gain"].max())  # of all panels, which share the axis
         axis.set_xscale("log", base=2)
         ticks = sorted(points["tokens"].unique())
         axis.set_xticks(ticks, [f"{count:g}" for count in ticks])
