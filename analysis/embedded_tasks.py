@@ -9,14 +9,16 @@ Classification is scored by balanced accuracy, similarity by Pearson's r, both t
 frozen pooler output. Both show their best setting on the report rows, which favours them. 'LoRA qv' trains rank 8,
 alpha 16 on query and value, and the head, at one setting. docs/embedded_tasks.md cites the table.
 
-`--noise` trains qv and head only by `lora-bench`, one epoch in batches of 8, and keeps the runs in STORE. Of each
-number of train and report rows it shows the gain over head only at the rate that does best on `select`, its spread over
-seeds, the share of collapsed seeds, the cost of a run (rows trained, rows scored counting a third), and
+`--noise` trains qv and head only by `lora-bench`, one epoch in batches of 8, and keeps the runs in STORE. For each
+number of train and report rows, and each rate, it shows qv's score on report, its gain over head only, the spread over
+seeds, the share of collapsed seeds, the cost of a run (rows trained, rows scored counting a third), whether the rate
+is alive on `select` as a study counts it, and
 
     signal = gain / (spread x sqrt(cost / 1000))
 
-how many standard errors the gain is when each placement may train on 1,000 rows. Where it is highest, a contrast of
-the same share of the gain is settled soonest.
+how many standard errors the gain is when each placement may train on 1,000 rows. A study's word has to hold at every
+rate alive, so the rate with the lowest signal counts: where it is highest, a contrast of the same share of the gain is
+settled soonest.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ from lora_bench.tasks.generated.draws import Draws
 from lora_bench.tasks.generated.grammars import GRAMMARS, LABEL_NAMES, generate
 from lora_bench.tasks.generated.lexicon import REPORT
 from lora_bench.verdicts.collapse import has_collapsed
+from lora_bench.verdicts.scheme import ALIVE_ERRORS, FINE_SEEDS
 
 TEXTS = ("text_a", "text_b")
 BATCH_SIZE = 32
@@ -79,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--noise", type=Path, metavar="STORE", help="measure the noise instead; runs are kept in STORE")
     parser.add_argument("--rates", default="1e-3,3e-3,1e-2", help="of --noise (default 1e-3,3e-3,1e-2)")
     parser.add_argument("--seeds", type=int, default=8, help="of --noise (default 8)")
-    parser.add_argument("--phenomena", help="of --noise: those of the acceptability task, separated by commas")
+    parser.add_argument("--phenomena", help="of --noise: the task's constructions to draw on (default all)")
     options = parser.parse_args(argv)
     if options.noise:
         return measure_noise(options)
@@ -113,14 +116,14 @@ def measure_noise(options: argparse.Namespace) -> int:
     names = list(GRAMMARS) if options.task == "all" else [options.task]
     report_rows = [int(count) for count in options.report_rows.split(",")]
     print(
-        f"{'task':14} {'train':>6} {'report':>6} {'rate':>6} {'seeds':>6} {'gain':>6} {'spread':>7} {'collapsed':>9} "
-        f"{'cost':>6} {'signal':>7}"
+        f"{'task':14} {'train':>6} {'report':>6} {'rate':>6} {'seeds':>6} {'score':>6} {'gain':>6} {'spread':>7} "
+        f"{'collapsed':>9} {'cost':>6} {'signal':>7} {'alive':>5}"
     )
     for name in names:
         for rows in options.rows.split(","):
             science = [f"task={name}", f"task.train_rows={rows}", f"task.select_rows={SELECT_ROWS}"]
             science += [f"task.report_rows={max(report_rows)}", *NOISE]
-            if options.phenomena and name == "acceptability":
+            if options.phenomena:
                 science += [f"task.phenomena=[{options.phenomena}]"]
             # A folder for each setting: records name their rows by a checksum alone.
             root = options.noise / "-".join(
@@ -133,32 +136,42 @@ def measure_noise(options: argparse.Namespace) -> int:
             store = open_store(root)
             runs = store.frame()
             for count in report_rows:
-                print(noise_line(name, int(rows), noise(runs, store, count)), flush=True)
+                for measured in noise(runs, store, count):
+                    print(noise_line(name, int(rows), measured), flush=True)
     return 0
 
 
-def noise(runs: pd.DataFrame, store: StoreReader, n_report: int) -> dict[str, float]:
-    """Gain of qv over head only and its spread over seeds, in points, on the first `n_report` report rows."""
+def noise(runs: pd.DataFrame, store: StoreReader, n_report: int) -> list[dict[str, float]]:
+    """Of each rate, qv's score on the first `n_report` report rows, its gain over head only and its spread over seeds,
+    in points, of the seeds that did not collapse."""
     is_floor = runs["method"] == "head_only"
     adapted = runs[~is_floor]
-    by_rate: Any = adapted.groupby("lr")["select"].mean()
-    rate = float(by_rate.idxmax())
-    chosen = adapted[adapted["lr"] == rate]
-    scores, has_fallen = on_report(chosen, store, n_report)
     floor, _ = on_report(runs[is_floor], store, n_report)
-    gains = (scores - floor.mean())[~has_fallen]
-    gain, spread = float(gains.mean()), float(gains.std(ddof=1))
-    cost = float(chosen["train_rows"].iloc[0]) + (SELECT_ROWS + n_report) / 3
-    return {
-        "report": n_report,
-        "rate": rate,
-        "seeds": len(scores),
-        "gain": gain,
-        "spread": spread,
-        "collapsed": float(has_fallen.mean()),
-        "cost": cost,
-        "signal": gain / (spread * (cost / 1000) ** 0.5) if spread > 0 else math.inf,
-    }
+    by_rate: Any = adapted.groupby("lr")["select"]
+    means = by_rate.mean()
+    room = ALIVE_ERRORS * math.sqrt(2 / FINE_SEEDS * by_rate.var().mean())
+    rows = []
+    for rate in means.index:
+        group = adapted[adapted["lr"] == rate]
+        scores, has_fallen = on_report(group, store, n_report)
+        learnt = scores[~has_fallen]
+        gain, spread = float(learnt.mean() - floor.mean()), float(learnt.std(ddof=1))
+        cost = float(group["train_rows"].iloc[0]) + (SELECT_ROWS + n_report) / 3
+        rows.append(
+            {
+                "report": n_report,
+                "rate": float(rate),
+                "seeds": len(scores),
+                "score": float(learnt.mean()),
+                "gain": gain,
+                "spread": spread,
+                "collapsed": float(has_fallen.mean()),
+                "cost": cost,
+                "is_alive": means[rate] >= means.max() - room,
+                "signal": gain / (spread * (cost / 1000) ** 0.5) if spread > 0 else math.inf,
+            }
+        )
+    return rows
 
 
 def on_report(runs: pd.DataFrame, store: StoreReader, n_report: int) -> tuple[np.ndarray, np.ndarray]:
@@ -175,8 +188,8 @@ def on_report(runs: pd.DataFrame, store: StoreReader, n_report: int) -> tuple[np
 def noise_line(name: str, rows: int, measured: dict[str, float]) -> str:
     return (
         f"{name:14} {rows:6} {measured['report']:6} {measured['rate']:6g} {measured['seeds']:6} "
-        f"{measured['gain']:6.1f} {measured['spread']:7.2f} {measured['collapsed']:9.2f} {measured['cost']:6.0f} "
-        f"{measured['signal']:7.1f}"
+        f"{measured['score']:6.1f} {measured['gain']:6.1f} {measured['spread']:7.2f} {measured['collapsed']:9.2f} "
+        f"{measured['cost']:6.0f} {measured['signal']:7.1f} {'yes' if measured['is_alive'] else 'no':>5}"
     )
 
 

@@ -35,24 +35,35 @@ def runs(**changed):
 
 
 @pytest.mark.parametrize("n_report", [20, N_ROWS])
-def test_gain_and_spread_are_those_of_the_first_report_rows_at_the_rate_that_select_chose(n_report):
-    """A length chosen by other rows, or by a rate that report chose, would promise a noise that nobody sees."""
+def test_gain_and_spread_are_those_of_the_first_report_rows_at_every_rate(n_report):
+    """A length chosen by other rows, or by the best rate alone, would promise a noise that no study's word rests on."""
     store = Kept({f"run{i}": 0.5 if i < 3 else 0.6 if i < 6 else 0.85 for i in range(9)})
     measured = embedded_tasks.noise(runs(), store, n_report)
     scores = [
         100 * matthews_corrcoef(table["label"], table["logit_1"])
         for table in (store.tables[f"run{i}"].iloc[N_ROWS : N_ROWS + n_report] for i in range(9))
     ]
-    assert measured["rate"] == 3e-3
-    assert measured["gain"] == pytest.approx(np.mean(scores[6:]) - np.mean(scores[:3]))
-    assert measured["spread"] == pytest.approx(np.std(scores[6:], ddof=1))
+    assert [of_rate["rate"] for of_rate in measured] == [1e-3, 3e-3]
+    for of_rate, own in zip(measured, (scores[3:6], scores[6:]), strict=True):
+        assert of_rate["score"] == pytest.approx(np.mean(own))
+        assert of_rate["gain"] == pytest.approx(np.mean(own) - np.mean(scores[:3]))
+        assert of_rate["spread"] == pytest.approx(np.std(own, ddof=1))
+
+
+@pytest.mark.parametrize(("best", "is_alive"), [(0.81, False), (0.79, True)])
+def test_a_rate_is_alive_within_two_standard_errors_of_two_seeds_on_select(best, is_alive):
+    """The rates that a study would hold its words at, not those that select happens to rank first."""
+    scores = [0.5, 0.6, 0.7]  # an sd of a tenth: two errors of a difference of two seeds are two tenths
+    table = runs().assign(select=[0.1] * 3 + scores + [value + best - 0.6 for value in scores])
+    measured = embedded_tasks.noise(table, Kept({f"run{i}": 0.8 for i in range(9)}), N_ROWS)
+    assert [of_rate["is_alive"] for of_rate in measured] == [is_alive, True]
 
 
 def test_a_collapsed_seed_is_counted_and_left_out_of_the_spread():
     """It is no estimate of how well a placement learns: a study tells it apart too."""
     shares = {f"run{i}": 0.8 for i in range(9)}
-    with_it = embedded_tasks.noise(runs(), Kept(shares | {"run8": None}), N_ROWS)
-    without = embedded_tasks.noise(runs().iloc[:8], Kept(shares), N_ROWS)
+    with_it = embedded_tasks.noise(runs(), Kept(shares | {"run8": None}), N_ROWS)[-1]
+    without = embedded_tasks.noise(runs().iloc[:8], Kept(shares), N_ROWS)[-1]
     assert with_it["collapsed"] == pytest.approx(1 / 3)
     assert with_it["spread"] == pytest.approx(without["spread"])
 
@@ -60,5 +71,5 @@ def test_a_collapsed_seed_is_counted_and_left_out_of_the_spread():
 def test_a_report_row_costs_a_third_of_a_train_row():
     """A forward pass is a third of a training step; more report rows are not free."""
     store = Kept({f"run{i}": 0.8 for i in range(9)})
-    costs = [embedded_tasks.noise(runs(), store, n_report)["cost"] for n_report in (30, 60)]
+    costs = [embedded_tasks.noise(runs(), store, n_report)[0]["cost"] for n_report in (30, 60)]
     assert costs[1] - costs[0] == pytest.approx(10)
