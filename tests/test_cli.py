@@ -216,7 +216,7 @@ def test_the_store_is_shown_in_figures(command, training):
     ended = command("show=store")
     assert "runs: 4 runs, 3 finished, 1 failed" in ended.out
     lines = [line.split() for line in ended.out.splitlines()]
-    assert ["quick", "sentiment", "tiny", "lora", "1", "1", "1", "0", "1", "s"] in lines
+    assert ["quick", "acceptability", "tiny", "lora", "1", "1", "1", "0", "1", "s"] in lines
     assert ["-", "acceptability", "tiny", "lora", "1", "3", "2", "1", "3", "s"] in lines
     assert "failed: nonfinite: the loss is not finite (1 run, the first: " in ended.out
     assert re.search(r"not counted: runs/0{16}: not JSON", ended.out)
