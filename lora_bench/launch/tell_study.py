@@ -12,9 +12,9 @@ from rich.console import Console
 from lora_bench.launch import tell_tasks
 from lora_bench.launch.families import Family
 from lora_bench.launch.plan import Plan
-from lora_bench.verdicts import looks, power, scheme
+from lora_bench.verdicts import looks, pairwise, power, scheme
 from lora_bench.verdicts.family import starts_in_words
-from lora_bench.verdicts.looks import Look
+from lora_bench.verdicts.looks import Finding, Look
 from lora_bench.verdicts.scheme import Course
 from lora_bench.wording import Grid, counted, duration, interval, p_value, signed, size
 
@@ -59,7 +59,10 @@ def show_look(family: Family, look: Look, out: Console) -> None:
     ]
     out.print(f"\n{family.title} | {' | '.join(parts)}")
     out.print(f"  rates alive: {_rates(look.alive)}")
-    out.print(_table(family, look))
+    if declaration.reference is None:
+        _show_pairs(family, look, out)
+    else:
+        out.print(_table(family, look))
     metric = family.metric.replace("_", " ")
     out.print(f"  {metric} × 100 on report, each at the rate that select ranks first; a word holds at every rate alive")
     unlearned = [name for name, kind in look.learning.items() if kind != looks.LEARNS]
@@ -73,9 +76,7 @@ def _table(family: Family, look: Look) -> Grid:
     table = Grid(headings, texts=["contrast", "it is", "failed"])
     for finding in look.findings:
         table.add_row(
-            f"{finding.first} − {finding.second}",
-            signed(finding.difference),
-            interval(finding.low, finding.high, signed),
+            *_measured(finding),
             looks.spoken(asdict(finding), n_last=n_last),
             str(finding.n_seeds),
             looks.failed_in_words(asdict(finding)) or "-",
@@ -85,18 +86,59 @@ def _table(family: Family, look: Look) -> Grid:
     return table
 
 
+def _measured(finding: Finding) -> tuple[str, str, str]:
+    """The contrast, its difference and its interval."""
+    contrast = f"{finding.first} − {finding.second}"
+    return contrast, signed(finding.difference), interval(finding.low, finding.high, signed)
+
+
+def _show_pairs(family: Family, look: Look, out: Console) -> None:
+    """All pairs, which are many: a line each on 80 columns, and what several of them share said once."""
+    table = Grid(("contrast", "difference", "interval", "it is", "seeds", "p", "p tied"), texts=["contrast", "it is"])
+    chances = [finding.chance for finding in look.findings if finding.word == looks.OPEN]
+    for finding in look.findings:
+        is_told = finding.word == looks.OPEN and math.isfinite(finding.chance)
+        word = f"open, {100 * finding.chance:.0f} %" if is_told else pairwise.BRIEF.get(finding.word, finding.word)
+        p_values = p_value(finding.p_different), p_value(finding.p_tied)
+        table.add_row(*_measured(finding), word, str(finding.n_seeds), *p_values)
+    out.print(table)
+    if any(map(math.isfinite, chances)):
+        n_last = family.declaration.looks[-1]
+        out.print(
+            f"  open: the chance of a word at {n_last} seeds; below {100 * looks.FUTILE:.0f} % none are added for it"
+        )
+    failed: dict[str, str] = {}
+    for finding in sorted(look.findings, key=lambda finding: finding.n_seeds):
+        failed |= looks.failed_shares(asdict(finding))
+    if failed:
+        out.print(f"  failed seeds: {', '.join(failed.values())}")
+
+
 def conclude(families: Sequence[Family], courses: Sequence[Course], out: Console) -> None:
-    """What is settled and what is open, a line each family."""
+    """What is settled and what is open: a line each family, and a matrix of words where all pairs were declared."""
     for family, course in zip(families, courses, strict=True):
         findings = course.findings
         if not findings:
             out.print(f"{family.title}: no look yet ({course.stage})")
             continue
+        start = f"{family.title}, {counted(course.looks[-1].n_seeds, 'seed')}"
+        if family.declaration.reference is None:
+            _conclude_pairs(start, family.declaration.placements, findings, out)
+            continue
         by_word: dict[str, list[str]] = {}
         for finding in findings:
             by_word.setdefault(finding.word, []).append(f"{finding.first} − {finding.second}")
         words = "; ".join(f"{word}: {', '.join(pairs)}" for word, pairs in by_word.items())
-        out.print(f"{family.title}, {counted(course.looks[-1].n_seeds, 'seed')}: {words}")
+        out.print(f"{start}: {words}")
+
+
+def _conclude_pairs(start: str, names: Sequence[str], findings: Sequence[Finding], out: Console) -> None:
+    worded = [(finding.first, finding.second, finding.word) for finding in findings]
+    table = Grid(("it is, against", *names), texts=["it is, against", *names])
+    for name, row in zip(names, pairwise.matrix(names, worded), strict=True):
+        table.add_row(name, *row)
+    out.print(table)
+    out.print(f"{start}: {pairwise.sentence(names, worded)}")
 
 
 # ---------------------------------------------------------------- before anything is trained

@@ -7,17 +7,19 @@ that were chosen. Both can stand on one page, and where both judge a contrast th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lora_bench import wording
+from lora_bench.reports import tables
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.section import Column, Section, Table
+from lora_bench.store.errors import StoreError
 from lora_bench.store.journal import journals
-from lora_bench.verdicts import looks
+from lora_bench.verdicts import looks, pairwise
 from lora_bench.verdicts.family import starts_in_words
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.verdicts.settings import slug_of
@@ -53,6 +55,21 @@ def sections(store: Path) -> list[Section]:
     return made
 
 
+def has_all_pairs(store: Path, run_ids: Collection[str]) -> bool:
+    """Whether a study that declared all pairs has looked at some of these runs. A journal that cannot be read is said
+    where its own section is made."""
+    for journal in journals(store):
+        try:
+            content = journal.read()
+        except StoreError:
+            continue
+        if not content or not content["looks"] or content["declaration"]["reference"] is not None:
+            continue
+        if not {*run_ids}.isdisjoint(content["looks"][0]["runs"]):
+            return True
+    return False
+
+
 def section(title: str, content: Mapping[str, Any]) -> Section:
     """The section of one family.
 
@@ -60,6 +77,7 @@ def section(title: str, content: Mapping[str, Any]) -> Section:
         content: its journal, as `Journal.read` gives it.
     """
     declared, last = content["declaration"], content["looks"][-1]
+    is_of_pairs = declared["reference"] is None
     frame = _frame(declared, content["looks"])
     name = f"study_{slug_of(title)}"
     metric = content["metric"]
@@ -81,7 +99,8 @@ def section(title: str, content: Mapping[str, Any]) -> Section:
                     Column("failed_shown", "failed seeds", wording.text, is_number=False),
                     Column("rates_shown", "rates alive", wording.text, is_number=False, on_screen=False),
                 ],
-            )
+            ),
+            *([_matrix(f"{name}_matrix", title, declared, last["findings"])] if is_of_pairs else []),
         ],
         figures={
             name: verdicts.contrasts(
@@ -102,6 +121,10 @@ def section(title: str, content: Mapping[str, Any]) -> Section:
 def sentence(title: str, content: Mapping[str, Any]) -> str:
     """`On minilm · cola, after look 1 of 3 (8 seeds): qv is better than q and k, open against v.`"""
     declared, last = content["declaration"], content["looks"][-1]
+    start = f"On {title}, after look {last['number'] + 1} of {len(declared['looks'])}"
+    start += f" ({wording.counted(last['n_seeds'], 'seed')})"
+    if declared["reference"] is None:
+        return f"{start}: {pairwise.sentence(declared['placements'], _worded(last['findings']))}."
     by_first: dict[str, dict[str, list[str]]] = {}
     for finding in last["findings"]:
         by_first.setdefault(finding["first"], {}).setdefault(finding["word"], []).append(finding["second"])
@@ -110,8 +133,17 @@ def sentence(title: str, content: Mapping[str, Any]) -> str:
         + ", ".join(PHRASES[word].format(wording.listed(by_word[word])) for word in PHRASES if word in by_word)
         for first, by_word in by_first.items()
     ]
-    start = f"On {title}, after look {last['number'] + 1} of {len(declared['looks'])}"
-    return f"{start} ({wording.counted(last['n_seeds'], 'seed')}): {'; '.join(phrases)}."
+    return f"{start}: {'; '.join(phrases)}."
+
+
+def _worded(findings: Iterable[Mapping[str, Any]]) -> list[pairwise.Worded]:
+    return [(finding["first"], finding["second"], finding["word"]) for finding in findings]
+
+
+def _matrix(name: str, title: str, declared: Mapping[str, Any], findings: Iterable[Mapping[str, Any]]) -> Table:
+    return tables.word_matrix(
+        name, f"{title}: each placement against each other", declared["placements"], _worded(findings)
+    )
 
 
 def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
@@ -131,7 +163,9 @@ def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
     waiting = [finding for finding in last["findings"] if finding["look"] is None]
     if waiting and last["n_seeds"] < n_last:
         pairs = [f"{finding['first']} − {finding['second']}" for finding in waiting]
-        notes.append(gap(f"open: {wording.listed(pairs)}; the same command goes on"))
+        are_told = declared["reference"] is not None or len(pairs) <= pairwise.NAMED
+        open_ones = wording.listed(pairs) if are_told else f"{len(pairs)} of {len(last['findings'])} pairs"
+        notes.append(gap(f"open: {open_ones}; the same command goes on"))
     return notes
 
 

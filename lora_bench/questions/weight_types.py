@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.questions import declared, more_seeds
+from lora_bench.questions import declared, more_seeds, studies
 from lora_bench.questions.beside import beside, every_pair
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope, each_setting
-from lora_bench.reports.section import Column, JudgedSection, Table
-from lora_bench.verdicts import gaps, settings, stats
+from lora_bench.reports.section import Column, JudgedSection, Table, one_look
+from lora_bench.verdicts import gaps, pairwise, settings, stats
 from lora_bench.verdicts import paper as published
 from lora_bench.verdicts.arms import Judgement, against_reference, highest, judge, same_targets, sort_arms
 from lora_bench.verdicts.best import chances_of_best
@@ -108,18 +108,20 @@ def section(
     judged = judge(runs, against_reference(declared.placements(runs, store), reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     pairs = every_pair(judged, margin=margin)
+    is_of_pairs = studies.has_all_pairs(store, set(runs["run_id"].astype(str)))
+    contrast_table = tables.contrast_table(f"{name}_contrasts", table, margin)
     beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)
     paper = _paper(estimates) if with_paper else published.weight_types().iloc[:0]
     # The paper's are points of accuracy, and have no place on the axis of another metric.
     differences = _differences(paper, reference) if len(paper) and setting.metric == "accuracy" else None
     return PlacementSection(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
-        sentence=sentence(setting, budget, estimates, table, margin, reference),
+        sentence=sentence(setting, budget, estimates, table, margin, reference, pairs=pairs if is_of_pairs else None),
         tables=[
-            _placements(name, setting, judged, reference, paper),
-            tables.contrast_table(f"{name}_contrasts", table, margin),
+            _placements(name, setting, judged, reference, paper, is_of_pairs=is_of_pairs),
+            _off_screen(contrast_table) if is_of_pairs else contrast_table,
             *beside_tables,
-            _every_pair(f"{name}_pairs", pairs, margin),
+            *_every_pair(f"{name}_pairs", pairs, margin, is_asked=is_of_pairs),
         ],
         figures=tables.arm_figures(
             name, judged, metric=setting.metric, margin=margin, with_ranks=True, paper=paper, differences=differences
@@ -142,8 +144,15 @@ def sentence(
     table: pd.DataFrame,
     margin: float,
     reference: str,
+    *,
+    pairs: pd.DataFrame | None = None,
 ) -> str:
-    """What was found here, in one sentence."""
+    """What was found here, in one sentence.
+
+    Args:
+        table: contrasts of the reference.
+        pairs: every pair, which the sentence then tells in their place.
+    """
     scored = estimates[(estimates["method"] != settings.FLOOR) & np.isfinite(estimates["mean"])]
     if scored.empty:
         return f"No placement has a score on {setting.title} at {budget:,} adapter parameters."
@@ -162,7 +171,9 @@ def sentence(
         f"On {setting.title} at {budget:,} adapter parameters, {best.name} has the highest mean "
         f"{style.short_metric(setting.metric)}: {wording.points(best['mean'])}{spread}, {seeds}"
     )
-    return f"{start}; {verdicts_in_words(table, margin, reference)}."
+    if pairs is None:
+        return f"{start}; {verdicts_in_words(table, margin, reference)}."
+    return f"{start}; {pairwise.sentence(list(scored.index), _worded(pairs))}."
 
 
 def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str:
@@ -213,11 +224,29 @@ def _captions(name: str, budget: int, reference: str, has_paper: bool, has_diffe
     }
 
 
-def _every_pair(name: str, pairs: pd.DataFrame, margin: float) -> Table:
-    """On the page and in the files: a family of its own, which a terminal's reader did not ask for."""
+def _every_pair(name: str, pairs: pd.DataFrame, margin: float, *, is_asked: bool) -> list[Table]:
+    """Every pair, a family of its own; on the page and in the files alone, where a terminal's reader did not ask."""
     made = tables.contrast_table(name, pairs, margin)
-    columns = [replace(column, on_screen=False) for column in made.columns]
-    return replace(made, title=f"Every pair, a family of its own at Holm: {made.title}", columns=columns)
+    made = replace(made, title=f"Every pair, a family of its own at Holm: {made.title}")
+    if not is_asked:
+        return [_off_screen(made)]
+    made = _off_screen(made, "seeds_needed_shown")
+    cells = list(dict.fromkeys([*pairs["first"], *pairs["second"]]))
+    title = f"Each placement against each other, of every pair at Holm; {one_look(pairs)}"
+    return [made, tables.word_matrix(f"{name}_matrix", title, cells, _worded(pairs))]
+
+
+def _worded(pairs: pd.DataFrame) -> list[pairwise.Worded]:
+    return list(pairs[["first", "second", "verdict"]].itertuples(index=False, name=None))
+
+
+def _off_screen(table: Table, *names: str) -> Table:
+    """A table of which these columns, or all, are for the page and the files alone."""
+    columns = [
+        replace(column, on_screen=column.on_screen and bool(names) and column.name not in names)
+        for column in table.columns
+    ]
+    return replace(table, columns=columns)
 
 
 def _paper(estimates: pd.DataFrame) -> pd.DataFrame:
@@ -234,7 +263,17 @@ def _differences(paper: pd.DataFrame, reference: str) -> pd.DataFrame:
     return differences.assign(label=reference + " − " + differences["targets"])
 
 
-def _placements(name: str, setting: settings.Setting, judged: Judgement, reference: str, paper: pd.DataFrame) -> Table:
+def _placements(
+    name: str,
+    setting: settings.Setting,
+    judged: Judgement,
+    reference: str,
+    paper: pd.DataFrame,
+    *,
+    is_of_pairs: bool,
+) -> Table:
+    """The placements with their scores, and beside these what they are against the reference; where all pairs were
+    asked for, which of them may be best."""
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     frame = tables.cell_frame(setting, estimates, rates)
     frame["cell_shown"] = [str(arm) for arm in estimates["arm"]]
@@ -251,9 +290,9 @@ def _placements(name: str, setting: settings.Setting, judged: Judgement, referen
         Column("rate_shown", "lr", wording.text),
         Column("seeds_shown", "seeds", wording.text),
         Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
-        Column("reference_difference", f"{reference} − it", wording.signed),
-        Column("reference_verdict", f"{reference} is", wording.text, is_number=False),
-        Column("chance_of_best", "chance of best, %", wording.percent, on_screen=False),
+        Column("reference_difference", f"{reference} − it", wording.signed, on_screen=not is_of_pairs),
+        Column("reference_verdict", f"{reference} is", wording.text, is_number=False, on_screen=not is_of_pairs),
+        Column("chance_of_best", "chance of best, %", wording.percent, on_screen=is_of_pairs),
         Column("gap", "train − report", wording.signed, on_screen=False),
         *(
             Column(f"paper_{d.lower()}", f"paper {short}", wording.points, in_paper=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from lora_bench.config.overrides import key_of
 from lora_bench.reports.figures import verdicts
 from lora_bench.reports.section import Column, Table, one_look
 from lora_bench.store.secrets import scrub_override
-from lora_bench.verdicts import gaps, settings, stats, tuning
+from lora_bench.verdicts import gaps, pairwise, settings, stats, tuning
 from lora_bench.verdicts.arms import Judgement
 from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, NOT_LEARNED, failed_interval
 from lora_bench.verdicts.note import Note, gap
@@ -157,6 +157,14 @@ def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
     )
     title = f"Paired contrasts in points (± 95 %); a tie is within {100 * margin:g}; {one_look(table)}"
     return Table(name, title, shown, columns)
+
+
+def word_matrix(name: str, title: str, names: Sequence[str], pairs: Iterable[pairwise.Worded]) -> Table:
+    """All pairs as one word a cell: what the row is, held against the column."""
+    frame = pd.DataFrame(pairwise.matrix(names, pairs), columns=list(names))
+    frame.insert(0, "it is, against", list(names))
+    columns = [Column(str(column), str(column), text, is_number=False) for column in frame]
+    return Table(name, title, frame, columns)
 
 
 def seeds_needed(contrast: Mapping[Any, Any]) -> str:

@@ -362,9 +362,14 @@ def failed_in_words(finding: Mapping[str, Any]) -> str:
 
     Empty where there are none.
     """
-    shares = []
+    return ", ".join(failed_shares(finding).values())
+
+
+def failed_shares(finding: Mapping[str, Any]) -> dict[str, str]:
+    """The same by placement, of those that have some."""
+    shares = {}
     for name, n_failed in zip((finding["first"], finding["second"]), finding["n_failed"], strict=True):
         if n_failed:
             low, high = failed_interval(n_failed, finding["n_seeds"])
-            shares.append(f"{name} {n_failed} of {finding['n_seeds']} ({100 * low:.0f} to {100 * high:.0f} %)")
-    return ", ".join(shares)
+            shares[name] = f"{name} {n_failed} of {finding['n_seeds']} ({100 * low:.0f} to {100 * high:.0f} %)"
+    return shares

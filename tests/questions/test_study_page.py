@@ -4,11 +4,13 @@ import pandas as pd
 import pytest
 
 from launch.test_study_runs import Lab
-from lora_bench.questions import page, studies
+from lora_bench.launch import study
+from lora_bench.questions import page, studies, weight_types
 from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
 from lora_bench.store.journal import journals
+from lora_bench.verdicts import pairwise
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +54,51 @@ def test_an_archive_carries_the_journal(lab, tmp_path):
 def test_a_store_without_a_study_has_no_such_section(tmp_path):
     """Fixed designs stay what they are."""
     assert studies.sections(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def all_pairs(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("pairs") / "runs", stuck={("q", 1)})
+    lab.out.width = 80
+    ended = lab.launch(reference=None, pairs="all", rates=[3e-3], looks=[5])
+    study.conclude(lab.families, ended, open_store(lab.root), lab.out, command=["lora-bench"])
+    return lab
+
+
+def test_all_pairs_are_one_matrix_of_words_wherever_a_reader_looks(all_pairs):
+    """Twenty-one lines hide who is ahead: terminal and page have the words of the journal side by side."""
+    (section,) = studies.sections(all_pairs.root)
+    matrix = next(table.frame.set_index("it is, against") for table in section.tables if table.name.endswith("_matrix"))
+    findings = all_pairs.journal["looks"][-1]["findings"]
+    assert len(findings) == 3
+    for finding in findings:
+        first, second = finding["first"], finding["second"]
+        assert matrix.at[first, second] == finding["word"]
+        assert matrix.at[second, first] == pairwise.OPPOSITE.get(finding["word"], finding["word"])
+    last = all_pairs.said[all_pairs.said.rindex("it is, against") :].splitlines()
+    for name, line in zip(matrix.index, last[1:], strict=False):
+        assert line.split() == [name, *(word for word in matrix.loc[name] if word)]
+    assert "qv is better than q" in section.sentence and section.sentence.split(": ")[-1][:-1] in last[4]
+
+
+def test_all_pairs_take_a_line_each_on_eighty_columns(all_pairs):
+    """With differences and intervals; what several share, such as failed seeds, is said once below."""
+    table = all_pairs.said[all_pairs.said.index("contrast ") :].splitlines()[:7]
+    assert [line.split("  ")[0] for line in table[1:4]] == ["q − v", "q − qv", "v − qv"]
+    assert all(len(line) <= 80 for line in table)
+    assert sum("q 1 of 5" in line for line in table) == 1
+
+
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_placements_are_held_against_each_other_where_a_study_asked_for_it(is_asked, all_pairs, lab):
+    """A reference that nobody declared hides the pairs without it."""
+    root = (all_pairs if is_asked else lab).root
+    scope = Scope(root)
+    (section,) = weight_types.sections(scope.read(), scope)
+    on_screen = {table.name for table in section.tables if any(column.on_screen for column in table.columns)}
+    of_pairs = {name for name in on_screen if "_pairs" in name}
+    assert len(of_pairs) == 2 * is_asked
+    assert any(name.endswith("_contrasts") for name in on_screen) != is_asked
+    assert ("v is better than q; qv is better than q" in section.sentence) == is_asked
+    shown = {column.name for column in section.tables[0].columns if column.on_screen}
+    assert ("chance_of_best" in shown) == is_asked
