@@ -6,6 +6,7 @@ sets families apart, each with a journal of its own.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from lora_bench.launch.precision import settler
 from lora_bench.store import StoreReader
 from lora_bench.store.journal import Journal
 from lora_bench.store.predictions import answers
+from lora_bench.tasks.rows import fingerprint
 from lora_bench.verdicts import stats
 from lora_bench.verdicts.collapse import has_collapsed
 from lora_bench.verdicts.family import Declaration, Points, Wanted
@@ -175,6 +177,13 @@ class Family:
     setting: Mapping[str, Any]
     rows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     _learned: dict[str, bool] = field(default_factory=dict)
+
+    @functools.cached_property
+    def train_rows(self) -> str:
+        """Names the rows that its runs are trained on, whatever they are scored on."""
+        first = self.declaration.placements[0]
+        task = self.cells.run(first, self.declaration.start(first)[0], self.declaration.first_seed).task
+        return fingerprint(task.kind, task.label_names, {"train": task.splits["train"]})
 
     def run_ids(self, step: Sequence[Wanted]) -> list[str]:
         return [self.cells.run(cell.placement, cell.rate, seed).run_id for cell in step for seed in cell.seeds]

@@ -12,7 +12,7 @@ from typing import Any
 from lora_bench.config.errors import ConfigError
 from lora_bench.launch.families import Family
 from lora_bench.store.errors import StoreError
-from lora_bench.store.journal import journals
+from lora_bench.store.journal import journals, plain
 from lora_bench.wording import counted
 
 
@@ -23,7 +23,9 @@ def require_unseen(family: Family) -> None:
         ConfigError: when another family of the store has looked at both sides of one of its contrasts, with some of the
             seeds that it would use.
     """
-    for name, written in _others(family):
+    for name, written in others(family):
+        if not written["looks"]:
+            continue
         first, n_seen = written["declaration"]["first_seed"], written["looks"][-1]["n_seeds"]
         declared = family.declaration
         shared = range(max(first, declared.first_seed), min(first + n_seen, declared.first_seed + declared.looks[-1]))
@@ -36,12 +38,25 @@ def require_unseen(family: Family) -> None:
             for placement in declared.placements
             if any(family.cells.resolved(placement, rate, shared[0]).run_id in judged for rate in sorted(rates))
         }
+        again = "" if seen else ", on other rows or by another metric"
+        seen = seen or _trained_alike(family, written)
         for pair in declared.pairs:
             if {*pair} <= seen:
                 raise ConfigError(
                     f"study: {' and '.join(pair)} were looked at with {counted(len(shared), 'seed')} of this family, "
-                    f"from {shared[0]} on, in {name}; run that study as it was declared, or {anew(family)}"
+                    f"from {shared[0]} on, in {name}{again}; run that study as it was declared, or {anew(family)}"
                 )
+
+
+def _trained_alike(family: Family, written: Mapping[str, Any]) -> set[str]:
+    """The placements of another family, where its runs were trained as this one's would be, on the same rows.
+
+    Other rows of select or report, or another metric, make another task, and other runs. They are the same models all
+    the same, and their scores on most rows were seen.
+    """
+    theirs, ours = ({**setting, "task": None, "first_seed": None} for setting in (written["setting"], family.setting))
+    is_alike = written.get("train_rows") == family.train_rows and theirs == plain(ours)
+    return set(written["declaration"]["placements"]) if is_alike else set()
 
 
 def anew(family: Family) -> str:
@@ -50,8 +65,8 @@ def anew(family: Family) -> str:
     return f"declare a new family, with seeds of its own: study.first_seed={first}"
 
 
-def _others(family: Family) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The other families of the store that were looked at, by the names of their journals."""
+def others(family: Family) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The journals of the other families of the store, by their names."""
     for journal in journals(family.cells.store.root):
         if journal.path == family.journal.path:
             continue
@@ -59,5 +74,5 @@ def _others(family: Family) -> Iterator[tuple[str, Mapping[str, Any]]]:
             written = journal.read()
         except StoreError:  # said where its own study is run
             continue
-        if written and written["looks"]:
+        if written:
             yield journal.path.parent.name, written

@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.launch import tell, tell_study
 from lora_bench.launch.carry_out import LATE, drop_adapters, log_findings
+from lora_bench.launch.compared import first_difference
 from lora_bench.launch.estimate import estimate
 from lora_bench.launch.families import Family
+from lora_bench.launch.lost import require_looks
 from lora_bench.launch.plan import Candidate, Plan
 from lora_bench.launch.seen import anew, require_unseen
 from lora_bench.launch.surroundings import go_on_alike
@@ -79,7 +80,7 @@ def carry_through(
     plan = None
     for before, family in zip([None, *families], families, strict=False):
         tell_study.introduce(family, out, before=before)
-        _require_new(family)
+        _require_new(family, _rows(store))
     while True:
         rows = _rows(store)
         courses = _follow_all(families, rows, out)
@@ -129,10 +130,11 @@ def _has_gaps(plan: Plan, rows: Rows) -> bool:
 # ---------------------------------------------------------------- the journal
 
 
-def _require_new(family: Family) -> None:
+def _require_new(family: Family, rows: Rows) -> None:
     written = family.journal.read()
     if not (written and written["looks"]):
         require_unseen(family)
+        require_looks(family, written, rows)
 
 
 def keep(family: Family, course: Course) -> list[Look]:
@@ -154,11 +156,14 @@ def keep(family: Family, course: Course) -> list[Look]:
             "declared": utc_now(),
             "declaration": declared,
             "setting": setting,
+            "train_rows": family.train_rows,
             "looks": [],
         }
         family.journal.write(written)
     if written["looks"]:
-        _require_setting(family, written["setting"], setting)
+        beside = {"metric": family.metric, "train_rows": family.train_rows}
+        kept = {key: written.get(key, beside[key]) for key in beside}  # journals from before it lack train_rows
+        _require_setting(family, written["setting"] | kept, setting | beside)
         earlier = {"rates_of": {}, **written["declaration"]}  # journals from before it lack it
         _require_declaration(family, earlier, declared)
         _require_looks(family, written["looks"], course)
@@ -206,7 +211,9 @@ def _require_declaration(family: Family, before: Mapping[str, Any], now: Mapping
             f"{now['rule']}; its words stand in the report: finish it with the version that declared it, or "
             f"{anew(family)}"
         )
-    differing = [f"{key} {_shown(before[key])} (now {_shown(now[key])})" for key in now if before[key] != now[key]]
+    differing = [
+        f"{key} {_shown(before.get(key))} (now {_shown(now[key])})" for key in now if before.get(key) != now[key]
+    ]
     if differing:
         raise ConfigError(
             f"study: {family.title} was declared with {'; '.join(differing)}, and has been looked at; "
@@ -215,7 +222,7 @@ def _require_declaration(family: Family, before: Mapping[str, Any], now: Mapping
 
 
 def _require_looks(family: Family, written: Sequence[Mapping[str, Any]], course: Course) -> None:
-    rests_on = {run_id for look in written for run_id in look["runs"]}
+    rests_on = {run_id for look in written for run_id in look.get("runs", ())}
     if len(course.looks) < len(written):  # a step before them lacks runs
         rests_on |= {*family.run_ids(course.step)}
     absent = sorted(rests_on - family.rows.keys())
@@ -225,32 +232,14 @@ def _require_looks(family: Family, written: Sequence[Mapping[str, Any]], course:
             f"study: looks of {family.title} rest on {counted(len(absent), 'run')} that the store no longer has "
             f"({shown}); put them back, or {anew(family)}"
         )
-    given = [plain(asdict(look)) for look in course.looks]
     for number, before in enumerate(written):
-        changed = _difference(before, given[number]) if number < len(given) else "runs"
+        is_given = number < len(course.looks)
+        changed = first_difference(before, _entry(family, course.looks[number])) if is_given else "runs"
         if changed:
             raise ConfigError(
                 f"study: look {number + 1} of {family.title} was held with other {changed} than the records give now; "
-                f"put back the records that it rests on, or {anew(family)}"
+                f"put back the records that it rests on, and {family.journal.path}, or {anew(family)}"
             )
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """What two entries of one look disagree about; numbers may differ in their last digits, as libraries do."""
-    for key, word in {"n_seeds": "seeds", "alive": "rates", "chosen": "rates", "learning": "seeds that learn"}.items():
-        if before[key] != now[key]:
-            return word
-    for finding, other in zip(before["findings"], now["findings"], strict=True):
-        if any(finding[key] != other[key] for key in ("first", "second", "n_failed", "n_pairs")):
-            return "seeds"
-        if (finding["word"], finding["look"]) != (other["word"], other["look"]):
-            return "words"
-        numbers = [
-            [math.nan if of[key] is None else of[key] for key in ("difference", "sd")] for of in (finding, other)
-        ]
-        if not np.allclose(*numbers, rtol=1e-9, atol=1e-12, equal_nan=True):
-            return "scores"
-    return None
 
 
 def _shown(value: Any) -> str:
@@ -270,7 +259,7 @@ def dry_run(
     """Print what a study will do, and stop."""
     rows = _rows(store)
     for before, family in zip([None, *families], families, strict=False):
-        _require_new(family)
+        _require_new(family, rows)
         course = _course(family, rows)
         seconds = n_bytes = math.nan
         if course.step:

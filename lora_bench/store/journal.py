@@ -29,6 +29,8 @@ ARCHIVED = "studies"
 """The folder of an archive's journals, one file per family."""
 JOURNAL_FORMAT = 1
 
+_KINDS = {"title": str, "metric": str, "declared": str, "declaration": dict, "setting": dict, "looks": list}
+_OF_LOOK = {"number", "n_seeds", "level", "spent", "alive", "chosen", "learning", "findings", "runs"}
 _CHECKSUM = re.compile(rb'\{"checksum": "([0-9a-f]{64})",\n')
 
 
@@ -63,12 +65,13 @@ class Journal:
         except OSError as error:
             raise StoreError(f"store: cannot read {self.path} ({error.strerror or error})") from error
         match = _CHECKSUM.match(content)
-        if not match or hashlib.sha256(content[match.end() :]).hexdigest().encode() != match[1]:
+        is_whole = match and hashlib.sha256(content[match.end() :]).hexdigest().encode() == match[1]
+        written = _parsed(content) if is_whole else None
+        if written is None:
             raise StoreError(
                 f"store: {self.path} is not what was written; put back the file that was, or declare a new family with "
                 "study.first_seed=1000"
             )
-        written = json.loads(content)
         if written["format"] > JOURNAL_FORMAT:
             raise StoreError(f"store: {self.path} was written by a newer lora_bench")
         del written["checksum"]
@@ -90,6 +93,19 @@ class Journal:
             finally:
                 scratch.unlink(missing_ok=True)
             to_disk(self.path.parent)
+
+
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    """A journal's document; None where its checksum fits, and its keys do not: somebody wrote both."""
+    try:
+        written = json.loads(content)
+    except ValueError:
+        return None
+    if not isinstance(written.get("format"), int) or written["format"] > JOURNAL_FORMAT:
+        return written if isinstance(written.get("format"), int) else None
+    has_kinds = all(isinstance(written.get(key), kind) for key, kind in _KINDS.items())
+    has_looks = has_kinds and all(isinstance(look, dict) and look.keys() >= _OF_LOOK for look in written["looks"])
+    return written if has_looks else None
 
 
 def journals(root: Path) -> list[Journal]:

@@ -54,8 +54,9 @@ def noise(*key):
 class Lab:
     """A store, a study of three placements, and a trainer that invents scores."""
 
-    def __init__(self, root, *, stuck=(), luck=None, environment="cpu-a"):
+    def __init__(self, root, *, stuck=(), luck=None, environment="cpu-a", overrides=()):
         self.root, self.stuck, self.luck, self.environment = root, stuck, luck or (lambda: False), environment
+        self.overrides = list(overrides)
         self.out = Console(file=io.StringIO(), width=140, highlight=False, markup=False)
         self.trained, self.plans, self.facts = [], [], {}
 
@@ -104,6 +105,7 @@ class Lab:
             metrics=["matthews"],
             manifest=run.manifest,
             scores=scores,
+            invocation={"overrides": self.overrides, "sweep": "mine"},
             environment={"id": self.environment, "commit": None, "dirty": None, **self.facts},
         )
         logits = np.array([[1.0, 0.0]] * 20 if is_stuck else [[1.0, 0.0], [0.0, 1.0]] * 10)
