@@ -10,7 +10,7 @@ import functools
 import heapq
 import logging
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,14 +51,14 @@ def estimate(plan: Plan, store: StoreReader) -> Estimate:
     n_bytes = sum(_bytes(plan.runs[run_id].run) for run_id in plan.pending())
     if not packs:
         return Estimate(0.0, 0, "nothing to do")
-    by_kind: dict[Hashable, list[list[Any]]] = {}
+    by_kind: dict[Kind, list[list[Any]]] = {}
     for pack in packs:
-        by_kind.setdefault(_kind(pack[0]), []).append(pack)
+        by_kind.setdefault(Kind.of(pack[0]), []).append(pack)
     known = _known(plan, store, {kind: of_kind[0][0] for kind, of_kind in by_kind.items()})
     paces, basis = _rehearsed(plan, {kind: of_kind for kind, of_kind in by_kind.items() if kind not in known})
     seconds = []
     for pack in packs:
-        kind = _kind(pack[0])
+        kind = Kind.of(pack[0])
         pace = _pace(known[kind], pack) if kind in known else paces[kind]
         seconds.append(pace.seconds(*_operations(pack)))
     if known:
@@ -76,19 +76,49 @@ def _end_of(seconds: Sequence[float], n_workers: int) -> float:
     return max(ends)
 
 
-def _kind(run: Any) -> Hashable:
-    """What packs share whose steps cost the same for an operation."""
-    from lora_bench.training.resolve import packable
+@dataclass(frozen=True)
+class Kind:
+    """What packs share whose steps cost the same for an operation.
 
-    train, method = run.config.train, None if packable(run) else run.config.adapter.method
-    backbone = run.science["model"]["fingerprint"]
-    return backbone, run.science["task"]["name"], run.precision, train.batch_size, train.max_length, method
+    Attributes:
+        alone: the method of runs that are trained each by itself; None of those that share a pack.
+    """
+
+    model_fingerprint: str
+    task: str
+    precision: str
+    batch_size: int
+    max_length: int
+    alone: str | None
+
+    @classmethod
+    def of(cls, run: Any) -> "Kind":
+        from lora_bench.training.resolve import packable
+
+        train = run.config.train
+        return cls(
+            model_fingerprint=run.science["model"]["fingerprint"],
+            task=run.science["task"]["name"],
+            precision=run.precision,
+            batch_size=train.batch_size,
+            max_length=train.max_length,
+            alone=None if packable(run) else run.config.adapter.method,
+        )
+
+    def among(self, frame: Any) -> Any:
+        """Which rows of a store's frame are runs of this kind, (n_rows,)."""
+        from lora_bench.models.adapters import PACKED_METHODS
+
+        is_alike = frame["method"].isin(PACKED_METHODS if self.alone is None else [self.alone])
+        for column in ("model_fingerprint", "task", "precision", "batch_size", "max_length"):
+            is_alike &= frame[column] == getattr(self, column)
+        return is_alike
 
 
 # ---------------------------------------------------------------- from finished packs
 
 
-def _known(plan: Plan, store: StoreReader, runs: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+def _known(plan: Plan, store: StoreReader, runs: Mapping[Kind, Any]) -> dict[Kind, Any]:
     """The finished runs of each of these kinds that were trained on such a machine with as many threads."""
     from lora_bench.training.run import environment_here
 
@@ -98,22 +128,11 @@ def _known(plan: Plan, store: StoreReader, runs: Mapping[Hashable, Any]) -> dict
     frame = frame[(frame["status"] == "finished") & (frame["pack_seconds"] > 0) & (frame["flops"] > 0)]
     known = {}
     for kind, run in runs.items():
-        columns = ("model_fingerprint", "task", "precision", "batch_size", "max_length")
-        same = frame["environment"] == environment_here(run.config.device, plan.threads)["id"]
-        for column, value in zip(columns, kind, strict=False):  # pyright: ignore[reportArgumentType]    a tuple
-            same &= frame[column] == value
-        same &= frame["method"].isin(_alone(run))
+        is_here = frame["environment"] == environment_here(run.config.device, plan.threads)["id"]
+        same = is_here & kind.among(frame)
         if same.any():
             known[kind] = frame[same]
     return known
-
-
-def _alone(run: Any) -> tuple[str, ...]:
-    """The methods of runs that are trained as this one is: with others, or each by itself."""
-    from lora_bench.models.adapters import PACKED_METHODS
-    from lora_bench.training.resolve import packable
-
-    return PACKED_METHODS if packable(run) else (run.config.adapter.method,)
 
 
 def _pace(known: Any, pack: Sequence[Any]) -> "Pace":
@@ -134,12 +153,12 @@ def _pace(known: Any, pack: Sequence[Any]) -> "Pace":
 # ---------------------------------------------------------------- from a few steps, or by guess
 
 
-def _rehearsed(plan: Plan, by_kind: Mapping[Hashable, list[list[Any]]]) -> tuple[dict[Hashable, "Pace"], str]:
+def _rehearsed(plan: Plan, by_kind: Mapping[Kind, list[list[Any]]]) -> tuple[dict[Kind, "Pace"], str]:
     """The pace of each kind, and what it rests on."""
     from lora_bench.training.rehearsal import Pace, rehearse
 
     ordered = sorted(by_kind, key=lambda kind: -sum(sum(map(_flops, pack)) for pack in by_kind[kind]))
-    paces: dict[Hashable, Pace] = {}
+    paces: dict[Kind, Pace] = {}
     for kind in ordered[:MOST_REHEARSALS]:
         largest = max(by_kind[kind], key=len)
         n_beside = plan.n_workers - 1 if plan.threads is not None else 0

@@ -10,6 +10,7 @@ resolved configurations, and a job needs nothing but `pack=PLAN#i`.
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -315,13 +316,25 @@ def tell_problems(problems: Iterable[tuple[str, Sequence[str]]], n_candidates: i
 
 
 def varied_axes(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Keys whose values differ along the sweep, in their order; a key that only some candidates have counts."""
-    values: dict[str, set[str]] = {}
+    """Keys whose values differ along the sweep, in their order; a key that only some candidates have counts.
+
+    Numbers are compared by value: 1e-3 is 0.001.
+    """
+    values: dict[str, set[object]] = {}
     for candidate in candidates:
         for word in candidate.overrides:
-            values.setdefault(key_of(word), set()).add(word.partition("=")[2])
+            values.setdefault(key_of(word), set()).add(_comparable(value_of(word)))
     counts = {key: sum(key in map(key_of, candidate.overrides) for candidate in candidates) for key in values}
     return tuple(key for key in values if len(values[key]) > 1 or counts[key] < len(candidates))
+
+
+def _comparable(value: str) -> object:
+    """A value as a number where it is one."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return number if math.isfinite(number) else value
 
 
 def arm_name(candidate: Candidate, axes: Sequence[str]) -> str:

@@ -15,11 +15,12 @@ from lora_bench.config.schema import TrackingConfig
 from lora_bench.launch import child as child_process
 from lora_bench.launch import files, jobs, marks, worker
 from lora_bench.launch import packs as packs_module
-from lora_bench.launch.plan import make, save
+from lora_bench.launch.plan import Candidate, make, save, varied_axes
 from lora_bench.launch.plan_file import PlanFile, launch_of, parse_reference, reference
 from lora_bench.store.folder import Store
 from orders import order_of
 from patience import PATIENCE_SECONDS
+from tiny import tiny_config
 
 
 @pytest.fixture
@@ -367,3 +368,22 @@ def test_a_real_child_trains_its_pack(two_seeds):
     outcome = jobs.run_isolated(f"{plan.path}#1")
     assert outcome["finished"] == 2, plan.path.with_suffix("").joinpath("pack-1.log").read_text(encoding="utf-8")
     assert store.record(plan.packs[1][0])["cost"]["peak_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "varies"),
+    [
+        (("1e-3", "0.001"), False),
+        (("1e-3", "1.0e-3", ".001"), False),
+        (("8", "8.0"), False),
+        (("'8'", "8"), False),
+        (("8", "16"), True),
+        (("1e-3", "1e-2"), True),
+        (("nan", "nan"), False),
+        (("qv", "q"), True),
+    ],
+)
+def test_a_value_is_the_same_however_it_is_spelled(spelled, varies):
+    """Else cells of one setting get two names, and a study one more axis."""
+    candidates = [Candidate(tiny_config(), (f"adapter.alpha={value}",)) for value in spelled]
+    assert (varied_axes(candidates) == ("adapter.alpha",)) == varies
