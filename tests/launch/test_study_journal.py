@@ -2,6 +2,7 @@
 
 import functools
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -224,3 +225,24 @@ def test_scoring_again_changes_nothing(ended, tmp_path):
     rescore.main(["--store", str(ended.root), "--out", str(tmp_path / "out")])
     assert {path: path.read_bytes() for path in ended.root.rglob("*.json")} == before
     assert ended.launch().is_over
+
+
+@pytest.mark.parametrize("left", [("v", "qv"), ("q", "qv"), ("q", "v", "qv", "k")])
+def test_a_placement_more_or_less_makes_no_new_family_of_seeds_that_were_looked_at(tmp_path, monkeypatch, left):
+    """Even where what the rest shares is another setting, and so another journal: `methods` without `full` is one."""
+
+    def of_another_alpha(store, overrides):
+        candidate = compose(store, overrides)
+        if "adapter.targets=q" not in overrides:
+            return candidate
+        return replace(
+            candidate, config=replace(candidate.config, adapter=replace(candidate.config.adapter, alpha=32.0))
+        )
+
+    monkeypatch.setattr(test_study_runs, "compose", of_another_alpha)
+    lab = Lab(tmp_path, overrides=[OF_A_STUDY])
+    assert lab.launch(names=("q", "v", "qv"), rates=[3e-3], looks=[4]).is_over
+    n_trained = len(lab.trained)
+    with pytest.raises(ConfigError, match=r"were looked at|placements q, v, qv \(now") as refused:
+        lab.launch(names=left, rates=[3e-3], looks=[4])
+    assert "study.first_seed=1000" in str(refused.value) and len(lab.trained) == n_trained
