@@ -54,7 +54,8 @@ key=value
   store            the folder of records                              default runs
   store.keep_adapters   all, best (each placement's runs at the rate that select chose) or none;
                    scores always stay
-  tracking=        {tracking}; tracking.project, .entity, .mode (auto, online, offline)
+  tracking=        {tracking}; tracking.project, .entity, .mode (auto, online, offline), .artifacts
+                   (none, records, all)
   dry_run          true: what a sweep or a study would do, and stop
   hours            a study stops when they are over; the same line goes on
   study.           rates, looks, margin, reference, pairs, first_seed: another declaration

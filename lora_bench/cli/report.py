@@ -46,12 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     script.add_paper(parser)
     parser.add_argument("--no-texts", action="store_true", help="show report rows by their numbers alone")
     scope, out, options = script.parse(parser, argv)
+    screen = script.console()
     try:
-        verdict, summary = write(scope, out, title=options.title, with_texts=not options.no_texts)
+        with screen.status("reading the store and drawing; a large store takes a minute"):
+            verdict, summary = write(scope, out, title=options.title, with_texts=not options.no_texts)
     except (settings.NothingToShow, StoreError) as error:
         print(error, file=sys.stderr)
         return 2
-    screen = script.console()
     for sentence in verdict:
         screen.print(sentence, style="bold", soft_wrap=True)
     screen.print(summary, style="dim", soft_wrap=True)

@@ -88,6 +88,17 @@ def _one_pack(reference: str) -> dict[str, Any]:
     return outcome
 
 
+def _refuse_what_is_of_sweeps() -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "dry_run", False):
+        key = "dry_run" if any(word.startswith("dry_run=") for word in as_typed()) else "hydra.sweeper.dry_run"
+        works = "add -m or +sweeps=NAME; what a single run would be, show=config prints"
+        raise ConfigError(f"{key}: it plans a sweep; {works}")
+    if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "hours", None) is not None:
+        raise ConfigError("hours: a study stops when they are over, a single run does not; leave it out")
+
+
 def _one_run(composed: DictConfig) -> int:
     """Train one run, a pack of one, and print its scores."""
     from hydra.core.hydra_config import HydraConfig
@@ -101,14 +112,10 @@ def _one_run(composed: DictConfig) -> int:
     from lora_bench.store.folder import Store
     from lora_bench.store.locks import owner_of, remedy
     from lora_bench.tracking.live import open_tracking
+    from lora_bench.tracking.offline import kept_offline
     from lora_bench.training import inputs
 
-    if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "dry_run", False):
-        key = "dry_run" if any(word.startswith("dry_run=") for word in as_typed()) else "hydra.sweeper.dry_run"
-        works = "add -m or +sweeps=NAME; what a single run would be, show=config prints"
-        raise ConfigError(f"{key}: it plans a sweep; {works}")
-    if HydraConfig.initialized() and getattr(HydraConfig.get().sweeper, "hours", None) is not None:
-        raise ConfigError("hours: a study stops when they are over, a single run does not; leave it out")
+    _refuse_what_is_of_sweeps()
     config = parse(composed)
     known = open_store(config.store)
     inputs.check(config)
@@ -144,7 +151,10 @@ def _one_run(composed: DictConfig) -> int:
         lock = store.claim_file(run.run_id)
         out.print(f"{run.run_id} is being trained by another process: {owner_of(lock) or lock}; {remedy(lock)}")
         return 1
-    return outcome.tell(run.run_id, known, out)
+    status = outcome.tell(run.run_id, known, out)
+    if config.tracking.backend != "none" and (waiting := kept_offline(store.root / ".tracking")):
+        out.print(waiting)
+    return status
 
 
 def show(what: str, composed: DictConfig) -> None:

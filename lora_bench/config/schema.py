@@ -293,6 +293,12 @@ class TrackingConfig:
         help="`auto` (online with a key and a server that answers), `online`, `offline`",
     )
     tags: list[str] = fact([], help="added to those of the run")
+    artifacts: str = fact(
+        "none",
+        choices=("none", "records", "all"),
+        help="what of a run is kept on W&B as files: `none`, `records` (its record), `all` (record, predictions, "
+        "adapter, and a table of predictions with their texts)",
+    )
 
 
 @dataclass

@@ -25,6 +25,7 @@ from lora_bench.launch.worker import Worker
 from lora_bench.store import StoreReader
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
+from lora_bench.store.journal import journals
 from lora_bench.store.locks import owner_of, waited_for
 from lora_bench.store.secrets import scrub_override, without_folders
 from lora_bench.verdicts import arms
@@ -66,7 +67,7 @@ def carry_out(
     precision.keep_precision(folder)
     save(plan)
     files.offline_file(plan.path).unlink(missing_ok=True)
-    _choose_mirror(plan)
+    _choose_mirror(plan, folder)
     numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     try:
         n_pending = len(plan.pending())
@@ -117,13 +118,18 @@ def _stop(plan: Plan) -> None:
         files.stop_file(plan.path, plan.launch).touch()
 
 
-def _choose_mirror(plan: Plan) -> None:
-    """Find out, and say, before anything trains whether runs are mirrored online; jobs need not ask again."""
+_OFFLINE: set[tuple[str, ...]] = set()
+"""Commands of this process, with their stores, whose runs were found to be kept offline: a study has many plans."""
+
+
+def _choose_mirror(plan: Plan, store: Store) -> None:
+    """Find out, and say once, before anything trains whether runs are mirrored online; jobs need not ask again."""
     from lora_bench.tracking.live import choose_mode
 
-    config = _mirror(plan)
+    config, command = _mirror(plan), (str(store.root.absolute()), *plan.command)
     with contextlib.suppress(Exception):  # whoever opens the mirror says so
-        if config.backend != "none" and choose_mode(config) == "offline":
+        if config.backend != "none" and (command in _OFFLINE or choose_mode(config) == "offline"):
+            _OFFLINE.add(command)
             files.offline_file(plan.path).touch()
 
 
@@ -398,10 +404,23 @@ def log_findings(plan: Plan, store: StoreReader) -> None:
             }
         )
         run.attach({"runs": frame, **tables}, figures)
-        run.finish("finished", {"verdict": "\n".join(section.sentence for section in made)})
+        verdict = "\n".join(section.sentence for section in made)
+        run.finish("finished", {"verdict": verdict, "study": _looks(store, plan)})
         tracking.close()
     except Exception as error:
         log.warning("tracking: the analysis of this sweep was not logged (%s: %s)", type(error).__name__, error)
+
+
+def _looks(store: StoreReader, plan: Plan) -> dict[str, Any]:
+    """Of every family whose looks rest on runs of this plan: how many looks there were, and each contrast's word."""
+    said = {}
+    for journal in journals(store.root):
+        written = journal.read() or {"looks": []}
+        if written["looks"] and not set(written["looks"][-1]["runs"]).isdisjoint(plan.runs):
+            last = written["looks"][-1]
+            words = {f"{finding['first']} - {finding['second']}": finding["word"] for finding in last["findings"]}
+            said[written["title"]] = {"looks": len(written["looks"]), "seeds": last["n_seeds"], **words}
+    return said
 
 
 def _png(figure: Any) -> bytes:

@@ -290,6 +290,8 @@ def conclude(
     failed or is missing."""
     out.print()
     tell_study.conclude(families, ended.courses, out)
+    if ended.plan is not None:
+        tell.tell_offline(ended.plan, store, out)
     again = command_line(command)
     if ended.is_over:
         out.print("the study is over")

@@ -192,6 +192,7 @@ def conclude(plan: Plan, store: StoreReader, out: Console, *, stopped: str | Non
             out.print(f"  {line}")
     if stopped:
         out.print(f"stopped early: {stopped}; every finished run is kept")
+    tell_offline(plan, store, out)
     same = command_line([scrub_override(word) for word in command])
     retry = " hydra.sweeper.retry_failed=true"
     if missing:
@@ -207,6 +208,16 @@ def conclude(plan: Plan, store: StoreReader, out: Console, *, stopped: str | Non
     else:
         out.print(f"all {counted(len(statuses), 'run')} finished. Next:\n  {analysis_command(plan, store)}")
     return 1 if failed or missing else 0
+
+
+def tell_offline(plan: Plan, store: StoreReader, out: Console) -> None:
+    """Say what waits to be sent to W&B, and how, where a plan is mirrored."""
+    from lora_bench.tracking.offline import kept_offline
+
+    config = next(iter(plan.runs.values())).run.config.tracking
+    waiting = kept_offline(store.root / ".tracking") if config.backend != "none" else None
+    if waiting:
+        out.print(waiting)
 
 
 def _trained_elsewhere(plan: Plan, store: StoreReader) -> list[Path]:

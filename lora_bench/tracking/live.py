@@ -11,11 +11,10 @@ written to `directory` for `wandb sync`.
 
 from __future__ import annotations
 
-import io
 import logging
-import math
 import netrc
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +28,7 @@ from lora_bench.paths import home
 from lora_bench.store.document import canonical
 from lora_bench.store.frame import row_of
 from lora_bench.store.secrets import scrub, scrub_override
+from lora_bench.tracking import artifacts
 from lora_bench.wording import command_line
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ SETTINGS: dict[str, Any] = {
     "init_timeout": SERVER_SECONDS,
     "finish_timeout": SERVER_SECONDS,
     "finish_timeout_raises": True,
-    # One machine trains many runs at once: its load, code, arguments and packages belong to none of them.
-    "x_disable_stats": True,
+    # One machine trains many runs at once: its code, arguments and packages belong to none of them.
     "x_disable_meta": True,
     "x_save_requirements": False,
     "disable_git": True,
@@ -72,8 +71,18 @@ class TrackedRun(Protocol):
         """Add tables (DataFrames) and figures (PNG files' content)."""
         ...
 
+    def keep(self, folder: Path, report: Any = None) -> None:
+        """Keep files of a stored run, as `tracking.artifacts` asks.
+
+        Args:
+            folder: of the run in the store.
+            report: DataFrame of the report rows with idx, text_a and perhaps text_b, for the table of predictions.
+        """
+        ...
+
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
-        """End the run as `finished`, `failed`, or `stopped` (without a record), with its final figures."""
+        """End the run as `finished`, `failed`, or `stopped` (without a record), with its final figures. Offline, one
+        that was stopped leaves nothing: it is trained again, under another name."""
         ...
 
 
@@ -106,6 +115,7 @@ def open_tracking(config: TrackingConfig, *, directory: Path) -> Tracking:
         directory.mkdir(parents=True, exist_ok=True)
         # Else wandb's service puts its own log into the home folder, which a cluster node may not have.
         os.environ.setdefault("WANDB_CACHE_DIR", str(directory.absolute() / "cache"))
+        os.environ.setdefault("WANDB_DATA_DIR", str(directory.absolute() / "data"))
         mode = choose_mode(config)
         if mode == "disabled":
             return Silence()
@@ -224,6 +234,9 @@ class _SilentRun:
     def attach(self, tables: Mapping[str, Any], figures: Mapping[str, bytes]) -> None:
         pass
 
+    def keep(self, folder: Path, report: Any = None) -> None:
+        pass
+
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
         pass
 
@@ -233,16 +246,21 @@ class WandbTracking:
 
     def __init__(self, config: TrackingConfig, *, directory: Path, mode: Mode):
         self.mode: Mode = mode
+        self.artifacts = config.artifacts
         self._config = config
         self._directory = directory
         self._has_reported = False
         self._is_broken = False
         self._endings: list[threading.Thread] = []
+        self._measures: _WandbRun | None = None  # the run that carries the machine's load
 
     def start(self, run: Mapping[str, Any]) -> TrackedRun:
         while not self._is_broken:
             try:
-                return _WandbRun(self._init(run), self)
+                has_load = self._measures is None or self._measures.is_finished
+                tracked = _WandbRun(self._init(run, has_load=has_load), self)
+                self._measures = tracked if has_load else self._measures
+                return tracked
             except Exception as error:
                 if self.mode == "online":
                     log.warning("tracking: W&B could not start a run (%s), so runs are kept offline", _words(error))
@@ -275,11 +293,13 @@ class WandbTracking:
             self.mode = "offline"
             log.warning("tracking: W&B stopped answering (%s), so later runs are kept offline", _words(error))
 
-    def _init(self, run: Mapping[str, Any]) -> Any:
+    def _init(self, run: Mapping[str, Any], *, has_load: bool) -> Any:
+        """Begin a W&B run; of those that train at once, one measures what the machine does (`has_load`)."""
         import wandb
 
         # An older wandb may lack some of these settings; it then does as it always did.
-        settings = {name: value for name, value in SETTINGS.items() if name in wandb.Settings.model_fields}
+        settings: dict[str, Any] = SETTINGS | {"x_disable_stats": not has_load}
+        settings = {name: value for name, value in settings.items() if name in wandb.Settings.model_fields}
         tracked = wandb.init(
             # A new name each time: a run trained again is another W&B run, never a continuation.
             id=f"{run.get('run_id', 'run')}-{run.get('copy') or uuid4().hex[:6]}",
@@ -308,7 +328,7 @@ class _WandbRun:
         self._run = run
         self._tracking = tracking
         self._is_online = tracking.mode == "online"
-        self._is_finished = False
+        self.is_finished = False
 
     def log(self, values: Mapping[str, Any], step: int) -> None:
         try:
@@ -317,16 +337,26 @@ class _WandbRun:
             self._tracking.report("log", error)
 
     def attach(self, tables: Mapping[str, Any], figures: Mapping[str, bytes]) -> None:
-        for kind, make, parts in (("figures", _image, figures), ("tables", _table, tables)):
+        for kind, make, parts in (("figures", artifacts.image, figures), ("tables", artifacts.table, tables)):
             try:
                 self._run.log({f"{kind}/{name}": make(part) for name, part in parts.items()})
             except Exception as error:
                 self._tracking.report(f"add {kind}", error)
 
-    def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
-        if self._is_finished:
+    def keep(self, folder: Path, report: Any = None) -> None:
+        if self._tracking.artifacts == "none":
             return
-        self._is_finished = True
+        try:
+            artifacts.keep(self._run, folder, has_all=self._tracking.artifacts == "all")
+            if self._tracking.artifacts == "all" and (table := artifacts.predictions(folder, report)) is not None:
+                self._run.log({"predictions": artifacts.table(table)})
+        except Exception as error:
+            self._tracking.report("keep files", error)
+
+    def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
+        if self.is_finished:
+            return
+        self.is_finished = True
         try:
             self._run.summary.update({"status": status, **_flat(summary or {}, "/")})
         except Exception as error:
@@ -334,8 +364,10 @@ class _WandbRun:
         exit_code = 0 if status == "finished" else 1
         if self._is_online:
             self._tracking.end_beside(lambda: self._end(exit_code))
-        else:
-            self._end(exit_code)
+            return
+        self._end(exit_code)
+        if status == "stopped":
+            shutil.rmtree(Path(self._run.dir).parent, ignore_errors=True)
 
     def _end(self, exit_code: int) -> None:
         try:
@@ -356,28 +388,6 @@ def _flat(values: Mapping[str, Any], separator: str, prefix: str = "") -> dict[s
         elif value is not None:
             flat[f"{prefix}{name}"] = value
     return flat
-
-
-def _table(frame: Any) -> Any:
-    """A DataFrame as W&B's table: numbers, and texts without secrets."""
-    import wandb
-
-    def plain(value: Any) -> Any:
-        if hasattr(value, "item"):
-            value = value.item()
-        elif not isinstance(value, (bool, int, float)):
-            return scrub(str(value)) if value is not None else None
-        return value if isinstance(value, (bool, int)) or math.isfinite(value) else None
-
-    rows: list[Iterable[Any]] = [[plain(value) for value in row] for row in frame.itertuples(index=False, name=None)]
-    return wandb.Table(columns=[str(name) for name in frame.columns], data=rows, allow_mixed_types=True)
-
-
-def _image(content: bytes) -> Any:
-    import wandb
-    from PIL import Image
-
-    return wandb.Image(Image.open(io.BytesIO(content)))
 
 
 def _clipped(text: str, length: int) -> str:

@@ -40,6 +40,7 @@ from lora_bench.tracking.live import (
     summary_of,
     why_not_online,
 )
+from lora_bench.tracking.offline import sent_mark
 from lora_bench.wording import command_line
 
 log = logging.getLogger(__name__)
@@ -225,16 +226,15 @@ def _plain_summary(run: Any) -> dict[str, Any]:
     return {key: value for key, value in dict(run.summary_metrics).items() if not key.startswith("_")}
 
 
-def _sentinel(path: Path) -> Path:
-    """The file that tells wandb that an offline run was sent."""
-    return path.with_suffix(".wandb.synced")
-
-
 # Uploading
 
 
-def upload(record: Mapping[str, Any], tracking: Tracking) -> None:
-    """Mirror a run from its record: the same curves, scores and status as while it trained."""
+def upload(record: Mapping[str, Any], tracking: Tracking, *, folder: Path | None = None) -> None:
+    """Mirror a run from its record: the same curves, scores and status as while it trained.
+
+    Args:
+        folder: of the run in its store, for the files that `tracking.artifacts` asks for.
+    """
     head = head_of(
         run_id=record["run_id"],
         cell_id=record["cell_id"],
@@ -257,6 +257,8 @@ def upload(record: Mapping[str, Any], tracking: Tracking) -> None:
         run.log({"train": {name: history[name][place] for name in CURVES}}, step)
     for epoch in epochs:
         _log_epoch(run, epoch)
+    if folder is not None:
+        run.keep(folder)
     run.finish(record["status"], summary_of(record))
 
 
@@ -271,7 +273,7 @@ def upload_all(run_ids: Iterable[str], store: StoreReader, config: TrackingConfi
     if mode == "disabled":  # W&B is left out, which a warning has told
         return 0
     for place, run_id in enumerate(run_ids, start=1):
-        upload(store.record(run_id), tracking)
+        upload(store.record(run_id), tracking, folder=store.path(run_id))
         if place % BATCH == 0:
             tracking.close()
         if tracking.mode != mode:
@@ -285,8 +287,8 @@ def mark_sent(run_ids: Iterable[str], directory: Path) -> int:
     """Keep `wandb sync` from sending offline folders of runs that W&B already has; returns how many are marked."""
     wanted, n_marked = set(run_ids), 0
     for path in directory.glob("wandb/offline-run-*/*.wandb"):
-        if path.stem.removeprefix("run-").partition("-")[0] in wanted and not _sentinel(path).exists():
-            _sentinel(path).touch()
+        if path.stem.removeprefix("run-").partition("-")[0] in wanted and not sent_mark(path).exists():
+            sent_mark(path).touch()
             n_marked += 1
     return n_marked
 
@@ -324,6 +326,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--project", default="lora_bench", metavar="NAME", help="W&B project (lora_bench)")
     parser.add_argument("--offline", action="store_true", help="compare with the offline folders only")
     parser.add_argument("--repair", action="store_true", help="upload those that differ again, beside their copies")
+    parser.add_argument(
+        "--artifacts",
+        choices=("none", "records", "all"),
+        default="none",
+        help="files of the runs that are uploaded: none, records, all (record, predictions, adapter; default: none)",
+    )
     parser.add_argument("--dry-run", action="store_true", help="compare and say; upload nothing")
     return parser
 
@@ -345,7 +353,9 @@ def synchronise(options: argparse.Namespace) -> int:
         print(f"lora-bench-sync: {problem}{login}; --offline compares with the offline folders", file=sys.stderr)
         return 2
     mode = "offline" if is_offline else "online"
-    config = TrackingConfig(backend="wandb", project=options.project, entity=options.entity, mode=mode)
+    config = TrackingConfig(
+        backend="wandb", project=options.project, entity=options.entity, mode=mode, artifacts=options.artifacts
+    )
     if mode == "online":
         place, copies = copies_on_server(options.entity, options.project)
     else:

@@ -344,6 +344,7 @@ class _Desk:
         """Write a failed record (a finished one is already written), close the mirror and notify the listener."""
         if record["status"] == "failed":
             self.store.write(record)
+        attempt.tracked.keep(self.store.path(record["run_id"]), attempt.run.task.splits["report"])
         attempt.tracked.finish(record["status"], summary_of(record))
         self.notify({"event": "record", "run_id": record["run_id"], "status": record["status"], "record": record})
         return record

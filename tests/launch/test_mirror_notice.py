@@ -1,6 +1,12 @@
 """What is said of W&B before a sweep trains."""
 
+from types import SimpleNamespace
+
 import pytest
+
+from lora_bench.launch import carry_out
+from lora_bench.store import open_store
+from lora_bench.store.journal import Journal
 
 SMALL = ("-m", "model=tiny", "task.train_rows=40", "task.report_rows=20", "seed=0,1")
 
@@ -18,3 +24,15 @@ def test_that_there_is_no_key_is_said_once_and_before_anything_trains(command, t
     notices = [before for text, before in said if "no W&B key" in text]
     assert notices == [0]
     assert training.packs
+
+
+def test_a_studys_words_are_in_the_summary_of_its_analysis(tmp_path):
+    """The mirror shows what was found, not curves alone; families of other plans are none of its findings."""
+    findings = [{"first": "qv", "second": "q", "word": "better"}, {"first": "qv", "second": "v", "word": "open"}]
+    look = {"n_seeds": 8, "findings": findings, "runs": ["a", "b"]}
+    families = {"of it": [look, {**look, "n_seeds": 16}], "not looked at": [], "other": [{**look, "runs": ["z"]}]}
+    for name, looks in families.items():
+        Journal.of(tmp_path, name, {}).write({"title": name, "looks": looks})
+    plan = SimpleNamespace(runs={"b": None})
+    said = carry_out._looks(open_store(tmp_path), plan)
+    assert said == {"of it": {"looks": 2, "seeds": 16, "qv - q": "better", "qv - v": "open"}}

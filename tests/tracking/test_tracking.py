@@ -1,5 +1,6 @@
 """The mirror: what W&B is given, read back with W&B's own tools, and that losing it never costs a run."""
 
+import json
 import logging
 import math
 import os
@@ -12,12 +13,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import wandb
 
 from lora_bench.config.schema import RunConfig
+from lora_bench.tracking import artifacts
 from lora_bench.tracking import live as trackings
 from lora_bench.tracking.live import Silence, WandbTracking, choose_mode, open_tracking
+from lora_bench.tracking.offline import kept_offline, sent_mark
 from patience import PATIENCE_SECONDS
 from records import parts
 from wandb_server import (
@@ -403,3 +407,105 @@ def test_a_folder_that_cannot_be_made_leaves_the_mirror_out(tmp_path, caplog):
     tracking = open_tracking(settings(), directory=tmp_path / "mirror")
     assert isinstance(tracking, Silence)
     assert "W&B is left out" in caplog.text
+
+
+# Files of a run
+
+
+def stored(folder: Path) -> Path:
+    """A run's folder as a store has it, of 300 report rows."""
+    n = 300
+    (folder / "adapter").mkdir(parents=True)
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+    (folder / "record.json").write_text(json.dumps({"task": {"labels": ["no", "yes"]}}), encoding="utf-8")
+    frame = pd.DataFrame({"split": "report", "idx": range(n), "label": [1, 0] * (n // 2), "logit_0": 0.0})
+    frame.assign(logit_1=1.0).to_parquet(folder / "predictions.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("asked", "files"),
+    [
+        ("none", set()),
+        ("records", {"record.json"}),
+        ("all", {"record.json", "predictions.parquet", "adapter/adapter_model.safetensors"}),
+    ],
+)
+def test_files_of_a_run_are_kept_as_asked_and_texts_are_short(tmp_path, monkeypatch, asked, files):
+    """Nobody's texts leave the machine unasked, and a table of whole documents would fill a quota."""
+    secret = "hf_" + "A1b2C3d4E5" * 3
+    logged, tables = [], []
+
+    class Run:
+        def log_artifact(self, artifact):
+            logged.append(artifact)
+
+        def log(self, values):
+            tables.append(values["predictions"])
+
+    tracking = WandbTracking(settings(artifacts=asked), directory=tmp_path, mode="offline")
+    folder = stored(tmp_path / f"{1:016x}")
+    report = pd.DataFrame({"idx": range(300), "text_a": [f"{secret} \x1b[2J" + "long " * 200] * 300})
+    trackings._WandbRun(Run(), tracking).keep(folder, report)
+    assert {name for artifact in logged for name in artifact.manifest.entries} == files
+    assert len(tables) == (asked == "all")
+    for table in tables:
+        assert table.columns == ["idx", "text_a", "label", "predicted", "logit_0", "logit_1"]
+        assert len(table.data) == artifacts.MOST_ROWS
+        text, label, predicted = table.data[0][1:4]
+        assert len(text) <= artifacts.MOST_LETTERS and secret not in text and "\x1b" not in text
+        assert (label, predicted) == ("yes", "yes")
+
+
+def test_a_run_whose_files_cannot_be_kept_ends_as_ever(tmp_path, caplog):
+    class Run(BrokenRun):
+        def log_artifact(self, artifact):
+            raise OSError("the disk is full")
+
+    tracking = WandbTracking(settings(artifacts="all"), directory=tmp_path, mode="offline")
+    trackings._WandbRun(Run(), tracking).keep(stored(tmp_path / f"{1:016x}"), None)
+    assert "could not keep files" in caplog.text
+
+
+def test_what_was_stopped_leaves_no_offline_folder_and_the_rest_is_told(tmp_path):
+    """`wandb sync` would send a run twice: as far as it came, and as it was trained again."""
+    mirror = tmp_path / "a store" / ".tracking"
+    tracking = open_tracking(settings(), directory=mirror)
+    runs = [tracking.start(head(number)) for number in (1, 2)]
+    runs[0].log({"train": {"loss": 0.5}}, step=1)
+    runs[0].finish("stopped")
+    runs[1].finish("finished")
+    tracking.close()
+    (left,) = (mirror / "wandb").glob("offline-run-*")
+    assert f"{2:016x}" in left.name
+    said = str(kept_offline(mirror))
+    assert said.startswith("1 run kept offline") and said.endswith(
+        f"{shlex.quote(str(mirror / 'wandb'))}/offline-run-*"
+    )
+    for file in left.glob("*.wandb"):
+        sent_mark(file).touch()
+    assert kept_offline(mirror) is None
+
+
+def test_of_runs_that_train_at_once_one_measures_the_machine(tmp_path, monkeypatch):
+    """Its load belongs to all of them; measured in each, a pack of fifty would spend it on itself."""
+    given = []
+
+    class Run:
+        def __init__(self):
+            self.dir, self.summary = str(tmp_path / "files"), {}
+
+        def finish(self, **_):
+            pass
+
+        def define_metric(self, *_, **__):
+            pass
+
+    monkeypatch.setattr(wandb, "init", lambda **options: given.append(options["settings"].x_disable_stats) or Run())
+    tracking = WandbTracking(settings(), directory=tmp_path, mode="offline")
+    first, second = (tracking.start(head(number)) for number in (1, 2))
+    second.finish("finished")
+    tracking.start(head(3))
+    first.finish("finished")
+    tracking.start(head(4))
+    assert given == [False, True, True, False]
