@@ -157,7 +157,7 @@ def quick(monkeypatch):
     """Figures are drawn but not rendered: saving one in three formats takes a second."""
     from lora_bench.reports.figures import style
 
-    monkeypatch.setattr(style, "save", lambda figure, folder, name: folder / name)
+    monkeypatch.setattr(style, "save", lambda figure, folder, name, **_: folder / name)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def unrendered(monkeypatch):
     """Figures are drawn but not rendered, except as what the page holds."""
     from lora_bench.reports.figures import style
 
-    def save(figure, folder: Path, name: str) -> Path:
+    def save(figure, folder: Path, name: str, **_) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.svg").write_text("<svg/>", encoding="utf-8")
         return folder / f"{name}.svg"

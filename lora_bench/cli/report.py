@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -13,7 +14,6 @@ from lora_bench.cli.texts import texts_of
 from lora_bench.questions import page
 from lora_bench.reports import script
 from lora_bench.reports.scope import Scope
-from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts import settings
 
@@ -72,7 +72,7 @@ def write(scope: Scope, out: Path = OUT, *, title: str = TITLE, with_texts: bool
     """
     clock = time.perf_counter()
     runs = scope.read()
-    texts = texts_of(scope.within(runs), open_store(scope.store)) if with_texts else {}
+    texts = functools.partial(texts_of, store=scope.store) if with_texts else None
     made = page.build(runs, scope, out=out, title=title, texts=texts)
     path = out / "index.html"
     out.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,20 +14,21 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
 from lora_bench.questions.drill import Texts
 from lora_bench.questions.explicit import has_file, task_words
-from lora_bench.store import StoreReader
+from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.tasks.load import load_task
 
 
-def texts_of(runs: pd.DataFrame, store: StoreReader) -> Texts:
+def texts_of(runs: pd.DataFrame, store: Path) -> Texts:
     """The report rows of every task whose rows are at hand, as its runs were told to find them, and are the same rows.
 
     Nothing is fetched: a task whose files are gone, or came from the Hub, is left out.
     """
+    reader = open_store(store)
     by_task: dict[str, dict[int, str]] = {}
     for fingerprint, of_task in runs.groupby("task_fingerprint", sort=True):
         try:
-            task = load_task(_here(store.record(str(of_task["run_id"].iloc[0]))))
+            task = load_task(_here(reader.record(str(of_task["run_id"].iloc[0]))))
         except (ConfigError, StoreError, HydraException, OmegaConfBaseException, OSError):
             continue
         if task.fingerprint == fingerprint:

@@ -6,8 +6,10 @@ itself tells what the run was: each setting that differs from the shipped preset
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -80,10 +82,11 @@ def _preset_words(group: str, name: str, given: Sequence[str]) -> list[str]:
     return [] if preset == DEFAULTS[group] else [override(group, preset)]
 
 
-def _preset(group: str, name: str) -> dict[str, Any]:
+@functools.cache  # a page asks for all of a group, contrast by contrast
+def _preset(group: str, name: str) -> Mapping[str, Any]:
     """The values of conf/GROUP/NAME.yaml."""
     text = (resource_root() / "conf" / group / f"{name}.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text) or {}
+    return MappingProxyType(yaml.safe_load(text) or {})
 
 
 def _differing(

@@ -133,32 +133,79 @@ function everyPair(cells, margin, level, minPairs) {
 
 function wire(state) {
   document.documentElement.classList.add("scripted");
-  for (const family of document.querySelectorAll(".family")) wireFamily(family);
-  for (const form of document.querySelectorAll(".two")) wireTwo(form);
+  wireWithin(document, state);
   const filters = document.querySelector(".filters");
   if (filters) filters.addEventListener("input", () => narrow(filters));
-  for (const link of document.querySelectorAll(".permalink")) link.setAttribute("href", link.getAttribute("href") + "@" + state);
   document.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-copy]");
     if (button) copy(button);
   });
+  const held = [...document.querySelectorAll(".held")];
+  for (const box of held) box.addEventListener("toggle", () => { if (box.open) unfold(box, state); });
+  const all = document.querySelector(".unfold");
+  if (all) all.addEventListener("click", () => held.forEach((box) => { box.open = true; }));
   addEventListener("hashchange", () => open(state));
   addEventListener("beforeprint", () => document.querySelectorAll(".pair").forEach((pair) => { pair.open = true; }));
   open(state);
 }
 
-function open(state) {  // what a link names; one from another state of the store says so
+function wireWithin(box, state) {
+  for (const family of box.querySelectorAll(".family")) wireFamily(family);
+  for (const form of box.querySelectorAll(".two")) wireTwo(form);
+  for (const table of box.querySelectorAll("table.sortable")) wireTable(table);
+  for (const link of box.querySelectorAll(".permalink")) link.setAttribute("href", link.getAttribute("href") + "@" + state);
+}
+
+async function unfold(held, state) {  // a setting of a crowded page, which is kept compressed until it is opened
+  const packed = held.dataset.packed;
+  if (!packed) return;
+  delete held.dataset.packed;
+  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+  const box = document.createElement("div");
+  box.innerHTML = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  wireWithin(box, state);
+  held.append(box);
+  const filters = document.querySelector(".filters");
+  if (filters) narrow(filters);
+}
+
+async function open(state) {  // what a link names; one from another state of the store says so
   const [anchor, from] = decodeURIComponent(location.hash.slice(1)).split("@");
+  const held = document.getElementById(anchor) ? null
+    : [...document.querySelectorAll(".held[data-packed]")].find((box) => box.dataset.holds.split(" ").includes(anchor));
+  if (held) { await unfold(held, state); held.open = true; }
   const place = document.getElementById(anchor);
   if (!place) return;
+  const around = place.closest(".held");
+  if (around) around.open = true;
   if (place.tagName === "DETAILS") place.open = true;
-  if (from) place.scrollIntoView();
+  if (from || around) place.scrollIntoView();
   if (from && from !== state && !place.querySelector(".stale")) {
     const note = document.createElement("p");
     note.className = "stale";
     note.textContent = `The link was made when the store held other results (${from}); this page is of ${state}.`;
     place.append(note);
   }
+}
+
+function wireTable(table) {  // a head sorts its column
+  const body = table.tBodies[0];
+  table.tHead.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    const head = button.parentElement, place = head.cellIndex;
+    const down = head.getAttribute("aria-sort") === "ascending";
+    for (const each of head.parentElement.cells) each.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+    const key = (row) => row.cells[place].dataset.key;
+    const rows = [...body.rows].sort((a, b) => {
+      const x = key(a), y = key(b);
+      if (x === "" || y === "") return (x === "") - (y === "");
+      const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+      return down ? -order : order;
+    });
+    body.append(...rows);
+  });
 }
 
 async function copy(button) {

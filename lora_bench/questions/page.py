@@ -1,15 +1,19 @@
 """One page that answers: which matrices, at which rank, and how sure? Built from the store alone.
 
 Runs the other scripts over every setting of a store and writes OUT/index.html (self-contained: no external resource),
-OUT/figures (PDF, PNG, SVG) and OUT/tables (CSV, LaTeX).
+OUT/figures (PDF, PNG, SVG) and OUT/tables (CSV, LaTeX). Of more than 12 tasks and backbones in all, each stays folded
+until it is opened, and only what verdicts rest on is drawn, as SVG; --task draws one in full.
 """
 
 from __future__ import annotations
 
+import base64
+import functools
+import gzip
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,9 +32,15 @@ from lora_bench.store import StoreReader, open_store
 from lora_bench.store.environment import ENVIRONMENT_KEYS
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts.settings import NothingToShow, short_name
-from lora_bench.wording import duration, size
+from lora_bench.wording import counted, duration, size
 
 TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.html.j2", "page.js"))
+MOST_WHOLE = 12
+"""Pairs of a backbone and a task that a page shows in full: one of more is crowded, and keeps them folded."""
+OF_CROWDED = ("svg",)
+"""How a crowded page's figures are written."""
+TextsOf = Callable[[pd.DataFrame], Texts]
+"""Finds the report rows of the tasks of these runs; other processes call it, so it is a function of a module."""
 
 
 @dataclass
@@ -45,16 +55,23 @@ class Part:
     task: str = ""
 
     @property
+    def findings(self) -> list[str]:
+        """The sentences of its verdicts, else of all."""
+        kinds = {question.title for question in QUESTIONS.values() if question.is_verdict}
+        sentences = [section["sentence"] for section in self.sections if section["kind"] in kinds]
+        return sentences or [section["sentence"] for section in self.sections]
+
+    @property
     def methods(self) -> str:
         """What its sections are about, for the page's filter."""
         return " ".join(sorted({method for section in self.sections for method in section["methods"].split()}))
 
 
-def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Texts | None = None) -> dict:
+def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: TextsOf | None = None) -> dict:
     """Make every section, write tables and figures, and render the page.
 
     Args:
-        texts: of the report rows, to show those on which two cells differ; without them a row is a number.
+        texts: finds the report rows on which two cells differ; without it a row is a number.
 
     Raises:
         NothingToShow: when no analysis has anything to show.
@@ -62,7 +79,9 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
     parts: dict[str, Part] = {}
     sections: list[tuple[str, SettingSection]] = []
     cards, absent = [], []
-    for group in _groups(runs, scope, out, texts or {}):
+    groups = _groups(runs, scope, out, texts)
+    is_crowded = len(groups) > MOST_WHOLE
+    for group in groups:
         for part in group.parts:
             part.anchor = f"setting-{len(parts)}"
             parts[part.title] = part
@@ -79,9 +98,11 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
         part.sections.append(shown.shown_claims(str(setting), of_setting, f"{part.anchor}-claims"))
     output.write_section(card, out)
     placements = [section for _, section in sections if isinstance(section, weight_types.PlacementSection)]
-    matrix = _write_matrix(verdict_table(placements), scope, out)
+    matrix = _write_matrix(verdict_table(placements), scope, out, OF_CROWDED if is_crowded else style.FORMATS)
     declared = studies.sections(scope.store)
-    verdict = [*(study.sentence for study in declared), *verdict_sentences(sections, card)]
+    of_all = counted_words(matrix) if is_crowded else []
+    verdict = [study.sentence for study in declared]
+    verdict += [*of_all, card.sentence] if of_all else verdict_sentences(sections, card)
     context = {
         "title": title,
         "script": SCRIPT.read_text(encoding="utf-8"),
@@ -91,6 +112,7 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
         "numbers": numbers(runs),
         "matrix": shown.shown_matrix(matrix, parts),
         "parts": list(parts.values()),
+        "crowded": is_crowded,
         "filters": filters(parts.values()),
         "claims": shown.claims_matrix(card, parts),
         "studies": [shown.shown_section("Study", study, out) for study in declared],
@@ -101,17 +123,27 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
         "mixed": scope.mix_environments,
         "cost": cost(runs),
     }
-    loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    html = loader.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
     n_figures = sum(len(section["figures"]) for part in parts.values() for section in part.sections)
-    return {"html": html, "verdict": verdict, "n_figures": n_figures}
+    return {"html": rendered(context), "verdict": verdict, "n_figures": n_figures}
 
 
-def _write_matrix(matrix: pd.DataFrame, scope: Scope, out: Path) -> pd.DataFrame:
+def rendered(context: dict) -> str:
+    """The page, with every text of the context escaped."""
+    loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    loader.filters["packed"] = packed
+    return loader.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+
+
+def packed(html: str) -> str:
+    """HTML for the page's script to open: compressed, as text."""
+    return base64.b64encode(gzip.compress(html.encode(), mtime=0)).decode()
+
+
+def _write_matrix(matrix: pd.DataFrame, scope: Scope, out: Path, formats: Sequence[str]) -> pd.DataFrame:
     """The figure and the CSV of every contrast, where there is one; the matrix as it came."""
     if len(matrix):
         with compose.printed(scope.width):
-            style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix")
+            style.save(verdicts.verdict_matrix(matrix), out / "figures", "verdict_matrix", formats=formats)
         rows = matrix.drop(columns=["title", "anchor"])
         output.write_table(Table("verdicts", "every contrast", rows), out / "tables")
     return matrix
@@ -127,41 +159,54 @@ class Group:
     absent: list[str]
 
 
-def _groups(runs: pd.DataFrame, scope: Scope, out: Path, texts: Texts) -> list[Group]:
+def _groups(runs: pd.DataFrame, scope: Scope, out: Path, texts: TextsOf | None) -> list[Group]:
     """Each backbone and task by itself, in processes of their own where there are many: drawing takes the time."""
     runs = scope.within(runs)
     names = runs["model"].map(short_name)
     work = [group for _, group in runs.groupby([names, runs["task"]], sort=True)]
     workers = min(len(work), os.cpu_count() or 1)
+    make = functools.partial(make_group, scope=scope, out=out, texts=texts, is_crowded=len(work) > MOST_WHOLE)
     if workers < 2 or len(work) < 4:
-        return [make_group(group, scope, out, texts) for group in work]
+        return list(map(make, work))
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(make_group, work, [scope] * len(work), [out] * len(work), [texts] * len(work)))
+        return list(pool.map(make, work))
 
 
-def make_group(runs: pd.DataFrame, scope: Scope, out: Path, texts: Texts) -> Group:
-    """Run every analysis on the runs of one backbone and task, and write its tables and figures."""
+def make_group(
+    runs: pd.DataFrame, scope: Scope, out: Path, texts: TextsOf | None, *, is_crowded: bool = False
+) -> Group:
+    """Run every analysis on the runs of one backbone and task, and write its tables and figures.
+
+    Args:
+        is_crowded: whether the page has so many that figures are drawn as SVG alone, of verdicts alone.
+    """
     parts: dict[str, Part] = {}
     kept: list[tuple[str, SettingSection]] = []
     absent: list[str] = []
-    drill = Drill(scope.store, texts)
+    drill = Drill(scope.store, texts(runs) if texts else {})
+    formats = OF_CROWDED if is_crowded else style.FORMATS
     try:
         card = claims.sections(runs, scope)[0].rows
     except NothingToShow:
         card = pd.DataFrame()
     for question in QUESTIONS.values():
         kind = question.title
+        is_blank = is_crowded and not question.is_verdict
         try:
-            with compose.printed(scope.width):
+            with compose.printed(scope.width, is_blank=is_blank):
                 sections = question.sections(runs, scope)
         except NothingToShow as error:
             absent += [f"{kind}: {line}" for line in str(error).splitlines()]
             continue
         for section in sections:
+            if is_blank:
+                section = replace(section, figures={}, captions={})
             setting = section.setting
             part = parts.setdefault(setting.title, Part(setting.title, "", shown.design(setting)))
             part.backbone, part.task = short_name(str(setting.facts["model"])), str(setting.facts["task"])
-            part.sections.append(shown.shown_section(kind, section, out) | shown.drilled(section, drill))
+            part.sections.append(
+                shown.shown_section(kind, section, out, formats=formats) | shown.drilled(section, drill)
+            )
             empty = replace(setting, runs=setting.runs.iloc[:0])
             kept.append((kind, replace(section, tables=[], figures={}, captions={}, setting=empty)))
     return Group(list(parts.values()), kept, card, absent)
@@ -176,6 +221,20 @@ def verdict_sentences(sections: list[tuple[str, SettingSection]], card: claims.C
     sentences = [section.sentence for kind, section in sections if kind in kinds]
     sentences = sentences or [section.sentence for _, section in sections]
     return [*sentences, card.sentence] if len(card.rows) else sentences
+
+
+def counted_words(matrix: pd.DataFrame) -> list[str]:
+    """Of each contrast, in how many settings and budgets it has each word; those without it are not counted."""
+    sentences = []
+    for contrast, of_contrast in matrix.groupby("contrast", sort=False):
+        counts = of_contrast["verdict"].value_counts()
+        (first, n), *rest = counts.items()
+        words = [
+            f"{first} in {n} of {counted(len(of_contrast), 'comparison')}",
+            *(f"{word} in {n}" for word, n in rest),
+        ]
+        sentences.append(f"{contrast}: {', '.join(words)}.")
+    return sentences
 
 
 def verdict_table(sections: list[weight_types.PlacementSection]) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +40,15 @@ def print_section(section: Section, console: Console) -> None:
         console.print(f"- {remark}", soft_wrap=True)
 
 
-def write_section(section: Section, out: Path) -> list[Path]:
-    """Tables as CSV and LaTeX, figures as PDF, PNG and SVG; returns the main paths.
+def write_section(section: Section, out: Path, *, formats: Sequence[str] = style.FORMATS) -> list[Path]:
+    """Tables as CSV and LaTeX, figures as PDF, PNG and SVG (`formats`); returns the main paths.
 
     A figure that cannot be drawn costs the others nothing; a note of the section names it.
     """
     written = [write_table(table, out / "tables") for table in section.tables]
     for name, figure in section.figures.items():
         style.name(figure, section.figure_title)
-        written.append(style.save(figure, out / "figures", name))
+        written.append(style.save(figure, out / "figures", name, formats=formats))
         if reason := figure.get_label():
             section.notes.append(gap(f"figure {name} could not be drawn ({reason}); its numbers are in the tables"))
     return written

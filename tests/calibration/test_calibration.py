@@ -20,7 +20,7 @@ from lora_bench.verdicts import power, settings, stats
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Figures are drawn but not rendered: saving one in three formats takes a second."""
-    monkeypatch.setattr(style, "save", lambda figure, folder, name: folder / name)
+    monkeypatch.setattr(style, "save", lambda figure, folder, name, **_: folder / name)
 
 
 def simulated(n: int, seed: int = 0, **values):

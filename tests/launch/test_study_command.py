@@ -82,7 +82,7 @@ BROKEN = {
 }
 
 
-def undrawn(figure, folder, name):
+def undrawn(figure, folder, name, **_):
     """A figure that is not rendered: that takes a second."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.svg").write_text("<svg></svg>", encoding="utf-8")

@@ -594,7 +594,7 @@ def page(tmp_path_factory) -> Path:
     return root / "out" / "index.html"
 
 
-def save_svg(figure, folder: Path, name: str) -> Path:
+def save_svg(figure, folder: Path, name: str, **_) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.svg")
     return folder / f"{name}.svg"

@@ -92,7 +92,7 @@ def test_the_line_plans_the_missing_runs_and_no_other(command, training, tmp_pat
     without_file, _ = next(iter(lines_of(question, store).items()))
     n_runs = 2 * (int(row["seeds_needed"]) - int(row["n_pairs"]))
     words = shlex.split(without_file.partition(": ")[2])[1:]
-    assert texts_of(Scope(store).read(), Store(store))  # of the same rows
+    assert texts_of(Scope(store).read(), store)  # of the same rows
     assert "sweeps" not in without_file and without_file.startswith(f"{n_runs} run") and "&&" not in without_file
     planned = command(*words, "dry_run=true")
     assert planned.status == 0, planned.text

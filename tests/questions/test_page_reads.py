@@ -55,6 +55,11 @@ class Outline(HTMLParser):
         return [element for element in self.elements if element["tag"] in tags]
 
 
+def blank(path: Path) -> Path:
+    path.write_text("<svg/>", encoding="utf-8")
+    return path
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A page of two tasks, one of which was run at several ranks; figures are not what is read here."""
@@ -65,7 +70,9 @@ def made(tmp_path_factory):
     ]
     scope = Scope(write_store(root / "runs", records))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "_save", lambda figure, folder, name: (folder / f"{name}.svg").write_text("<svg/>"))
+        patch.setattr(
+            style, "_save", lambda figure, folder, name, formats: (folder / f"{name}.svg").write_text("<svg/>")
+        )
         text = page.build(scope.read(), scope, out=root / "out", title="runs <b>")["html"]
     (root / "index.html").write_text(text, encoding="utf-8")
     return root / "index.html", text, Outline(text)

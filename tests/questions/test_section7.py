@@ -204,7 +204,7 @@ def test_the_page_says_whether_environments_are_mixed(mix, tmp_path, capsys, mon
     assert ("kept apart" in html) != mix
 
 
-def _save_svg(figure, folder: Path, name: str) -> Path:
+def _save_svg(figure, folder: Path, name: str, **_) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.svg")
     return folder / f"{name}.svg"

@@ -24,16 +24,27 @@ SIZE = 7.0  # points; of the smallest letters too
 PANEL = 1.45  # inches that a panel needs at least, with its tick labels
 
 _asked: ContextVar[float | None] = ContextVar("width of figures", default=None)
+_is_blank: ContextVar[bool] = ContextVar("whether figures stay blank", default=False)
 
 
 @contextmanager
-def printed(width: float | None) -> Iterator[None]:
-    """Figures made inside are this wide, in inches; None leaves each its own width, a column or a page."""
-    token = _asked.set(width)
+def printed(width: float | None, *, is_blank: bool = False) -> Iterator[None]:
+    """Figures made inside are this wide, in inches; None leaves each its own width, a column or a page.
+
+    Args:
+        is_blank: whether they stay blank, where nobody will see them.
+    """
+    tokens = _asked.set(width), _is_blank.set(is_blank)
     try:
         yield
     finally:
-        _asked.reset(token)
+        _asked.reset(tokens[0])
+        _is_blank.reset(tokens[1])
+
+
+def is_blank() -> bool:
+    """Whether a figure is not to be drawn."""
+    return _is_blank.get()
 
 
 def column() -> float:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import textwrap
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lora_bench.reports.figures import compose
+from lora_bench.reports.figures import compose, font
 from lora_bench.wording import visible
 
 log = logging.getLogger(__name__)
 
 _PALETTE = sns.color_palette("colorblind")
 BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = _PALETTE
+FORMATS = ("pdf", "svg", "png")
+UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 INK = "#222222"
 FAINT = "#8a8a8a"
 LIGHT = "#c4c4c4"
@@ -117,8 +121,9 @@ def styled(draw):
     """
 
     def wrapped(*args, **kwargs) -> Figure:
-        style: dict[Any, Any] = {**sns.axes_style("whitegrid"), **STYLE}
-        with matplotlib.rc_context(style):
+        if compose.is_blank():
+            return Figure()
+        with _dressed(**sns.axes_style("whitegrid")):
             try:
                 return draw(*args, **kwargs)
             except Exception as error:
@@ -137,38 +142,45 @@ def undrawn(error: Exception) -> Figure:
     return figure
 
 
-def save(figure: Figure, folder: Path, name: str) -> Path:
-    """NAME.pdf, NAME.png (300 dpi) and NAME.svg, without dates, so that equal results give equal files.
+def save(figure: Figure, folder: Path, name: str, *, formats: Sequence[str] = FORMATS) -> Path:
+    """NAME.pdf, NAME.svg and NAME.png (300 dpi), without dates, so that equal results give equal files.
 
     A figure that cannot be rendered is replaced (`undrawn`), and gets the reason as its label.
+
+    Args:
+        formats: of FORMATS, those that are written.
+
+    Returns:
+        The path of the last.
 
     Raises:
         OSError: when the files cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return _save(figure, folder, name)
+        return _save(figure, folder, name, formats)
     except OSError:
         raise
     except Exception as error:
-        with matplotlib.rc_context(STYLE):
+        with _dressed():
             replacement = undrawn(error)
         figure.set_label(replacement.get_label())
-        return _save(replacement, folder, name)
+        return _save(replacement, folder, name, formats)
 
 
-def _save(figure: Figure, folder: Path, name: str) -> Path:
-    with matplotlib.rc_context(STYLE):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, not once per format
-        for suffix, metadata in (("pdf", {"CreationDate": None}), ("svg", {"Date": None}), ("png", None)):
-            figure.savefig(folder / f"{name}.{suffix}", dpi=300, metadata=metadata)
-    return folder / f"{name}.png"
+def _save(figure: Figure, folder: Path, name: str, formats: Sequence[str]) -> Path:
+    with _dressed():
+        if (engine := figure.get_layout_engine()) is not None:
+            engine.execute(figure)
+        figure.set_layout_engine(None)  # laid out once, not once per format
+        for suffix in formats:
+            figure.savefig(folder / f"{name}.{suffix}", dpi=300, metadata=UNDATED.get(suffix))
+    return folder / f"{name}.{formats[-1]}"
 
 
 def name(figure: Figure, text: str) -> None:
     """`compose.name` in the package's style, whatever the caller's."""
-    with matplotlib.rc_context(STYLE):
+    with _dressed():
         compose.name(figure, text)
 
 
@@ -181,6 +193,16 @@ def series(targets: str, place: int = 0) -> tuple:
 
 
 # ---------------------------------------------------------------- helpers
+
+
+def _dressed(**below: Any) -> AbstractContextManager[None]:
+    """Inside, matplotlib's settings are the package's.
+
+    Args:
+        below: settings that hold where the package has none of its own.
+    """
+    settings: dict[Any, Any] = {**below, **STYLE, "font.family": font.family()}
+    return matplotlib.rc_context(settings)
 
 
 def error_bars(
