@@ -61,7 +61,7 @@ READ_STORES = [
     line
     for line in SCRIPTS
     if re.match(NAMED, line)
-    and re.search(r"lora-bench (?!calibration|dashboard|archive).* store=(runs|study|results/study)\b", line)
+    and re.search(r"lora-bench (?!calibration|dashboard|archive|sync).* store=(runs|study|results/study)\b", line)
 ]
 READ_ONCE = sorted({line.replace(" store=study", " store=results/study") for line in READ_STORES})  # one store
 SHORTENED = {  # what takes minutes, an account or a folder of GLUE, as short as its options make it
@@ -196,10 +196,11 @@ def test_programs_of_the_documentation_know_their_options(line, command):
         ended = command(words[1], "--help")
         assert ended.status == 0, ended.text
         text = ended.out
+        keys = [word.partition("=")[0] for word in words[2:] if words[1] != "predict"]  # which takes those of a run
+        words = [f"--{key.replace('_', '-')}" for key in keys]
     else:
-        program = ["-m", "lora_bench.tracking.sync"] if words[0] == "lora-bench-sync" else [str(ROOT / words[1])]
         asked = subprocess.run(
-            [sys.executable, *program, "--help"],
+            [sys.executable, str(ROOT / words[1]), "--help"],
             capture_output=True,
             encoding="utf-8",
             timeout=PATIENCE_SECONDS,
