@@ -27,8 +27,10 @@ def family() -> list[str]:
     subsetter = subset.Subsetter(options)
     subsetter.populate(unicodes=LETTERS)
     subsetter.subset(font)
-    for entry in font["name"].names:
-        entry.string = entry.toUnicode().replace(WHOLE, CUT).replace(WHOLE.replace(" ", ""), CUT.replace(" ", ""))
+    names = font["name"]
+    for entry in list(names.names):
+        text = entry.toUnicode().replace(WHOLE, CUT).replace(WHOLE.replace(" ", ""), CUT.replace(" ", ""))
+        names.setName(text, entry.nameID, entry.platformID, entry.platEncID, entry.langID)
     folder = _folder()
     path = f"{folder.name}/cut.ttf"
     subset.save_font(font, path, options)
