@@ -243,7 +243,11 @@ def _worded(pairs: pd.DataFrame) -> list[pairwise.Worded]:
 def _off_screen(table: Table, *names: str) -> Table:
     """A table of which these columns, or all, are for the page and the files alone."""
     columns = [
-        replace(column, on_screen=column.on_screen and bool(names) and column.name not in names)
+        replace(
+            column,
+            on_screen=column.on_screen and bool(names) and column.name not in names,
+            in_paper=column.on_paper,
+        )
         for column in table.columns
     ]
     return replace(table, columns=columns)

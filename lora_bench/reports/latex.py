@@ -29,8 +29,10 @@ _LETTERS = {
 
 
 def latex(table: Table) -> str:
-    """A table environment to \\input: `\\caption`, `\\label{tab:NAME}` and the columns that go into a paper."""
-    columns = [(place, column) for place, column in enumerate(table.columns) if column.on_paper]
+    """A table environment to \\input: `\\caption`, `\\label{tab:NAME}` and the columns that go into a paper; all of a
+    table that has none."""
+    every = list(enumerate(table.columns))
+    columns = [(place, column) for place, column in every if column.on_paper] or every
     rows = [[cells[place] for place, _ in columns] for cells in table.shown()]
     shown = [column for _, column in columns]
     size, align, prose = _layout(shown, rows)
