@@ -232,8 +232,26 @@ class FakeTraining:
 
 
 @pytest.fixture
-def training(monkeypatch):
-    """Training that takes no time; `training.packs` tells what was trained."""
+def unrehearsed(monkeypatch):
+    """A plan's time is told without a few of its steps, which take as long as a small sweep."""
+    from lora_bench.training import rehearsal
+
+    monkeypatch.setattr(rehearsal, "rehearse", lambda runs, **_: rehearsal.Pace(1e-11, 1e-11))
+
+
+@pytest.fixture
+def uncounted(monkeypatch):
+    """Packs are formed without counting what a run of the embedded backbone keeps, placement by placement."""
+    from lora_bench.launch import packs
+    from lora_bench.packing import memory
+
+    monkeypatch.setattr(packs, "_known_bytes", {})
+    monkeypatch.setattr(memory, "saved_bytes", lambda *_, **__: 10_000_000)
+
+
+@pytest.fixture
+def training(monkeypatch, unrehearsed):
+    """Training that takes no time, and no rehearsal of it; `training.packs` tells what was trained."""
     fake = FakeTraining()
     monkeypatch.setattr("lora_bench.training.run.run_pack", fake)
     return fake

@@ -91,6 +91,7 @@ def embedded(line: str) -> tuple[str, ...]:
     return tuple(given) if given == ["--help"] else (*given, *task, "model=minilm", "tracking=none")
 
 
+@pytest.mark.usefixtures("uncounted")
 @pytest.mark.parametrize(
     "arguments", sorted({embedded(line) for line in COMMANDS if line not in SINGLE}), ids=lambda words: " ".join(words)
 )
@@ -120,6 +121,7 @@ def test_single_runs_of_the_documentation_train(line, command, tmp_path):
     assert set(open_store(tmp_path / "runs").frame()["status"]) == {"finished"}
 
 
+@pytest.mark.usefixtures("unrehearsed", "uncounted")
 def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
     text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     (sweep,) = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
@@ -130,6 +132,7 @@ def test_the_sweep_of_the_tutorial_is_planned(command, tmp_path):
     assert "6 cells, 8 seeds, 48 runs" in ended.out
 
 
+@pytest.mark.usefixtures("uncounted")
 def test_the_study_of_the_tutorial_runs_through(command, training, unrendered, tmp_path):
     """Line by line, with training that takes no time."""
     training.saves_adapters = True
@@ -173,7 +176,7 @@ def test_long_scripts_of_the_documentation_run_shortened(words, command, tmp_pat
         def run(words, **options):
             if words[:3] != [sys.executable, "-m", "lora_bench"]:
                 return start(words, **options)
-            ended = command(*words[3:])
+            ended = command(*words[3:], "model=tiny")
             assert options["check"] and ended.status == 0, ended.text
             return ended
 

@@ -441,6 +441,7 @@ def test_a_dry_run_tells_what_it_may_cost_and_trains_nothing(tmp_path):
 SHIPPED = [path.stem for path in sorted((resource_root() / "sweeps").glob("*.yaml")) if "study:" in path.read_text()]
 
 
+@pytest.mark.usefixtures("unrehearsed", "uncounted")
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_studies_that_ship_can_be_run(name, command):
     """By a word or two beside the task and the model, as the help says."""
