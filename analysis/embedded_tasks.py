@@ -155,20 +155,21 @@ def noise(runs: pd.DataFrame, store: StoreReader, n_report: int) -> list[dict[st
         group = adapted[adapted["lr"] == rate]
         scores, has_fallen = on_report(group, store, n_report)
         learnt = scores[~has_fallen]
-        gain, spread = float(learnt.mean() - floor.mean()), float(learnt.std(ddof=1))
+        score = float(learnt.mean()) if len(learnt) else math.nan
+        gain, spread = score - float(floor.mean()), float(learnt.std(ddof=1)) if len(learnt) > 1 else math.nan
         cost = float(group["train_rows"].iloc[0]) + (SELECT_ROWS + n_report) / 3
         rows.append(
             {
                 "report": n_report,
                 "rate": float(rate),
                 "seeds": len(scores),
-                "score": float(learnt.mean()),
+                "score": score,
                 "gain": gain,
                 "spread": spread,
                 "collapsed": float(has_fallen.mean()),
                 "cost": cost,
                 "is_alive": means[rate] >= means.max() - room,
-                "signal": gain / (spread * (cost / 1000) ** 0.5) if spread > 0 else math.inf,
+                "signal": math.inf if spread == 0 else gain / (spread * (cost / 1000) ** 0.5),
             }
         )
     return rows

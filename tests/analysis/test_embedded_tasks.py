@@ -68,6 +68,16 @@ def test_a_collapsed_seed_is_counted_and_left_out_of_the_spread():
     assert with_it["spread"] == pytest.approx(without["spread"])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n_learned", [0, 1])
+def test_what_too_few_seeds_cannot_tell_is_no_number(n_learned):
+    """One seed has no spread: an infinite signal would make the shortest sweep look best."""
+    shares = {f"run{i}": 0.8 if i < 6 + n_learned else None for i in range(9)}
+    measured = embedded_tasks.noise(runs(), Kept(shares), N_ROWS)
+    assert np.isnan([measured["spread"], measured["signal"]]).all()
+    assert np.isfinite(measured["gain"]) == bool(n_learned)
+
+
 def test_a_report_row_costs_a_third_of_a_train_row():
     """A forward pass is a third of a training step; more report rows are not free."""
     store = Kept({f"run{i}": 0.8 for i in range(9)})
