@@ -62,7 +62,7 @@ def test_scores_are_those_of_the_stored_predictions(store):
     one = resolve(tiny_config())
     (record,) = run_pack([one], store)
     table = pd.read_parquet(store.path(one.run_id) / "predictions.parquet")
-    assert table["split"].value_counts().to_dict() == {"select": 800, "report": 40}
+    assert table["split"].value_counts().to_dict() == {"select": 80, "report": 40}
     for split, rows in table.groupby("split"):
         guesses = rows[["logit_0", "logit_1"]].to_numpy().argmax(1)
         assert record["scores"][split]["matthews"] == pytest.approx(matthews_corrcoef(rows["label"], guesses))
