@@ -64,7 +64,8 @@ def folders(tmp_path_factory) -> dict[str, damage.Folder]:
     return read
 
 
-def test_a_damaged_folder_is_refused_or_read_exactly(folders, tmp_path_factory, capsys):
+@pytest.mark.parametrize("n_suite", [60, pytest.param(120, marks=pytest.mark.slow)])
+def test_a_damaged_folder_is_refused_or_read_exactly(n_suite, folders, tmp_path_factory, capsys):
     """Whatever else a folder may be, the weights and tokens of a run are those that its files hold."""
     ledger, root = Ledger("folders"), tmp_path_factory.mktemp("fuzz")
     models = {name: folder for name, folder in folders.items() if name in SEEDS}
@@ -79,7 +80,7 @@ def test_a_damaged_folder_is_refused_or_read_exactly(folders, tmp_path_factory, 
         lambda kind: kinds[kind]
     )
 
-    @settings(**ledger.settings(n_suite=120, share=4))
+    @settings(**ledger.settings(n_suite=n_suite, share=4))
     @given(st.sampled_from(sorted(models)), one, st.none() | st.none() | st.none() | one, st.integers(0, 999))
     def mutate(name: str, first: damage.Damage, second: damage.Damage | None, dice: int) -> None:
         content = damage.after(models[name], first, second)

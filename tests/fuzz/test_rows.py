@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -31,11 +32,12 @@ def task_config(train: Path, report: Path, names: list[str], kind: str) -> TaskC
     return tiny_config(task=values).task
 
 
-def test_a_file_of_rows_is_refused_or_read_exactly(tmp_path, capsys):
+@pytest.mark.parametrize("n_suite", [190, pytest.param(380, marks=pytest.mark.slow)])
+def test_a_file_of_rows_is_refused_or_read_exactly(n_suite, tmp_path, capsys):
     """A row that is lost, merged with another or has another's label makes a score that looks sound."""
     ledger = Ledger("rows")
 
-    @settings(**ledger.settings(n_suite=380, share=1))
+    @settings(**ledger.settings(n_suite=n_suite, share=1))
     @given(st.data())
     def mutate(data: Any) -> None:
         is_pair = data.draw(st.sampled_from((False, False, True)))
