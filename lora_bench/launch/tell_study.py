@@ -152,6 +152,8 @@ def describe(family: Family, course: Course, out: Console, *, seconds_of_run: fl
     """
     least, most = runs_at_least(family), runs_at_most(family)
     out.print(f"  it is at: {course.stage}")
+    if spent := adapters_in_words(family):
+        out.print(f"  ranks and parameters: {spent}")
     out.print(f"  runs in all, those that are there included: {least} at least, {most} at most")
     if math.isfinite(seconds_of_run):
         times = [duration(seconds_of_run * n) for n in (least, most)]
@@ -175,6 +177,19 @@ def declared_in_words(family: Family) -> str:
         f"{starts_in_words(asdict(declared))}, looks at {', '.join(map(str, declared.looks))} seeds, "
         f"margin {100 * declared.margin:g}, first seed {declared.first_seed}"
     )
+
+
+def adapters_in_words(family: Family) -> str:
+    """The ranks that each placement has on this backbone and what it costs: `q: 8 (276,480), mlp: 3 to 4 (276,096)`;
+    empty where no placement has ranks."""
+    declared, parts = family.declaration, []
+    for name in declared.placements:
+        run = family.cells.run(name, declared.start(name)[0], declared.first_seed)
+        ranks = sorted({matrix.rank for matrix in run.matrices})
+        if ranks:
+            span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+            parts.append(f"{name}: {span} ({run.adapter_parameters:,})")
+    return ", ".join(parts)
 
 
 def runs_at_least(family: Family) -> int:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.launch import study
+from lora_bench.launch.estimate import Estimate
 from lora_bench.launch.families import Declared, families
 from lora_bench.launch.plan import Candidate, make
 from lora_bench.paths import resource_root
@@ -443,9 +444,23 @@ SHIPPED = [path.stem for path in sorted((resource_root() / "sweeps").glob("*.yam
 
 @pytest.mark.usefixtures("unrehearsed", "uncounted")
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_studies_that_ship_can_be_run(name, command):
+def test_the_studies_that_ship_can_be_run(name, command, monkeypatch):
     """By a word or two beside the task and the model, as the help says."""
     assert {"weight_types", "budget"} <= set(SHIPPED)
+    monkeypatch.setattr(study, "estimate", lambda plan, store: Estimate(60.0, 2**20, "not measured: that takes steps"))
     ended = command("study", name, "task=acceptability", "model=minilm", "tracking=none", "dry_run=true")
     assert ended.status == 0, ended.text
     assert "it is at: search" in ended.out and "at most" in ended.out and "chance of a word" in ended.out
+
+
+def test_a_dry_run_tells_the_ranks_that_a_budget_comes_to(tmp_path):
+    """Grouped queries and an MLP get other ranks than q for the same budget, and a reader cannot know them."""
+    lab = Lab(tmp_path)
+    lab.launch()
+    (family,) = lab.families
+    run = family.cells.run("qv", 1e-3, 0)
+    (rank,) = {matrix.rank for matrix in run.matrices}
+    cost = sum(rank * (matrix.d_in + matrix.d_out) for matrix in run.matrices)
+    store = open_store(tmp_path)
+    study.dry_run(lab.families, store, lab.out, make=lambda candidates: make(candidates, store))
+    assert f"qv: {rank} ({cost:,})" in lab.said
