@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pandas as pd
+
+from lora_bench import wording
 from lora_bench.paths import argument
-from lora_bench.questions import claims
+from lora_bench.questions import claim_document, claims
 from lora_bench.reports import script
 
 
@@ -12,9 +15,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--claims", type=argument, default=claims.SHIPPED, metavar="FILE", help="the claims (default: those shipped)"
     )
+    parser.add_argument("--markdown", type=argument, metavar="FILE", help="write the scoreboard as a document, too")
     scope, out, options = script.parse(parser, argv)
     try:
         judged = claims.read_claims(options.claims)
     except claims.ClaimError as error:
         parser.error(str(error))
-    return script.run_script(lambda runs: claims.sections(runs, scope, judged), scope, out)
+    made: list[claims.Card] = []
+
+    def judge(runs: pd.DataFrame) -> list[claims.Card]:
+        made.extend(claims.sections(runs, scope, judged))
+        return made
+
+    status = script.run_script(judge, scope, out)
+    if options.markdown and made:
+        words = ["lora-bench", "claims", f"store={scope.store}", f"markdown={options.markdown}"]
+        text = claim_document.document(made[0], command=wording.command_line(words))
+        options.markdown.write_text(text, encoding="utf-8")
+    return status

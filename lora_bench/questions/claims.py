@@ -1,12 +1,16 @@
-"""Which published claims hold on this store? A card: supported, refuted, unresolved or missing, with the evidence.
+"""Which published claims hold on this store? A card: supported, refuted, open or not run, with the evidence.
 
-The claims are in claims.yaml, as contrasts. Each setting of the store judges them: score claims by paired t tests,
-Holm-corrected over the score claims of the card that the setting can judge; ties by two one-sided tests against the
-metric's margin; claims on learning rates by exact binomial tests over seeds, to within one step of a usual grid.
+The claims are in claims.yaml, as contrasts, each with what refutes it and the study that settles it. Each setting of
+the store judges them: contrasts of cells by paired t tests, Holm-corrected over those that the setting can judge; ties
+by two one-sided tests against the metric's margin; trends and pooled cells likewise, a family of their own; learning
+rates by exact binomial tests over seeds; ratios and spectra by t intervals over seeds. Where a study's journal has a
+word on a claim's contrast, that word counts.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,24 +19,39 @@ import pandas as pd
 import yaml
 
 from lora_bench import wording
+from lora_bench.questions import claim_kinds, claim_words
 from lora_bench.reports import tables
 from lora_bench.reports.scope import Scope, gather
 from lora_bench.reports.section import AGAIN, Column, Section, Table
+from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import settings, stats, tuning
-from lora_bench.verdicts.arms import compare, estimate, name_arms, same_targets
-from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN
+from lora_bench.verdicts.arms import compare, estimate, name_arms
+from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, NOT_LEARNED
 from lora_bench.verdicts.note import Note
 
 SHIPPED = Path(__file__).with_name("claims.yaml")
 KINDS = {
     "placement": ("first", "second", "says"),
+    "same_rank": ("first", "second", "says"),
     "rank": ("targets", "first", "second", "says"),
+    "interaction": ("first", "second", "says"),
+    "rank_slope": ("targets", "says"),
+    "pooled": ("firsts", "seconds", "says"),
+    "factor": ("by", "first", "second", "says"),
+    "time_ratio": ("by", "first", "second", "at_most"),
+    "spectral": ("targets", "low", "high"),
     "rate_flat": ("targets", "first", "second"),
+    "rate_falls": ("targets", "first", "second"),
     "rate_tenfold": (),
 }
-SAYS = ("better", "tied", "at_least")
+CELLS = ("placement", "same_rank", "rank")  # kinds that compare two cells
+TRENDS = ("interaction", "rank_slope", "pooled")
+FACTORS = ("factor", "time_ratio")
+SAYS = ("better", "tied", "at_least", "rises", "falls", "flat")
+AS_CONTRAST = {"rises": "better", "falls": "worse", "flat": "tied"}
 CARD = ("setting", "claim", "text", "source", "status", "evidence", "n_runs")  # a row: a claim in a setting
-STATUSES = ("supported", "refuted", "unresolved", "missing")
+SUPPORTED, REFUTED, OPEN, NOT_RUN = "supported", "refuted", "open", "not run"
+STATUSES = (SUPPORTED, REFUTED, OPEN, NOT_LEARNED, NOT_RUN)
 
 
 @dataclass(kw_only=True)
@@ -70,6 +89,10 @@ def read_claims(path: Path) -> list[dict]:
         if name in seen:
             raise ClaimError(f"claim {name}: given twice")
         seen.add(name)
+    for claim in claims:
+        unknown = [other for other in claim.get("contradicts", ()) if other not in seen]
+        if unknown:
+            raise ClaimError(f"claim {claim['id']}: contradicts {unknown[0]!r}, which is no claim of this file")
     return claims
 
 
@@ -81,7 +104,13 @@ def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None)
     """
     claims = claims or read_claims(SHIPPED)
     answered = scope.settings(runs)
-    rows, refused = gather(answered, lambda setting: judge(setting, claims, margin=scope.margin_of(setting.metric)))
+    store = open_store(scope.store) if scope.store.is_dir() else None
+    rows, refused = [], []
+    if any(claim["kind"] not in FACTORS for claim in claims):
+        rows, refused = gather(
+            answered, lambda setting: judge(setting, claims, margin=scope.margin_of(setting.metric), store=store)
+        )
+    rows = _whole([*rows, *_of_factors(scope.within(runs), scope, claims)], claims, answered)
     section = card_section(pd.DataFrame(rows), claims, several=len(answered) > 1)
     section.notes.extend(dict.fromkeys(note for setting in answered for note in setting.notes))
     section.notes.append(Note(f"the claims are judged at one look; {AGAIN}"))
@@ -94,35 +123,101 @@ def card_section(rows: pd.DataFrame, claims: list[dict], *, several: bool) -> Ca
     return Card("Claims", sentence(rows), tables=[evidence_table(rows, several=several)], rows=rows, claims=claims)
 
 
-def judge(setting: settings.Setting, claims: list[dict], *, margin: float) -> list[dict]:
-    """One row per claim: status, evidence in words, and the number of runs behind it."""
+def judge(
+    setting: settings.Setting, claims: list[dict], *, margin: float, store: StoreReader | None = None
+) -> list[dict]:
+    """A row for each claim that is not on levels of a factor: status, evidence in words, and the runs behind it.
+
+    Args:
+        store: with the adapters and journals; None without.
+    """
     named = name_arms(setting.runs)
     settings.refuse_duplicates(setting, named)
     rates = tuning.choose_rates(named)
     estimates = estimate(named, rates["lr"])
-    arms = {claim["id"]: _arms(claim, estimates) for claim in claims if claim["kind"] in ("placement", "rank")}
+    lora = estimates[(estimates["targets"] != "") & (estimates["n_seeds"] > 0)]
+    arms = {claim["id"]: _arms(claim, lora) for claim in claims if claim["kind"] in CELLS}
     pairs = {name: pair for name, pair in arms.items() if isinstance(pair, tuple)}
-    table = compare(estimates, list(pairs.values()), margin=margin, flat=tuning.flat_arms(rates))
-    verdicts = dict(zip(pairs, table.to_dict("records"), strict=True))
+    family = list({frozenset(pair): pair for pair in pairs.values()}.values())  # claims that contradict ask one thing
+    table = compare(estimates, family, margin=margin, flat=tuning.flat_arms(rates))
+    of_pair = dict(zip(family, table.to_dict("records"), strict=True))
+    verdicts = {
+        name: of_pair.get((first, second)) or _mirrored(of_pair[second, first])
+        for name, (first, second) in pairs.items()
+    }
+    trends = _trends([claim for claim in claims if claim["kind"] in TRENDS], lora, margin)
+    words = claim_words.of_setting(setting, store)
     rows = []
     for claim in claims:
-        name = claim["id"]
-        if name in verdicts:
+        name, kind, n_runs = claim["id"], claim["kind"], 0
+        if kind in FACTORS:
+            continue
+        if claim.get("policy", setting.facts.get("alpha_policy")) != setting.facts.get("alpha_policy"):
+            judged = NOT_RUN, f"is about adapter.alpha_policy={claim['policy']}"
+        elif name in verdicts:
             judged = _judge_scores(claim, verdicts[name], rates, margin)
             n_runs = int(named["arm"].isin(pairs[name]).sum())
         elif name in arms:
-            judged, n_runs = ("missing", str(arms[name])), 0
-        elif claim["kind"] == "rate_flat":
-            judged, n_runs = _judge_flat(claim, named, estimates)
-        else:
+            judged = NOT_RUN, str(arms[name])
+        elif name in trends:
+            judged = trends[name]
+            n_runs = 0 if judged[0] == NOT_RUN else len(setting.runs)
+        elif kind == "spectral":
+            judged, n_runs = _judge_spectral(claim, named, store)
+        elif kind == "rate_tenfold":
             judged, n_runs = _judge_tenfold(named)
-        rows.append(
-            {
-                "setting": setting.title, "claim": name, "text": claim["text"], "source": claim["source"],
-                "status": judged[0], "evidence": judged[1], "n_runs": n_runs,
-            }
-        )  # fmt: skip
+        else:
+            judged, n_runs = _judge_rates(claim, named, lora)
+        if word := claim_words.word_on(claim, words):
+            judged = _STATUS_OF[claim["says"]].get(word["word"], OPEN), word["words"]
+        rows.append(_row(setting.title, claim, judged, n_runs, setting))
     return rows
+
+
+def _row(title: str, claim: dict, judged: tuple[str, str], n_runs: int, setting: settings.Setting | None) -> dict:
+    status, evidence = judged
+    if status == NOT_RUN and claim.get("study") and setting is not None:
+        evidence += f"; run {claim_words.command(claim['study'], setting)}"
+    return {
+        "setting": title, "claim": claim["id"], "text": claim["text"], "source": claim["source"],
+        "status": status, "evidence": evidence, "n_runs": n_runs,
+    }  # fmt: skip
+
+
+def _of_factors(runs: pd.DataFrame, scope: Scope, claims: list[dict]) -> list[dict]:
+    """A row for each claim on levels of a factor, and each setting that has both levels."""
+    rows = []
+    of_factors = [claim for claim in claims if claim["kind"] in FACTORS]
+    for title, claim, row in claim_kinds.factor_judgements(runs, scope, of_factors):
+        if claim["kind"] == "factor":
+            judged = _judge_scores(dict(claim), row, None, row["margin"])
+        else:
+            judged = claim_kinds.at_most(np.array(list(row["ratio"].values())), float(claim["at_most"]))
+        rows.append(_row(title, dict(claim), judged, row["n_runs"], None))
+    return rows
+
+
+def _whole(rows: list[dict], claims: list[dict], answered: Sequence[settings.Setting]) -> list[dict]:
+    """The rows with those that a setting lacks, and with what is against a claim beside it."""
+    by_title = {setting.title: setting for setting in answered}
+    by_cell = {(row["setting"], row["claim"]): row for row in rows}
+    made = []
+    for title in dict.fromkeys(row["setting"] for row in rows) or by_title:
+        of_title = [
+            by_cell.get((title, claim["id"])) or _row(title, claim, _absent(claim), 0, by_title.get(title))
+            for claim in claims
+        ]
+        status = {row["claim"]: row["status"] for row in of_title}
+        for row, claim in zip(of_title, claims, strict=True):
+            others = [other for other in claim.get("contradicts", ()) if status[other] != NOT_RUN]
+            against = ", ".join(f"{other} is {status[other]}" for other in others)
+            made.append(row | ({"evidence": f"{row['evidence']}; against it: {against}"} if against else {}))
+    return made
+
+
+def _absent(claim: dict) -> tuple[str, str]:
+    lacks = f"needs {claim['first']} and {claim['second']} of {claim['by']}" if claim.get("by") else "needs runs"
+    return NOT_RUN, f"{lacks}, all else alike"
 
 
 def sentence(card: pd.DataFrame) -> str:
@@ -136,15 +231,16 @@ def sentence(card: pd.DataFrame) -> str:
     return f"Of {judged}: {wording.listed(shares)}."
 
 
-def _arms(claim: dict, estimates: pd.DataFrame) -> tuple[str, str] | str:
+def _arms(claim: dict, lora: pd.DataFrame) -> tuple[str, str] | str:
     """The two arms that a claim compares here, or what the store lacks for it."""
-    lora = estimates[(estimates["targets"] != "") & (estimates["n_seeds"] > 0)]
+    if claim["kind"] == "same_rank":
+        return claim_kinds.same_rank(claim, lora)
     if claim["kind"] == "rank":
-        of_targets = _of(claim["targets"], lora)
+        of_targets = claim_kinds.of_targets(claim["targets"], lora)
         ends = _ends(of_targets, claim)
         return ends if isinstance(ends, tuple) else _needs_ranks(claim, ends)
     best: tuple | None = None
-    firsts, seconds = (_of(claim[side], lora) for side in ("first", "second"))
+    firsts, seconds = (claim_kinds.of_targets(claim[side], lora) for side in ("first", "second"))
     for first, cell in firsts.to_dict("index").items():
         for second, other in seconds.to_dict("index").items():
             counts = (cell["adapter_parameters"], other["adapter_parameters"])
@@ -186,24 +282,74 @@ def _needs_ranks(claim: dict, there: str) -> str:
     return f"needs {claim['targets']} {wanted}; the store has {there}"
 
 
-def _of(word: str, estimates: pd.DataFrame) -> pd.DataFrame:
-    return estimates[estimates["targets"].map(lambda targets: same_targets(word, str(targets))).astype(bool)]
+_STATUS_OF: dict[str, dict[str, str]] = {
+    "better": {"better": SUPPORTED, "worse": REFUTED, "tied": REFUTED},
+    "worse": {"worse": SUPPORTED, "better": REFUTED, "tied": REFUTED},
+    "tied": {"tied": SUPPORTED, "better": REFUTED, "worse": REFUTED},
+    "at_least": {"better": SUPPORTED, "tied": SUPPORTED, "worse": REFUTED},
+}
+"""What a claim says -> the word that a contrast got -> the claim's status; any other word leaves it open."""
+for _says in _STATUS_OF.values():
+    _says |= {NOT_LEARNED: NOT_LEARNED, "missing": NOT_RUN}
 
 
-def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) -> tuple[str, str]:
+def _mirrored(row: dict) -> dict:
+    """A contrast's row, second minus first."""
+    swapped = {"better": "worse", "worse": "better", MORE_OFTEN: LESS_OFTEN, LESS_OFTEN: MORE_OFTEN}
+    return row | {
+        "first": row["second"],
+        "second": row["first"],
+        "difference": -row["difference"],
+        "low": -row["high"],
+        "high": -row["low"],
+        "verdict": swapped.get(row["verdict"], row["verdict"]),
+    }
+
+
+def _trends(claims: list[dict], lora: pd.DataFrame, margin: float) -> dict[str, tuple[str, str]]:
+    """The trends and pooled contrasts that a setting can judge, a family of their own; what it lacks for the others."""
+    values = {claim["id"]: claim_kinds.trend(claim, lora) for claim in claims}
+    known = {name: by_seed for name, by_seed in values.items() if isinstance(by_seed, dict)}
+    family = [
+        stats.contrast(np.array(list(by_seed.values())), np.zeros(len(by_seed)), margin=margin)
+        for by_seed in known.values()
+    ]
+    rows = dict(zip(known, stats.judge(family), strict=True))
+    judged = {}
+    for claim in claims:
+        name = claim["id"]
+        if name not in rows:
+            judged[name] = NOT_RUN, str(values[name])
+            continue
+        row = vars(rows[name]) | {"first": claim_kinds.named(claim), "second": ""}
+        judged[name] = _judge_scores(claim, row, None, margin)
+    return judged
+
+
+def _judge_spectral(claim: dict, named: pd.DataFrame, store: StoreReader | None) -> tuple[tuple[str, str], int]:
+    slopes = claim_kinds.spectral_slopes(claim, named, store) if store else "needs the adapters of a store"
+    if isinstance(slopes, str):
+        return (NOT_RUN, slopes), 0
+    status, words = claim_kinds.within(np.array(list(slopes.values())), claim["low"], claim["high"])
+    return (status, f"slope of log stable rank on log rank: {words}"), len(slopes)
+
+
+def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame | None, margin: float) -> tuple[str, str]:
     verdict, small = row["verdict"], row["note"] == stats.SMALL
-    uncertified = [arm for arm in (row["first"], row["second"]) if rates.loc[arm, "certificate"] in tuning.UNCERTIFIED]
-    status = {
-        "better": {"better": "supported", "worse": "refuted", "tied": "refuted"},
-        "tied": {"tied": "supported", "better": "refuted", "worse": "refuted"},
-        "at_least": {"better": "supported", "tied": "supported", "worse": "refuted"},
-    }[claim["says"]].get(verdict, "missing" if verdict == "missing" else "unresolved")
-    if small and claim["says"] in ("tied", "at_least"):
-        status = "supported"
+    uncertified = [
+        arm
+        for arm in (row["first"], row["second"])
+        if rates is not None and rates.loc[arm, "certificate"] in tuning.UNCERTIFIED
+    ]
+    says = AS_CONTRAST.get(str(claim["says"]), str(claim["says"]))
+    status = _STATUS_OF[says].get(verdict, OPEN)
+    if small and says in ("tied", "at_least"):
+        status = SUPPORTED
     if row["n_seeds"] == 0:
-        return "missing", f"{row['first']} and {row['second']} share no seed"
+        return NOT_RUN, f"{row['first']} and {row['second']} share no seed"
     difference = wording.plus_minus(row["difference"], row["high"], wording.signed)
-    evidence = f"{row['first']} − {row['second']}: {difference} points, {row['n_pairs']} seeds"
+    contrasted = f"{row['first']} − {row['second']}" if row["second"] else row["first"]
+    evidence = f"{contrasted}: {difference} points, {row['n_pairs']} seeds"
     if np.isfinite(row["p_holm"]):
         evidence += f", p {wording.p_value(row['p_holm'])}"
         evidence += f", tie within {100 * margin:g} p {wording.p_value(row['p_equivalent_holm'])}"
@@ -211,39 +357,42 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame, margin: float) ->
         evidence += f"; {row['first']} {verdict}"
     if row["note"]:
         evidence += f"; {row['note']}"
-    if status == "unresolved" and not pd.isna(row["seeds_needed"]):
+    if status == OPEN and not pd.isna(row["seeds_needed"]):
         evidence += f"; about {tables.seeds_needed(row)} seeds would show a difference of {100 * margin:g}, or none"
     if uncertified:
         evidence += f"; the rate of {wording.listed(uncertified)} is not certified"
     return status, evidence
 
 
-def _judge_flat(claim: dict, runs: pd.DataFrame, estimates: pd.DataFrame) -> tuple[tuple[str, str], int]:
-    of_targets = _of(claim["targets"], estimates[estimates["n_seeds"] > 0])
+def _judge_rates(claim: dict, runs: pd.DataFrame, lora: pd.DataFrame) -> tuple[tuple[str, str], int]:
+    of_targets = claim_kinds.of_targets(claim["targets"], lora)
     ends = _ends(of_targets, claim)
     if not isinstance(ends, tuple):
-        return ("missing", _needs_ranks(claim, ends)), 0
+        return (NOT_RUN, _needs_ranks(claim, ends)), 0
     best = pd.DataFrame(np.log10(tuning.best_rates_by_seed(runs[runs["arm"].isin(ends)]).astype(float)))
     if len(best) < 2 or runs[runs["arm"].isin(ends)].groupby("arm")["lr"].nunique().min() < 3:
-        return ("missing", f"needs three rates or more for {ends[0]} and {ends[1]}"), 0
+        return (NOT_RUN, f"needs three rates or more for {ends[0]} and {ends[1]}"), 0
     shift = (best.loc[ends[1]] - best.loc[ends[0]]).dropna().to_numpy()
-    return _by_seeds(shift, 0.0, f"best rate of {ends[1]} over that of {ends[0]}"), int(runs["arm"].isin(ends).sum())
+    what = f"best rate of {ends[1]} over that of {ends[0]}"
+    judged = _by_seeds(shift, 0.0, what) if claim["kind"] == "rate_flat" else _falling(shift, what)
+    return judged, int(runs["arm"].isin(ends).sum())
 
 
 def _judge_tenfold(runs: pd.DataFrame) -> tuple[tuple[str, str], int]:
     if tuning.FULL not in set(runs["arm"]):
-        return ("missing", "needs full fine-tuning at its own rates beside LoRA (adapter=full)"), 0
+        return (NOT_RUN, "needs full fine-tuning at its own rates beside LoRA (adapter=full)"), 0
     ratio = tuning.over_full(runs).to_numpy()
     if not ratio.size:
         needs = "needs three rates or more of full fine-tuning and of LoRA, and a seed with a score at all of them"
-        return ("missing", needs), 0
+        return (NOT_RUN, needs), 0
     return _by_seeds(ratio, 1.0, "best LoRA rate over that of full fine-tuning"), len(tuning.beside_full(runs))
 
 
 def _by_seeds(log_ratios: np.ndarray, center: float, what: str) -> tuple[str, str]:
     if not len(log_ratios):
-        return "missing", "no seed has a score at every rate of both"
+        return NOT_RUN, "no seed has a score at every rate of both"
     status, share, p = tuning.judge_log_ratios(log_ratios, center)
+    status = OPEN if status not in (SUPPORTED, REFUTED) else status
     low, high = 10 ** (center - tuning.HALF_DECADE), 10 ** (center + tuning.HALF_DECADE)
     n = len(log_ratios)
     evidence = (
@@ -251,6 +400,19 @@ def _by_seeds(log_ratios: np.ndarray, center: float, what: str) -> tuple[str, st
         f"{low:.2g} and {high:.2g}; binomial p {wording.p_value(p)}"
     )
     return status, evidence
+
+
+def _falling(log_ratios: np.ndarray, what: str) -> tuple[str, str]:
+    """Whether most seeds' best rates fall by more than one step of a usual grid."""
+    if not len(log_ratios):
+        return NOT_RUN, "no seed has a score at every rate of both"
+    share, p_falls, p_not = stats.share_inside(log_ratios, -math.inf, -tuning.HALF_DECADE + 1e-9)
+    status = SUPPORTED if p_falls < 0.05 else REFUTED if p_not < 0.05 else OPEN
+    n, p = len(log_ratios), min(p_falls, p_not)
+    return status, (
+        f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds at or below "
+        f"{10**-tuning.HALF_DECADE:.2g}; binomial p {wording.p_value(p)}"
+    )
 
 
 def evidence_table(card: pd.DataFrame, *, several: bool) -> Table:

@@ -39,7 +39,7 @@ def shared_words(run: pd.Series, record: Mapping[str, Any], *, given: Sequence[s
         record: the run's.
         given: words that are there already, whose keys are left out.
     """
-    words = [*_preset_words("model", str(run["model"]), given), *task_words(str(run["task"]), record, given=given)]
+    words = [*preset_words("model", str(run["model"]), given), *task_words(str(run["task"]), record, given=given)]
     is_preset = not any(word.startswith("train=") for word in given)
     usual = _preset("train", DEFAULTS["train"]) if is_preset else {}
     trained = dict(record["config"]["train"])
@@ -51,7 +51,7 @@ def shared_words(run: pd.Series, record: Mapping[str, Any], *, given: Sequence[s
 def task_words(task: str, record: Mapping[str, Any], *, given: Sequence[str]) -> list[str]:
     """Those of `shared_words` for the task and its rows."""
     rows = (f"{key}={n_rows}" for key, n_rows in _cut_rows(record).items())
-    return _further([*_preset_words("task", task, given), *rows], given)
+    return _further([*preset_words("task", task, given), *rows], given)
 
 
 def placement_words(run: pd.Series, record: Mapping[str, Any], *, given: Sequence[str]) -> dict[str, str]:
@@ -71,7 +71,7 @@ def _further(words: Sequence[str], given: Sequence[str]) -> list[str]:
     return [word for word in words if overrides.key_of(word) not in keys]
 
 
-def _preset_words(group: str, name: str, given: Sequence[str]) -> list[str]:
+def preset_words(group: str, name: str, given: Sequence[str]) -> list[str]:
     """The word that chooses what has this name; the name itself for what no preset has."""
     if {group, f"{group}.name", f"{group}.gguf"} & set(map(overrides.key_of, given)):
         return []

@@ -53,7 +53,7 @@ def sections(runs: pd.DataFrame, scope: Scope, *, by: str, reference: str | None
         NothingToShow: when there is none, with what differs beside the factor; or when no level is the reference.
     """
     runs = scope.within(runs)
-    runs = runs.assign(level=_levels(runs, by, scope))
+    runs = runs.assign(level=factor_levels(runs, by, scope))
     if reference:  # as the records spell it, or as the levels do
         reference = next(iter(runs.loc[runs[by].astype(str) == reference, "level"]), reference)
     methods = [None] if by == "method" else [name for name in LORA_METHODS if name in set(runs["method"])]
@@ -203,7 +203,7 @@ def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: obj
 # ---------------------------------------------------------------- helpers
 
 
-def _levels(runs: pd.DataFrame, by: str, scope: Scope) -> pd.Series:
+def factor_levels(runs: pd.DataFrame, by: str, scope: Scope) -> pd.Series:
     if by == "layers":
         return layer_levels(runs, scope.store)
     if by == "method":

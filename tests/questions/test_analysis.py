@@ -505,10 +505,10 @@ def card() -> pd.DataFrame:
     [
         ("qv_over_k", "supported", "points, 6 seeds"),
         ("qv_as_good_as_qkvo", "refuted", "qv r=4 − qkvo r=2: −"),
-        ("mlp_over_attention", "missing", "needs mlp and attention at one budget"),
+        ("mlp_over_attention", "not run", "needs mlp and attention at one budget"),
         ("q_needs_rank", "supported", "q r=64 − q r=1: +"),
         ("best_rate_flat_in_rank", "supported", "6 of 6 seeds"),
-        ("tenfold_rate", "missing", "adapter=full"),
+        ("tenfold_rate", "not run", "adapter=full"),
     ],
 )
 def test_claims_are_judged_by_the_store(card, claim, status, evidence):
@@ -526,6 +526,10 @@ def test_claims_are_judged_by_the_store(card, claim, status, evidence):
             "words are better",
         ),
         ("nothing: 1", "as a list under `claims`"),
+        (
+            "claims: [{id: a, kind: rate_tenfold, text: t, source: s, contradicts: [b]}]",
+            "contradicts 'b', which is no claim",
+        ),
     ],
 )
 def test_a_claims_file_that_cannot_be_read_is_refused(text, message, tmp_path, capsys):

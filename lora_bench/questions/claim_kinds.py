@@ -1,0 +1,223 @@
+"""How claims beyond one contrast of two cells are read from records: trends over budgets and ranks, pooled placements,
+levels of a factor, ratios of training time, and the spectra of saved adapters.
+
+    trend(seed)  = least-squares slope on log2 of the rank, or of the budget       of a score, or of a difference
+    stable rank  = |BA|_F^2 / |BA|_2^2, geometric mean over matrices
+
+Each gives values by seed, which `claims` judges as it judges any contrast, or says in words what the store lacks.
+Source of the stable rank: Rudelson and Vershynin 2007, J. ACM 54(4):21.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lora_bench.questions import factor
+from lora_bench.reports.scope import Scope
+from lora_bench.store import StoreReader
+from lora_bench.verdicts import arms, pooled, settings, stats, subspace, tuning
+from lora_bench.verdicts.arms import same_targets
+
+Claim = Mapping[str, Any]
+By = dict[int, float]
+"""Seed -> value."""
+MIN_POINTS = 3
+"""Ranks or budgets of a trend: two are a contrast."""
+
+
+# ---------------------------------------------------------------- values by seed
+
+
+def trend(claim: Claim, estimates: pd.DataFrame) -> By | str:
+    """The values of a claim of kind `interaction`, `rank_slope` or `pooled`, or what the store lacks for it."""
+    if claim["kind"] == "interaction":
+        return _over_budgets(claim, estimates)
+    if claim["kind"] == "rank_slope":
+        cells = of_targets(claim["targets"], estimates)
+        by_rank = {arm.rank: scores for arm, scores in zip(cells["arm"], cells["scores"], strict=True) if _single(arm)}
+        if len(by_rank) < MIN_POINTS:
+            return f"needs {claim['targets']} at three ranks or more; the store has {_counted(by_rank)}"
+        return pooled.slopes_per_doubling(dict(sorted(by_rank.items()))) or _NO_SEED
+    return _pooled(claim, estimates)
+
+
+def _over_budgets(claim: Claim, estimates: pd.DataFrame) -> By | str:
+    meeting = {
+        budget: {seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}
+        for budget, ours, theirs in _meetings(claim["first"], claim["second"], estimates)
+    }
+    if len(meeting) < MIN_POINTS:
+        return f"needs {claim['first']} and {claim['second']} at three budgets; the store has {_counted(meeting)}"
+    return pooled.slopes_per_doubling(dict(sorted(meeting.items()))) or _NO_SEED
+
+
+def _meetings(first: str, second: str, estimates: pd.DataFrame) -> Iterator[tuple[int, dict, dict]]:
+    """Budgets at which two placements meet, with their scores by seed."""
+    theirs = of_targets(second, estimates).to_dict("records")
+    for cell in of_targets(first, estimates).to_dict("records"):
+        for other in theirs:
+            counts = cell["adapter_parameters"], other["adapter_parameters"]
+            if max(counts) <= min(counts) * (1 + settings.SAME_BUDGET):
+                yield int(counts[0]), cell["scores"], other["scores"]
+
+
+def _pooled(claim: Claim, estimates: pd.DataFrame) -> By | str:
+    wanted = [*claim["firsts"], *claim["seconds"]]
+    budgets = sorted({float(count) for word in wanted for count in of_targets(word, estimates)["adapter_parameters"]})
+    most: By = {}
+    for budget in budgets:
+        near = estimates[np.isclose(estimates["adapter_parameters"], budget, rtol=settings.SAME_BUDGET)]
+        cells = {word: list(of_targets(word, near)["scores"]) for word in wanted}
+        if all(cells.values()):
+            sides = ([cells[word][0] for word in claim[side]] for side in ("firsts", "seconds"))
+            values = pooled.difference_of_means(*sides)
+            most = values if len(values) > len(most) else most
+    return most or f"needs {', '.join(wanted)} at one budget, with common seeds"
+
+
+def named(claim: Claim) -> str:
+    """What the values of a trend are called."""
+    if claim["kind"] == "interaction":
+        return f"{claim['first']} − {claim['second']}, per doubling of the budget"
+    if claim["kind"] == "rank_slope":
+        return f"{claim['targets']}, per doubling of the rank"
+    return " − ".join(f"mean of {', '.join(claim[side])}" for side in ("firsts", "seconds"))
+
+
+def same_rank(claim: Claim, estimates: pd.DataFrame) -> tuple[str, str] | str:
+    """The two arms of a claim that compares placements at one rank, whatever they cost: the rank with most common
+    seeds, then the highest."""
+    best: tuple | None = None
+    for first, cell in of_targets(claim["first"], estimates).to_dict("index").items():
+        for second, other in of_targets(claim["second"], estimates).to_dict("index").items():
+            if _single(cell["arm"]) and cell["arm"].rank == other["arm"].rank:
+                key = len(cell["scores"].keys() & other["scores"].keys()), cell["arm"].rank
+                best = max(best or (key, ()), (key, (str(first), str(second))))
+    return best[1] if best else f"needs {claim['first']} and {claim['second']} at one rank; the store has no such pair"
+
+
+# ---------------------------------------------------------------- levels of a factor
+
+
+def factor_judgements(runs: pd.DataFrame, scope: Scope, claims: Sequence[Claim]) -> Iterator[tuple[str, Claim, dict]]:
+    """For each claim on levels of a factor, and setting that has both: its title, the claim, and the contrast's row.
+
+    Of several placements and budgets the one with most seeds counts. A claim on time has `ratio`, by seed, in log10.
+    """
+    for by in dict.fromkeys(claim["by"] for claim in claims):
+        of_factor = [claim for claim in claims if claim["by"] == by]
+        is_method = by == "method"
+        asked = replace(scope, method=None) if is_method else scope
+        levelled = runs.assign(level=factor.factor_levels(runs, by, scope))
+        for setting in asked.settings(levelled, free=settings.METHOD_SETTINGS if is_method else (by,)):
+            for claim in of_factor:
+                rows = list(_levels_judged(setting, claim, scope))
+                if rows:
+                    yield setting.title, claim, max(rows, key=lambda row: row["n_seeds"])
+
+
+def _levels_judged(setting: settings.Setting, claim: Claim, scope: Scope) -> Iterator[dict]:
+    first, second = (factor.plain_level(str(claim[side])) for side in ("first", "second"))
+    for placed in factor.compared(setting, claim["by"], second):
+        targets = placed.runs.loc[placed.runs["targets"] != "", "targets"].iloc[0]
+        if first not in placed.levels or not same_targets(claim.get("targets", "qv"), str(targets)):
+            continue
+        levelled = placed.runs.assign(arm=placed.runs["level"])
+        judged = arms.judge(levelled, [(first, second)], margin=scope.margin_of(setting.metric))
+        row = judged.contrasts.iloc[0].to_dict()
+        row["n_runs"] = int(levelled["arm"].isin([first, second]).sum())
+        if claim["kind"] == "time_ratio":
+            at = tuning.at_chosen_rates(levelled)
+            seconds = at.pivot_table(index="seed", columns="arm", values="attributed_seconds")
+            seconds = seconds.reindex(columns=[first, second]).dropna()
+            row["ratio"] = {
+                int(seed): math.log10(ours / theirs) for seed, ours, theirs in seconds.itertuples(name=None)
+            }
+        yield row
+
+
+# ---------------------------------------------------------------- spectra
+
+
+def stable_rank(pairs: Mapping[str, subspace.LowRank]) -> float:
+    """The geometric mean over matrices of |BA|_F^2 / |BA|_2^2; nan where an update is zero, or there is none.
+
+    Args:
+        pairs: by module.
+    """
+    values = []
+    for pair in pairs.values():
+        singular = subspace.update_basis(pair.A, pair.B)[1]
+        values.append(float((singular**2).sum() / singular[0] ** 2) if singular[0] > 0 else math.nan)
+    return float(np.exp(np.mean(np.log(values)))) if values else math.nan
+
+
+def spectral_slopes(claim: Claim, named: pd.DataFrame, store: StoreReader) -> By | str:
+    """{seed: slope of log stable rank on log rank}, from adapters saved at the chosen rates, of a placement that has
+    two ranks or more."""
+    chosen = tuning.at_chosen_rates(named)
+    chosen = chosen[chosen["rank"].notna()]
+    by_seed: dict[int, dict[int, float]] = {}
+    placed = chosen[chosen["targets"].map(lambda word: same_targets(claim["targets"], str(word))).astype(bool)]
+    for run_id, seed, rank in zip(placed["run_id"].astype(str), placed["seed"], placed["rank"], strict=True):
+        if store.adapter(run_id) is None:
+            continue
+        pairs = subspace.read_adapter(store.path(run_id), store.record(run_id)["manifest"])
+        by_seed.setdefault(int(seed), {})[int(rank)] = stable_rank(pairs)
+    several = {seed: by_rank for seed, by_rank in by_seed.items() if len(by_rank) > 1}
+    slopes = {
+        seed: float(np.polyfit(np.log(list(by_rank)), np.log(list(by_rank.values())), 1)[0])
+        for seed, by_rank in sorted(several.items())
+    }
+    finite = {seed: slope for seed, slope in slopes.items() if math.isfinite(slope)}
+    return finite or f"needs saved adapters of {claim['targets']} at two ranks of one seed (keep_adapters=all)"
+
+
+def within(values: np.ndarray, low: float, high: float) -> tuple[str, str]:
+    """A claim that a mean lies in [low, high]: supported where its 95 % t interval does, refuted where it lies outside
+    altogether, open otherwise; with the interval in words."""
+    if values.size < 2:
+        return "open", f"{values.mean():.2f} from one seed"
+    below, above = stats.mean_interval(values)
+    words = f"{values.mean():.2f} ({below:.2f} to {above:.2f}) over {values.size} seeds"
+    if not math.isfinite(below):
+        return "open", f"{values.mean():.2f} in every seed"
+    if low <= below and above <= high:
+        return "supported", words
+    return ("refuted" if above < low or below > high else "open"), words
+
+
+def at_most(log_ratios: np.ndarray, bound: float) -> tuple[str, str]:
+    """A claim that a ratio, given in log10 by seed, is at most the bound: by its 95 % t interval."""
+    if log_ratios.size < 2:
+        return "open", "needs two seeds that measured their time"
+    low, high = stats.mean_interval(log_ratios)
+    mean = float(log_ratios.mean())
+    low, high = (mean, mean) if math.isnan(low) else (low, high)
+    words = f"ratio of times {10**mean:.2f} ({10**low:.2f} to {10**high:.2f}) over {log_ratios.size} seeds"
+    bound = math.log10(bound)
+    return ("supported" if high <= bound else "refuted" if low > bound else "open"), words
+
+
+# ---------------------------------------------------------------- helpers
+
+_NO_SEED = "no seed has a score in all of these cells"
+
+
+def of_targets(word: str, estimates: pd.DataFrame) -> pd.DataFrame:
+    """The cells of a placement, as a sweep writes it."""
+    return estimates[estimates["targets"].map(lambda targets: same_targets(word, str(targets))).astype(bool)]
+
+
+def _single(arm: arms.Arm) -> bool:
+    return isinstance(arm.rank, int)
+
+
+def _counted(points: Mapping[int, Any]) -> str:
+    return ", ".join(f"{point:,}" for point in sorted(points)) or "none"

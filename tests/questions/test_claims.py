@@ -1,0 +1,217 @@
+"""Each kind of claim is what an independent computation says, and the published scoreboard is what the records say."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from fake_store import fake_record, frame_of, weight_types_records
+from lora_bench.questions import claim_document, claim_kinds, claim_words, claims
+from lora_bench.reports.scope import Scope
+from lora_bench.verdicts.arms import Arm
+from lora_bench.verdicts.subspace import LowRank
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = claims.read_claims(claims.SHIPPED)
+SEEDS = range(6)
+
+
+def cells(scores_of):
+    """Estimates as `verdicts.arms.estimate` gives them, of invented scores: (targets, rank) -> score of a seed."""
+    rng = np.random.default_rng(3)
+    rows = {}
+    for (targets, rank), level in scores_of.items():
+        arm = Arm(targets, rank)
+        scores = {seed: level + rng.normal(0, 0.01) for seed in SEEDS}
+        cost = 100 * rank * len(targets) if isinstance(rank, int) else 0
+        rows[str(arm)] = {"targets": targets, "arm": arm, "scores": scores, "adapter_parameters": cost}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def slope(points):
+    """scipy's least squares over {x: y} on log2 of x."""
+    return scipy.stats.linregress(np.log2(list(points)), list(points.values())).slope
+
+
+def test_a_trend_over_ranks_is_each_seeds_least_squares_slope():
+    """A word on the rank rests on it."""
+    table = cells({("qv", 1): 0.5, ("qv", 4): 0.6, ("qv", 64): 0.6})
+    values = claim_kinds.trend({"kind": "rank_slope", "targets": "qv"}, table)
+    for seed in SEEDS:
+        by_rank = {rank: table["scores"][f"qv r={rank}"][seed] for rank in (1, 4, 64)}
+        assert values[seed] == pytest.approx(slope(by_rank))
+
+
+def test_an_interaction_is_the_slope_of_a_difference_over_budgets():
+    """That an order flips is no claim on either end alone, and budgets at which one side is missing say nothing."""
+    at = {("qv", 2): 0.5, ("qkvo", 1): 0.6, ("qv", 8): 0.6, ("qkvo", 4): 0.6, ("qv", 32): 0.8, ("qkvo", 16): 0.6}
+    table = cells(at | {("qv", 1): 0.1})
+    values = claim_kinds.trend({"kind": "interaction", "first": "qv", "second": "attention"}, table)
+    for seed in SEEDS:
+        scores = {name: by_seed[seed] for name, by_seed in table["scores"].items()}
+        by_budget = {400 * rank: scores[f"qv r={2 * rank}"] - scores[f"qkvo r={rank}"] for rank in (1, 4, 16)}
+        assert values[seed] == pytest.approx(slope(by_budget))
+
+
+def test_pooled_placements_are_means_at_one_budget():
+    table = cells({("v", 4): 0.7, ("o", 4): 0.6, ("q", 4): 0.5, ("k", 4): 0.4, ("q", 8): 0.9})
+    values = claim_kinds.trend({"kind": "pooled", "firsts": ["v", "o"], "seconds": ["q", "k"]}, table)
+    scores = table["scores"]
+    for seed in SEEDS:
+        means = [(scores[f"{a} r=4"][seed] + scores[f"{b} r=4"][seed]) / 2 for a, b in (("v", "o"), ("q", "k"))]
+        assert values[seed] == pytest.approx(means[0] - means[1])
+
+
+@pytest.mark.parametrize(
+    ("claim", "lacks"),
+    [
+        ({"kind": "rank_slope", "targets": "qv"}, "three ranks or more; the store has 1, 4"),
+        ({"kind": "interaction", "first": "qv", "second": "q"}, "three budgets; the store has none"),
+        ({"kind": "pooled", "firsts": ["v"], "seconds": ["qv"]}, "needs v, qv at one budget"),
+    ],
+    ids=["rank_slope", "interaction", "pooled"],
+)
+def test_what_a_trend_lacks_is_said(claim, lacks):
+    """A slope of two points is a contrast, and would be called a trend."""
+    said = claim_kinds.trend(claim, cells({("qv", 1): 0.5, ("qv", 4): 0.6}))
+    assert isinstance(said, str) and lacks in said
+
+
+def test_placements_at_one_rank_are_those_with_most_common_seeds():
+    table = cells({("q", 2): 0.5, ("qv", 2): 0.5, ("q", 8): 0.5, ("qv", 8): 0.5, ("qv", 4): 0.5})
+    table.at["q r=8", "scores"] = {0: 0.5}
+    assert claim_kinds.same_rank({"first": "qv", "second": "q"}, table) == ("qv r=2", "q r=2")
+    assert "the store has no such pair" in claim_kinds.same_rank({"first": "qv", "second": "k"}, table)
+
+
+def test_the_stable_rank_is_that_of_the_whole_product():
+    """From small factors, since the product of a large backbone's is not formed."""
+    rng = np.random.default_rng(0)
+    pairs = {name: LowRank(rng.normal(size=(3, 7)), rng.normal(size=(5, 3))) for name in "ab"}
+    whole = [np.linalg.svd(pair.B @ pair.A, compute_uv=False) for pair in pairs.values()]
+    expected = scipy.stats.gmean([np.sum(values**2) / values[0] ** 2 for values in whole])
+    assert claim_kinds.stable_rank(pairs) == pytest.approx(expected)
+    nothing = {"a": LowRank(np.ones((2, 3)), np.zeros((4, 2)))}
+    assert math.isnan(claim_kinds.stable_rank(nothing))
+
+
+def test_the_slope_of_saved_adapters_is_read_by_seed(monkeypatch):
+    """A seed with one rank has no slope, and an adapter that was not kept is none."""
+    ranks = {"a": 1, "b": 4, "c": 4}
+    runs = pd.DataFrame({"run_id": list(ranks), "rank": list(ranks.values()), "seed": [0, 0, 1], "targets": "qv"})
+    monkeypatch.setattr(claim_kinds.tuning, "at_chosen_rates", lambda named: named)
+    eye = {name: {"m": LowRank(np.eye(rank, 9), np.diag(np.arange(1.0, rank + 1)))} for name, rank in ranks.items()}
+    monkeypatch.setattr(claim_kinds.subspace, "read_adapter", lambda folder, manifest: eye[folder])
+    store = SimpleNamespace(adapter=lambda name: name, path=lambda name: name, record=lambda name: {"manifest": []})
+    slopes = claim_kinds.spectral_slopes({"targets": "qv"}, runs, store)
+    assert slopes == {0: pytest.approx(math.log((1 + 4 + 9 + 16) / 16) / math.log(4))}
+    absent = SimpleNamespace(adapter=lambda name: None)
+    assert "needs saved adapters" in claim_kinds.spectral_slopes({"targets": "qv"}, runs, absent)
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [([0.25, 0.26, 0.27, 0.26], "supported"), ([0.5, 0.6, 0.55, 0.52], "refuted"), ([0.1, 0.4, 0.2, 0.5], "open")],
+)
+def test_a_claimed_range_is_held_against_the_t_interval(values, status):
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values))
+    said, words = claim_kinds.within(np.array(values), 0.23, 0.30)
+    assert said == status and f"({low:.2f} to {high:.2f})" in words
+    assert claim_kinds.within(np.array(values[:1]), 0.23, 0.30)[0] == "open"
+
+
+@pytest.mark.parametrize(
+    ("ratios", "status"), [([0.5, 0.6, 0.55], "supported"), ([0.95, 0.99, 0.97], "refuted"), ([0.5, 0.9, 0.8], "open")]
+)
+def test_a_ratio_of_times_is_judged_by_its_interval(ratios, status):
+    """Of logarithms: 0.5 and 2 are as far from 1."""
+    logs = np.log10(ratios)
+    low, high = scipy.stats.t.interval(0.95, len(logs) - 1, np.mean(logs), scipy.stats.sem(logs))
+    said, words = claim_kinds.at_most(logs, 0.8)
+    assert said == status and f"({10**low:.2f} to {10**high:.2f})" in words
+
+
+@pytest.mark.parametrize(("rates", "status"), [([1e-2, 1e-3], "supported"), ([3e-3, 3e-3], "refuted")])
+def test_a_best_rate_that_falls_is_a_binomial_word(rates, status):
+    """Both ways: six seeds that all fall support it, six that none does refute it."""
+    falls = np.full(6, math.log10(rates[1] / rates[0]))
+    said, words = claims._falling(falls, "best rate")
+    p = scipy.stats.binomtest(6, 6, 0.5, alternative="greater").pvalue
+    assert said == status and f"binomial p {p:.3f}"[:-1].replace("0.", ".") in words
+
+
+def test_levels_of_a_factor_are_contrasted_as_the_factor_question_does(tmp_path):
+    """DoRA against LoRA: paired by seed, each at its own rate; and the share of time that LoRA takes."""
+    rng = np.random.default_rng(1)
+    records = [
+        fake_record(method=method, targets="qv", rank=4, lr=1e-3, seed=seed, report=level + rng.normal(0, 0.002))
+        for method, level in (("lora", 0.8), ("dora", 0.7))
+        for seed in range(6)
+    ]
+    claim = {"id": "c", "kind": "factor", "by": "method", "first": "dora", "second": "lora", "says": "better"}
+    runs = frame_of(records)
+    ((_title, _, row),) = claim_kinds.factor_judgements(runs, Scope(tmp_path), [claim])
+    scores = runs.pivot_table(index="seed", columns="method", values="report")
+    p = scipy.stats.ttest_rel(scores["dora"], scores["lora"]).pvalue
+    assert row["p_holm"] == pytest.approx(p) and row["verdict"] == "worse"
+    (card,) = claims.sections(runs, Scope(tmp_path), [claim | {"text": "t", "source": "s"}])
+    assert set(card.rows["status"]) == {"refuted"}
+
+
+def finding(word="better", look=1, **more):
+    numbers = {"difference": 0.03, "low": 0.01, "high": 0.05, "n_seeds": 16, "at": 2, "n_looks": 3}
+    return {"first": "qv", "second": "attention", "word": word, "look": look, **numbers, **more}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "word"), [("qv", "attention", "better"), ("qkvo", "qv", "worse"), ("mlp", "qv", None)]
+)
+def test_a_studys_word_counts_from_either_side(first, second, word):
+    """A claim may name first what the study names second."""
+    said = claim_words.word_on({"kind": "placement", "first": first, "second": second}, [finding()])
+    assert (said and said["word"]) == word
+    if word == "worse":
+        assert "qv" in said["words"] and "−3.0 points (−5.0 to −1.0)" in said["words"]
+
+
+def test_a_final_word_counts_before_an_open_one():
+    said = claim_words.word_on(
+        {"kind": "placement", "first": "qv", "second": "qkvo"}, [finding(), finding("open", None)]
+    )
+    assert said["word"] == "better"
+
+
+def test_claims_that_contradict_are_one_question_in_the_family():
+    """Asked twice, they would make each other's correction harder."""
+    runs = frame_of(weight_types_records(n_seeds=6, noise=0.002, effects={"v": 0.05, "o": 0.0}, rates=(1e-3,)))
+    pair = [claim for claim in SHIPPED if claim["id"] in ("v_over_o", "o_over_v")]
+    (both,) = claims.sections(runs, Scope(Path("nowhere")), pair)
+    (alone,) = claims.sections(runs, Scope(Path("nowhere")), [pair[0] | {"contradicts": []}])
+    assert both.rows["evidence"][0].startswith(alone.rows["evidence"][0])
+    assert list(both.rows["status"]) == ["supported", "refuted"]
+    assert "against it: o_over_v is refuted" in both.rows["evidence"][0]
+
+
+def test_every_claim_that_ships_says_what_refutes_it_and_what_settles_it():
+    """A rule that is written after the run refutes nothing."""
+    assert len(SHIPPED) >= 24
+    shipped = {path.stem for path in (ROOT / "sweeps").glob("*.yaml")}
+    for claim in SHIPPED:
+        assert claim["refuted"], claim["id"]
+        name = claim["study"].split()[0].partition("=")[2]
+        assert name in shipped, claim["id"]
+        others = [other for other in SHIPPED if other["id"] in claim.get("contradicts", ())]
+        assert all(claim["id"] in other["contradicts"] for other in others)
+    assert {claim["kind"] for claim in SHIPPED} == set(claims.KINDS)
+
+
+def test_the_published_scoreboard_is_that_of_the_records():
+    """No status from prose: docs/claims.md is what the command writes of results/study."""
+    scope = Scope(ROOT / "results/study")
+    (card,) = claims.sections(scope.read(), scope)
+    command = "lora-bench claims store=results/study markdown=docs/claims.md"
+    assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == claim_document.document(card, command=command)
