@@ -73,7 +73,7 @@ def test_a_collapsed_seed_is_counted_and_left_out_of_the_spread():
 def test_what_too_few_seeds_cannot_tell_is_no_number(n_learned):
     """One seed has no spread: an infinite signal would make the shortest sweep look best."""
     shares = {f"run{i}": 0.8 if i < 6 + n_learned else None for i in range(9)}
-    measured = embedded_tasks.noise(runs(), Kept(shares), N_ROWS)
+    measured = embedded_tasks.noise(runs(), Kept(shares), N_ROWS)[-1]
     assert np.isnan([measured["spread"], measured["signal"]]).all()
     assert np.isfinite(measured["gain"]) == bool(n_learned)
 
