@@ -21,7 +21,7 @@ from lora_bench.config.overrides import override
 from lora_bench.config.schema import RunConfig
 from lora_bench.paths import argument, resource_root
 
-OPTIONS = ("rows", "batch", "head_steps", "by", "out")
+OPTIONS = ("rows", "batch", "head_steps", "by", "out", "sweep")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _print(predictions, about, options.overrides)
+    if options.sweep:
+        apart = [word for word in options.overrides if not word.startswith("adapter.")]
+        print(wording.command_line(["lora-bench", f"study={options.sweep.stem}", *apart, "dry_run=true"]))
     return 0
 
 
@@ -61,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--by", default="all", metavar="NAMES", help="predictors, joined by commas (default: all)")
     parser.add_argument("--out", type=argument, metavar="FILE", help="every score, as JSON")
+    parser.add_argument(
+        "--sweep", type=argument, metavar="FILE", help="a study of the maps beside seven placements (sweeps/NAME.yaml)"
+    )
     return parser
 
 
@@ -88,6 +94,7 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
         ConfigError: for a configuration, a predictor or rows that cannot be.
     """
     from lora_bench.models import backbone, devices
+    from lora_bench.predictors import bake_off
     from lora_bench.predictors.evidence import gather
     from lora_bench.predictors.predict import PREDICTORS, predict
     from lora_bench.tasks.tokens import batch
@@ -127,6 +134,9 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
         "budget": run.adapter_parameters,
         "left_out": left_out,
     }
+    if options.sweep:
+        options.sweep.parent.mkdir(parents=True, exist_ok=True)
+        bake_off.write(options.sweep, predictions, run.blueprint.matrices, about)
     return predictions, about
 
 

@@ -9,6 +9,7 @@ have the keys of their overrides in them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.overrides import key_of, value_of
@@ -18,8 +19,10 @@ from lora_bench.verdicts.settings import preset_of
 from lora_bench.wording import METHODS, listed
 
 TARGETS = "adapter.targets"
-PREFIXES = {"adapter.rank": "r=", "adapter.layers": ""}
+PREFIXES = {"adapter.rank": "r=", "adapter.layers": "", "adapter.like": ""}
 """What stands before a value, where that is not its key."""
+SAID_BY_LIKE = (TARGETS, "adapter.rank", "adapter.budget", "adapter.layers", "adapter.rank_pattern")
+"""What an adapter_config.json says in the place of these keys, whatever they hold."""
 VALUES = {("adapter.layers", "all"): "all layers"}
 
 
@@ -50,13 +53,16 @@ def _parts(candidate: Candidate, axes: Sequence[str]) -> dict[str, str]:
     adapter = candidate.config.adapter
     is_lora = adapter.method in LORA_METHODS
     values = {key_of(word): value_of(word) for word in candidate.overrides}
-    parts = {TARGETS: adapter.targets} if is_lora else {}
+    parts = {TARGETS: adapter.targets} if is_lora and adapter.like is None else {}
     if "adapter" in axes or "adapter.method" in axes or not is_lora:
         parts["adapter"] = METHODS[preset_of(adapter.method, adapter.init, adapter.alpha_policy)]
     for key in axes:
-        counts = is_lora or not key.startswith("adapter.")
+        counts = (is_lora or not key.startswith("adapter.")) and (adapter.like is None or key not in SAID_BY_LIKE)
         if counts and key in values and key not in ("adapter", "adapter.method", TARGETS):
             shown = VALUES.get((key, values[key]), values[key])
+            if key == "adapter.like" and adapter.like is not None:
+                path = Path(adapter.like)
+                shown = path.parent.name if path.suffix else path.name
             parts[key] = PREFIXES.get(key, f"{key.rpartition('.')[2]}=") + shown
     return parts
 

@@ -75,6 +75,7 @@ class Prediction:
         roles: best first.
         role_scores: mean over the layers, in the order of `roles`.
         scores: by module.
+        ranks: of the map, by module; those of rank 0 are left out.
         targets, rank_pattern: the map at the budget, as the configuration has it.
         parameters: what the map costs.
         peak_bytes: memory above what was held before, or None where it cannot be measured.
@@ -84,6 +85,7 @@ class Prediction:
     roles: list[str]
     role_scores: list[float]
     scores: dict[str, float]
+    ranks: dict[str, int]
     targets: str
     rank_pattern: str
     parameters: int
@@ -117,6 +119,7 @@ def predict(name: str, evidence: Evidence, budget: int) -> Prediction:
         roles=roles,
         role_scores=[by_role[role] for role in roles],
         scores=scores,
+        ranks={matrix.module: matrix.rank for matrix in chosen},
         targets=spell_targets({matrix.role for matrix in chosen}),
         rank_pattern=pattern(chosen, matrices),
         parameters=sum(matrix.rank * matrix.parameters_per_rank for matrix in chosen),

@@ -51,6 +51,15 @@ def test_a_placement_is_called_what_a_paper_calls_it(points, axes, names):
     assert placements.names(candidates, axes) == names
 
 
+def test_a_placement_of_a_file_is_called_by_its_folder():
+    """The targets of its configuration are not what the file adapts."""
+    named = candidate("qv")
+    named.config.adapter.like = "maps/plop/adapter_config.json"
+    named = Candidate(named.config, ("adapter.like=maps/plop/adapter_config.json", "adapter.budget=null"))
+    axes = ["adapter.targets", "adapter.like", "adapter.budget"]
+    assert placements.names([candidate("q"), candidate("qv"), named], axes) == ["q", "qv", "plop"]
+
+
 def test_names_that_two_placements_would_share_have_the_keys_in_them():
     """`4` of the layers and `4` of another setting must not be one placement."""
     first, second = candidate("qv", 4), candidate("qv", 4)

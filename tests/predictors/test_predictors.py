@@ -18,10 +18,11 @@ from lora_bench.config.grammar import parse_rank_pattern
 from lora_bench.models.adapters import draw_A
 from lora_bench.models.budget import solve_ranks
 from lora_bench.models.roles import Matrix, roles_of, split_fused
-from lora_bench.predictors import eva
+from lora_bench.predictors import bake_off, eva
 from lora_bench.predictors.allocate import pattern, rank_map
 from lora_bench.predictors.evidence import Evidence
 from lora_bench.predictors.predict import PREDICTORS, predict
+from lora_bench.training.resolve import resolve
 
 INPUTS = frozenset({"input_ids", "attention_mask"})
 
@@ -228,6 +229,36 @@ def test_the_command_says_what_a_run_can_be_given(tmp_path, capsys):
     for said in document["predictions"]:
         assert said["seconds"] > 0 and said["rank_pattern"] in printed and said["predictor"] in printed
         assert parse_rank_pattern(yaml.safe_load(said["rank_pattern"]))
+
+
+def test_what_predictors_chose_is_a_study_beside_the_placements(tmp_path, monkeypatch, capsys):
+    """A ranking is believed once its own map was trained: each of them is an adapter of its ranks at the budget."""
+    monkeypatch.chdir(tmp_path)
+    words = ["by=fisher,random", "adapter.budget=qv@4", "out=said.json", "sweep=sweeps/chosen.yaml"]
+    assert command.main([*WORDS, *words]) == 0
+    assert "lora-bench study=chosen " in capsys.readouterr().out.splitlines()[-1]
+    sweeper = yaml.safe_load((tmp_path / "sweeps/chosen.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]
+    placements, maps = sweeper["grids"]
+    assert placements["adapter.targets"].split(",") == ["q", "k", "v", "o", "qk", "qv", "qkvo"]
+    for like, said in zip(maps["adapter.like"].split(","), predictions_of("said.json"), strict=True):
+        words = [word for word in WORDS if word.partition("=")[0] not in command.OPTIONS]
+        run = resolve(command._configured([*words, f"adapter.like={like}"]))
+        assert like.endswith(said["predictor"])
+        assert {matrix.module: matrix.rank for matrix in run.matrices} == said["ranks"]
+        assert run.adapter_parameters == said["parameters"] <= 2 * 2 * 4 * 64
+
+
+def predictions_of(name):
+    with open(name, encoding="utf-8") as file:
+        return json.load(file)["predictions"]
+
+
+def test_a_backbone_that_shares_matrices_between_roles_has_no_such_study(tmp_path):
+    """One rank of peft's is that of the whole matrix, so the map would be another."""
+    shared = [Matrix(role="q", layer=0, module="h.0.q", d_in=4, d_out=4, fused="h.0.c_attn")]
+    with pytest.raises(ConfigError, match=r"sweep: gpt keeps several roles in 'h\.0\.c_attn'.*lines that predict"):
+        bake_off.write(tmp_path / "x.yaml", [], shared, {"model": "gpt"})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
