@@ -85,7 +85,7 @@ def test_ci_runs_readmes_lines_first_each_from_nothing(tmp_path):
     assert len(re.findall(r"^== .*: passed, \d+ s$", said, flags=re.MULTILINE)) == 3
 
 
-@pytest.mark.parametrize("fails", ["+sweeps=quick", "analysis/weight_types.py", "pytest -q", "pyright"])
+@pytest.mark.parametrize("fails", ["+sweeps=quick", "lora-bench report", "pytest -q", "pyright"])
 def test_ci_stops_at_the_first_command_that_fails(tmp_path, fails):
     """As the first line's sweep does when one of its runs failed."""
     status, calls, said = ci(tmp_path, fails=fails)

@@ -31,5 +31,6 @@ def main(argv: list[str] | None = None) -> int:
     if options.markdown and made:
         words = ["lora-bench", "claims", f"store={scope.store}", f"markdown={options.markdown}"]
         text = claim_document.document(made[0], command=wording.command_line(words))
+        options.markdown.parent.mkdir(parents=True, exist_ok=True)
         options.markdown.write_text(text, encoding="utf-8")
     return status

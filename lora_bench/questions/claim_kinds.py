@@ -168,7 +168,10 @@ def spectral_slopes(claim: Claim, named: pd.DataFrame, store: StoreReader) -> By
     for run_id, seed, rank in zip(placed["run_id"].astype(str), placed["seed"], placed["rank"], strict=True):
         if store.adapter(run_id) is None:
             continue
-        pairs = subspace.read_adapter(store.path(run_id), store.record(run_id)["manifest"])
+        try:
+            pairs = subspace.read_adapter(store.path(run_id), store.record(run_id)["manifest"])
+        except (FileNotFoundError, ValueError):  # somebody moved or cut its file; the other runs still speak
+            continue
         by_seed.setdefault(int(seed), {})[int(rank)] = stable_rank(pairs)
     several = {seed: by_rank for seed, by_rank in by_seed.items() if len(by_rank) > 1}
     slopes = {

@@ -29,10 +29,12 @@ def test_that_there_is_no_key_is_said_once_and_before_anything_trains(command, t
 def test_a_studys_words_are_in_the_summary_of_its_analysis(tmp_path):
     """The mirror shows what was found, not curves alone; families of other plans are none of its findings."""
     findings = [{"first": "qv", "second": "q", "word": "better"}, {"first": "qv", "second": "v", "word": "open"}]
-    look = {"n_seeds": 8, "findings": findings, "runs": ["a", "b"]}
+    look = {"n_seeds": 8, "findings": findings, "runs": ["a", "b"], "number": 0, "level": 0.05, "spent": 0.05}
+    look |= {"alive": {}, "chosen": {}, "learning": {}}
+    head = {"metric": "accuracy", "declared": "", "declaration": {}, "setting": {}}
     families = {"of it": [look, {**look, "n_seeds": 16}], "not looked at": [], "other": [{**look, "runs": ["z"]}]}
     for name, looks in families.items():
-        Journal.of(tmp_path, name, {}).write({"title": name, "looks": looks})
+        Journal.of(tmp_path, name, {}).write({"title": name, "looks": looks, **head})
     plan = SimpleNamespace(runs={"b": None})
     said = carry_out._looks(open_store(tmp_path), plan)
     assert said == {"of it": {"looks": 2, "seeds": 16, "qv - q": "better", "qv - v": "open"}}

@@ -349,7 +349,7 @@ def test_a_sweep_of_the_current_folder_is_found_and_wins(command, training, tmp_
     (tmp_path / "sweeps" / "rank.yaml").write_text(text.replace("range(4)", "range(1)"), encoding="utf-8")
     for name in ("mine", "rank"):
         ended = command(f"+sweeps={name}", *SMALL, "hydra.sweeper.dry_run=true")
-        assert f"{name}: 12 cells, 1 seed, 12 runs" in ended.out
+        assert f"{name}: 9 cells, 1 seed, 9 runs" in ended.out
 
 
 @pytest.mark.parametrize("switch", [[], ["-m"]])
@@ -362,7 +362,7 @@ def test_an_unknown_sweep_is_an_error_and_never_a_single_run(command, training, 
 
 
 @pytest.mark.parametrize(
-    ("name", "n_cells", "n_runs"), [("quick", 12, 48), ("weight_types", 35, 280), ("rank", 75, 375)]
+    ("name", "n_cells", "n_runs"), [("quick", 9, 36), ("weight_types", 35, 280), ("rank", 75, 375)]
 )
 def test_shipped_sweeps_have_the_size_that_they_state(command, training, name, n_cells, n_runs):
     extra = ["model=tiny", "model.architecture.hidden_size=64", "tracking=none", "task.train_rows=40"]

@@ -215,7 +215,7 @@ def test_section_7_reads_adapters_and_norms_without_torch(tmp_path):
     store = write_with_adapters(tmp_path / "store", records)
     code = (
         f"import sys; sys.path[0] = {str(ROOT)!r}\nfrom analysis import amplification, subspace\n"
-        "from lora_bench.reports.figures import style\nstyle.save = lambda figure, folder, name: folder / name\n"
+        "from lora_bench.reports.figures import style\nstyle.save = lambda figure, folder, name, **_: folder / name\n"
         f"arguments = ['--store', {str(store)!r}, '--out', 'here']\n"
         "assert subspace.main(arguments) == 0 and amplification.main(arguments) == 0\n"
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
