@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -100,7 +101,7 @@ def section(
     drawn = layers[len(layers) // 2] if layer is None else layer
     if drawn not in layers:
         raise NothingToShow(f"--layer: no layer {drawn}; adapted layers are {', '.join(map(str, layers))}")
-    made = _figures(name, table, grids, drawn)
+    made = _figures(name, table, grids, drawn, list(comparisons)[:2])
     return SettingSection(
         title=f"Subspaces: {setting.title}, {targets}",
         sentence=sentence(setting, targets, table),
@@ -113,6 +114,21 @@ def section(
         notes=_notes(setting, targets, low, high, lacking, adapters),
         setting=setting,
     )
+
+
+class Between(NamedTuple):
+    """What is compared: runs of these two ranks and one seed (Figure 3), or of two seeds and one rank (Figure 4)."""
+
+    rank: int
+    other: int
+
+    @property
+    def is_of_ranks(self) -> bool:
+        return self.rank != self.other
+
+    @property
+    def title(self) -> str:
+        return f"rank {self.rank} and rank {self.other}" if self.is_of_ranks else f"seeds at rank {self.rank}"
 
 
 class Adapter:
@@ -215,30 +231,30 @@ def _read(chosen: pd.DataFrame, store: StoreReader) -> tuple[dict, int]:
     return adapters, lacking
 
 
-def _comparisons(adapters: dict, low: int, high: int) -> dict[str, list[tuple]]:
-    """Name -> pairs of adapter keys: two ranks of one seed (Figure 3), two seeds of one rank (Figure 4)."""
+def _comparisons(adapters: dict, low: int, high: int) -> dict[Between, list[tuple]]:
+    """Pairs of adapter keys of each comparison that the adapters allow."""
     seeds = {rank: sorted(seed for r, seed in adapters if r == rank) for rank in (low, high)}
     comparisons = {}
     if low != high:
         both = [((low, seed), (high, seed)) for seed in seeds[low] if seed in seeds[high]]
         if both:
-            comparisons[f"rank {low} and rank {high}"] = both[:MOST_PAIRS]
+            comparisons[Between(low, high)] = both[:MOST_PAIRS]
     for rank in dict.fromkeys((high, low)):
         pairs = list(itertools.combinations(seeds[rank], 2))
         if pairs:
             step = max(1, len(pairs) // MOST_PAIRS)
-            comparisons[f"seeds at rank {rank}"] = [((rank, a), (rank, b)) for a, b in pairs[::step][:MOST_PAIRS]]
+            comparisons[Between(rank, rank)] = [((rank, a), (rank, b)) for a, b in pairs[::step][:MOST_PAIRS]]
     return comparisons
 
 
 def _measure(
-    adapters: dict, comparisons: dict, rng: np.random.Generator, vectors=tuple(VECTORS)
+    adapters: dict, comparisons: dict[Between, list[tuple]], rng: np.random.Generator, vectors=tuple(VECTORS)
 ) -> tuple[pd.DataFrame, dict]:
     """phi at (1, 1), along the diagonal and at the whole spans, with null bands; and whole grids for the heatmaps."""
     manifest = next(iter(adapters.values())).manifest
     rows, grids, bands = [], {}, {}
     for comparison, pairs in comparisons.items():
-        n, m = pairs[0][0][0], pairs[0][1][0]
+        n, m = comparison
         for matrix in manifest:
             d = matrix["d_in"]
             if (comparison, d) not in bands:
@@ -262,8 +278,9 @@ def _measure(
                 for i, j in sorted({(min(k, n), k) for k in range(1, m + 1)}):
                     rows.append(
                         {
-                            "comparison": comparison, "vectors": kind, "role": matrix["role"], "layer": matrix["layer"],
-                            "module": matrix["module"], "d_in": d, "n_pairs": len(pairs), "i": i, "j": j,
+                            "comparison": comparison.title, "vectors": kind, "role": matrix["role"],
+                            "layer": matrix["layer"], "module": matrix["module"], "d_in": d,
+                            "n_pairs": len(pairs), "i": i, "j": j,
                             "phi": phi[i - 1, j - 1], "null_mean": chance[i - 1, j - 1],
                             "null_low": low[i - 1, j - 1], "null_high": high[i - 1, j - 1],
                         }
@@ -310,10 +327,8 @@ def _table(name: str, setting: Setting, table: pd.DataFrame) -> Table:
     )
 
 
-def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int) -> dict:
+def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int, shown: list[Between]) -> dict:
     made = {}
-    comparisons = list(dict.fromkeys(table["comparison"]))
-    shown = comparisons[:2]
     for comparison in shown:
         panels = []
         for (compared, kind, role, at), phi in grids.items():
@@ -321,24 +336,22 @@ def _figures(name: str, table: pd.DataFrame, grids: dict, layer: int) -> dict:
                 d = int(table[(table["role"] == role) & (table["layer"] == layer)]["d_in"].iloc[0])
                 phi = phi[:LARGEST_SHOWN, :LARGEST_SHOWN]
                 sides = (
-                    ("i, lower rank", "j, higher rank")
-                    if comparison.startswith("rank")
-                    else ("i, one seed", "j, other seed")
+                    ("i, lower rank", "j, higher rank") if comparison.is_of_ranks else ("i, one seed", "j, other seed")
                 )
                 null = np.minimum(subspace.chance_overlap(d, *phi.shape), 1.0)
                 panels.append({"label": role, "phi": phi, "null": null, "first": sides[0], "second": sides[1]})
-        kind = "ranks" if comparison.startswith("rank") else "seeds"
-        alike = [name for name in shown if name.startswith("rank") == comparison.startswith("rank")]
-        rank = f"_{comparison.rsplit(' ', 1)[-1]}" if len(alike) > 1 else ""  # of seeds, where no seed has both ranks
+        kind = "ranks" if comparison.is_of_ranks else "seeds"
+        alike = [other for other in shown if other.is_of_ranks == comparison.is_of_ranks]
+        rank = f"_{comparison.rank}" if len(alike) > 1 else ""  # of seeds, where no seed has both ranks
         made[f"{name}_{kind}{rank}"] = section7.overlaps(
-            panels, title=f"{comparison}, layer {layer}, right-singular vectors of A"
+            panels, title=f"{comparison.title}, layer {layer}, right-singular vectors of A"
         )
     profiles = (
         table.groupby(["comparison", "vectors", "role", "j"], sort=False)[["phi", "null_mean", "null_low", "null_high"]]
         .mean()
         .reset_index()
     )
-    kept = profiles[profiles["comparison"].isin(shown)]
+    kept = profiles[profiles["comparison"].isin([comparison.title for comparison in shown])]
     kept = kept.assign(panel=kept["comparison"] + ", " + kept["vectors"].map(VECTORS))
     made[f"{name}_profile"] = section7.overlap_profiles(kept)
     return made
