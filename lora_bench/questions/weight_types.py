@@ -165,11 +165,14 @@ def sentence(
         )
     best = highest(scored, "mean")
     band = wording.interval(best["low"], best["high"])
-    spread = f", 95 % interval {band}" if np.isfinite(best["low"]) else ", no interval from one seed"
     seeds = wording.counted(best["n_seeds"], "seed")
+    if np.isfinite(best["low"]):
+        spread = f"95 % interval {band}, {seeds}"
+    else:
+        spread = "no interval from one seed" if best["n_seeds"] == 1 else f"the same in all {seeds}"
     start = (
         f"On {setting.title} at {budget:,} adapter parameters, {best.name} has the highest mean "
-        f"{style.short_metric(setting.metric)}: {wording.points(best['mean'])}{spread}, {seeds}"
+        f"{style.short_metric(setting.metric)}: {wording.points(best['mean'])}, {spread}"
     )
     if pairs is None:
         return f"{start}; {verdicts_in_words(table, margin, reference)}."

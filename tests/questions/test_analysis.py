@@ -375,6 +375,19 @@ def test_a_constant_metric_is_said_and_not_called_a_tie(tmp_path, capsys, quick,
     assert "better than" not in text
 
 
+def test_a_placement_that_scores_the_same_in_every_seed_is_no_single_seed(tmp_path, capsys, quick):
+    """At the top of a task four seeds without a spread are four: one could not have settled anything."""
+    scores = {"q": [0.98, 0.97, 0.99, 0.96], "qv": [1.0] * 4}
+    records = [
+        fake_record(targets=t, rank=8 if t == "q" else 4, lr=3e-3, seed=s, report=score)
+        for t, by_seed in scores.items()
+        for s, score in enumerate(by_seed)
+    ]
+    text = shown("weight_types", records, tmp_path, capsys)
+    assert "qv has the highest mean Matthews: 100.0, the same in all 4 seeds;" in text
+    assert "one seed" not in text
+
+
 def test_a_score_that_is_missing_counts_as_failed(tmp_path, capsys, quick):
     records = weight_types_records(n_seeds=4, rates=(3e-3,), metric="pearson")
     runs = frame_of(records)
