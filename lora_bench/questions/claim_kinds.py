@@ -1,7 +1,9 @@
 """How claims beyond one contrast of two cells are read from records: trends over budgets and ranks, pooled placements,
 levels of a factor, ratios of training time, and the spectra of saved adapters.
 
-    trend(seed)  = least-squares slope on log2 of the rank, or of the budget       of a score, or of a difference
+    trend(seed)  = least-squares slope on log2 of the rank, or of the budget, of a score, or of a difference,
+                   times the doublings from the lowest to the highest: a margin a doubling would call a rise flat that
+                   is many margins over the range
     stable rank  = |BA|_F^2 / |BA|_2^2, geometric mean over matrices
 
 Each gives values by seed, which `claims` judges as it judges any contrast, or says in words what the store lacks.
@@ -43,7 +45,7 @@ def trend(claim: Claim, estimates: pd.DataFrame) -> By | str:
         by_rank = {arm.rank: scores for arm, scores in zip(cells["arm"], cells["scores"], strict=True) if _single(arm)}
         if len(by_rank) < MIN_POINTS:
             return f"needs {claim['targets']} at three ranks or more; the store has {_counted(by_rank)}"
-        return pooled.slopes_per_doubling(dict(sorted(by_rank.items()))) or _NO_SEED
+        return _over_the_range(by_rank)
     return _pooled(claim, estimates)
 
 
@@ -54,7 +56,13 @@ def _over_budgets(claim: Claim, estimates: pd.DataFrame) -> By | str:
     }
     if len(meeting) < MIN_POINTS:
         return f"needs {claim['first']} and {claim['second']} at three budgets; the store has {_counted(meeting)}"
-    return pooled.slopes_per_doubling(dict(sorted(meeting.items()))) or _NO_SEED
+    return _over_the_range(meeting)
+
+
+def _over_the_range(by_point: Mapping[int, By]) -> By | str:
+    slopes = pooled.slopes_per_doubling(dict(sorted(by_point.items())))
+    doublings = math.log2(max(by_point) / min(by_point))
+    return {seed: slope * doublings for seed, slope in slopes.items()} or _NO_SEED
 
 
 def _meetings(first: str, second: str, estimates: pd.DataFrame) -> Iterator[tuple[int, dict, dict]]:
@@ -84,9 +92,9 @@ def _pooled(claim: Claim, estimates: pd.DataFrame) -> By | str:
 def named(claim: Claim) -> str:
     """What the values of a trend are called."""
     if claim["kind"] == "interaction":
-        return f"{claim['first']} − {claim['second']}, per doubling of the budget"
+        return f"{claim['first']} − {claim['second']}, its trend from the lowest budget to the highest"
     if claim["kind"] == "rank_slope":
-        return f"{claim['targets']}, per doubling of the rank"
+        return f"{claim['targets']}, its trend from the lowest rank to the highest"
     return " − ".join(f"mean of {', '.join(claim[side])}" for side in ("firsts", "seconds"))
 
 

@@ -32,21 +32,22 @@ def cells(scores_of):
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def slope(points):
-    """scipy's least squares over {x: y} on log2 of x."""
-    return scipy.stats.linregress(np.log2(list(points)), list(points.values())).slope
+def rise(points):
+    """From the first x to the last, by scipy's least squares over {x: y} on log2 of x."""
+    line = scipy.stats.linregress(np.log2(list(points)), list(points.values()))
+    return line.slope * np.log2(max(points) / min(points))
 
 
-def test_a_trend_over_ranks_is_each_seeds_least_squares_slope():
-    """A word on the rank rests on it."""
+def test_a_trend_over_ranks_is_each_seeds_least_squares_line_from_the_lowest_to_the_highest():
+    """Judged a doubling, a rise of six margins over six doublings would be flat."""
     table = cells({("qv", 1): 0.5, ("qv", 4): 0.6, ("qv", 64): 0.6})
     values = claim_kinds.trend({"kind": "rank_slope", "targets": "qv"}, table)
     for seed in SEEDS:
         by_rank = {rank: table["scores"][f"qv r={rank}"][seed] for rank in (1, 4, 64)}
-        assert values[seed] == pytest.approx(slope(by_rank))
+        assert values[seed] == pytest.approx(rise(by_rank))
 
 
-def test_an_interaction_is_the_slope_of_a_difference_over_budgets():
+def test_an_interaction_is_the_trend_of_a_difference_over_budgets():
     """That an order flips is no claim on either end alone, and budgets at which one side is missing say nothing."""
     at = {("qv", 2): 0.5, ("qkvo", 1): 0.6, ("qv", 8): 0.6, ("qkvo", 4): 0.6, ("qv", 32): 0.8, ("qkvo", 16): 0.6}
     table = cells(at | {("qv", 1): 0.1})
@@ -54,7 +55,7 @@ def test_an_interaction_is_the_slope_of_a_difference_over_budgets():
     for seed in SEEDS:
         scores = {name: by_seed[seed] for name, by_seed in table["scores"].items()}
         by_budget = {400 * rank: scores[f"qv r={2 * rank}"] - scores[f"qkvo r={rank}"] for rank in (1, 4, 16)}
-        assert values[seed] == pytest.approx(slope(by_budget))
+        assert values[seed] == pytest.approx(rise(by_budget))
 
 
 def test_pooled_placements_are_means_at_one_budget():
