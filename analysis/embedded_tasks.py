@@ -12,7 +12,7 @@ alpha 16 on query and value, and the head, at one setting. docs/embedded_tasks.m
 `--noise` trains qv and head only by `lora-bench`, one epoch in batches of 8, and keeps the runs in STORE. For each
 number of train and report rows, and each rate, it shows qv's score on report, its gain over head only, the spread over
 seeds, the share of collapsed seeds, the cost of a run (rows trained, rows scored counting a third), whether the rate
-is alive on `select` as a study counts it, and
+lies within two standard errors of two seeds of the best on `select`, collapsed seeds included, and
 
     signal = gain / (spread x sqrt(cost / 1000))
 

@@ -204,6 +204,11 @@ def method_name(method: str, init: object, alpha_policy: object, b_lr_ratio: obj
 
 
 def factor_levels(runs: pd.DataFrame, by: str, scope: Scope) -> pd.Series:
+    """The level of each run, as tables call it, in the order of `runs`.
+
+    Args:
+        by: a column of the runs, or `layers` or `method`.
+    """
     if by == "layers":
         return layer_levels(runs, scope.store)
     if by == "method":
