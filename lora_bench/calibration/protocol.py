@@ -8,6 +8,7 @@ live rates with one number of seeds and one look, which tells what the same word
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +48,8 @@ _WORSE: Mapping[str, float] = {"q": -0.035, "k": -0.035, "qk": -0.035}
 _AT_MARGIN = {"q": -0.01, "k": -0.01, "qk": -0.01, "v": 0.01, "o": 0.01, "qkvo": 0.01}
 _COLA_MEANS = {"q": -0.181, "k": -0.176, "v": -0.033, "o": -0.001, "qk": -0.171, "qkvo": 0.037}
 _STEEP = {"below": 2 * SST2.below, "above": 2 * SST2.above}
+_FAILING = {"above": SST2.below, "cliffs": (math.inf,), "failing": 0.8}
+"""Rates score alike, and seeds fail at the higher ones, as on the task of `sweeps/quick.yaml`."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ PATTERNS: Mapping[str, Pattern] = {
     "k collapses in 10 %": Pattern(Truth(SST2, 0.01, collapse={"k": 0.1})),
     "k collapses in 20 %": Pattern(Truth(SST2, 0.01, collapse={"k": 0.2})),
     "all collapse in 10 %": Pattern(Truth(SST2, 0.01, collapse=dict.fromkeys(PLACEMENTS, 0.1))),
+    "more fail at higher rates": Pattern(Truth(replace(SST2, **_FAILING), 0.01)),
     "scores in steps of 1/200": Pattern(Truth(replace(SST2, step=0.005), 0.01)),
     "heavy tails (t, 3)": Pattern(Truth(replace(SST2, tails="heavy"), 0.01)),
     "curves twice as steep": Pattern(Truth(replace(SST2, **_STEEP), 0.01)),

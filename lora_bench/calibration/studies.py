@@ -39,6 +39,7 @@ class Noise:
         middle, spread: mean and sd of placements' best rates, in decades from the middle of the rates tried.
         floor: how far below the level the head alone scores, and a seed that collapsed.
         cliffs: how many decades above its best rate a placement collapses, of which each draws one.
+        failing: share of the seeds that collapse a decade above the best rate; in proportion nearer to it.
         tails: normal, or those of t with 3 degrees of freedom.
         step: scores are multiples of it; 0 leaves them as they are.
     """
@@ -53,6 +54,7 @@ class Noise:
     spread: float
     floor: float
     cliffs: tuple[float, ...] = (math.inf,)
+    failing: float = 0.0
     tails: Literal["normal", "heavy"] = "normal"
     step: float = 0.0
 
@@ -204,6 +206,7 @@ class Simulated:
             lost = (noise.above if off > 0 else noise.below) * off**2
             mean = max(floor, truth.level + truth.effects.get(placement, 0.0) - lost)
             share = 1.0 if off >= self._cliffs[placement] else truth.collapse.get(placement, 0.0)
+            share = max(share, noise.failing * off)
         common = math.sqrt(noise.correlation) * _standard(rng, (n,), noise)
         own = math.sqrt(1 - noise.correlation) * _standard(rng, (2, n), noise)
         learns = rng.random(n) >= share

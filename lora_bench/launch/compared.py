@@ -11,6 +11,7 @@ OF_LOOK = {
     "n_seeds": SEEDS,
     "alive": RATES,
     "chosen": RATES,
+    "steadier": RATES,
     "learning": "seeds that learn",
 }
 OF_FINDING = {

@@ -58,13 +58,15 @@ def show_look(family: Family, look: Look, out: Console) -> None:
         f"error spent {look.spent:.4f} of {declaration.error:.4f}",
     ]
     out.print(f"\n{family.title} | {' | '.join(parts)}")
-    out.print(f"  rates alive: {_rates(look.alive)}")
+    out.print(f"  rates alive: {_rates(look.alive, look.steadier)}")
     if declaration.reference is None:
         _show_pairs(family, look, out)
     else:
         out.print(_table(family, look))
     metric = family.metric.replace("_", " ")
     out.print(f"  {metric} × 100 on report, each at the rate that select ranks first; a word holds at every rate alive")
+    if any(look.steadier.values()):
+        out.print("  in brackets: alive because more seeds learn there; words on who learns more often hold there too")
     unlearned = [name for name, kind in look.learning.items() if kind != looks.LEARNS]
     if unlearned:
         out.print(f"  at no rate tried better than the head alone on select: {', '.join(unlearned)}")
@@ -206,10 +208,11 @@ def runs_at_most(family: Family) -> int:
     declared = family.declaration
     n_rates = sum(len(declared.start(name)) + scheme.MAX_EXTENSIONS for name in declared.placements)
     n_coarse = n_rates * (scheme.FINE_SEEDS + scheme.SECOND_CHANCE)
-    n_looks = scheme.MAX_ALIVE * declared.looks[0]
+    n_alive = scheme.MAX_ALIVE + 1  # the steadier one
+    n_looks = n_alive * declared.looks[0]
     for before, n in itertools.pairwise(declared.looks):
-        # all that were alive go on, or the best and a new rate beside it
-        n_looks += max(scheme.MAX_ALIVE * (n - before), n - before + n)
+        # all that were alive go on, or a new rate beside the best and the steadier one
+        n_looks += max(n_alive * (n - before), 2 * (n - before) + n)
     return n_coarse + len(declared.placements) * n_looks + declared.looks[-1]
 
 
@@ -233,5 +236,6 @@ def chances(family: Family) -> list[str]:
     return lines
 
 
-def _rates(rates_of: Mapping[str, Sequence[float]]) -> str:
-    return ", ".join(f"{name} {' '.join(f'{rate:g}' for rate in rates)}" for name, rates in rates_of.items())
+def _rates(rates_of: Mapping[str, Sequence[float]], steadier: Mapping[str, float | None] | None = None) -> str:
+    steadier = steadier or {}
+    return ", ".join(f"{name} {looks.rates_in_words(rates, steadier.get(name))}" for name, rates in rates_of.items())

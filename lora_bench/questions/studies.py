@@ -178,7 +178,7 @@ def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> 
         }
         look = looked[finding["look"]] if finding["look"] is not None else _latest(looked, finding)
         rates = "; ".join(
-            f"{name} {' '.join(f'{rate:g}' for rate in look['alive'][name])}"
+            f"{name} {looks.rates_in_words(look['alive'][name], look.get('steadier', {}).get(name))}"
             for name in (finding["first"], finding["second"])
         )
         rows.append(

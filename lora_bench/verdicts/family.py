@@ -18,9 +18,10 @@ import numpy as np
 
 from lora_bench.wording import listed
 
-RULE = 2
+RULE = 3
 """By which a family goes from its declaration to its words. A journal that names none is of the first, which tried no
-rate between two others and left three alive to the end."""
+rate between two others and left three alive to the end; the second asked of a rate only how its seeds that learn
+score."""
 MIN_PAIRS = 4
 """Pairs of seeds that learn, below which scores give no word: three of two kinds (learn, stuck) err in up to 14 %."""
 

@@ -2,6 +2,7 @@
 
     p(different) = max of paired t p over live rates     1 unless all mean differences have one sign
     p(tied)      = max of TOST p over live rates
+    p(learns)    = max of Fisher's p over live rates and the steadier one
     interval     = mean difference +- t(1 - level / 2k) s / sqrt(n)        k: contrasts of the family
 
 A word is given where it holds at every pair of live rates (intersection-union, so no correction over rates) after Holm
@@ -17,7 +18,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,8 @@ class Look:
         spent: the share of the error that it and the looks before it took.
         alive: rates of each placement that were alive when it was held.
         chosen: the rate of each placement that was looked at.
+        steadier: of these, the rate at which words on scores need not hold, since it is alive for the share of its
+            seeds that learn; None where there is none.
         learning: LEARNS, UNPROVEN or FLAT, of each placement.
     """
 
@@ -105,6 +108,7 @@ class Look:
     spent: float
     alive: Mapping[str, tuple[float, ...]]
     chosen: Mapping[str, float]
+    steadier: Mapping[str, float | None]
     learning: Mapping[str, str]
     findings: tuple[Finding, ...]
 
@@ -114,14 +118,20 @@ class Scores:
     """The points of the placements that a look judges, at their live rates with the look's seeds.
 
     Attributes:
-        points: of each placement, in the order of its live rates.
+        points: of each placement, in the order of its live rates at which scores are compared.
         chosen: position of the rate that `select` ranks highest, of each placement.
         learning: LEARNS, UNPROVEN or FLAT, of each placement of the family.
+        steadier: at the live rate at which only who learns is compared, of placements that have one.
     """
 
     points: Mapping[str, Sequence[Points]]
     chosen: Mapping[str, int]
     learning: Mapping[str, str]
+    steadier: Mapping[str, Points] = field(default_factory=dict)
+
+    def of_learning(self, name: str) -> Sequence[Points]:
+        """At the live rates at which who learns is compared: all of them."""
+        return [*self.points[name], *(points for at, points in self.steadier.items() if at == name)]
 
 
 def judge(family: Declaration, number: int, before: Sequence[Finding], scores: Scores) -> tuple[Finding, ...]:
@@ -158,15 +168,12 @@ def _measure(pair: tuple[str, str], scores: Scores, *, level: float, margin: flo
     that it would get."""
     ours, theirs = (scores.points[name] for name in pair)
     has_failed = any(points.n_learning < points.learns.size for points in (*ours, *theirs))
-    p_different = p_tied = p_fewer = p_more = 0.0
+    p_different = p_tied = 0.0
     signs: set[float] = set()
     for our, their in itertools.product(ours, theirs):
         different, tied, sign = p_of((our.report - their.report)[our.learns & their.learns], margin)
         p_different, p_tied = max(p_different, different), max(p_tied, tied)
         signs.add(sign)
-        if has_failed:
-            fewer, more = p_of_shares(our.learns, their.learns)
-            p_fewer, p_more = max(p_fewer, fewer), max(p_more, more)
     word = BETTER if signs == {1.0} else WORSE
     if len(signs) > 1:
         p_different = 1.0
@@ -175,6 +182,7 @@ def _measure(pair: tuple[str, str], scores: Scores, *, level: float, margin: flo
     if has_failed:
         level = level / 2
         p_different, p_tied = min(1.0, 2 * p_different), min(1.0, 2 * p_tied)
+        p_fewer, p_more = _p_of_learning(*map(scores.of_learning, pair))
         p_share = min(1.0, 2 * min(p_fewer, p_more))
         if p_share < p_different:
             p_different, word = p_share, MORE_OFTEN if p_more < p_fewer else LESS_OFTEN
@@ -194,6 +202,13 @@ def _measure(pair: tuple[str, str], scores: Scores, *, level: float, margin: flo
         p_tied=p_tied,
     )
     return finding, word
+
+
+def _p_of_learning(ours: Iterable[Points], theirs: Sequence[Points]) -> tuple[float, float]:
+    """That the first learns in fewer seeds, and in more: the largest p over all pairs of rates."""
+    p_values = [p_of_shares(our.learns, their.learns) for our, their in itertools.product(ours, theirs)]
+    fewer, more = zip(*p_values, strict=True)
+    return max(fewer), max(more)
 
 
 def _holm(findings: Sequence[Finding], words: Mapping[int, str], level: float) -> dict[int, str]:
@@ -336,6 +351,11 @@ def _varies(differences: np.ndarray) -> bool:
 
 
 # ---------------------------------------------------------------- in words
+
+
+def rates_in_words(rates: Iterable[float], steadier: float | None) -> str:
+    """Live rates, the steadier one in brackets: `(0.001) 0.003 0.005`."""
+    return " ".join(f"({rate:g})" if rate == steadier else f"{rate:g}" for rate in rates)
 
 
 def spoken(finding: Mapping[str, Any], *, n_last: int) -> str:

@@ -4,6 +4,7 @@
              and those of the first rates that are level with these
     alive:   a rate within two standard errors of its placement's best on `select`, from the second look on within one;
              one that fell behind stays out
+    steadier: where seeds fail at all of these, the one within three at which most learn: for words on who learns alone
     look j:  every live rate of every open placement has n_j seeds; words are given (`looks`), and end the spending
     closer:  before a later look, where a peak between the best rate and the better of its neighbours may be worth more
              than a standard error of that look, the two are the best and the rate between (`between`)
@@ -17,7 +18,7 @@ best; and nothing is used that is joint over looks, so rates may drop out or be 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,8 @@ MAX_ALIVE = 3
 LATER_ERRORS = 1.0
 MAX_ALIVE_LATER = 2
 """The same from the second look on, whose seeds tell rates apart that the search's two do not."""
+STEADIER_ERRORS = 3.0
+"""The same for a rate at which more seeds learn than at any that is nearer; it is alive beside these."""
 MAX_EXTENSIONS = 2
 """Rates tried beyond an edge of the declared ones, while the best sits there."""
 FINE_SEEDS = 2
@@ -42,6 +45,8 @@ decide where a placement is looked at."""
 
 Rates = Mapping[str, tuple[float, ...]]
 """Placement -> rates, ascending."""
+Steadier = Mapping[str, float]
+"""Placement -> the rate that is alive for the share of its seeds that learn."""
 Seen = dict[str, dict[float, int]]
 """Placement -> rates tried -> seeds that they had when they were last compared."""
 
@@ -84,7 +89,7 @@ def follow(family: Declaration, results: Results) -> Course:
     seen: Seen = {name: dict.fromkeys(tried[name], 1) | dict.fromkeys(compared[name], FINE_SEEDS) for name in tried}
     if step:
         return Course("search around the best", (), step, _tried(seen), compared)
-    alive = _survivors(family, results, compared, FINE_SEEDS)
+    alive, _ = _survivors(family, results, compared, FINE_SEEDS)
     past: list[Look] = []
     findings = tuple(Finding(*pair) for pair in family.pairs)
     for number, n_seeds in enumerate(family.looks):
@@ -100,9 +105,9 @@ def follow(family: Declaration, results: Results) -> Course:
             return Course(f"look {number + 1} of {len(family.looks)}", tuple(past), step, _tried(tried), alive)
         for name, rates in spending.items():
             seen[name] |= dict.fromkeys(rates, n_seeds)
-        spending = _survivors(family, results, spending, n_seeds)
+        spending, steadier = _survivors(family, results, spending, n_seeds)
         alive |= spending
-        past.append(_hold(family, results, spending, alive, seen, past))
+        past.append(_hold(family, results, Live(spending, steadier), alive, seen, past))
         findings = past[-1].findings
     return Course("over", tuple(past), (), _tried(seen), alive)
 
@@ -164,20 +169,39 @@ def _search_around(
     return compared, _step_of_search(family, results, compared, FINE_SEEDS)
 
 
-def _survivors(family: Declaration, results: Results, judged: Rates, n_seeds: int) -> dict[str, tuple[float, ...]]:
-    """The rates that stay alive: near enough to the placement's best, and so many at most.
+def _survivors(
+    family: Declaration, results: Results, judged: Rates, n_seeds: int
+) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """The rates that stay alive, near enough to the placement's best and so many at most; and of these, where there is
+    one, the rate that is further behind, at which more seeds learn.
 
     The spread is pooled over all rates that are judged.
     """
     is_late = n_seeds > family.looks[0]
     errors, n_most = (LATER_ERRORS, MAX_ALIVE_LATER) if is_late else (ALIVE_ERRORS, MAX_ALIVE)
-    room = errors * math.sqrt(2 / n_seeds) * _spread(family, results, judged, n_seeds)
-    kept = {}
+    error = math.sqrt(2 / n_seeds) * _spread(family, results, judged, n_seeds)
+    kept, steadier = {}, {}
     for name, rates in judged.items():
-        scores = np.array([_seen(family, results, name, rate, n_seeds).on_select for rate in rates])
-        best = np.argsort(scores, kind="stable")[-n_most:]  # of equals the higher rates
-        kept[name] = tuple(rates[i] for i in sorted(best) if scores[i] >= scores.max() - room - 1e-12)
-    return kept
+        points = {rate: _seen(family, results, name, rate, n_seeds) for rate in rates}
+        best = max(of_rate.on_select for of_rate in points.values())
+        ranked = sorted(rates, key=lambda rate: points[rate].on_select)  # of equals the higher rates
+        level = {rate for rate in ranked[-n_most:] if points[rate].on_select >= best - errors * error - 1e-12}
+        rate = _steadier(points, level, least=best - STEADIER_ERRORS * error)
+        if rate is not None:
+            steadier[name] = rate
+        kept[name] = tuple(sorted({*level, *([] if rate is None else [rate])}))
+    return kept, steadier
+
+
+def _steadier(points: Mapping[float, Points], level: Collection[float], least: float) -> float | None:
+    """Of the rates not far behind the one at which most seeds learn, if more do than at any that is level.
+
+    That a placement fails more often than another must not be said while it has such a rate; where many seeds fail
+    only above the best rate, it is otherwise said of 6.5 % of studies whose placements are alike.
+    """
+    most = max(points[rate].n_learning for rate in level)
+    others = [rate for rate, seen in points.items() if seen.on_select >= least and seen.n_learning > most]
+    return max(others, key=lambda rate: (points[rate].n_learning, points[rate].on_select), default=None)
 
 
 def _closer(
@@ -186,7 +210,7 @@ def _closer(
     """The rates that a look from the second on is held at, by what `select` said before it.
 
     Where a peak between a placement's best rate and the better of the next ones tried may be worth more than a standard
-    error of the look, these are the best and the one between.
+    error of the look, these are the best, the one between, and those at which more seeds learn.
     """
     n_before, n_seeds = past[-1].n_seeds, family.looks[len(past)]
     error = math.sqrt(2 / n_seeds) * _spread(family, results, alive, n_before)
@@ -195,9 +219,11 @@ def _closer(
     for name, rates in alive.items():
         best = _best_of_search(family, results, name, rates, n_before)
         sides = between.beside(best, seen[name])
+        at_best = _seen(family, results, name, best, n_before).n_learning
+        steady = [rate for rate in rates if _seen(family, results, name, rate, n_before).n_learning > at_best]
         other = _best(sides, [_seen(family, results, name, rate, seen[name][rate]) for rate in sides])
         is_wide = between.lost_between(best, other, curvature) > error
-        closer[name] = tuple(sorted({best, between.middle(best, other)})) if is_wide else rates
+        closer[name] = tuple(sorted({best, between.middle(best, other), *steady})) if is_wide else rates
     return closer
 
 
@@ -285,16 +311,34 @@ def _is_lacking(results: Results, cells: Iterable[Wanted]) -> bool:
 # ---------------------------------------------------------------- one look
 
 
-def _hold(
-    family: Declaration, results: Results, spending: Rates, alive: Rates, seen: Seen, past: Sequence[Look]
-) -> Look:
+@dataclass(frozen=True)
+class Live:
+    """The rates of the placements that a look judges.
+
+    Attributes:
+        rates: all that are alive.
+        steadier: those of them that are alive for the share of their seeds that learn.
+    """
+
+    rates: Rates
+    steadier: Steadier
+
+    def compared(self, name: str) -> tuple[float, ...]:
+        """Those at which scores are compared."""
+        return tuple(rate for rate in self.rates[name] if rate != self.steadier.get(name))
+
+
+def _hold(family: Declaration, results: Results, live: Live, alive: Rates, seen: Seen, past: Sequence[Look]) -> Look:
     """Judge what is open with the look's seeds."""
     number = len(past)
     before, seeds = past[-1] if past else None, family.seeds(family.looks[number])
-    points = {name: [results.at(name, rate, seeds) for rate in rates] for name, rates in spending.items()}
-    chosen = {name: _best(rates, points[name]) for name, rates in spending.items()}
-    learning = _learning(family, results, spending, seen, past)
-    scores = Scores(points, {name: spending[name].index(rate) for name, rate in chosen.items()}, learning)
+    compared = {name: live.compared(name) for name in live.rates}
+    points = {name: [results.at(name, rate, seeds) for rate in rates] for name, rates in compared.items()}
+    steadier = {name: results.at(name, rate, seeds) for name, rate in live.steadier.items()}
+    chosen = {name: _best(rates, points[name]) for name, rates in compared.items()}
+    learning = _learning(family, results, live.rates, seen, past)
+    positions = {name: compared[name].index(rate) for name, rate in chosen.items()}
+    scores = Scores(points, positions, learning, steadier)
     findings = before.findings if before else tuple(Finding(*pair) for pair in family.pairs)
     return Look(
         number=number,
@@ -303,6 +347,7 @@ def _hold(
         spent=sum(family.level(earlier) for earlier in range(number + 1)),
         alive=dict(alive),
         chosen={**(before.chosen if before else {}), **chosen},
+        steadier={**(before.steadier if before else {}), **dict.fromkeys(live.rates), **live.steadier},
         learning=learning,
         findings=looks.judge(family, number, findings, scores),
     )
