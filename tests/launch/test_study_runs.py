@@ -226,7 +226,7 @@ def test_a_family_of_another_rule_is_refused(ended):
     written = journal.read()
     del written["declaration"]["rule"]  # as those of the first rule are
     journal.write(written)
-    with pytest.raises(ConfigError, match=r"under rule 1 .* has rule 2; .*study\.first_seed=1000") as refused:
+    with pytest.raises(ConfigError, match=r"under rule 1 .* has rule 3; .*study\.first_seed=1000") as refused:
         ended.launch()
     assert "\n" not in str(refused.value)
     assert ended.launch(first_seed=1000).is_over
