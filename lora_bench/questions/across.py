@@ -93,13 +93,15 @@ def _across_section(model: str, budget: int, tasks: list[str], arms: list[str], 
         wording.interval(low, high) for low, high in zip(frame["iqm_low"], frame["iqm_high"], strict=True)
     ]
     columns = [
-        Column("placement", "targets", wording.text, is_number=False),
+        Column("placement", "targets", wording.text, is_number=False, is_name=True),
         Column("mean_rank", "mean rank", two),
         Column("rank_shown", "95 %", wording.text),
         Column("iqm", "interquartile mean", wording.points),
         Column("iqm_shown", "95 %", wording.text),
     ]
-    columns += [Column(f"chance_of_best_{task}", f"best on {task}, %", wording.percent) for task in best_on]
+    columns += [
+        Column(f"chance_of_best_{task}", f"best on {task}, %", wording.percent, in_paper=False) for task in best_on
+    ]
     if "improvement" in frame:
         pairs = zip(frame["improvement_low"], frame["improvement_high"], strict=True)
         frame["improvement_shown"] = [wording.interval(low, high, two) for low, high in pairs]

@@ -147,7 +147,10 @@ def _table(name: str, frame: pd.DataFrame, metric: str) -> Table:
         if kind in ("auc", "tuned"):
             columns.append(Column(f"{kind}_n", "n", count, on_screen=False))
             columns.append(Column(f"{kind}_p_holm", "p Holm", p_value, on_screen=False))
-    cells = [Column("first", "cell", text, is_number=False), Column("second", "against", text, is_number=False)]
+    cells = [
+        Column(name, title, text, is_number=False, is_name=True)
+        for name, title in (("first", "cell"), ("second", "against"))
+    ]
     title = "The same contrasts over seeds, over seeds and rows, and by AUC (± 95 %)"
     return Table(name, title, shown, [*cells, Column("n_pairs", "n", count), *columns])
 

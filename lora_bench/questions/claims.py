@@ -425,4 +425,4 @@ def evidence_table(card: pd.DataFrame, *, several: bool) -> Table:
         Column("n_runs", "runs", wording.count, in_paper=False),
         Column("source", "source", wording.text, is_number=False, on_screen=False),
     ]
-    return Table("claims", "Claims, judged by this store", card, columns)
+    return Table("claims", "Claims, judged by this store", card, columns, parted_by="setting" if several else None)

@@ -215,8 +215,8 @@ def _table(name: str, setting: settings.Setting, rates, own, at_shared, shared: 
     columns = [
         Column("cell", "cell", wording.text, is_number=False, is_name=True),
         Column("lr", "lr", wording.plain),
-        Column("certificate_shown", "certificate", wording.text, is_number=False),
-        Column("add", "add", wording.text, is_number=False),
+        Column("certificate_shown", "certificate", wording.text, is_number=False, in_paper=False),
+        Column("add", "add", wording.text, is_number=False, in_paper=False),
         Column("seeds_shown", "seeds", wording.text),
         Column("select", "select", wording.points),
         Column("score_shown", "report", wording.text, best_of="mean"),

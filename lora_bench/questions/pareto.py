@@ -117,7 +117,7 @@ def _table(name: str, setting: settings.Setting, frame: pd.DataFrame) -> Table:
         Column("cell", "cell", wording.text, is_number=False, is_name=True),
         Column("adapter_parameters", "parameters", wording.count),
         Column("seconds", "seconds", wording.seconds),
-        Column("bytes", "bytes", wording.count),
+        Column("bytes", "bytes", wording.count, in_paper=False),
         Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
         Column("front", "on the front of", wording.text, is_number=False),
     ]

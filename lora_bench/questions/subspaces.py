@@ -320,7 +320,7 @@ def _table(name: str, setting: Setting, table: pd.DataFrame) -> Table:
         Column("whole", "whole", show),
         Column("whole_null", "null ≤", show),
         *([Column("whole_step_zero", "step 0", show)] if "whole_step_zero" in frame else []),
-        Column("above", "layers above", wording.count),
+        Column("above", "layers above", wording.count, in_paper=False),
     ]
     return Table(
         name, f"{setting.title}: overlap φ of leading directions and of whole spans, means over layers", frame, columns

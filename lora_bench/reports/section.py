@@ -40,6 +40,7 @@ class Table:
     title: str
     frame: pd.DataFrame
     columns: list[Column] = field(default_factory=list)  # none: for the CSV alone
+    parted_by: str | None = None  # a column of the frame: a paper gets a table of each of its values
 
     def shown(self) -> list[list[str]]:
         """The cells as text, row by row."""
