@@ -6,7 +6,7 @@ Each placement peaks at a rate of its own, which lies between the rates tried, a
 noise on `select` and on `report` is of the sizes and the correlations that were measured in results/study. A seed may
 collapse: it predicts one class and scores what that scores; beyond its cliff a placement always does.
 
-`python analysis/calibration.py noise --store results/study` measures SST2 and COLA, and the differences beside them.
+`lora-bench calibration noise store=results/study` measures SST2 and COLA, and the differences beside them.
 """
 
 from __future__ import annotations

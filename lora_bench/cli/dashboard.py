@@ -276,7 +276,7 @@ def _figures(facts: Facts) -> Any:
 def verdict(facts: Facts) -> str:
     """The verdict as Markdown."""
     if not facts.sentences:
-        return "No finished sweep yet: run the command again with the sweep's store (`--store runs`)."
+        return "No finished sweep yet: run the command again with the sweep's store (`store=runs`)."
     lines = [f"**{QUESTION}**", "", *(f"- {_markdown(sentence)}" for sentence in facts.sentences)]
     if facts.notes:
         lines += ["", "Notes", "", *(f"- {_markdown(note)}" for note in facts.notes)]

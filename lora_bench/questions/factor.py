@@ -1,6 +1,6 @@
 """Does one setting of the adapter or its training matter? Its levels contrasted, with everything else held equal.
 
-`--by layers` reads the depth sweep, `--by method` the methods sweep; init, alpha, weight_decay and the other factors go
+`by=layers` reads the depth sweep, `by=method` the methods sweep; init, alpha, weight_decay and the other factors go
 the same way. Levels are compared within one placement at one budget of low-rank parameters (DoRA's magnitudes and such
 come on top), each at its own learning rate, chosen on `select`; the contrasts against the reference level are paired by
 seed and Holm-corrected over all placements of a setting.

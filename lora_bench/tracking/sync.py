@@ -1,10 +1,10 @@
 """Compare the store with its mirror on W&B, and upload what the mirror lacks, from the records alone.
 
-    lora-bench-sync --store runs --entity E --project P          compare, upload what is missing, say what differs
-    lora-bench-sync --store runs --dry-run                       compare only
+    lora-bench sync store=runs entity=E project=P          compare, upload what is missing, say what differs
+    lora-bench sync store=runs dry_run=true                compare only
 
 A run is mirrored when a W&B run that names it ended with the record's status and every score of the record. With
---offline or WANDB_MODE=offline the offline folders of the store are compared, and what they lack is written there.
+offline=true or WANDB_MODE=offline the offline folders of the store are compared, and what they lack is written there.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def _directory(store: StoreReader) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of `lora-bench-sync`; 0: the mirror is complete, 1: runs are missing or differ, 2: it failed."""
+    """Entry point of `lora-bench sync`; 0: the mirror is complete, 1: runs are missing or differ, 2: it failed."""
     wording.spell_out()
     options = parsed(_parser(), argv)
     logging.basicConfig(format="%(message)s")
@@ -309,17 +309,17 @@ def main(argv: list[str] | None = None) -> int:
         settle_caches()
         return synchronise(options)
     except (PathError, StoreError) as error:
-        print(f"lora-bench-sync: {error}", file=sys.stderr)
+        print(f"lora-bench sync: {error}", file=sys.stderr)
     except Exception as error:  # wandb's errors have no common class
-        print(f"lora-bench-sync: W&B refused ({type(error).__name__}: {scrub(str(error))})", file=sys.stderr)
+        print(f"lora-bench sync: W&B refused ({type(error).__name__}: {scrub(str(error))})", file=sys.stderr)
     return 2
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="lora-bench-sync",
+        prog="lora-bench sync",
         description="Compare the store with W&B, upload what W&B lacks from the records alone, and say what differs.",
-        epilog="example: lora-bench-sync --store runs --entity me --project lora_bench",
+        epilog="example: lora-bench sync store=runs entity=me project=lora_bench",
     )
     parser.add_argument("--store", type=argument, default=Path("runs"), metavar="DIR", help="folder of records (runs)")
     parser.add_argument("--entity", metavar="NAME", help="W&B user or team (default: the key's own)")
@@ -350,7 +350,7 @@ def synchronise(options: argparse.Namespace) -> int:
     problem = None if is_offline else why_not_online()
     if problem:
         login = "; `wandb login` once, or set WANDB_API_KEY" if problem == NO_KEY else ""
-        print(f"lora-bench-sync: {problem}{login}; --offline compares with the offline folders", file=sys.stderr)
+        print(f"lora-bench sync: {problem}{login}; --offline compares with the offline folders", file=sys.stderr)
         return 2
     mode = "offline" if is_offline else "online"
     config = TrackingConfig(

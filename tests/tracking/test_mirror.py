@@ -118,7 +118,7 @@ def test_where_wandb_cannot_be_asked_sync_fails_and_says_why(store, monkeypatch,
             monkeypatch.setenv(name, value)
     assert sync(store=store) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("lora-bench-sync: ") and said in line and "--offline" in line
+    assert line.startswith("lora-bench sync: ") and said in line and "--offline" in line
     assert not copies_offline(store.root / ".tracking")
 
 
