@@ -59,10 +59,9 @@ def show_look(family: Family, look: Look, out: Console) -> None:
     ]
     out.print(f"\n{family.title} | {' | '.join(parts)}")
     out.print(f"  rates alive: {_rates(look.alive, look.steadier)}")
+    out.print(_table(family, look))
     if declaration.reference is None:
-        _show_pairs(family, look, out)
-    else:
-        out.print(_table(family, look))
+        _explain_pairs(family, look, out)
     metric = family.metric.replace("_", " ")
     out.print(f"  {metric} × 100 on report, each at the rate that select ranks first; a word holds at every rate alive")
     if any(look.steadier.values()):
@@ -73,37 +72,35 @@ def show_look(family: Family, look: Look, out: Console) -> None:
 
 
 def _table(family: Family, look: Look) -> Grid:
-    n_last = family.declaration.looks[-1]
-    headings = ("contrast", "difference", "interval", "it is", "seeds", "failed", "p", "p tied")
-    table = Grid(headings, texts=["contrast", "it is", "failed"])
+    """The contrasts of a look. Those of a reference say at length what they are and which seeds failed; all pairs,
+    which are many, are a line each on 80 columns."""
+    is_of_pairs = family.declaration.reference is None
+    failed = () if is_of_pairs else ("failed",)
+    headings = ("contrast", "difference", "interval", "it is", "seeds", *failed, "p", "p tied")
+    table = Grid(headings, texts=["contrast", "it is", *failed])
     for finding in look.findings:
         table.add_row(
-            *_measured(finding),
-            looks.spoken(asdict(finding), n_last=n_last),
+            f"{finding.first} − {finding.second}",
+            signed(finding.difference),
+            interval(finding.low, finding.high, signed),
+            _in_brief(finding) if is_of_pairs else looks.spoken(asdict(finding), n_last=family.declaration.looks[-1]),
             str(finding.n_seeds),
-            looks.failed_in_words(asdict(finding)) or "-",
+            *(looks.failed_in_words(asdict(finding)) or "-" for _ in failed),
             p_value(finding.p_different),
             p_value(finding.p_tied),
         )
     return table
 
 
-def _measured(finding: Finding) -> tuple[str, str, str]:
-    """The contrast, its difference and its interval."""
-    contrast = f"{finding.first} − {finding.second}"
-    return contrast, signed(finding.difference), interval(finding.low, finding.high, signed)
+def _in_brief(finding: Finding) -> str:
+    if finding.word == looks.OPEN and math.isfinite(finding.chance):
+        return f"open, {100 * finding.chance:.0f} %"
+    return pairwise.BRIEF.get(finding.word, finding.word)
 
 
-def _show_pairs(family: Family, look: Look, out: Console) -> None:
-    """All pairs, which are many: a line each on 80 columns, and what several of them share said once."""
-    table = Grid(("contrast", "difference", "interval", "it is", "seeds", "p", "p tied"), texts=["contrast", "it is"])
+def _explain_pairs(family: Family, look: Look, out: Console) -> None:
+    """What several of the pairs share, said once."""
     chances = [finding.chance for finding in look.findings if finding.word == looks.OPEN]
-    for finding in look.findings:
-        is_told = finding.word == looks.OPEN and math.isfinite(finding.chance)
-        word = f"open, {100 * finding.chance:.0f} %" if is_told else pairwise.BRIEF.get(finding.word, finding.word)
-        p_values = p_value(finding.p_different), p_value(finding.p_tied)
-        table.add_row(*_measured(finding), word, str(finding.n_seeds), *p_values)
-    out.print(table)
     if any(map(math.isfinite, chances)):
         n_last = family.declaration.looks[-1]
         out.print(
