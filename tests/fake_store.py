@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench.config.schema import LORA_METHODS
+from lora_bench.reports.figures import style
 from lora_bench.store.folder import Store
 from lora_bench.store.frame import COLUMNS, row_of
 from lora_bench.verdicts import settings
@@ -249,3 +250,21 @@ def frame_of(records: list[dict]) -> pd.DataFrame:
     rows = [row_of(record) for record in records]
     frame = pd.DataFrame([{**row, **row.pop("by_metric")} for row in rows])
     return settings.prepare(frame.reindex(columns=[*COLUMNS, *frame.columns.difference(list(COLUMNS))]))
+
+
+def blank_figures(patch) -> set[tuple[str, ...]]:
+    """Have figures composed and written as empty files, where a test reads what stands around them.
+
+    Returns:
+        the formats that are asked for from here on.
+    """
+    asked: set[tuple[str, ...]] = set()
+
+    def save(_figure, folder: Path, name: str, formats: tuple[str, ...]) -> Path:
+        asked.add(tuple(formats))
+        path = folder / f"{name}.svg"
+        path.write_text("<svg/>", encoding="utf-8")
+        return path
+
+    patch.setattr(style, "_save", save)
+    return asked

@@ -10,14 +10,13 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree
-from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from fake_store import weight_types_records, write_store
+from fake_store import blank_figures, weight_types_records, write_store
 from lora_bench.questions import page
 from lora_bench.questions.shown import data_uri
 from lora_bench.reports.figures import style
@@ -27,11 +26,6 @@ CHROMIUM = shutil.which("chromium")
 IDS = re.compile(r' id="([^"]+)"')
 
 
-def blank(path: Path) -> Path:
-    path.write_text("<svg/>", encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     """One store's page in full and crowded, and the formats that the crowded one's figures were written in."""
@@ -39,13 +33,11 @@ def pages(tmp_path_factory):
     tasks = ("rte", "sst2")
     records = [record for task in tasks for record in weight_types_records(n_seeds=3, rates=(1e-3,), task=task)]
     scope = Scope(write_store(root / "runs", records))
-    runs, formats = scope.read(), set()
+    runs = scope.read()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(style, "_save", lambda _figure, folder, name, _formats: blank(folder / f"{name}.svg"))
+        blank_figures(patch)
         whole = page.build(runs, scope, out=root / "whole", title="runs")
-        patch.setattr(
-            style, "_save", lambda _figure, folder, name, kinds: formats.add(kinds) or blank(folder / f"{name}.svg")
-        )
+        formats = blank_figures(patch)
         patch.setattr(page, "MOST_WHOLE", 1)
         crowded = page.build(runs, scope, out=root / "crowded", title="runs")
     return whole, crowded, formats

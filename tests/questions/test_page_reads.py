@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fake_store import rank_records, weight_types_records, write_store
+from fake_store import blank_figures, rank_records, weight_types_records, write_store
 from lora_bench.questions import critical, page, weight_types
 from lora_bench.questions.beside import every_pair
 from lora_bench.questions.drill import cells_of
-from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope
 from lora_bench.verdicts import stats
 
@@ -55,11 +54,6 @@ class Outline(HTMLParser):
         return [element for element in self.elements if element["tag"] in tags]
 
 
-def blank(path: Path) -> Path:
-    path.write_text("<svg/>", encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A page of two tasks, one of which was run at several ranks; figures are not what is read here."""
@@ -70,9 +64,7 @@ def made(tmp_path_factory):
     ]
     scope = Scope(write_store(root / "runs", records))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            style, "_save", lambda figure, folder, name, formats: (folder / f"{name}.svg").write_text("<svg/>")
-        )
+        blank_figures(patch)
         text = page.build(scope.read(), scope, out=root / "out", title="runs <b>")["html"]
     (root / "index.html").write_text(text, encoding="utf-8")
     return root / "index.html", text, Outline(text)
