@@ -4,8 +4,9 @@ the directions where it acts.
     dW = s B A = U S V^T (rank r)    weight_in_update = ||U^T W V||_F    amplification = ||dW||_F / ||U^T W V||_F
 
 Kept in the record, so that Table 7 can be drawn without weights: the same norm in the top-r directions of W itself and
-in r random directions are what the paper compares with. Source: Hu et al. 2021, arXiv:2106.09685, section 7.3 and Table
-7.
+in r random directions are what the paper compares with. The update's first direction u, v stands beside its whole
+subspace, which is for the most part A's random start: s_1 and |u^T W v|. Source: Hu et al. 2021, arXiv:2106.09685,
+section 7.3 and Table 7.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ from lora_bench.models.roles import Matrix
 def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterState) -> list[dict[str, Any]]:
     """Frobenius norms per adapted matrix: the weight, the update, and the weight within three sets of r directions.
 
-    The directions are the update's own, those of the weight's largest singular values, and random ones.
+    The directions are the update's own, those of the weight's largest singular values, and random ones; of the update's
+    own the first by itself, too.
     """
     rows = []
     if state.extra:  # DoRA rescales the whole weight: its change is of full rank
@@ -36,6 +38,9 @@ def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterS
         weight = _weight(backbone, matrix.module)
         # Orthonormal bases of the update's column and row spaces; the norm depends on the spaces only.
         left, right = torch.linalg.qr(B)[0], torch.linalg.qr(A.T)[0]
+        # Its leading direction, by the small core between the two bases.
+        columns, values, across = torch.linalg.svd((left.T @ B) @ (A @ right))
+        first_left, first_right = left @ columns[:, 0], right @ across[0]
         stream = seeds.generator("random subspace", matrix.module, rank)
         chance_left = torch.linalg.qr(torch.randn(B.shape, generator=stream, dtype=torch.float64))[0]
         chance_right = torch.linalg.qr(torch.randn(A.T.shape, generator=stream, dtype=torch.float64))[0]
@@ -49,6 +54,8 @@ def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterS
                 "weight": float(weight.norm()),
                 "update": pair.norm(),
                 "weight_in_update": float((left.T @ weight @ right).norm()),
+                "update_leading": float(pair.scale * values[0]),
+                "weight_in_leading": float((first_left @ weight @ first_right).abs()),
                 "weight_in_weight": float(_spectrum(backbone, matrix.module)[:rank].norm()),
                 "weight_in_random": float((chance_left.T @ weight @ chance_right).norm()),
             }

@@ -106,6 +106,26 @@ def amplification(update: float, weight_in_update: float) -> float:
     return update / weight_in_update if weight_in_update > 0 else float("inf")
 
 
+def leading(A: np.ndarray, B: np.ndarray, weight: np.ndarray) -> tuple[float, float]:
+    """What the first singular direction u, v of B A holds: s_1(B A) of the update, |u^T W v| of the weight.
+
+    The whole span of a trained A is for the most part its random start; the direction that the update acts in most was
+    learned.
+
+    Args:
+        A, B, weight: (rank, d_in), (d_out, rank) and (d_out, d_in).
+
+    Raises:
+        ValueError: when the weight is of another shape.
+    """
+    if weight.shape != (B.shape[0], A.shape[1]):
+        raise ValueError(f"the weight is {weight.shape}, and the update {(B.shape[0], A.shape[1])}")
+    q_in, r_in = np.linalg.qr(np.asarray(A, dtype=np.float64).T)
+    q_out, r_out = np.linalg.qr(np.asarray(B, dtype=np.float64))
+    left, values, right = np.linalg.svd(r_out @ r_in.T)
+    return float(values[0]), float(abs((q_out @ left[:, 0]) @ weight @ (q_in @ right[0])))
+
+
 def weight_in_random(weight: float, rank: int, shape: tuple[int, int]) -> float:
     """||U^T W V||_F for random U and V of `rank` directions, as the root of its mean square: r ||W||_F / sqrt(mn).
 

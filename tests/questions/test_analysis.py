@@ -453,7 +453,7 @@ def test_amplification_reads_the_norms_of_the_records(tmp_path, capsys, quick):
     layers, seeds = 1.1 ** np.mean(np.arange(6)), 1.02 ** np.mean(np.arange(3))  # geometric means
     assert table.loc[("qv", 8, "v"), "amplification"] == pytest.approx(8 / 8 * layers * seeds)
     assert table.loc[("qv", 8, "v"), "over_random"] == pytest.approx(1 / (8 * 30 / 384))
-    assert "hold 1.6 to 13 times as much of the weight as random ones do (paper: 16 and 5.8)" in text
+    assert "hold 1.6 to 13 times as much of the weight as random ones do, the leading one 13 to 13 times (paper" in text
     assert table.loc[("qv", 1, "v"), "scale"] == 16
     assert "alpha 16, policy fixed" in text
     assert "factor 21.6" in text

@@ -84,6 +84,23 @@ def test_norms_in_the_record_are_those_of_a_known_spectrum(known, at):
     assert subspace.amplification(row["update"], row["weight_in_update"]) == pytest.approx(factor)
 
 
+def test_the_leading_direction_in_the_record_is_that_of_the_whole_update(known):
+    """Against a decomposition of the update in full, which the run never forms."""
+    import torch
+
+    from lora_bench.models.adapters import AdapterState, LowRank
+    from lora_bench.training.norms import matrix_norms
+
+    loaded, matrix, left, right, values = known
+    rng = np.random.default_rng(1)
+    A, B = rng.normal(size=(matrix.rank, 32)), rng.normal(size=(32, matrix.rank))
+    state = AdapterState({matrix.module: LowRank(torch.from_numpy(A), torch.from_numpy(B), 0.5)}, {})
+    (row,) = matrix_norms(loaded, [matrix], state)
+    columns, singular, rows = np.linalg.svd(0.5 * B @ A)
+    assert row["update_leading"] == pytest.approx(singular[0])
+    assert row["weight_in_leading"] == pytest.approx(abs(columns[:, 0] @ (left * values) @ right.T @ rows[0]))
+
+
 def test_random_directions_hold_what_chance_gives(known):
     """E ||U^T W V||^2 = r^2 / d^2 ||W||^2 for random r-dimensional U and V, over many modules' streams."""
     import torch

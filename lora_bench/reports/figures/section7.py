@@ -165,3 +165,39 @@ def amplifications(table: pd.DataFrame) -> Figure:
     figure.supxlabel("layer", fontsize=7)
     figure.supylabel("‖ΔW‖ / ‖UᵀWV‖", fontsize=7)
     return figure
+
+
+@styled
+def over_random(table: pd.DataFrame) -> Figure:
+    """Weight in the update's directions over that in random ones, by rank, one panel per matrix: of the leading
+    direction and of the whole subspace, with 95 % intervals over seeds.
+
+    Args:
+        table: role, rank, and over_random and leading_over_random, each with _low and _high.
+    """
+    roles = list(dict.fromkeys(table["role"]))
+    ranks = sorted(set(table["rank"]))
+    width, n_columns = compose.across(len(roles))
+    n_rows = math.ceil(len(roles) / n_columns)
+    figure = Figure(figsize=(width, 0.55 + 1.5 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, sharey=True, sharex=True, squeeze=False)
+    looks = {"leading_over_random": (RANKS[0], "leading direction"), "over_random": (RANKS[-1], "whole subspace")}
+    for axis, role in zip(axes.flat, roles, strict=False):
+        of_role = table[table["role"] == role].sort_values("rank")
+        for (name, ((colour, marker), label)), shift in zip(looks.items(), (-0.1, 0.1), strict=True):
+            known = of_role[of_role[name].notna()]
+            at = [ranks.index(rank) + shift for rank in known["rank"]]
+            axis.plot(at, known[name], color=colour, marker=marker, ms=3.5, lw=0, label=label)
+            axis.vlines(at, known[f"{name}_low"], known[f"{name}_high"], color=colour, lw=0.9)
+        axis.axhline(1, color=FAINT, lw=0.8, ls=(0, (3, 2)), zorder=1)
+        axis.set_title(role, loc="left", color=INK)
+        axis.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
+        axis.set_xlim(-0.5, len(ranks) - 0.5)
+        axis.set_ylim(bottom=0)
+        axis.grid(axis="x", visible=False)
+        sns.despine(ax=axis)
+    hide_spare(axes, len(roles))
+    compose.header(figure, *axes.flat[0].get_legend_handles_labels())
+    figure.supxlabel("rank", fontsize=7)
+    figure.supylabel("‖UᵀWV‖ over random", fontsize=7)
+    return figure
