@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lora_bench import wording
 from lora_bench.cli import runs
@@ -21,7 +21,11 @@ from lora_bench.config.overrides import override
 from lora_bench.config.schema import RunConfig
 from lora_bench.paths import argument, resource_root
 
-OPTIONS = ("rows", "batch", "head_steps", "by", "out", "sweep")
+if TYPE_CHECKING:
+    from lora_bench.predictors.evidence import Evidence
+
+PREDICTIONS = "predictions.json"
+OPTIONS = ("rows", "batch", "head_steps", "by", "draws", "out", "sweep")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,10 +41,11 @@ def main(argv: list[str] | None = None) -> int:
         predictions, about = _predictions(config, options)
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         return runs.tell(error)
-    if options.out:
-        document = about | {"predictions": [prediction.document() for prediction in predictions]}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    document = about | {"predictions": [prediction.document() for prediction in predictions]}
+    beside = options.sweep and options.sweep.with_suffix("") / PREDICTIONS  # for `lora-bench predictors`
+    for path in filter(None, (options.out, beside)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _print(predictions, about, options.overrides)
     if options.sweep:
         apart = [word for word in options.overrides if not word.startswith("adapter.")]
@@ -63,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of the head, before (default: 20)",
     )
     parser.add_argument("--by", default="all", metavar="NAMES", help="predictors, joined by commas (default: all)")
+    parser.add_argument(
+        "--draws", type=_at_least(1), default=1, metavar="N", help="other rows and heads, for stability (default: 1)"
+    )
     parser.add_argument("--out", type=argument, metavar="FILE", help="every score, as JSON")
     parser.add_argument(
         "--sweep", type=argument, metavar="FILE", help="a study of the maps beside seven placements (sweeps/NAME.yaml)"
@@ -93,12 +101,9 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     Raises:
         ConfigError: for a configuration, a predictor or rows that cannot be.
     """
-    from lora_bench.models import backbone, devices
     from lora_bench.predictors import bake_off
-    from lora_bench.predictors.evidence import gather
     from lora_bench.predictors.predict import PREDICTORS, predict
-    from lora_bench.tasks.tokens import batch
-    from lora_bench.training.evaluate import to_tensors
+    from lora_bench.predictors.stability import stability
     from lora_bench.training.resolve import resolve
 
     names = list(PREDICTORS) if options.by == "all" else options.by.split(",")
@@ -108,22 +113,22 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     run = resolve(config)
     if not run.matrices:
         raise ConfigError(f"adapter.method: {config.adapter.method} has no matrices to place; give lora")
+    draws: dict[str, list[Any]] = {name: [] for name in names}
+    left_out: dict[str, str] = {}
     tokens = run.tokens()["train"]
-    device = devices.resolve_device(config.device)
-    loaded = backbone.load(run.blueprint, precision="fp32", device=device)
     n_rows = min(options.rows, len(tokens))
-    pad_id = int(run.blueprint.tokenizer.pad_token_id or 0)
-    places = [range(start, min(start + options.batch, n_rows)) for start in range(0, n_rows, options.batch)]
-    batches = [to_tensors(batch(tokens, list(rows), pad_id), device) for rows in places]
-    evidence = gather(loaded, batches, seed=config.seed, head_steps=options.head_steps)
-    predictions, left_out = [], {}
-    for name in names:
-        try:
-            predictions.append(predict(name, evidence, run.adapter_parameters))
-        except ValueError as error:
-            if options.by != "all":
-                raise ConfigError(str(error)) from None
-            left_out[name] = str(error)
+    for evidence in _draws(run, tokens, n_rows, options):
+        for name in names:
+            if name in left_out:
+                continue
+            try:
+                draws[name].append(predict(name, evidence, run.adapter_parameters))
+            except ValueError as error:
+                if options.by != "all":
+                    raise ConfigError(str(error)) from None
+                left_out[name] = str(error)
+    kept = {name: said for name, said in draws.items() if name not in left_out}
+    predictions = [said[0] for said in kept.values()]
     about = {
         "model": run.blueprint.name,
         "task": run.task.name,
@@ -133,11 +138,33 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
         "head_steps": options.head_steps,
         "budget": run.adapter_parameters,
         "left_out": left_out,
+        "draws": options.draws,
+        "stability": {
+            name: stability(said, run.blueprint.matrices) for name, said in kept.items() if options.draws > 1
+        },
     }
     if options.sweep:
         options.sweep.parent.mkdir(parents=True, exist_ok=True)
         bake_off.write(options.sweep, predictions, run.blueprint.matrices, about)
     return predictions, about
+
+
+def _draws(run: Any, tokens: Any, n_rows: int, options: argparse.Namespace) -> Iterator[Evidence]:
+    """The evidence of each draw: the next n_rows of train, from the start again where there are no more, with the head
+    of the next seed."""
+    from lora_bench.models import backbone, devices
+    from lora_bench.predictors.evidence import gather
+    from lora_bench.tasks.tokens import batch
+    from lora_bench.training.evaluate import to_tensors
+
+    device = devices.resolve_device(run.config.device)
+    loaded = backbone.load(run.blueprint, precision="fp32", device=device)
+    pad_id = int(run.blueprint.tokenizer.pad_token_id or 0)
+    for draw in range(options.draws):
+        rows = [(draw * n_rows + place) % len(tokens) for place in range(n_rows)]
+        parts = [rows[start : start + options.batch] for start in range(0, n_rows, options.batch)]
+        batches = [to_tensors(batch(tokens, part, pad_id), device) for part in parts]
+        yield gather(loaded, batches, seed=run.config.seed + draw, head_steps=options.head_steps)
 
 
 def _print(predictions: Sequence[Any], about: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -150,12 +177,15 @@ def _print(predictions: Sequence[Any], about: dict[str, Any], overrides: Sequenc
         f"{about['model']}, {about['task']}: {about['rows']} train rows, budget {about['budget']:,} adapter parameters"
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("predictor", "roles, best first", "adapted", "parameters", "seconds", "memory"):
-        table.add_column(name, justify="right" if name in ("parameters", "seconds", "memory") else "left")
+    measured = ("parameters", "seconds", "memory", *(("same top", "same map") if about["stability"] else ()))
+    for name in ("predictor", "roles, best first", "adapted", *measured):
+        table.add_column(name, justify="right" if name in measured else "left")
     for said in predictions:
         memory = "-" if said.peak_bytes is None else wording.size(said.peak_bytes)
         roles = " ".join(said.roles) if len(set(said.role_scores)) > 1 else "all alike"
-        table.add_row(said.predictor, roles, said.targets, f"{said.parameters:,}", f"{said.seconds:.2f}", memory)
+        stable = [f"{share:.0%}" for share in about["stability"].get(said.predictor, {}).values()]
+        cost = (f"{said.parameters:,}", f"{said.seconds:.2f}", memory)
+        table.add_row(said.predictor, roles, said.targets, *cost, *stable)
     out.print(table)
     for name, why in about["left_out"].items():
         out.print(f"{name}: left out: {why}", markup=False)

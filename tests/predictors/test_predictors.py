@@ -22,6 +22,7 @@ from lora_bench.predictors import bake_off, eva
 from lora_bench.predictors.allocate import pattern, rank_map
 from lora_bench.predictors.evidence import Evidence
 from lora_bench.predictors.predict import PREDICTORS, predict
+from lora_bench.predictors.stability import overlap
 from lora_bench.training.resolve import resolve
 
 INPUTS = frozenset({"input_ids", "attention_mask"})
@@ -246,6 +247,31 @@ def test_what_predictors_chose_is_a_study_beside_the_placements(tmp_path, monkey
         assert like.endswith(said["predictor"])
         assert {matrix.module: matrix.rank for matrix in run.matrices} == said["ranks"]
         assert run.adapter_parameters == said["parameters"] <= 2 * 2 * 4 * 64
+
+
+def test_more_draws_say_how_stable_a_choice_is_and_change_none(tmp_path, monkeypatch, capsys):
+    """The first draw is the prediction; what needs no data is wholly stable, and a draw of chance is not."""
+    monkeypatch.chdir(tmp_path)
+    for out, draws in (("first.json", 1), ("said.json", 3)):
+        words = ["by=fisher,norm,random", "adapter.budget=qv@4", f"draws={draws}", f"out={out}", "sweep=sweeps/x.yaml"]
+        assert command.main([*WORDS, "rows=10", "batch=5", *words]) == 0
+    first, said = (
+        [{key: value for key, value in entry.items() if key not in ("seconds", "peak_bytes")} for entry in entries]
+        for entries in map(predictions_of, ("first.json", "said.json"))
+    )
+    assert first == said
+    document = json.loads((tmp_path / "sweeps/x/predictions.json").read_text(encoding="utf-8"))
+    assert document == json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
+    assert document["stability"]["norm"] == {"top": 1, "overlap": 1}
+    assert document["stability"]["random"]["overlap"] < 0.9
+    assert "same map" in capsys.readouterr().out
+
+
+def test_the_overlap_of_two_maps_is_counted_in_parameters():
+    """Of 2 x 10 and 1 x 30 parameters against 1 x 10 and 2 x 30, shared are 10 and 30 of 20 and 60."""
+    costs = {"a": 10, "b": 30, "c": 7}
+    assert overlap({"a": 2, "b": 1}, {"a": 1, "b": 2}, costs) == pytest.approx(40 / 80)
+    assert overlap({"a": 2}, {"b": 1}, costs) == 0
 
 
 def predictions_of(name):
