@@ -2,12 +2,24 @@
 
 from pathlib import Path
 
-from analysis import amplification, claims, factor, learning_rate, pareto, rank, report, rescore, subspace, weight_types
+from analysis import (
+    amplification,
+    claims,
+    factor,
+    learning_rate,
+    pareto,
+    predictors,
+    rank,
+    report,
+    rescore,
+    subspace,
+    weight_types,
+)
 
 COMMANDS = {
     module.__name__.rpartition(".")[2]: module.main
     for module in (
-        *(amplification, claims, factor, learning_rate, pareto),
+        *(amplification, claims, factor, learning_rate, pareto, predictors),
         *(rank, report, rescore, subspace, weight_types),
     )
 }

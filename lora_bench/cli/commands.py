@@ -20,6 +20,7 @@ READS = {
     "pareto": "score against adapter parameters, time and memory",
     "subspace": "how far the subspaces of two ranks agree (section 7.2)",
     "amplification": "what an update amplifies (section 7.3)",
+    "predictors": "do the maps that predict chose find where the adapter should go?",
     "claims": "the paper's claims, each held against the store",
     "calibration": "can the verdicts be trusted?",
 }
@@ -86,6 +87,7 @@ def run(name: str, argv: Sequence[str]) -> int:
         learning_rate,
         next_stage,
         pareto,
+        predictors,
         rank,
         report,
         rescore,
@@ -103,6 +105,7 @@ def run(name: str, argv: Sequence[str]) -> int:
         "learning_rate": learning_rate.main,
         "next_stage": next_stage.main,
         "pareto": pareto.main,
+        "predictors": predictors.main,
         "rank": rank.main,
         "report": report.main,
         "rescore": rescore.main,

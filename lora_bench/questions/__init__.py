@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from lora_bench.questions import amplification, factor, learning_rate, pareto, pooled, rank, subspaces, weight_types
+from lora_bench.questions import (
+    amplification,
+    factor,
+    learning_rate,
+    pareto,
+    pooled,
+    predicted,
+    rank,
+    subspaces,
+    weight_types,
+)
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import SettingSection
 
@@ -30,6 +40,7 @@ QUESTIONS = {
     "pooled": Question("Pooled contrasts", pooled.sections),
     "learning_rate": Question("Learning rate", learning_rate.sections, ends_sweep=True),
     "pareto": Question("Cost", pareto.sections, ends_sweep=True),
+    "predictors": Question("Predictors", predicted.sections),
     "subspace": Question("Subspaces", subspaces.sections),
     "amplification": Question("Amplification", amplification.sections),
 }

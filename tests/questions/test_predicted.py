@@ -1,0 +1,142 @@
+"""The bake-off on stores whose scores are known: predictors that name the order of the placements, and its reverse."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from commands import run
+from fake_store import RANKS, fake_record, write_store
+from lora_bench.questions import predicted
+from lora_bench.reports.scope import Scope
+from lora_bench.verdicts.settings import NothingToShow
+
+EFFECTS = {"q": 0.60, "k": 0.62, "v": 0.70, "o": 0.66, "qk": 0.61, "qv": 0.72, "qkvo": 0.71}
+MAPS = {"wise": ("vo", 0.715), "wrong": ("qk", 0.60), "random": ("qkvo", 0.65)}
+N_SEEDS = 8
+
+
+def ranks_of(targets, *, seed):
+    """A map of its own, some of whose layers have none."""
+    rng = np.random.default_rng(seed)
+    return {f"encoder.layer.{layer}.{role}": int(rng.integers(1, 9)) for layer in range(2, 6) for role in targets}
+
+
+def records():
+    rng = np.random.default_rng(0)
+    of_seed = rng.normal(0, 0.01, N_SEEDS)
+    made = []
+    for targets, mean in EFFECTS.items():
+        for seed in range(N_SEEDS):
+            noise = rng.normal(0, 0.003, 2)
+            scores = {"report": mean + of_seed[seed] + noise[0], "select": mean + of_seed[seed] + noise[1]}
+            made.append(fake_record(targets=targets, rank=RANKS[targets], seed=seed, metric="accuracy", **scores))
+    for place, (targets, mean) in enumerate(MAPS.values()):
+        ranks = ranks_of(targets, seed=place)
+        for seed in range(N_SEEDS):
+            score = mean + of_seed[seed] + rng.normal(0, 0.003)
+            adapter = {"rank": ranks, "layers": [2, 3, 4, 5]}
+            record = fake_record(targets=targets, seed=seed, metric="accuracy", report=score, adapter=adapter)
+            record["manifest"] = [
+                matrix | {"rank": ranks[matrix["module"]]} for matrix in record["manifest"] if matrix["module"] in ranks
+            ]
+            record["parameters"]["adapter"] = 36_864
+            made.append(record)
+    return made
+
+
+def document():
+    roles = {"wise": {"v": 4.0, "o": 3.0, "k": 2.0, "q": 1.0}, "wrong": {"q": 4.0, "k": 3.0, "o": 2.0, "v": 1.0}}
+    said = [
+        {
+            "predictor": name, "roles": list(roles.get(name, "qkvo")),
+            "role_scores": list(roles[name].values()) if name in roles else [1.0] * 4,
+            "ranks": ranks_of(targets, seed=place), "seconds": 2.5, "peak_bytes": None,
+        }
+        for place, (name, (targets, _)) in enumerate(MAPS.items())
+    ]  # fmt: skip
+    return {"predictions": said, "stability": {"wise": {"top": 1.0, "overlap": 0.5}}}
+
+
+@pytest.fixture
+def store(tmp_path):
+    root = write_store(tmp_path / "store", records())
+    (root / predicted.FILE).write_text(json.dumps(document()), encoding="utf-8")
+    return root
+
+
+def section_of(store, **asked):
+    scope = Scope(store)
+    (section,) = predicted.sections(scope.read(), scope, **asked)
+    return section
+
+
+def scores_of(name, split="report"):
+    """Scores by seed of a placement or a map, straight from the records."""
+    place = {key: 56 + 8 * place for place, key in enumerate(MAPS)}
+    made = records()
+    start = place[name] if name in place else 8 * list(EFFECTS).index(name)
+    return np.array([record["scores"][split]["accuracy"] for record in made[start : start + N_SEEDS]])
+
+
+def test_regret_is_what_the_placement_that_select_names_would_have_gained(store):
+    """Named on select, credited on report: an interval that scipy gives for the same pairs."""
+    best = max(EFFECTS, key=lambda targets: scores_of(targets, "select").mean())
+    frame = section_of(store).tables[0].frame.set_index("predictor")
+    assert list(frame.index) == ["wise", "wrong", "qv", "random"], "by regret, then what predicts nothing"
+    for name in frame.index.drop(best, errors="ignore"):
+        test = scipy_stats.ttest_rel(scores_of(best), scores_of(name))
+        interval = test.confidence_interval(0.95)
+        assert frame.loc[name, "regret"] == pytest.approx((interval.low + interval.high) / 2)
+        assert frame.loc[name, ["regret_low", "regret_high"]].tolist() == pytest.approx([interval.low, interval.high])
+    assert frame.loc["wise", "n_seeds"] == N_SEEDS
+
+
+def test_orders_that_are_known_agree_or_disagree_wholly(store):
+    frame = section_of(store).tables[0].frame.set_index("predictor")
+    assert frame.loc["wise", ["tau", "rho"]].tolist() == [1, 1]
+    assert frame.loc["wrong", ["tau", "rho"]].tolist() == [-1, -1]
+    assert np.isnan(frame.loc["random", "tau"]), "roles that are all alike have no order"
+    assert frame.loc["wise", "all_tau"] > 0.5 > frame.loc["wrong", "all_tau"]
+
+
+def test_words_are_those_of_corrected_families_and_the_sentence_says_who_beats_random(store):
+    """No map may pass for better than chance by its difference alone."""
+    section = section_of(store)
+    frame = section.tables[0].frame.set_index("predictor")
+    assert frame["random_word"].to_dict() == {"wise": "worse", "wrong": "better", "qv": "", "random": ""}
+    assert frame.loc["wrong", "reference_word"] == "better"
+    assert "wise better than the random map" in section.sentence and "none shown better than qv" in section.sentence
+    assert frame.loc["wise", "overlap"] == 0.5 and np.isnan(frame.loc["wrong", "overlap"])
+
+
+def test_the_command_writes_a_table_and_a_figure(store, tmp_path, capsys):
+    (store / predicted.FILE).rename(tmp_path / "elsewhere.json")
+    assert run("predictors", store, tmp_path / "out", "--predictions", str(tmp_path / "elsewhere.json")) == 0
+    said = capsys.readouterr()
+    assert "wise" in said.out and "could not be drawn" not in said.err
+    assert (tmp_path / "out/figures/predictors_minilm_cola.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (None, "no predictions.json in the store"),
+        ("{", "is no file of lora-bench predict"),
+        ("[]", "is no file of lora-bench predict"),
+        ('{"predictions": [{"predictor": "wise"}]}', "is no file of lora-bench predict"),
+        ('{"predictions": []}', "no run trained a map"),
+    ],
+    ids=["absent", "cut", "a_list", "without_ranks", "of_other_maps"],
+)
+def test_what_is_lacking_is_said_in_a_line(tmp_path, written, message):
+    """A report of any other store has that line in place of the section."""
+    root = write_store(tmp_path / "store", records()[:16])
+    if written is not None:
+        (root / predicted.FILE).write_text(written, encoding="utf-8")
+    with pytest.raises(NothingToShow, match=message) as told:
+        section_of(root)
+    assert "\n" not in str(told.value)
