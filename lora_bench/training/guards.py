@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lora_bench.models import adapters, weights
+from lora_bench.models import weights
 from lora_bench.models.backbone import Backbone
 from lora_bench.packing.packed import Packed
 from lora_bench.store.errors import GuardError
 from lora_bench.tasks.tokens import Tokens, batch
 from lora_bench.training.evaluate import to_tensors
+from lora_bench.training.reloaded import Reloader
 
 START_ROWS = 16
 RELOADED_ROWS = {"fp64": 16, "fp32": 16, "bf16": 64}
@@ -74,13 +75,20 @@ def require_unchanged_start(pack: Packed, tokens: Tokens) -> float:
 
 
 def reload_gap(
-    folder: Path, backbone: Backbone, tokens: Tokens, logits: np.ndarray, n_rows: int | None = None
+    folder: Path,
+    backbone: Backbone,
+    tokens: Tokens,
+    logits: np.ndarray,
+    n_rows: int | None = None,
+    *,
+    reloader: Reloader | None = None,
 ) -> float:
     """Load a saved run through stock peft and compare its logits on the first rows of a split.
 
     Args:
         logits: (n, n_labels), the run's own logits of the split.
         n_rows: how many rows; None for those of the precision.
+        reloader: of the backbone, where several runs are read back.
 
     Returns:
         The largest difference of a row, and the precision's quantile of the rows' differences, relative to the largest
@@ -90,7 +98,7 @@ def reload_gap(
         GuardError: when more labels differ, ties apart, than the precision explains.
     """
     count = min(n_rows or RELOADED_ROWS[backbone.precision], len(tokens))
-    model = adapters.load_stock(folder, backbone)
+    model = (reloader or Reloader(backbone)).load(folder)
     reloaded = []
     with torch.inference_mode():
         for start in range(0, count, RELOADED_AT_ONCE):

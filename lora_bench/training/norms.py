@@ -35,15 +35,12 @@ def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterS
         pair = state.low_rank[matrix.module]
         rank = pair.A.shape[0]
         A, B = pair.A.double().cpu(), pair.B.double().cpu()
-        weight = _weight(backbone, matrix.module)
+        weight, frozen = _weight(backbone, matrix.module), _frozen_norms(backbone, matrix.module, rank)
         # Orthonormal bases of the update's column and row spaces; the norm depends on the spaces only.
         left, right = torch.linalg.qr(B)[0], torch.linalg.qr(A.T)[0]
         # Its leading direction, by the small core between the two bases.
         columns, values, across = torch.linalg.svd((left.T @ B) @ (A @ right))
         first_left, first_right = left @ columns[:, 0], right @ across[0]
-        stream = seeds.generator("random subspace", matrix.module, rank)
-        chance_left = torch.linalg.qr(torch.randn(B.shape, generator=stream, dtype=torch.float64))[0]
-        chance_right = torch.linalg.qr(torch.randn(A.T.shape, generator=stream, dtype=torch.float64))[0]
         rows.append(
             {
                 "module": matrix.module,
@@ -51,16 +48,34 @@ def matrix_norms(backbone: Backbone, matrices: Sequence[Matrix], state: AdapterS
                 "layer": matrix.layer,
                 "rank": rank,
                 "scale": pair.scale,
-                "weight": float(weight.norm()),
+                "weight": frozen["weight"],
                 "update": pair.norm(),
                 "weight_in_update": float((left.T @ weight @ right).norm()),
                 "update_leading": float(pair.scale * values[0]),
                 "weight_in_leading": float((first_left @ weight @ first_right).abs()),
-                "weight_in_weight": float(_spectrum(backbone, matrix.module)[:rank].norm()),
-                "weight_in_random": float((chance_left.T @ weight @ chance_right).norm()),
+                "weight_in_weight": frozen["weight_in_weight"],
+                "weight_in_random": frozen["weight_in_random"],
             }
         )
     return rows
+
+
+def _frozen_norms(backbone: Backbone, module: str, rank: int) -> dict[str, float]:
+    """What no run changes: the norms of a weight, in its own first directions and in random ones."""
+    known = _known_norms.setdefault(backbone, {})
+    if (module, rank) not in known:
+        weight = _weight(backbone, module)
+        stream = seeds.generator("random subspace", module, rank)
+        left, right = (
+            torch.linalg.qr(torch.randn(width, rank, generator=stream, dtype=torch.float64))[0]
+            for width in weight.shape
+        )
+        known[module, rank] = {
+            "weight": float(weight.norm()),
+            "weight_in_weight": float(_spectrum(backbone, module)[:rank].norm()),
+            "weight_in_random": float((left.T @ weight @ right).norm()),
+        }
+    return known[module, rank]
 
 
 def _weight(backbone: Backbone, module: str) -> torch.Tensor:
@@ -75,4 +90,6 @@ def _spectrum(backbone: Backbone, module: str) -> torch.Tensor:
     return known[module]
 
 
-_spectra: WeakKeyDictionary[Backbone, dict[str, torch.Tensor]] = WeakKeyDictionary()  # freed with their backbone
+# Freed with their backbone.
+_spectra: WeakKeyDictionary[Backbone, dict[str, torch.Tensor]] = WeakKeyDictionary()
+_known_norms: WeakKeyDictionary[Backbone, dict[tuple[str, int], dict[str, float]]] = WeakKeyDictionary()

@@ -28,6 +28,7 @@ from lora_bench.training.evaluate import predict
 from lora_bench.training.loop import batches, train_pack
 from lora_bench.training.norms import matrix_norms
 from lora_bench.training.opening import open_pack
+from lora_bench.training.reloaded import Reloader
 from lora_bench.training.resolve import Run
 
 STEPS = 4
@@ -108,15 +109,29 @@ def _rehearse(runs: Sequence[Run], clock: Callable[[], float]) -> Pace:
         scoring = (now() - began) / with_shared([scored] * len(runs))
         state = pack.state(0)
     began = now()
-    matrix_norms(loaded, first.matrices, state)  # the first time it decomposes the weights, for all runs
+    closed = _closer(loaded, first, state, report, logits[0])
+    closed()  # the first time it decomposes the weights and makes a model to read back into, for all runs
     opening += now() - began
     began = now()
-    matrix_norms(loaded, first.matrices, state)
-    with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch, contextlib.suppress(GuardError):
-        folder = Path(scratch) / "adapter"
-        adapters.save(folder, loaded, first.config.adapter, first.matrices, state)
-        guards.reload_gap(folder, loaded, report, logits[0], min(len(rows), guards.RELOADED_ROWS[first.precision]))
+    closed()
     return Pace(training, scoring, opening, now() - began)
+
+
+def _closer(
+    loaded: backbone.Backbone, run: Run, state: adapters.AdapterState, report: Tokens, logits: np.ndarray
+) -> Callable[[], None]:
+    """What is done for each run of a pack at its end: measured, saved and read back; nothing is kept."""
+    reloader = Reloader(loaded)
+
+    def close() -> None:
+        matrix_norms(loaded, run.matrices, state)
+        with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch, contextlib.suppress(GuardError):
+            folder = Path(scratch) / "adapter"
+            adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
+            n_rows = min(len(logits), guards.RELOADED_ROWS[run.precision])
+            guards.reload_gap(folder, loaded, report, logits, n_rows, reloader=reloader)
+
+    return close
 
 
 class _Enough(Exception):

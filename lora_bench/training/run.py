@@ -38,6 +38,7 @@ from lora_bench.training.evaluate import predict
 from lora_bench.training.loop import Position, batches, train_pack
 from lora_bench.training.norms import matrix_norms
 from lora_bench.training.opening import open_pack
+from lora_bench.training.reloaded import Reloader
 from lora_bench.training.resolve import Run
 from lora_bench.training.scored import train_sample
 
@@ -208,7 +209,8 @@ class _Desk:
         n_tokens = _tokens_trained(first, tokens["train"].lengths)
         flops = [run_flops(loaded.blueprint, run.config, run.matrices, n_tokens) for run in runs]
         shares = attribute(pack_seconds, flops)
-        records = []
+        records, reloader = [], Reloader(loaded)
+        start_head = backbone.head_state(loaded, first.config.seed)  # a pack's runs share their seed
         for index, attempt in enumerate(attempts):
             if not attempt.is_wanted:
                 continue
@@ -232,6 +234,7 @@ class _Desk:
                 checks = {"start_gap": trained.start_gap, "frozen_weights_unchanged": trained.is_frozen_intact}
                 data: dict[str, Any] = {"task": task, "tokens": tokens, "sample": sample}
                 data |= {"state": state, "logits": logits, "checks": checks}
+                data |= {"start_head": start_head, "reloader": reloader}
                 record = self._checked(attempt, subject, measured, loaded, **data)
             except AlreadyFinished:
                 attempt.tracked.finish("finished")
@@ -304,6 +307,8 @@ class _Desk:
         state: AdapterState,
         logits: dict[str, np.ndarray],
         checks: dict[str, Any],
+        start_head: dict[str, torch.Tensor],
+        reloader: Reloader,
     ) -> dict[str, Any]:
         """Score a run, check its guards, and write it with its predictions and adapter."""
         clock = time.perf_counter()
@@ -313,8 +318,7 @@ class _Desk:
         }
         scores["train"] = score(task.metrics, tokens["train"].labels[sample], logits["train"])
         scores |= {split.replace("validation", "report"): None for split in task.facts["absent"]}
-        start = backbone.head_state(loaded, run.config.seed)
-        checks["head_moved"] = any(not torch.equal(state.head[name].cpu(), start[name]) for name in start)
+        checks["head_moved"] = any(not torch.equal(state.head[name].cpu(), start_head[name]) for name in start_head)
         if run.matrices:
             checks["update_moved"] = all(pair.norm() > 0 for pair in state.low_rank.values())
         elif state.extra:
@@ -327,7 +331,9 @@ class _Desk:
             with explained(f"keep the adapter of run {run.run_id}", Path(scratch)):
                 adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
                 label_names.write(folder, loaded.blueprint, task.label_names)
-            checks["reload_gap"] = guards.reload_gap(folder, loaded, tokens["report"], logits["report"])
+            checks["reload_gap"] = guards.reload_gap(
+                folder, loaded, tokens["report"], logits["report"], reloader=reloader
+            )
             checks["reloads"] = checks["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
             require_guards(checks)
             norms = matrix_norms(loaded, run.matrices, state)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_bench.models import backbone
+from lora_bench.models import adapters, backbone, seeds
 from lora_bench.store.errors import GuardError
 from lora_bench.store.folder import Store
-from lora_bench.training import guards
+from lora_bench.training import guards, norms
+from lora_bench.training.reloaded import Reloader
 from lora_bench.training.resolve import resolve
 from lora_bench.training.run import run_pack
 from tiny import tiny_config
@@ -60,3 +61,84 @@ def test_a_saved_run_is_read_back_on_the_rows_of_its_precision(saved, monkeypatc
     assert read == [16]
     guards.reload_gap(folder, loaded, tokens, logits, len(tokens))
     assert read == [16, len(tokens)]
+
+
+OTHERS = {
+    "other values": {},
+    "another placement": {"adapter__targets": "ko"},
+    "another rank": {"adapter__rank": 3},
+    "another scale": {"adapter__alpha": 5.0},
+    "ranks by role": {"adapter__rank": None, "adapter__rank_pattern": "q@2+v@4"},
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
+@pytest.mark.parametrize("lost", [None, "a matrix"])
+def test_runs_that_are_read_back_one_after_another_are_read_as_if_alone(tmp_path, precision, lost):
+    """Nothing of a run may stay for the next: it would pass its guard with a neighbour's weights."""
+    configs = [tiny_config(train__precision=precision, **other) for other in OTHERS.values()]
+    runs = [resolve(config) for config in configs]
+    loaded = backbone.load(runs[0].blueprint, precision=precision, device=torch.device("cpu"))
+    folders = [_drawn(tmp_path / str(number), loaded, run, number) for number, run in enumerate([runs[0], *runs])]
+    if lost:
+        path = folders[1] / "adapter_model.safetensors"
+        tensors = load_file(path)
+        del tensors[next(name for name in tensors if "lora_B" in name)]
+        save_file(tensors, path)
+    reloader = Reloader(loaded)
+    for folder in (*folders, *reversed(folders)):
+        alone = adapters.load_stock(folder, loaded).state_dict()
+        after_others = reloader.load(folder).state_dict()
+        assert alone.keys() == after_others.keys()
+        for name, tensor in alone.items():
+            assert tensor.dtype == after_others[name].dtype and tensor.equal(after_others[name]), name
+
+
+def _drawn(folder, loaded, run, seed):
+    """A saved run with drawn weights in place of trained ones."""
+    torch.manual_seed(seed)
+    state = adapters.make(loaded, run.config.adapter, run.matrices, backbone.head_state(loaded, seed), seed)
+    for pair in state.low_rank.values():
+        pair.B.normal_()
+    adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
+    return folder
+
+
+def test_a_pack_makes_one_model_for_the_runs_of_a_placement(tmp_path, monkeypatch):
+    """The copies cost more than the rows that are read; runs of every placement still pass through stock peft."""
+    made = []
+    load_stock = adapters.load_stock
+    monkeypatch.setattr(adapters, "load_stock", lambda folder, loaded: made.append(1) or load_stock(folder, loaded))
+    placements = [tiny_config(adapter__targets=targets, train__lr=lr) for targets in ("q", "v") for lr in (1e-3, 1e-2)]
+    records = run_pack([resolve(config) for config in placements], Store(tmp_path))
+    assert [record["status"] for record in records] == ["finished"] * 4
+    assert len(made) == 2 and all(record["guards"]["reloads"] for record in records)
+
+
+def test_norms_of_frozen_weights_are_taken_once(tmp_path, monkeypatch):
+    """They depend on no run: of a pack's norms they are most of the work."""
+    drawn = []
+    generator = seeds.generator
+    monkeypatch.setattr(
+        norms.seeds, "generator", lambda *names, **rest: drawn.append(names) or generator(*names, **rest)
+    )
+    runs = [resolve(tiny_config(adapter__targets="qv", train__lr=lr, seed=77)) for lr in (1e-3, 3e-3, 1e-2)]
+    records = run_pack(runs, Store(tmp_path))
+    subspaces = [names for names in drawn if names[0] == "random subspace"]
+    assert len(subspaces) == len(set(subspaces)) <= len(runs[0].matrices)
+    for record in records:
+        for row in record["norms"]:
+            assert {name: row[name] for name in ("weight", "weight_in_weight", "weight_in_random")} == _of_weight(
+                runs[0], row
+            )
+
+
+def _of_weight(run, row):
+    loaded = backbone.load(run.blueprint, precision=run.precision, device=torch.device("cpu"))
+    weight = loaded.model.get_submodule(row["module"]).weight.detach().double()
+    stream = seeds.generator("random subspace", row["module"], row["rank"])
+    drawn = [torch.randn(width, row["rank"], generator=stream, dtype=torch.float64) for width in weight.shape]
+    left, right = (torch.linalg.qr(directions)[0] for directions in drawn)
+    largest = torch.linalg.svdvals(weight.float()).double()[: row["rank"]]
+    random = float((left.T @ weight @ right).norm())
+    return {"weight": float(weight.norm()), "weight_in_weight": float(largest.norm()), "weight_in_random": random}
