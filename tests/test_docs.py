@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from fake_store import depth_records, weight_types_records, write_store
 from hydra_plugins.lora_bench.sweeper import SweeperConf
+from lora_bench.calibration import simulated
 from lora_bench.cli import commands as named
 from lora_bench.cli import report
 from lora_bench.config.schema import RunConfig
@@ -91,8 +92,9 @@ def embedded(line: str) -> tuple[str, ...]:
     given = [word for word in words[words.index("lora-bench") + 1 :] if not word.startswith(elsewhere)]
     planted = "+sweeps=calibration_planted" in given  # about its own task, whose labels take the backbone in fp64
     task = ["task.train_rows=32", "task.select_rows=8", "task.report_rows=8"] if planted else ["task=acceptability"]
-    if {"+sweeps=rank", "+sweeps=weight_types"} & {*given}:
-        task.append("seed=0,1")  # test_sweeper.py plans their hundreds of runs
+    large = ("rank", "weight_types", "variance", "calibration_aa", "calibration_reference", "calibration_planted")
+    if {f"+sweeps={name}" for name in large} & {*given}:
+        task.append("seed=0,1")  # test_sweeper.py plans hundreds of runs
     if any(word.startswith("study") for word in given) and "quick" not in line and "dry_run=true" not in given:
         task.append("study.looks=[4]")  # test_study_command.py holds more
     return tuple(given) if given == ["--help"] else (*given, *task, "model=minilm", "tracking=none")
@@ -179,6 +181,8 @@ SHORTENABLE = [
 @pytest.mark.parametrize("words", sorted({shortened(line) for line in SHORTENABLE}), ids=" ".join)
 def test_long_scripts_of_the_documentation_run_shortened(words, command, tmp_path, monkeypatch, unrendered, neighbours):
     """In this process, and so do the sweeps that a script starts."""
+    monkeypatch.setattr(simulated, "SEEDS", (3, 8))  # the power of three designs at six effects is as many curves
+    monkeypatch.setattr(simulated, "EFFECTS", (0.0, 2.0))
     if "--noise" in words:
         start = subprocess.run
 
