@@ -155,16 +155,25 @@ def command(monkeypatch, tmp_path, capsys):
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """Figures are drawn but not rendered: saving one in three formats takes a second."""
+def undrawn(monkeypatch):
+    """Figures stay blank. One that cannot be drawn is replaced and fails nothing, so a test of words and tables learns
+    nothing from drawing them; tests/reports/test_figures.py draws every one."""
+    from lora_bench.reports.figures import compose
+
+    monkeypatch.setattr(compose, "is_blank", lambda: True)
+
+
+@pytest.fixture
+def quick(monkeypatch, undrawn):
+    """No figure is drawn or rendered: saving one in three formats takes a second."""
     from lora_bench.reports.figures import style
 
     monkeypatch.setattr(style, "save", lambda figure, folder, name, **_: folder / name)
 
 
 @pytest.fixture
-def unrendered(monkeypatch):
-    """Figures are drawn but not rendered, except as what the page holds."""
+def unrendered(monkeypatch, undrawn):
+    """No figure is drawn or rendered, except as what the page holds."""
     from lora_bench.reports.figures import style
 
     def save(figure, folder: Path, name: str, **_) -> Path:

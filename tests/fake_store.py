@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench.config.schema import LORA_METHODS
-from lora_bench.reports.figures import style
+from lora_bench.reports.figures import compose, style
 from lora_bench.store.folder import Store
 from lora_bench.store.frame import COLUMNS, row_of
 from lora_bench.verdicts import settings
@@ -253,7 +253,7 @@ def frame_of(records: list[dict]) -> pd.DataFrame:
 
 
 def blank_figures(patch) -> set[tuple[str, ...]]:
-    """Have figures composed and written as empty files, where a test reads what stands around them.
+    """Have figures left blank and written as empty files, where a test reads what stands around them.
 
     Returns:
         the formats that are asked for from here on.
@@ -266,5 +266,6 @@ def blank_figures(patch) -> set[tuple[str, ...]]:
         path.write_text("<svg/>", encoding="utf-8")
         return path
 
+    patch.setattr(compose, "is_blank", lambda: True)
     patch.setattr(style, "_save", save)
     return asked

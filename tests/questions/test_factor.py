@@ -345,7 +345,7 @@ def test_the_line_to_paste_holds_what_its_sweep_varies(records, at, tmp_path, ca
     assert len([line for line in lines if at in line]) == 1, lines
 
 
-def test_the_paper_s_values_stand_beside_its_own_placements_only(tmp_path, quick):
+def test_the_paper_s_values_stand_beside_its_own_placements_only():
     few = [fake_record(targets=targets, rank=rank, seed=seed) for targets, rank in (("qv", 4), ("qkvo", 2), ("vo", 4))
            for seed in range(2)]  # fmt: skip
     of_paper = weight_types_records(n_seeds=2, rates=(1e-3,))

@@ -9,7 +9,7 @@ from matplotlib.text import Text
 from analysis import report
 from fake_store import fake_record, write_store
 from lora_bench.reports import latex, output
-from lora_bench.reports.figures import style, verdicts
+from lora_bench.reports.figures import compose, style, verdicts
 from lora_bench.reports.section import Column, Section, Table
 
 NAMES = [
@@ -97,6 +97,7 @@ def test_a_report_of_hostile_names_has_all_its_figures_and_a_failed_one_is_named
         for seed in range(3)
     ]
     write_store(tmp_path / "runs", records)
+    monkeypatch.setattr(compose, "is_blank", lambda: False)
     monkeypatch.setattr(verdicts, "placements", style.styled(broken))
     assert report.main(["--store", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     page = next((tmp_path / "out").glob("*.html")).read_text("utf-8")
