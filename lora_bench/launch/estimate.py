@@ -47,6 +47,7 @@ class Estimate:
 
 def estimate(plan: Plan, store: StoreReader) -> Estimate:
     """What the pending runs cost, from finished packs of the store where it has some of the same kind."""
+    start = min(time.process_time(), LONGEST_START) if plan.threads is not None else 0.0  # before steps are tried
     packs = [[plan.runs[run_id].run for run_id in pack] for pack in plan.packs if plan.pending(pack)]
     n_bytes = sum(_bytes(plan.runs[run_id].run) for run_id in plan.pending())
     if not packs:
@@ -64,7 +65,6 @@ def estimate(plan: Plan, store: StoreReader) -> Estimate:
     if known:
         n_finished = sum(len(frame) for frame in known.values())
         basis = " and ".join([f"from {counted(n_finished, 'finished run')}", *([basis] if paces else [])])
-    start = min(time.process_time(), LONGEST_START) if plan.threads is not None else 0.0
     return Estimate(start + _end_of(seconds, plan.n_workers), n_bytes, basis)
 
 

@@ -122,6 +122,20 @@ def test_packs_of_the_nearest_size_are_believed(plans):
     assert estimated(plans[1], [*near, *far]).seconds == pytest.approx(alone, rel=0.2)
 
 
+@pytest.mark.parametrize("tried", [0.5, 60.0])
+def test_steps_that_are_tried_do_not_count_as_the_start_of_a_worker(plans, tried, monkeypatch):
+    """A worker imports what the planner did, and tries nothing: a slow machine would be told twenty seconds more."""
+    computed = [4.0]
+    monkeypatch.setattr(estimate.time, "process_time", lambda: computed[0])
+
+    def rehearsed(runs, **_):
+        computed[0] += tried
+        return Pace(0.0, 0.0, opening=70.0)
+
+    monkeypatch.setattr(rehearsal, "rehearse", rehearsed)
+    assert estimated(plans[2], []).seconds == 4.0 + 70.0
+
+
 def test_where_no_step_can_be_taken_a_guess_is_told_as_one(plans, monkeypatch):
     """A dry run must not fail over what training would say anyway."""
 
