@@ -219,7 +219,7 @@ def _frame(
     estimates: pd.DataFrame, predicted: Mapping[str, Predicted], trained: Sequence[str], best: str
 ) -> pd.DataFrame:
     """A row per trained map, by rising regret, then those that predict nothing, and qv where it was trained."""
-    scores = estimates["scores"].to_dict()
+    scores = {str(name): of_seeds for name, of_seeds in estimates["scores"].items()}
     rng = np.random.default_rng(0)
     shown = [*trained, *(arm for arm in (settings.REFERENCE_TARGETS,) if arm in scores)]
     rows = []
@@ -319,7 +319,8 @@ def _lacking(
     lacking = [word for word in PLACEMENTS if word not in plain]
     if lacking:
         notes.append(gap(f"placements that were not trained at this budget: {wording.listed(lacking)}"))
-    few = [name for name in trained if estimates.loc[name, "n_seeds"] < 8]
+    n_seeds = estimates["n_seeds"].astype(int).to_dict()
+    few = [name for name in trained if n_seeds[name] < 8]
     if few:
         notes.append(gap(f"fewer than eight seeds: {wording.listed(few)}"))
     return notes

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -62,8 +62,8 @@ def agreement(predicted: Sequence[float], measured: np.ndarray, *, rng: np.rando
     means = table.mean(axis=0)
     if np.ptp(means) == 0:
         return Agreement(math.nan, math.nan, math.nan, math.nan)
-    tau = float(scipy_stats.kendalltau(scores, means).statistic)
-    rho = float(scipy_stats.spearmanr(scores, means).statistic)
+    correlates: tuple[Any, Any] = (scipy_stats.kendalltau, scipy_stats.spearmanr)
+    tau, rho = (float(correlate(scores, means).statistic) for correlate in correlates)
     if table.shape[0] < 2:
         return Agreement(tau, math.nan, math.nan, rho)
     drawn = table[rng.integers(table.shape[0], size=(N_RESAMPLES, table.shape[0]))].mean(axis=1)
