@@ -8,6 +8,7 @@ What was predicted is read from predictions.json: in the store, or beside the sw
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,13 +21,13 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.config.grammar import parse_targets
+from lora_bench.questions import claim_words
 from lora_bench.reports.figures import predictors as figures
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope, gather
 from lora_bench.reports.section import Column, SettingSection, Table, one_look
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.store.journal import journals
 from lora_bench.verdicts import arms, regret, settings, tuning
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow, Setting
@@ -165,7 +166,7 @@ def section(
     others = [(RANDOM, map_name) for map_name in trained if map_name != RANDOM] if RANDOM in trained else []
     against_random = arms.compare(judged.estimates, others, margin=margin, flat=flat)
     words = dict(zip(judged.contrasts["second"], judged.contrasts["verdict"], strict=True))
-    of_study = study_words(scope.store, setting.title, reference)
+    of_study = _study_words(setting, open_store(scope.store), reference)
     frame = _frame(judged.estimates, predicted, trained, best)
     frame["reference_word"] = [of_study.get(row, words.get(row, "")) for row in frame["predictor"]]
     random_words = dict(zip(against_random["second"], against_random["verdict"], strict=True))
@@ -201,18 +202,13 @@ def section(
     )
 
 
-def study_words(store: Path, title: str, reference: str) -> dict[str, str]:
-    """Placement -> the word of the reference against it, of the last look of a study in this setting; may be empty."""
-    words: dict[str, str] = {}
-    for journal in journals(store):
-        try:
-            content = journal.read()
-        except StoreError:
-            continue
-        if content and content["looks"] and title.startswith(content["title"]):
-            findings = content["looks"][-1]["findings"]
-            words |= {finding["second"]: finding["word"] for finding in findings if finding["first"] == reference}
-    return words
+def _study_words(setting: Setting, store: StoreReader, reference: str) -> dict[str, str]:
+    """Placement -> the word of the reference against it by a study of this setting; may be empty, as where a journal
+    cannot be read, which is said in its own section."""
+    with contextlib.suppress(StoreError):
+        findings = claim_words.of_setting(setting, store)
+        return {finding["second"]: finding["word"] for finding in findings if finding["first"] == reference}
+    return {}
 
 
 def _frame(

@@ -12,6 +12,7 @@ from commands import run
 from fake_store import RANKS, fake_record, write_store
 from lora_bench.questions import predicted
 from lora_bench.reports.scope import Scope
+from lora_bench.store.journal import Journal
 from lora_bench.verdicts.settings import NothingToShow
 
 EFFECTS = {"q": 0.60, "k": 0.62, "v": 0.70, "o": 0.66, "qk": 0.61, "qv": 0.72, "qkvo": 0.71}
@@ -111,6 +112,21 @@ def test_words_are_those_of_corrected_families_and_the_sentence_says_who_beats_r
     assert frame.loc["wrong", "reference_word"] == "better"
     assert "wise better than the random map" in section.sentence and "none shown better than qv" in section.sentence
     assert frame.loc["wise", "overlap"] == 0.5 and np.isnan(frame.loc["wrong", "overlap"])
+
+
+@pytest.mark.parametrize("is_of_these_rows", [True, False])
+def test_a_study_s_words_count_where_it_was_held_on_these_rows(store, is_of_these_rows):
+    """A study of the same backbone on other rows of the task has the same title, and says nothing here."""
+    before = section_of(store)
+    facts = before.setting.facts
+    task = facts["task_fingerprint"] if is_of_these_rows else "other"
+    setting = {"model": facts["model_fingerprint"], "task": task, "adapter": {}, "train": {}}
+    look = dict.fromkeys(("n_seeds", "level", "spent", "alive", "chosen", "learning", "runs")) | {"number": 0}
+    look["findings"] = [{"first": "qv", "second": "wise", "word": "learns more often"}]
+    content = {"title": before.setting.title, "metric": "accuracy", "declared": "", "setting": setting, "looks": [look]}
+    Journal.of(store, "bake", setting).write(content | {"declaration": {"looks": [8]}})
+    table = section_of(store).tables[0].frame.set_index("predictor")
+    assert (table.loc["wise", "reference_word"] == "learns more often") == is_of_these_rows
 
 
 def test_the_command_writes_a_table_and_a_figure(store, tmp_path, capsys):
