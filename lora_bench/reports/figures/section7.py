@@ -193,9 +193,9 @@ def over_random(table: pd.DataFrame) -> Figure:
         axis.set_title(role, loc="left", color=INK)
         axis.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])
         axis.set_xlim(-0.5, len(ranks) - 0.5)
-        axis.set_ylim(bottom=0)
         axis.grid(axis="x", visible=False)
         sns.despine(ax=axis)
+    axes.flat[0].set_ylim(bottom=0)  # of all panels, once each has its intervals
     hide_spare(axes, len(roles))
     compose.header(figure, *axes.flat[0].get_legend_handles_labels())
     figure.supxlabel("rank", fontsize=7)
