@@ -438,8 +438,9 @@ def _in_own_process(options: argparse.Namespace, arm: str, pack: int) -> dict[st
     merged = rows[0] | {"pack": pack}
     for key in ("examples_per_second", "peak_bytes", "fraction"):
         merged[key] = sum(row[key] for row in rows)
-    if arm == "side_by_side":  # of the rate of one core each
+    if arm == "side_by_side":  # each fraction is of the rate of one core
         merged["fraction"] /= count
+        merged["gemm_flops"] = sum(row["gemm_flops"] for row in rows)
     return merged
 
 
@@ -511,7 +512,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--precision", default="auto", choices=("auto", "fp32", "bf16"), help="of all arms but trainer (default: auto)"
     )
     parser.add_argument(
-        "--backbone", default="minilm", choices=("minilm", "roberta_base"), help="roberta_base has random weights"
+        "--backbone",
+        default="minilm",
+        choices=("minilm", "roberta_base", "smollm2"),
+        help="roberta_base has random weights (default: minilm)",
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(

@@ -25,15 +25,18 @@ def verdict_times(rows: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(compose.column(), 0.75 + 0.34 * len(rows)), layout="constrained")
     axis = figure.subplots()
+    longest = float(rows["seconds"].max()) / 60
     for place, row in enumerate(rows.to_dict("records")):
         minutes = row["seconds"] / 60
+        is_inside = minutes > 0.7 * longest  # where its bar has room for the text, and what is beside it has not
         axis.barh(place, minutes, height=0.66, color=BLUE if row["arm"] in ("c", "d") else LIGHT)
         label = f" {wording.duration(row['seconds'])}" + ("" if row["arm"] == "d" else f" ({row['over_study']:.1f}×)")
-        axis.text(minutes, place, label, va="center", fontsize=compose.SIZE, color=INK)
+        side = "right" if is_inside else "left"
+        axis.text(minutes, place, f"{label} ", ha=side, va="center", fontsize=compose.SIZE, color=INK)
     names = [f"{row['name'].replace(', ', chr(10), 1)}, {row['n_seeds']} seeds" for row in rows.to_dict("records")]
     axis.set_yticks(range(len(rows)), names)
     axis.invert_yaxis()
-    axis.set_xlim(0, 2.3 * float(rows["seconds"].max()) / 60)
+    axis.set_xlim(0, 1.25 * longest)
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.set_xlabel("minutes to the words\n(in brackets: times the study's)")
     axis.grid(visible=False, axis="y")
