@@ -204,6 +204,13 @@ def test_targets_are_shown_by_role_with_what_they_cost(command):
     assert next(line.split() for line in ended.out.splitlines() if line.startswith("q "))[6] == "0,4"
 
 
+@pytest.mark.parametrize("task", [("task=cola", "task.data_dir=gone"), ("task=planted",)])
+def test_targets_are_shown_before_there_are_rows(command, task):
+    """Who asks what roles an own backbone has would otherwise have to bring the data first."""
+    ended = command("show=targets", "model=tiny", *task, "adapter.targets=qv", "adapter.rank=4")
+    assert ended.status == 0 and "1,024 adapter parameters" in ended.out, ended.text
+
+
 def test_the_store_is_shown_in_figures(command, training):
     Path("runs").mkdir()
     assert "runs: 0 runs" in command("show=store").out

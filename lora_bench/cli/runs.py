@@ -188,25 +188,31 @@ def show_config(config: Any) -> None:
 
 
 def show_targets(config: Any) -> None:
-    """Every matrix of every role of the backbone, and what each role costs per rank."""
+    """Every matrix of every role of the backbone, and what each role costs per rank.
+
+    Nothing of the task is read: it may not be at hand yet, or not fit the backbone, and no role rests on it.
+    """
     from lora_bench.training import inputs
 
-    inputs.check(config)
+    inputs.check_backbone(config.model)
     from lora_bench.launch.tell import console
+    from lora_bench.models.blueprint import blueprint
+    from lora_bench.models.budget import adapter_parameters
     from lora_bench.models.roles import manifest_table
-    from lora_bench.training.resolve import resolve
+    from lora_bench.training.resolve import select
 
-    run = resolve(config)
-    ranks = {matrix.module: matrix.rank for matrix in run.matrices}
+    backbone = blueprint(config.model, n_labels=2)  # the head is not shown
+    adapted, *_ = select(config, backbone)
+    ranks = {matrix.module: matrix.rank for matrix in adapted}
     out = console()
     headings = ("role", "layers", "shape", "fused in", "parameters per rank", "rank here", "module")
     table = wording.Grid(headings, texts=[name for name in headings if "rank" not in name])
-    matrices = [replace(matrix, rank=ranks.get(matrix.module, 0)) for matrix in run.blueprint.matrices]
+    matrices = [replace(matrix, rank=ranks.get(matrix.module, 0)) for matrix in backbone.matrices]
     for row in manifest_table(matrices):
         fused, per_rank = row["fused"].rpartition(".")[2], f"{row['parameters_per_rank']:,}"
         rank = "-" if row["rank"] == "0" else row["rank"]
         table.add_row(row["role"], row["layers"], row["shape"], fused, per_rank, rank, row["module"])
-    out.print(f"{run.blueprint.name}: {config.adapter.method}, {run.adapter_parameters:,} adapter parameters")
+    out.print(f"{backbone.name}: {config.adapter.method}, {adapter_parameters(adapted):,} adapter parameters")
     out.print(table)
 
 

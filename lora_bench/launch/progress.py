@@ -18,8 +18,9 @@ QUIET_SECONDS = 15.0
 """The shortest time between two plain lines."""
 QUIET_SHARE = 0.05
 """Of the time passed, what lies between two plain lines at least: a log of hours has a hundred lines, not thousands."""
-FIRST_SHARE, FIRST_SECONDS = 0.03, 120.0
-"""The time left is told from this share of the work on, or after this time: before, it is that of starting workers."""
+FIRST_SHARE, LEAST_SHARE, FIRST_SECONDS = 0.03, 0.01, 120.0
+"""The time left is told from this share of the work on, or after this time from the lesser one: before, it is that of
+starting workers, and hours are told that will be minutes."""
 WIDE = 100
 """Columns of a terminal from which on the time passed stands beside the time left."""
 
@@ -78,7 +79,7 @@ class Meter:
     def times(self, share: float) -> list[str]:
         """The time passed, and the time left once the share of the work that is done can tell it."""
         passed = time.monotonic() - self.started
-        is_known = (share >= FIRST_SHARE or passed >= FIRST_SECONDS) and 0 < share < 1
+        is_known = (LEAST_SHARE if passed >= FIRST_SECONDS else FIRST_SHARE) <= share < 1
         left = [f"about {duration(passed / share * (1 - share))} left"] if is_known else []
         return [*([f"{duration(passed)} passed"] if self.is_wide or not left else []), *left]
 

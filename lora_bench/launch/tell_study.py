@@ -82,7 +82,7 @@ def _table(family: Family, look: Look) -> Grid:
         table.add_row(
             f"{finding.first} − {finding.second}",
             signed(finding.difference),
-            interval(finding.low, finding.high, signed),
+            interval(*looks.ends(asdict(finding)), signed),
             _in_brief(finding) if is_of_pairs else looks.spoken(asdict(finding), n_last=family.declaration.looks[-1]),
             str(finding.n_seeds),
             *(looks.failed_in_words(asdict(finding)) or "-" for _ in failed),

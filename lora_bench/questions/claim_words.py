@@ -71,8 +71,8 @@ def _roles(name: str) -> str:
 
 
 def _in_words(finding: Mapping[str, Any], first: str, second: str, word: str, sign: int) -> str:
-    ends = [finding[end] for end in ("low", "high")]
-    low, high = (math.nan if end is None else sign * end for end in (ends if sign > 0 else ends[::-1]))
+    ends = looks.ends(finding)
+    low, high = (sign * end for end in (ends if sign > 0 else ends[::-1]))
     difference = math.nan if finding["difference"] is None else sign * finding["difference"]
     return (
         f"study, look {finding['at']} of {finding['n_looks']}: {first} − {second} {wording.signed(difference)} points "

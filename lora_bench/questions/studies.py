@@ -173,9 +173,8 @@ def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> 
     last = looked[-1]
     rows = []
     for finding in last["findings"]:
-        numbers = {
-            key: math.nan if finding[key] is None else finding[key] for key in ("difference", "low", "high", "sd")
-        }
+        numbers = {key: math.nan if finding[key] is None else finding[key] for key in ("difference", "sd")}
+        numbers |= dict(zip(("low", "high"), looks.ends(finding), strict=True))
         look = looked[finding["look"]] if finding["look"] is not None else _latest(looked, finding)
         rates = "; ".join(
             f"{name} {looks.rates_in_words(look['alive'][name], look.get('steadier', {}).get(name))}"

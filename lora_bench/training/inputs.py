@@ -4,7 +4,7 @@ torch, transformers and peft take seconds to import. A faulty file, column or fo
 program that resolves runs calls this first; `resolve` then finds the rows and the folder already read.
 """
 
-from lora_bench.config.schema import RunConfig
+from lora_bench.config.schema import ModelConfig, RunConfig
 from lora_bench.models import files
 from lora_bench.tasks.load import load_task
 
@@ -17,5 +17,14 @@ def check(config: RunConfig) -> None:
     """
     if config.task.source != "planted":  # the backbone makes its labels
         load_task(config.task)
-    if config.model.weights == "pretrained":
-        files.find(config.model)
+    check_backbone(config.model)
+
+
+def check_backbone(model: ModelConfig) -> None:
+    """Refuse a backbone's folder or file that cannot be used.
+
+    Raises:
+        ConfigError: as `files.find` does.
+    """
+    if model.weights == "pretrained":
+        files.find(model)

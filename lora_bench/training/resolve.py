@@ -88,7 +88,7 @@ def resolve(config: RunConfig) -> Run:
     device = devices.resolve_device(config.device)
     _check_length(config, backbone)
     require_known(task, backbone.tokenizer)
-    matrices, gap, spelled, layers = _select(config, backbone)
+    matrices, gap, spelled, layers = select(config, backbone)
     _check_method(config, matrices)
     n_train = len(task.splits["train"])
     steps = count_steps(n_train, config)
@@ -158,8 +158,12 @@ def count_steps(n_rows: int, config: RunConfig) -> int:
     return max(1, math.ceil(config.train.epochs * math.ceil(n_rows / config.train.batch_size) - 1e-9))
 
 
-def _select(config: RunConfig, backbone: Blueprint) -> tuple[Sequence[Matrix], float | None, str, str | list[int]]:
-    """Adapted matrices at their ranks, how far they are off a budget, their roles' spelling, and their layers."""
+def select(config: RunConfig, backbone: Blueprint) -> tuple[Sequence[Matrix], float | None, str, str | list[int]]:
+    """Adapted matrices at their ranks, how far they are off a budget, their roles' spelling, and their layers.
+
+    Raises:
+        ConfigError: when a role, rank, budget or layer does not exist on this backbone.
+    """
     adapter, gap = config.adapter, None
     if adapter.method not in LORA_METHODS:
         return [], None, "", "all"

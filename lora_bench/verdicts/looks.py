@@ -369,12 +369,24 @@ def spoken(finding: Mapping[str, Any], *, n_last: int) -> str:
     if finding["word"] != OPEN:
         return str(finding["word"])
     if chance is None or math.isnan(chance):
-        high = max((abs(finding[end]) for end in ("low", "high") if finding[end] is not None), default=math.nan)
+        high = max(map(abs, ends(finding)))
         within = f": |difference| < {100 * high:.1f}" if math.isfinite(high) else ""
         return f"open at {finding['n_seeds']}{within}"
     if chance < FUTILE:
         return f"open; {n_last} seeds will not settle it"
     return f"open ({100 * chance:.0f} % to be settled at {n_last} seeds)"
+
+
+def ends(finding: Mapping[str, Any]) -> tuple[float, float]:
+    """The interval of a finding as it is shown.
+
+    nan where there is none, and where fewer pairs of seeds learn than a word takes: that of two pairs is thousands of
+    points wide, and would hide the other contrasts in a figure.
+    """
+    if finding["n_pairs"] < MIN_PAIRS:
+        return math.nan, math.nan
+    low, high = (math.nan if finding[end] is None else float(finding[end]) for end in ("low", "high"))
+    return low, high
 
 
 def failed_in_words(finding: Mapping[str, Any]) -> str:

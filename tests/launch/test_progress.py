@@ -103,6 +103,16 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(clock, monkeypatch, e
     assert "1/2 runs" in out.file.getvalue() and "\x1b[" not in out.file.getvalue()
 
 
+@pytest.mark.parametrize(("done", "is_told"), [(4, False), (20, True)])
+def test_hours_are_not_told_from_the_first_pack_of_many(clock, done, is_told):
+    """Two minutes that went into starting workers would say two days of a sweep that takes one hour."""
+    out = Console(file=io.StringIO(), width=140)
+    with SweepProgress(1000, console=out) as progress:
+        clock[0] += 180.0
+        progress.update(done=done, failed=0)
+    assert ("left" in out.file.getvalue()) is is_told
+
+
 @pytest.mark.parametrize("losses", [[0.7, 0.5, 0.25], [0.7, math.nan]])
 def test_a_run_tells_steps_loss_and_time_left(clock, losses):
     """A minute without a word looks like a run that hangs."""

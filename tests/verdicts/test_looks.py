@@ -1,6 +1,7 @@
 """Words of one look, against scipy and statsmodels."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -194,6 +195,17 @@ def test_differences_that_do_not_vary_go_by_sign_flip(difference, p):
 def test_three_pairs_give_no_word():
     """Three pairs of two kinds of seeds (learn, stuck) err far above the level."""
     assert looks.p_of(np.array([0.5, 0.51, 0.52]), 0.01)[:2] == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("n_pairs", [0, 1, 2, 3, 4, 8])
+def test_an_interval_is_shown_where_a_word_may_be(n_pairs):
+    """Two seeds that learn have an interval of thousands of points; drawn, it makes a dot of every other contrast."""
+    differences = np.linspace(0.01, 0.05, 8)[:n_pairs]
+    low, high = looks.t_interval(differences, 0.001)
+    finding = asdict(Finding("q", "v", n_pairs=n_pairs, n_seeds=8, low=low, high=high))
+    shown = looks.ends(finding)
+    assert shown == (low, high) if n_pairs >= 4 else all(map(math.isnan, shown))
+    assert ("|difference|" in looks.spoken(finding, n_last=8)) == (n_pairs >= 4)
 
 
 def test_the_chance_of_a_word_is_that_of_draws():
