@@ -16,6 +16,7 @@ from rich.console import Console
 
 from lora_bench.config.schema import TrackingConfig
 from lora_bench.launch import files, jobs, losses, marks, precision
+from lora_bench.launch.estimate import share_of_training
 from lora_bench.launch.gpus import claim_gpu
 from lora_bench.launch.plan import Plan, save
 from lora_bench.launch.plan_file import PlanFile, reference
@@ -34,8 +35,6 @@ from lora_bench.wording import counted, size
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-SHARE_OF_TRAINING = 0.8
-"""Of a pack's time; scoring, checking and saving take the rest."""
 FAILED_FAST = "a run failed (hydra.sweeper.fail_fast=true)"
 LATE = "the hours that it was given are over"
 
@@ -182,7 +181,9 @@ def _in_process(
                 refresh(plan, store, plan.packs[number])  # another launch may have trained some
                 wanted = plan.pending(plan.packs[number])
                 done = progress.n_runs - len(plan.pending())
-                failed += _train_pack(plan, store, number, wanted, tracking, _inside(progress, done, failed))
+                share = share_of_training(plan.runs[plan.packs[number][0]].run)
+                listener = _inside(progress, done, failed, share)
+                failed += _train_pack(plan, store, number, wanted, tracking, listener)
                 refresh(plan, store, plan.packs[number])
             progress.update(done=progress.n_runs - len(plan.pending()), failed=failed)
             if failed and fail_fast:
@@ -224,8 +225,9 @@ def _train_pack(
     return sum(store.status(run_id) == "failed" for run_id in wanted)
 
 
-def _inside(progress: SweepProgress, done: int, failed: int) -> Callable[[dict], None]:
-    """A listener to one pack, behind `done` and `failed` runs: its steps move the bar, its records count."""
+def _inside(progress: SweepProgress, done: int, failed: int, share: float) -> Callable[[dict], None]:
+    """A listener to one pack, behind `done` and `failed` runs: its steps move the bar by the share of its time that
+    training takes, its records count."""
     ended: list[bool] = []
 
     def listen(event: dict) -> None:
@@ -233,7 +235,7 @@ def _inside(progress: SweepProgress, done: int, failed: int) -> Callable[[dict],
             ended.append(event.get("status") == "failed")
             progress.update(done=done + len(ended), failed=failed + sum(ended))
         elif event.get("event") == "step":
-            inside = SHARE_OF_TRAINING * event["step"] / event["steps"] * event["runs"]
+            inside = share * event["step"] / event["steps"] * event["runs"]
             progress.update(done=done + len(ended), failed=failed + sum(ended), inside=inside)
 
     return listen
@@ -252,6 +254,7 @@ def _through_launcher(
     marks.forget_marks(plan.path, numbers)
     pending = plan.pending()
     unfinished = {number: set(plan.pending(plan.packs[number])) for number in numbers}
+    of_training = {number: share_of_training(plan.runs[plan.packs[number][0]].run) for number in numbers}
     before = {run_id: store.written_at(run_id) for run_id in pending}
     done_before, failed_before = progress.n_runs - len(pending), progress.failed
     is_over = threading.Event()
@@ -267,8 +270,8 @@ def _through_launcher(
                     seen[run_id] = store.status(run_id) or "failed"
             failed = failed_before + sum(status == "failed" for status in seen.values())
             shares |= {number: share for number in numbers if (share := marks.share_trained(plan.path, number))}
-            in_training = (shares[number] * len(unfinished[number] - seen.keys()) for number in numbers)
-            inside = SHARE_OF_TRAINING * sum(in_training)
+            n_runs = {number: len(unfinished[number] - seen.keys()) for number in numbers}
+            inside = sum(of_training[number] * shares[number] * n_runs[number] for number in numbers)
             progress.update(done=done_before + len(seen), failed=failed, inside=inside)
             if failed and fail_fast and not has_failed.is_set():
                 has_failed.set()

@@ -29,6 +29,8 @@ SHARE_OF_MATMUL = 0.5
 """Of the machine's matrix products' rate, what a pack was seen to reach, scoring and checks included."""
 MOST_REHEARSALS = 3
 """Kinds of packs that are tried, those with most work; others take as long for an operation as the first of them."""
+CHECKING = 0.05
+"""Of a pack's time, what checking and saving its runs take, about."""
 LONGEST_START = 20.0
 """Seconds that a worker needs to start, at most: as many as this process has computed until it asks, since both import
 the same and read the same rows."""
@@ -181,6 +183,12 @@ def _operations(pack: Sequence[Any]) -> tuple[list[float], list[float]]:
     """Of training and of scoring, run by run."""
     scoring = _scoring_flops(pack[0])
     return [_flops(run) - scoring for run in pack], [scoring] * len(pack)
+
+
+def share_of_training(run: Any) -> float:
+    """Of a run's time, by operations: with few rows of train and many of report most of it is scoring."""
+    (training,), (scoring,) = _operations([run])
+    return (1 - CHECKING) * training / (training + scoring)
 
 
 def _flops(run: Any) -> int:
