@@ -24,7 +24,6 @@ from lora_bench.paths import argument, resource_root
 if TYPE_CHECKING:
     from lora_bench.predictors.evidence import Evidence
 
-PREDICTIONS = "predictions.json"
 OPTIONS = ("rows", "batch", "head_steps", "by", "draws", "out", "sweep")
 
 
@@ -42,7 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         return runs.tell(error)
     document = about | {"predictions": [prediction.document() for prediction in predictions]}
-    beside = options.sweep and options.sweep.with_suffix("") / PREDICTIONS  # for `lora-bench predictors`
+    from lora_bench.questions import predicted  # heavy, and not needed where the input is refused
+
+    beside = options.sweep and options.sweep.with_suffix("") / predicted.FILE  # for `lora-bench predictors`
     for path in filter(None, (options.out, beside)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
