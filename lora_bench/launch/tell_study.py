@@ -75,7 +75,8 @@ def _table(family: Family, look: Look) -> Grid:
     """The contrasts of a look. Those of a reference say at length what they are and which seeds failed; all pairs,
     which are many, are a line each on 80 columns."""
     is_of_pairs = family.declaration.reference is None
-    failed = () if is_of_pairs else ("failed",)
+    has_failed = any(sum(finding.n_failed) for finding in look.findings)
+    failed = ("failed",) if has_failed and not is_of_pairs else ()
     headings = ("contrast", "difference", "interval", "it is", "seeds", *failed, "p", "p tied")
     table = Grid(headings, texts=["contrast", "it is", *failed])
     for finding in look.findings:

@@ -82,6 +82,7 @@ def section(title: str, content: Mapping[str, Any]) -> Section:
     name = f"study_{slug_of(title)}"
     metric = content["metric"]
     n_last = declared["looks"][-1]
+    failed = Column("failed_shown", "failed seeds", wording.text, is_number=False)
     return Section(
         title=f"Study: {title}",
         sentence=sentence(title, content),
@@ -96,7 +97,7 @@ def section(title: str, content: Mapping[str, Any]) -> Section:
                     Column("interval_shown", "interval", is_number=False),
                     Column("word_shown", "the first is", is_number=False),
                     Column("n_seeds", "seeds", wording.count),
-                    Column("failed_shown", "failed seeds", wording.text, is_number=False),
+                    *([failed] if any(frame["failed_shown"]) else []),
                     Column("rates_shown", "rates alive", wording.text, is_number=False, on_screen=False),
                 ],
             ),

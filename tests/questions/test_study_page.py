@@ -5,6 +5,7 @@ import pytest
 
 from launch.test_study_runs import Lab
 from lora_bench.launch import study
+from lora_bench.paths import resource_root
 from lora_bench.questions import page, studies, weight_types
 from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
@@ -30,6 +31,15 @@ def test_the_words_are_those_of_the_journal(lab):
     assert "qv is better than q, tied with v" in section.sentence
     assert frame.set_index("second").at["q", "failed_shown"].startswith("q 1 of")
     assert set(section.figures) == {section.tables[0].name}
+
+
+def test_failed_seeds_have_a_column_where_some_failed(lab):
+    """An empty column takes a fifth of a narrow page, and makes a reader ask what is missing."""
+    published = studies.sections(resource_root() / "results" / "study_sst2_1000")
+    tables = [section.tables[0] for section in (*studies.sections(lab.root), *published)]
+    shown = ["failed seeds" in [column.title for column in table.columns] for table in tables]
+    assert shown == [any(table.frame["failed_shown"]) for table in tables]
+    assert set(shown) == {True, False}
 
 
 def test_the_page_begins_with_the_study(lab, tmp_path):
