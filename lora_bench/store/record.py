@@ -143,10 +143,14 @@ def _record(
 
 
 def require_guards(guards: Mapping[str, Any]) -> None:
-    """Raise GuardError naming every guard that is false or not finite."""
+    """Raise GuardError naming every guard that is false or not finite, with what was measured."""
     broken = [name for name, value in guards.items() if value is False or not math.isfinite(value or 0)]
     if broken:
-        raise GuardError(f"guards that did not hold: {', '.join(f'{name} ({guards[name]})' for name in broken)}")
+        gaps = {name: value for name, value in guards.items() if name not in broken and not isinstance(value, bool)}
+        measured = f"; {', '.join(f'{name} {value:.3g}' for name, value in gaps.items())}" if gaps else ""
+        raise GuardError(
+            f"guards that did not hold: {', '.join(f'{name} ({guards[name]})' for name in broken)}{measured}"
+        )
 
 
 def utc_now() -> str:

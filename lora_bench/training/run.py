@@ -38,6 +38,7 @@ from lora_bench.training.evaluate import predict
 from lora_bench.training.loop import Position, batches, train_pack
 from lora_bench.training.norms import matrix_norms
 from lora_bench.training.opening import open_pack
+from lora_bench.training.readback import read_back
 from lora_bench.training.reloaded import Reloader
 from lora_bench.training.resolve import Run
 from lora_bench.training.scored import train_sample
@@ -331,10 +332,8 @@ class _Desk:
             with explained(f"keep the adapter of run {run.run_id}", Path(scratch)):
                 adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
                 label_names.write(folder, loaded.blueprint, task.label_names)
-            checks["reload_gap"] = guards.reload_gap(
-                folder, loaded, tokens["report"], logits["report"], reloader=reloader
-            )
-            checks["reloads"] = checks["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
+            report = {"tokens": tokens["report"], "logits": logits["report"]}
+            checks |= read_back(run, state, folder, loaded=loaded, reloader=reloader, **report)
             require_guards(checks)
             norms = matrix_norms(loaded, run.matrices, state)
             measured.cost["overhead_seconds"] = time.perf_counter() - clock

@@ -115,6 +115,53 @@ def test_a_pack_makes_one_model_for_the_runs_of_a_placement(tmp_path, monkeypatc
     assert len(made) == 2 and all(record["guards"]["reloads"] for record in records)
 
 
+METHODS = {
+    "an encoder's pack": {"adapter__targets": "qv"},
+    "DoRA": {"adapter__method": "dora"},
+    "all weights": {"adapter__method": "full"},
+    "a head": {"adapter__method": "head_only"},
+}
+
+
+@pytest.mark.parametrize("others", [0.0, -1.0], ids=["logits", "labels"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("is_spoilt", [False, True], ids=["kept", "spoilt"])
+def test_what_bf16_cannot_tell_is_asked_in_fp32(method, is_spoilt, others, tmp_path, monkeypatch):
+    """A steep model of many layers moves by more than a spoilt adapter does elsewhere, from rounding alone; it failed
+    although what was saved was right, and a study could not go on without it."""
+    monkeypatch.setitem(guards.RELOAD_TOLERANCE, "bf16", -1.0)  # nothing is near enough
+    monkeypatch.setitem(guards.RELOAD_OTHER_LABELS, "bf16", others)
+    if is_spoilt:
+        monkeypatch.setattr(adapters, "save", _halved(adapters.save))
+    (record,) = run_pack([resolve(tiny_config(train__precision="bf16", **METHODS[method]))], Store(tmp_path))
+    if is_spoilt:
+        assert record["error"]["kind"] == "guard" and "reload" in record["error"]["message"]
+    else:
+        assert record["status"] == "finished" and record["guards"]["reload_gap_fp32"] < 1e-5
+        assert ("reload_gap" in record["guards"]) == (others == 0.0)
+
+
+def _halved(save):
+    """A function that saves a run and halves its head."""
+
+    def spoil(folder, *arguments):
+        save(folder, *arguments)
+        (path,) = folder.glob("*.safetensors")
+        tensors = load_file(path)
+        heads = {name: tensor / 2 for name, tensor in tensors.items() if "classifier" in name}
+        assert heads
+        save_file(tensors | heads, path, metadata={"format": "pt"})
+
+    return spoil
+
+
+def test_a_gap_that_fails_a_run_is_told(tmp_path, monkeypatch):
+    """Whether it was rounding or another adapter shows in the number alone."""
+    monkeypatch.setitem(guards.RELOAD_TOLERANCE, "fp32", -1.0)
+    (record,) = run_pack([resolve(tiny_config(train__precision="fp32"))], Store(tmp_path))
+    assert "reloads (False)" in record["error"]["message"] and "reload_gap " in record["error"]["message"]
+
+
 def test_norms_of_frozen_weights_are_taken_once(tmp_path, monkeypatch):
     """They depend on no run: of a pack's norms they are most of the work."""
     drawn = []
