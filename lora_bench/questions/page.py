@@ -21,7 +21,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from lora_bench.questions import QUESTIONS, claims, shown, studies, weight_types
+from lora_bench.questions import QUESTIONS, claims, families, shown, studies, weight_types
 from lora_bench.questions.across import across
 from lora_bench.questions.drill import Drill, Texts
 from lora_bench.reports import output
@@ -115,7 +115,9 @@ def build(runs: pd.DataFrame, scope: Scope, *, out: Path, title: str, texts: Tex
         "crowded": is_crowded,
         "filters": filters(parts.values()),
         "claims": shown.claims_matrix(card, parts),
-        "studies": [shown.shown_section("Study", study, out) for study in declared],
+        "studies": [
+            shown.shown_section("Study", study, out) for study in (*families.side_by_side(declared), *declared)
+        ],
         "overview": [shown.shown_section("Across tasks", tasks, out) for tasks in across(placements)],
         "environments": environments(runs, open_store(scope.store)),
         "missing": gaps(sections),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,20 @@ PHRASES = {  # word -> how the sentence puts it, of the first placement against 
 }
 
 
-def sections(store: Path) -> list[Section]:
+@dataclass(kw_only=True)
+class StudySection(Section):
+    """What one family found.
+
+    Attributes:
+        words: contrast, difference, low, high, word, extra (text after the word), interval_shown; a row per contrast.
+        margin: as a fraction.
+    """
+
+    words: pd.DataFrame
+    margin: float
+
+
+def sections(store: Path) -> list[StudySection]:
     """One section per family whose journal holds a look, in order of their titles.
 
     Raises:
@@ -70,7 +84,7 @@ def has_all_pairs(store: Path, run_ids: Collection[str]) -> bool:
     return False
 
 
-def section(title: str, content: Mapping[str, Any]) -> Section:
+def section(title: str, content: Mapping[str, Any]) -> StudySection:
     """The section of one family.
 
     Args:
@@ -83,7 +97,9 @@ def section(title: str, content: Mapping[str, Any]) -> Section:
     metric = content["metric"]
     n_last = declared["looks"][-1]
     failed = Column("failed_shown", "failed seeds", wording.text, is_number=False)
-    return Section(
+    return StudySection(
+        words=frame,
+        margin=declared["margin"],
         title=f"Study: {title}",
         sentence=sentence(title, content),
         tables=[

@@ -1,12 +1,14 @@
 """What a report says of a study: the words of its journal, wherever its runs are."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
 from launch.test_study_runs import Lab
 from lora_bench.launch import study
 from lora_bench.paths import resource_root
-from lora_bench.questions import page, studies, weight_types
+from lora_bench.questions import families, page, studies, weight_types
 from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
@@ -40,6 +42,22 @@ def test_failed_seeds_have_a_column_where_some_failed(lab):
     shown = ["failed seeds" in [column.title for column in table.columns] for table in tables]
     assert shown == [any(table.frame["failed_shown"]) for table in tables]
     assert set(shown) == {True, False}
+
+
+def test_studies_of_one_question_stand_side_by_side(lab, undrawn):
+    """Whether a finding holds on another backbone is what a second study is for; two pages hide it."""
+    (section,) = studies.sections(lab.root)
+    other = replace(section, about="small · cola", words=section.words.assign(word=["better", "open"]))
+    (beside,) = families.side_by_side([section, other])
+    assert beside.sentence.startswith("2 studies give 1 of 2 contrasts the same word; qv − v is ")
+    assert beside.sentence.endswith("tied on tiny · acceptability, open on small · cola.")
+    shown = beside.tables[0].shown()
+    assert [row[0] for row in shown] == ["qv − q", "qv − v"]
+    for row, words in zip(shown, section.words.to_dict("records"), strict=True):
+        assert words["interval_shown"] in row[1] and row[1].endswith(f", {words['word']}")
+    assert list(beside.figures) == ["studies"]
+    fewer = replace(section, words=section.words.iloc[:1])
+    assert families.side_by_side([section]) == families.side_by_side([section, fewer]) == []
 
 
 def test_the_page_begins_with_the_study(lab, tmp_path):

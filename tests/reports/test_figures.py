@@ -167,6 +167,9 @@ ALL = {
         placement_rows(), metric="matthews", published=paper.weight_types()
     ),
     "contrasts": lambda: verdict_figures.contrasts(contrast_rows(), margin=0.02),
+    "contrasts_beside": lambda: verdict_figures.contrasts_beside(
+        {name: (contrast_rows(), 0.02) for name in ("all-MiniLM-L6-v2 · sst2", "SmolLM2-135M-Instruct · sst2", "a · b")}
+    ),
     "ranks": lambda: verdict_figures.ranks(rank_rows(), metric="accuracy", published=paper.rank()),
     "gaps": lambda: verdict_figures.gaps(rank_rows()),
     "learning_rates": lambda: curves.learning_rates(rate_rows(), metric="f1", split="select"),

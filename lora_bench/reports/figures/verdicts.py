@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import matplotlib.colors
@@ -100,6 +100,43 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
     n = len(table)
     figure = Figure(figsize=(compose.column(), 0.8 + 0.3 * n), layout="constrained")
     axis = figure.subplots()
+    _draw_contrasts(axis, table, margin=margin)
+    if published is not None and not published.empty:
+        rows = {label: row for row, label in enumerate(table["label"])}
+        for (name, of_set), mark in zip(published.groupby("dataset", sort=False), ("^", "v"), strict=True):
+            kept = of_set[of_set["label"].isin(list(rows))]
+            axis.scatter(100 * kept["difference"], kept["label"].map(rows) + 0.3, marker=mark, s=9, facecolor="white",
+                         edgecolor=INK, lw=0.6, label=f"paper, {name}", zorder=3)  # fmt: skip
+        compose.header(figure, *axis.get_legend_handles_labels())
+    compose.below(figure, f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}")
+    tidy(axis)
+    return figure
+
+
+@styled
+def contrasts_beside(families: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
+    """The same contrasts of several studies, a panel each, on axes of their own.
+
+    Args:
+        families: name -> a table as `contrasts` takes it, and the margin; all with the same labels in the same order.
+    """
+    n = max(len(table) for table, _ in families.values())
+    width, across = compose.across(len(families), most=2, panel=2.9)
+    down = math.ceil(len(families) / across)
+    figure = Figure(figsize=(width, 0.3 + (0.55 + 0.27 * n) * down), layout="constrained")
+    axes = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
+    for axis, (name, (table, margin)) in zip(axes, families.items(), strict=False):
+        _draw_contrasts(axis, table, margin=margin)
+        axis.set_title(compose.wrapped(name, 0.8 * width / across), loc="left", color=INK)
+        tidy(axis)
+    for axis in axes[len(families) :]:
+        axis.set_visible(False)
+    compose.below(figure, "paired difference (points, 95 %); shaded: a tie")
+    return figure
+
+
+def _draw_contrasts(axis: Axes, table: pd.DataFrame, *, margin: float) -> None:
+    """A row for each contrast, its word at the right."""
     axis.axvspan(-100 * margin, 100 * margin, color=FAINT, alpha=0.13, lw=0, zorder=0)
     axis.axvline(0, color=INK, lw=0.7, zorder=1)
     for row, (_, contrast) in enumerate(table.iterrows()):
@@ -117,18 +154,8 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
         words = f"{contrast['verdict']}{contrast['extra']}"
         axis.annotate(words, (1.02, row), xycoords=("axes fraction", "data"), va="center",
                       fontsize=compose.SIZE, color=darker(colour), annotation_clip=False)  # fmt: skip
-    if published is not None and not published.empty:
-        rows = {label: row for row, label in enumerate(table["label"])}
-        for (name, of_set), mark in zip(published.groupby("dataset", sort=False), ("^", "v"), strict=True):
-            kept = of_set[of_set["label"].isin(list(rows))]
-            axis.scatter(100 * kept["difference"], kept["label"].map(rows) + 0.3, marker=mark, s=9, facecolor="white",
-                         edgecolor=INK, lw=0.6, label=f"paper, {name}", zorder=3)  # fmt: skip
-        compose.header(figure, *axis.get_legend_handles_labels())
-    axis.set_yticks(range(n), [textwrap.fill(label, 18) for label in table["label"]])
-    axis.set_ylim(n - 0.4, -0.6)
-    compose.below(figure, f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}")
-    tidy(axis)
-    return figure
+    axis.set_yticks(range(len(table)), [textwrap.fill(label, 18) for label in table["label"]])
+    axis.set_ylim(len(table) - 0.4, -0.6)
 
 
 @styled

@@ -1,0 +1,63 @@
+"""Studies of one question side by side, as of two backbones: where they give the same word, and where not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lora_bench import wording
+from lora_bench.questions.studies import StudySection
+from lora_bench.reports.figures import verdicts
+from lora_bench.reports.section import Column, Section, Table
+from lora_bench.verdicts import looks
+
+
+def side_by_side(studies: Sequence[StudySection]) -> list[Section]:
+    """A section for each list of contrasts that several of the studies have."""
+    alike: dict[tuple[str, ...], list[StudySection]] = {}
+    for study in studies:
+        alike.setdefault(tuple(study.words["contrast"]), []).append(study)
+    several = [group for group in alike.values() if len(group) > 1]
+    return [_section(group, number if len(several) > 1 else 0) for number, group in enumerate(several, start=1)]
+
+
+def _section(group: Sequence[StudySection], number: int) -> Section:
+    words = pd.DataFrame({study.about: study.words.set_index("contrast")["word"] for study in group})
+    is_same = words.nunique(axis=1) == 1
+    is_settled = ~words.isin([looks.OPEN, looks.UNTOLD]).any(axis=1)
+    name = f"studies{f'_{number}' if number else ''}"
+    table = pd.DataFrame({"contrast": words.index})
+    columns = [Column("contrast", "contrast", is_number=False)]
+    for study in group:
+        table[study.about] = study.words.apply(_in_words, axis=1).to_numpy()
+        columns.append(Column(study.about, study.about, is_number=False))
+    title = "Studies side by side" + (f", {number}" if number else "")
+    return Section(
+        title,
+        f"{len(group)} studies give {int((is_same & is_settled).sum())} of {wording.counted(len(words), 'contrast')} "
+        f"the same word{_apart(words[~is_same])}.",
+        tables=[Table(name, f"{title}: difference, interval over contrasts and looks, word", table, columns)],
+        figures={
+            name: verdicts.contrasts_beside(
+                {study.about: (study.words.assign(label=study.words["contrast"], verdict=study.words["word"]),
+                               study.margin) for study in group}
+            )
+        },
+        captions={name: "Each study on an axis of its own; intervals hold over its contrasts and looks."},
+    )  # fmt: skip
+
+
+def _in_words(row: pd.Series) -> str:
+    """`+16.3 (+3.0 to +29.7), better`."""
+    known = f"{wording.signed(row['difference'])} ({row['interval_shown']}), " if pd.notna(row["difference"]) else ""
+    return f"{known}{row['word']}"
+
+
+def _apart(words: pd.DataFrame) -> str:
+    """`; qv − v is better on one, tied on the other`, of contrasts whose words differ."""
+    parts = [
+        f"{contrast} is {', '.join(f'{word} on {title}' for title, word in row.items())}"
+        for contrast, row in words.iterrows()
+    ]
+    return f"; {'; '.join(parts)}" if parts else ""
