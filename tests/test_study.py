@@ -11,7 +11,7 @@ import pytest
 
 from analysis import rescore
 from lora_bench import wording
-from lora_bench.questions import amplification, rank, weight_types
+from lora_bench.questions import amplification, rank, studies, weight_types
 from lora_bench.questions.across import across
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
@@ -270,12 +270,18 @@ def test_the_amplification_is_that_of_the_records():
 
 
 def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    """Words first; an interval stands beside a word that it belongs to."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (study,) = studies.sections(ROOT / "results" / "study_sst2_1000")
+    words = study.words.set_index("second")
     tables = [judged.contrasts.set_index("second") for judged in (by_budget[36_864], cola.judged)]
-    for arm in tables[0].index:
-        row = [arm]
-        for one in (table.loc[arm] for table in tables):
-            seeds = f", {needed(one)}" if needed(one) else ""
-            told = wording.plus_minus(one["difference"], one["high"], wording.signed)
-            row += [re.escape(told), re.escape(f"{one['verdict']}{learn(one)}{seeds}")]
-        assert re.search(r" \| ".join(["", *row, ""]), text), arm
+    for arm in words.index:
+        of_study = words.loc[arm]
+        row = [f"{of_study['word']}: {wording.signed(of_study['difference'])} ({of_study['interval_shown']})"]
+        for contrast in (table.loc[arm] for table in tables):
+            told = learn(contrast) or f": {wording.signed(contrast['difference'])}"
+            row.append(f"{contrast['verdict']}{told}")
+        assert f"\n| {arm} | {' | '.join(row)} |\n" in text, arm
+    ranges = [table["seeds_needed"].dropna() for table in tables]
+    least, most = (int(pick(pick(column) for column in ranges)) for pick in (min, max))
+    assert f"the {least} to {most} seeds that would settle" in " ".join(text.split())
