@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
 import pandas as pd
 
 from lora_bench import wording
 from lora_bench.paths import argument
 from lora_bench.questions import claim_document, claims
-from lora_bench.reports import script
+from lora_bench.reports import publish, script
+from lora_bench.store import open_store
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,21 +21,41 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--claims", type=argument, default=claims.SHIPPED, metavar="FILE", help="the claims (default: those shipped)"
     )
+    parser.add_argument(
+        "--beside",
+        type=argument,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="more stores or archives, whose settings stand beside those of the first",
+    )
     parser.add_argument("--markdown", type=argument, metavar="FILE", help="write the scoreboard as a document, too")
     scope, out, options = script.parse(parser, argv)
     try:
         judged = claims.read_claims(options.claims)
     except claims.ClaimError as error:
         parser.error(str(error))
+    absent = [str(root) for root in options.beside if not root.is_dir()]
+    if absent:
+        parser.error(f"--beside: no folder {', '.join(absent)}; give folders of records, or archives")
     made: list[claims.Card] = []
+    with contextlib.ExitStack() as stack:
+        joined = scope
+        if options.beside:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lora_bench-"))) / "joined"
+            publish.write_archive(
+                [open_store(root) for root in (scope.store, *options.beside)], folder, adapters=["all"]
+            )
+            joined = replace(scope, store=folder)
 
-    def judge(runs: pd.DataFrame) -> list[claims.Card]:
-        made.extend(claims.sections(runs, scope, judged))
-        return made
+        def judge(runs: pd.DataFrame) -> list[claims.Card]:
+            made.extend(claims.sections(runs, joined, judged))
+            return made
 
-    status = script.run_script(judge, scope, out)
+        status = script.run_script(judge, joined, out)
     if options.markdown and made:
-        words = ["lora-bench", "claims", f"store={scope.store}", f"markdown={options.markdown}"]
+        given = [f"store={scope.store}", *(f"beside={root}" for root in options.beside)]
+        words = ["lora-bench", "claims", *given, f"markdown={options.markdown}"]
         text = claim_document.document(made[0], command=wording.command_line(words))
         options.markdown.parent.mkdir(parents=True, exist_ok=True)
         options.markdown.write_text(text, encoding="utf-8")

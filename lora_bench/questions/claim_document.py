@@ -9,6 +9,7 @@ from typing import Any
 from lora_bench.questions.claims import Card
 from lora_bench.verdicts.settings import slug_of
 
+SEPARATOR = " · "
 HEAD = """# Claims of the field, judged by records
 
 Written by `{command}`; nothing here is typed by hand.
@@ -28,14 +29,34 @@ def document(card: Card, *, command: str) -> str:
     rows: Mapping[Any, Mapping[Any, Any]] = {
         (row["claim"], row["setting"]): row for row in card.rows.to_dict("records")
     }
-    titles = list(dict.fromkeys(card.rows["setting"]))
-    parts = [HEAD.format(command=command), f"{card.sentence}\n", _board(card.claims, rows, titles)]
+    titles = _heads(list(dict.fromkeys(card.rows["setting"])))
+    parts = [HEAD.format(command=command), f"{card.sentence}\n", *_legend(titles), _board(card.claims, rows, titles)]
     parts += ["## Claims that contradict each other\n", _contradictions(card.claims, rows, titles)]
     parts += ["## What each rests on\n", *(_details(claim, rows, titles) for claim in card.claims)]
     return "\n".join(parts)
 
 
-def _board(claims: Sequence[Mapping[str, Any]], rows: Mapping, titles: Sequence[str]) -> str:
+def _heads(titles: Sequence[str]) -> dict[str, str]:
+    """Each setting's title, and as much of it as tells it from the others: backbone and task at least."""
+    heads = {}
+    for title in titles:
+        parts, others = title.split(SEPARATOR), [other for other in titles if other != title]
+        starts = (SEPARATOR.join(parts[:n]) for n in range(min(2, len(parts)), len(parts) + 1))
+        heads[title] = next(
+            start
+            for start in starts
+            if start == title or not any((other + SEPARATOR).startswith(start + SEPARATOR) for other in others)
+        )
+    return heads
+
+
+def _legend(titles: Mapping[str, str]) -> list[str]:
+    """What else tells apart settings whose titles are cut."""
+    cut = [f"- {head}: {title.removeprefix(head + SEPARATOR)}" for title, head in titles.items() if head != title]
+    return ["\n".join([*cut, ""])] if cut else []
+
+
+def _board(claims: Sequence[Mapping[str, Any]], rows: Mapping, titles: Mapping[str, str]) -> str:
     body = [
         [
             f"[{_cell(claim['text'])}](#{slug_of(claim['id'])})",
@@ -43,31 +64,31 @@ def _board(claims: Sequence[Mapping[str, Any]], rows: Mapping, titles: Sequence[
         ]
         for claim in claims
     ]
-    return _table(["claim", *titles], body)
+    return _table(["claim", *titles.values()], body)
 
 
-def _contradictions(claims: Sequence[Mapping[str, Any]], rows: Mapping, titles: Sequence[str]) -> str:
+def _contradictions(claims: Sequence[Mapping[str, Any]], rows: Mapping, titles: Mapping[str, str]) -> str:
     text = {claim["id"]: claim["text"] for claim in claims}
     pairs = {tuple(sorted((claim["id"], other))) for claim in claims for other in claim.get("contradicts", ())}
     body = [
         [_cell(text[first]), _cell(text[second]), *(_sides(rows, first, second, title) for title in titles)]
         for first, second in sorted(pairs)
     ]
-    return _table(["one says", "another says", *titles], body)
+    return _table(["one says", "another says", *titles.values()], body)
 
 
 def _sides(rows: Mapping, first: str, second: str, title: str) -> str:
     return " / ".join(rows[name, title]["status"] for name in (first, second))
 
 
-def _details(claim: Mapping[str, Any], rows: Mapping, titles: Sequence[str]) -> str:
+def _details(claim: Mapping[str, Any], rows: Mapping, titles: Mapping[str, str]) -> str:
     lines = [f'<a id="{slug_of(claim["id"])}"></a>', f"**{claim['text']}** {claim['source']}."]
     if claim.get("refuted"):
         lines.append(f"Refuted when: {claim['refuted']}.")
     lines.append("")
-    for title in titles:
+    for title, head in titles.items():
         row = rows[claim["id"], title]
-        lines.append(f"- {title}: **{row['status']}**. {_sentence(row['evidence'])}")
+        lines.append(f"- {head}: **{row['status']}**. {_sentence(row['evidence'])}")
     return "\n".join([*lines, ""])
 
 

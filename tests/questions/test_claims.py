@@ -164,7 +164,7 @@ def test_levels_of_a_factor_are_contrasted_as_the_factor_question_does(tmp_path)
 
 
 def finding(word="better", look=1, **more):
-    numbers = {"difference": 0.03, "low": 0.01, "high": 0.05, "n_seeds": 16, "at": 2, "n_looks": 3}
+    numbers = {"difference": 0.03, "low": 0.01, "high": 0.05, "n_seeds": 16, "n_pairs": 16, "at": 2, "n_looks": 3}
     return {"first": "qv", "second": "attention", "word": word, "look": look, **numbers, **more}
 
 
@@ -210,9 +210,11 @@ def test_every_claim_that_ships_says_what_refutes_it_and_what_settles_it():
     assert {claim["kind"] for claim in SHIPPED} == set(claims.KINDS)
 
 
-def test_the_published_scoreboard_is_that_of_the_records():
-    """No status from prose: docs/claims.md is what the command writes of results/study."""
-    scope = Scope(ROOT / "results/study")
-    (card,) = claims.sections(scope.read(), scope)
-    command = "lora-bench claims store=results/study markdown=docs/claims.md"
-    assert (ROOT / "docs/claims.md").read_text(encoding="utf-8") == claim_document.document(card, command=command)
+def test_settings_of_a_document_are_called_by_what_tells_them_apart():
+    """Three settings of one backbone and task made headings of a hundred letters."""
+    apart = ["b · sst2 · train rows 1000 · batch size 8", "b · sst2 · train rows 10 · batch size 8", "b · cola", "c"]
+    heads = claim_document._heads(apart)
+    assert list(heads.values()) == ["b · sst2 · train rows 1000", "b · sst2 · train rows 10", "b · cola", "c"]
+    legend = "".join(claim_document._legend(heads)).splitlines()
+    assert legend[:2] == [f"- {heads[title]}: batch size 8" for title in apart[:2]] and not any(legend[2:])
+    assert claim_document._legend({"b · cola": "b · cola"}) == []
