@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy import stats as scipy_stats
 
 from commands import run
 from fake_store import RANKS, fake_record, write_store
+from lora_bench import wording
 from lora_bench.questions import predicted
 from lora_bench.reports.scope import Scope
 from lora_bench.store.journal import Journal
@@ -156,3 +158,22 @@ def test_what_is_lacking_is_said_in_a_line(tmp_path, written, message):
     with pytest.raises(NothingToShow, match=message) as told:
         section_of(root)
     assert "\n" not in str(told.value)
+
+
+def test_the_published_bake_off_is_that_of_its_records():
+    """No regret from prose: the page's table is what the archive's scores and predictions give."""
+    root = Path(__file__).resolve().parents[2]
+    scope = Scope(root / "results" / "predictors_sst2_500")
+    (section,) = predicted.sections(scope.read(), scope)
+    page = (root / "docs" / "predictors.md").read_text(encoding="utf-8")
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.partition("| map of |")[2].splitlines()[2:9]
+    ]
+    by_name = section.tables[0].frame.set_index("predictor")
+    assert len(lines) == len(by_name) - 1  # qv's own is zero
+    for line in lines:
+        row = by_name.loc[line[0].split("`")[1]]
+        assert line[1] == wording.plus_minus(row["regret"], row["regret_high"], wording.signed)
+        assert line[2:4] == [row["reference_word"], row["random_word"] or ""]
+        assert line[4] == ("–" if np.isnan(row["tau"]) else f"{row['tau']:.2f}")
+    assert "none shown better than qv, none shown better than the random map" in section.sentence
