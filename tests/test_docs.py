@@ -169,7 +169,7 @@ def shortened(line: str) -> tuple[str, ...]:
     ours = SHORTENED[script.removeprefix("analysis/")] + (SHORTENED["--noise"] if "--noise" in given else ())
     if {"--verdict", "--curve"} & set(given):  # a sweep and a study, or minutes of steps
         ours = ("--data-dir", ".", "--dry-run")
-    for option in ("--task", "--data-dir", *ours):
+    for option in ("--task", "--data-dir", "--backbone", *ours):
         if option.startswith("--") and option in given:
             del given[given.index(option) : given.index(option) + 2]
     return (script, *given, *ours)

@@ -61,7 +61,7 @@ def test_a_run_is_counted_when_it_has_ended_and_work_stands_apart(clock):
     """Of twelve runs that train together none has ended at half of the steps: 5/12 would be no count of runs."""
     out = Console(file=io.StringIO(), width=140)
     with SweepProgress(12, console=out) as progress:
-        listen = _inside(progress, 0, 0)
+        listen = _inside(progress, 0, 0, 0.8)
         clock[0] += 60
         listen({"event": "step", "step": 50, "steps": 100, "runs": 12, "loss": 0.7})
         clock[0] += 60

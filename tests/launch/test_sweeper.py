@@ -495,10 +495,11 @@ def test_packs_of_a_launcher_tell_how_far_they_are(command, training, monkeypatc
             seen.append((done, inside))
 
     monkeypatch.setattr("lora_bench.launch.carry_out.POLL_SECONDS", 0.02)
+    monkeypatch.setattr("lora_bench.launch.carry_out.share_of_training", lambda run: 0.5)
     monkeypatch.setattr("lora_bench.launch.progress.SweepProgress.update", update)
     launch_with(launch)
     sweep(command)
-    assert seen[0] == (0, pytest.approx(0.8 * 0.75 * 8))
+    assert seen[0] == (0, pytest.approx(0.5 * 0.75 * 8))
 
 
 def test_a_log_gets_lines_at_growing_intervals_with_the_time_left(monkeypatch):
