@@ -23,6 +23,7 @@ from lora_bench.cli import commands as named
 from lora_bench.cli import report
 from lora_bench.config.schema import RunConfig
 from lora_bench.store import open_store
+from lora_bench.training.run import environment_here
 from patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,6 +208,7 @@ def test_long_scripts_of_the_documentation_run_shortened(words, command, tmp_pat
     if "phenomena_scores" in names:
         names["phenomena_scores"].__defaults__ = (20,)  # rows of each phenomenon
     if "measure_arm" in names:
+        environment_here("cpu")  # asks programs the first time, and every program is an arm from here on
         monkeypatch.setattr(subprocess, "Popen", functools.partial(InThisProcess, names["main"]))
     assert names["main"](list(words[1:])) == 0
 
