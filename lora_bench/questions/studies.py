@@ -6,6 +6,7 @@ that were chosen. Both can stand on one page, and where both judge a contrast th
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,21 +52,48 @@ class StudySection(Section):
 
 
 def sections(store: Path) -> list[StudySection]:
-    """One section per family whose journal holds a look, in order of their titles.
+    """One section per family whose journal holds a look, in order of their titles and of when they were declared.
 
     Raises:
         StoreError: when a journal cannot be read.
     """
     written = [journal.read() for journal in journals(store)]
     looked_at = [content for content in written if content and content["looks"]]
-    families = sorted(looked_at, key=lambda content: content["title"])
-    titles = [content["title"] for content in families]
+    families = sorted(looked_at, key=lambda content: (content["title"], content["declared"]))
     made = []
-    for number, content in enumerate(families):
-        title = content["title"]
-        if titles.count(title) > 1:
-            title = f"{title}, family {titles[: number + 1].count(title)}"
-        made.append(section(title, content))
+    for title, alike in itertools.groupby(families, key=lambda content: content["title"]):
+        contents = list(alike)
+        titles = _told_apart(title, [content["setting"] for content in contents])
+        made += [section(name, content) for name, content in zip(titles, contents, strict=True)]
+    return made
+
+
+def _told_apart(title: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The titles of families that share one: by the settings in which they differ, as the other sections name them.
+    Families that more than two settings tell apart, or none, are numbered as they were declared."""
+    if len(settings) == 1:
+        return [title]
+    leaves = [_leaves(setting) for setting in settings]
+    keys = sorted({key for leaf in leaves for key in leaf if len({other.get(key) for other in leaves}) > 1})
+    lasts = [key.rpartition(".")[2] for leaf in leaves[:1] for key in leaf]
+    names = {key: last if lasts.count(last := key.rpartition(".")[2]) < 2 else key for key in keys}
+    titles = [
+        " · ".join([title, *(f"{name.replace('_', ' ')} {leaf.get(key, '–')}" for key, name in names.items())])
+        for leaf in leaves
+    ]
+    if len(keys) > 2 or len(set(titles)) < len(titles):
+        return [f"{title}, family {number}" for number in range(1, len(titles) + 1)]
+    return titles
+
+
+def _leaves(setting: Mapping[str, Any], above: str = "") -> dict[str, str]:
+    """The settings as text, by their keys on the command line. Hashes, which tell a reader nothing, are left out."""
+    made: dict[str, str] = {}
+    for key, value in setting.items():
+        if isinstance(value, Mapping):
+            made |= _leaves(value, f"{above}{key}.")
+        elif key not in ("model", "fingerprint"):
+            made[f"{above}{key}"] = f"{value:g}" if isinstance(value, float) else str(value)
     return made
 
 

@@ -12,7 +12,7 @@ from lora_bench.questions import families, page, studies, weight_types
 from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
-from lora_bench.store.journal import journals
+from lora_bench.store.journal import FILE, FOLDER, Journal, journals
 from lora_bench.verdicts import pairwise
 
 
@@ -91,6 +91,33 @@ def all_pairs(tmp_path_factory):
     ended = lab.launch(reference=None, pairs="all", rates=[3e-3], looks=[5])
     study.conclude(lab.families, ended, open_store(lab.root), lab.out, command=["lora-bench"])
     return lab
+
+
+@pytest.mark.parametrize(
+    ("changed", "titles"),
+    [
+        ({"train": {"epochs": 5.0}}, ["epochs 2", "epochs 5"]),
+        ({"adapter": {"layers": "first:1"}}, ["layers all", "layers first:1"]),
+        ({"task": {"train_rows": 100}}, ["train rows 200", "train rows 100"]),
+        ({"train": {"dropout": 0.5}}, ["train.dropout None", "train.dropout 0.5"]),
+        ({"model": "another"}, None),
+        ({"train": {"epochs": 1.0, "batch_size": 9, "max_length": 32}}, None),
+    ],
+)
+def test_studies_of_one_title_are_told_apart_by_what_differs(lab, tmp_path, changed, titles):
+    """Of "family 1" and "family 2" a reader cannot know which was which. They stand in the order of declaration."""
+    setting = {"model": "backbone", "adapter": {"layers": "all", "dropout": 0.0}, "first_seed": 0}
+    setting |= {"task": {"name": "topics", "fingerprint": "rows", "train_rows": 200}}
+    setting |= {"train": {"epochs": 2.0, "batch_size": 8, "max_length": 64, "dropout": None}}
+    other = {
+        key: value | changed.get(key, {}) if isinstance(value, dict) else changed.get(key, value)
+        for key, value in setting.items()
+    }
+    for name, day, of_family in (("z", 1, setting), ("a", 2, other)):
+        declared = {"declared": f"2026-01-0{day}", "setting": of_family}
+        Journal(tmp_path / FOLDER / name / FILE).write(lab.journal | declared)
+    told = [section.title.removeprefix("Study: tiny · acceptability") for section in studies.sections(tmp_path)]
+    assert told == ([f" · {title}" for title in titles] if titles else [", family 1", ", family 2"])
 
 
 def test_all_pairs_are_one_matrix_of_words_wherever_a_reader_looks(all_pairs):
