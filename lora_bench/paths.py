@@ -61,6 +61,17 @@ def argument(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def output_folder(text: str) -> Path:
+    """The type of a script's argument for a folder that it writes into: refused before anything is computed."""
+    folder = argument(text)
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    if not nearest.is_dir():
+        raise argparse.ArgumentTypeError(f"{nearest} is a file; give a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"cannot write in {nearest.absolute()}; give a folder that can be written")
+    return folder
+
+
 def cache_folder() -> Path:
     """Where derived data may be kept between processes. Deleting it costs time only.
 

@@ -1,5 +1,8 @@
 """The commands beside training: one code for `lora-bench NAME` and `python analysis/NAME.py`, in either spelling."""
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -153,3 +156,38 @@ def test_a_line_to_go_on_with_is_what_was_typed(command, training, words):
     ended = command(*given)
     assert ended.out.splitlines()[-1].split() == ["lora-bench", *given]
     assert not any(word.startswith("dry_run") for one in training.invocations for word in one["overrides"])
+
+
+@pytest.mark.parametrize("name", [*commands.READS, "rescore"])
+@pytest.mark.parametrize("out", ["file", "file/below", "locked", "locked/a/b", None])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(command, monkeypatch, tmp_path, name, out):
+    """A page of a large store takes a minute, a calibration many: neither may end in a traceback at its last step."""
+    (tmp_path / "file").write_text("rows")
+    (tmp_path / "locked").mkdir()
+    shut = tmp_path / "locked" if out else tmp_path  # without `out`, the current folder's `report`
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).absolute() != shut and allowed(path, mode))
+    options = [f"out={out}"] if out else []
+    by = ["by=layers"] if name == "factor" else []
+    ended = command(name, "store=nowhere", *by, *options)
+    assert ended.status == 2
+    said = ended.err.splitlines()[-1]
+    assert said.startswith(f"lora-bench {name}: error: argument --out: ")
+    assert "give a folder" in said and str(tmp_path if not out else Path(out).parts[0]) in said
+    assert not (tmp_path / "report").exists()
+
+
+def test_an_archive_that_cannot_be_written_names_the_key_of_its_place(command, store, tmp_path, monkeypatch):
+    """A store can be read where it is: whoever is told to give another one looks in the wrong place."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    ended = command("archive", f"store={store}", "out=published")
+    assert ended.status == 2
+    assert ended.err.strip() == (
+        "out: cannot write the archive in published (Permission denied); "
+        "give a folder that can be written, with out=FOLDER"
+    )

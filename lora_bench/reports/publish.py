@@ -91,7 +91,7 @@ def write_archive(
         NothingToShow: if no run is left, or there is no such cell.
         StoreError: if `out` holds something else, stores hold different finished records of a run, or the disk refuses.
     """
-    with explained("write the archive", out):
+    with explained("write the archive", out, key="out"):
         if out.exists() and not out.is_dir():
             raise StoreError(f"results: {out} is a file; give a folder that is new or empty")
         with scratch(out) as folder:

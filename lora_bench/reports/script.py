@@ -15,7 +15,7 @@ from rich.console import Console
 from lora_bench import wording
 from lora_bench.config.options import parsed
 from lora_bench.config.schema import LORA_METHODS
-from lora_bench.paths import argument
+from lora_bench.paths import argument, output_folder
 from lora_bench.reports.figures import compose
 from lora_bench.reports.output import print_section, write_section
 from lora_bench.reports.scope import Scope
@@ -71,7 +71,7 @@ def add_folders(parser: argparse.ArgumentParser, *, written: str) -> None:
         help="folder of records, or an archive (default: runs)",
     )
     parser.add_argument(
-        "--out", type=argument, default=Path("report"), metavar="DIR", help=f"where {written} (default: report)"
+        "--out", type=output_folder, default="report", metavar="DIR", help=f"where {written} (default: report)"
     )
 
 

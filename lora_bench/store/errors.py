@@ -41,8 +41,8 @@ class AlreadyFinished(StoreError):
 
 
 @contextlib.contextmanager
-def explained(action: str, root: Path) -> Iterator[None]:
-    """Turn what the operating system refuses into a StoreError that says what would help."""
+def explained(action: str, root: Path, *, key: str = "store") -> Iterator[None]:
+    """Turn what the operating system refuses into a StoreError that says what would help; `key` names `root`."""
     try:
         yield
     except StoreError:
@@ -53,17 +53,17 @@ def explained(action: str, root: Path) -> Iterator[None]:
         if not is_full and not isinstance(error, OSError):
             raise
         cause = OSError(errno.ENOSPC, "No space left on device") if is_full else error
-        raise StoreError(f"store: cannot {action} in {root} ({reason(cause)}); {_remedy(cause)}") from error
+        raise StoreError(f"{key}: cannot {action} in {root} ({reason(cause)}); {_remedy(cause, key)}") from error
 
 
 def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: Exception, key: str) -> str:
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return "free some space and run the same command again: what is finished is kept"
     if number in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "give a folder that can be written, with store=FOLDER"
+        return f"give a folder that can be written, with {key}=FOLDER"
     return "what is finished is kept"
