@@ -240,7 +240,8 @@ def settled_overrides(overrides: Sequence[str]) -> list[str]:
 def seed_notes(estimates: pd.DataFrame) -> list[Note]:
     """Cells whose seeds all score the same, and cells some of whose seeds did not learn."""
     notes = []
-    constant = [str(cell) for cell, sd in estimates["sd"].items() if sd == 0]
+    has_learned = estimates["n_stuck"] < estimates["learns"].map(len)  # else the line below says why it is constant
+    constant = [str(cell) for cell in estimates.index[(estimates["sd"] == 0) & has_learned]]
     if constant:
         notes.append(gap(f"the score of {listed(constant)} is the same in every seed: is the metric stuck?"))
     for cell, n_stuck, learns in zip(estimates.index, estimates["n_stuck"], estimates["learns"], strict=True):

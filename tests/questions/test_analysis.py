@@ -19,6 +19,7 @@ from commands import run
 from fake_store import fake_record, frame_of, rank_records, weight_types_records, write_store, write_with_adapters
 from lora_bench.questions import claims, weight_types
 from lora_bench.questions.across import across
+from lora_bench.reports import tables
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope
 from lora_bench.store.folder import Store
@@ -373,6 +374,19 @@ def test_a_constant_metric_is_said_and_not_called_a_tie(tmp_path, capsys, quick,
     assert "has the highest" not in text
     assert "tied with" not in text
     assert "better than" not in text
+
+
+@pytest.mark.parametrize(
+    ("n_stuck", "sd", "asks", "says"),
+    [(4, 0.0, False, True), (3, 0.0, True, True), (0, 0.0, True, False), (4, 0.01, False, True)],
+)
+def test_a_score_without_spread_is_asked_about_where_no_other_line_explains_it(n_stuck, sd, asks, says):
+    """Where every seed predicts one class the metric works: whoever doubts it looks in the wrong place."""
+    learns = [np.array([number >= n_stuck for number in range(4)])]
+    estimates = pd.DataFrame({"sd": [sd], "n_stuck": [n_stuck], "learns": learns}, index=["q"])
+    text = "; ".join(str(note) for note in tables.seed_notes(estimates))
+    assert ("is the metric stuck?" in text) == asks
+    assert (f"q: {n_stuck} of 4 seeds predict one class" in text) == says
 
 
 def test_a_placement_that_scores_the_same_in_every_seed_is_no_single_seed(tmp_path, capsys, quick):
