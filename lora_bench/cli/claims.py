@@ -14,6 +14,8 @@ from lora_bench.paths import argument
 from lora_bench.questions import claim_document, claims
 from lora_bench.reports import publish, script
 from lora_bench.store import open_store
+from lora_bench.store.errors import StoreError
+from lora_bench.verdicts.settings import NothingToShow
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,9 +45,11 @@ def main(argv: list[str] | None = None) -> int:
         joined = scope
         if options.beside:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lora_bench-"))) / "joined"
-            publish.write_archive(
-                [open_store(root) for root in (scope.store, *options.beside)], folder, adapters=["all"]
-            )
+            try:
+                stores = [open_store(root) for root in (scope.store, *options.beside)]
+                publish.write_archive(stores, folder, adapters=["all"])
+            except (NothingToShow, StoreError) as error:
+                parser.error(f"--beside: {error}")
             joined = replace(scope, store=folder)
 
         def judge(runs: pd.DataFrame) -> list[claims.Card]:

@@ -41,9 +41,11 @@ def main(argv: list[str] | None = None) -> int:
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         return runs.tell(error)
     document = about | {"predictions": [prediction.document() for prediction in predictions]}
-    from lora_bench.questions import predicted  # heavy, and not needed where the input is refused
+    beside = None
+    if options.sweep:
+        from lora_bench.questions import predicted  # heavy, as what draws its figures is
 
-    beside = options.sweep and options.sweep.with_suffix("") / predicted.FILE  # for `lora-bench predictors`
+        beside = options.sweep.with_suffix("") / predicted.FILE  # for `lora-bench predictors`
     for path in filter(None, (options.out, beside)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")

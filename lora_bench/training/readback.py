@@ -15,13 +15,16 @@ import torch
 from lora_bench.models import backbone
 from lora_bench.models.adapters import AdapterState
 from lora_bench.models.backbone import Backbone
-from lora_bench.store.errors import GuardError
 from lora_bench.tasks.tokens import Tokens
 from lora_bench.training import guards
 from lora_bench.training.evaluate import predict
 from lora_bench.training.opening import open_pack
 from lora_bench.training.reloaded import Reloader
 from lora_bench.training.resolve import Run
+
+DOUBTFUL = 2.0
+"""Tolerances of bf16 up to which fp32 decides. Runs that were saved right were seen at 1.06 to 1.18; a lost matrix
+is at 3 or more. Beyond it the run's own predictions, which fp32 does not look at, are not those of what was saved."""
 
 
 def read_back(
@@ -34,8 +37,7 @@ def read_back(
     logits: np.ndarray,
     reloader: Reloader,
 ) -> dict[str, Any]:
-    """A record's `reload_gap` and `reloads`; with `reload_gap_fp32` where that was asked, and in its place where labels
-    differed in bf16.
+    """A record's `reload_gap` and `reloads`, and `reload_gap_fp32` where that was asked.
 
     Args:
         state: what was trained.
@@ -43,18 +45,13 @@ def read_back(
         tokens, logits: of the report split, the latter (n, n_labels) as the run computed them.
 
     Raises:
-        GuardError: when more labels differ than the precision explains, and in fp32 than none.
+        GuardError: when more labels differ than the precision explains.
     """
-    checks: dict[str, Any] = {}
-    try:
-        checks["reload_gap"] = guards.reload_gap(folder, loaded, tokens, logits, reloader=reloader)
-        checks["reloads"] = checks["reload_gap"] <= guards.RELOAD_TOLERANCE[loaded.precision]
-    except GuardError:
-        if loaded.precision != "bf16":
-            raise
-    if loaded.precision == "bf16" and not checks.get("reloads"):
+    gap, tolerance = guards.reload_gap(folder, loaded, tokens, logits, reloader=reloader), guards.RELOAD_TOLERANCE
+    checks: dict[str, Any] = {"reload_gap": gap, "reloads": gap <= tolerance[loaded.precision]}
+    if loaded.precision == "bf16" and tolerance["bf16"] < gap <= DOUBTFUL * tolerance["bf16"]:
         checks["reload_gap_fp32"] = _gap_in_fp32(run, state, folder, tokens)
-        checks["reloads"] = checks["reload_gap_fp32"] <= guards.RELOAD_TOLERANCE["fp32"]
+        checks["reloads"] = checks["reload_gap_fp32"] <= tolerance["fp32"]
     return checks
 
 
