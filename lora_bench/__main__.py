@@ -44,8 +44,9 @@ key=value
   model=           {model}
   model.name       any Hub name or local folder; model.revision; model.gguf (a GGUF file)
   task=            {task}
-  task.            data_dir (local files), train_rows, select_rows, report_rows, phenomena
-                   (embedded tasks), planted_targets, planted_rank, planted_noise (task=planted)
+  task.            data_dir (local files), train_rows, train_draw (seed: each seed its own rows),
+                   select_rows, report_rows, phenomena (embedded tasks), planted_targets,
+                   planted_rank, planted_noise (task=planted)
   adapter=         {adapter}
   adapter.         {of_adapter}
   train=           {train}

@@ -20,7 +20,8 @@ PROTOCOL = 1
 LATER_FIELDS: dict[str, Any] = {key.path: key.fact.later for key in KEYS if key.fact.later is not ALWAYS}
 """Scientific fields added after protocol 1, by dotted path, with the value that earlier versions amounted to.
 
-They enter a run's identity only where they differ from it, so the records from before keep their ids.
+They enter a run's science only where they differ from it, so records and journals from before stay those of the same
+runs.
 """
 
 
@@ -61,7 +62,7 @@ def science(
         "metrics": list(metrics),
         "train_rows": train_rows,
     }
-    return {
+    document = {
         "protocol": PROTOCOL,
         "model": model,
         "task": task | _part("task", config, resolved),
@@ -69,6 +70,7 @@ def science(
         "train": _part("train", config, resolved),
         **_part("run", config, resolved),
     }
+    return _without_later(document)
 
 
 def _part(part: str, config: RunConfig, resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,16 +84,21 @@ def _part(part: str, config: RunConfig, resolved: Mapping[str, Any]) -> dict[str
 
 def run_id(science: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits of the science's hash. Display names and revisions do not enter, weights do."""
-    identity = dict(science)
+    identity = _without_later(science)
     identity["model"] = {"fingerprint": science["model"]["fingerprint"]}
-    for path, before in LATER_FIELDS.items():
-        section, _, name = path.rpartition(".")
-        part = identity.get(section) if section else identity
-        if isinstance(part, Mapping) and name in part and part[name] == before:
-            part = {key: value for key, value in part.items() if key != name}
-            identity = identity | {section: part} if section else part
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_later(science: Mapping[str, Any]) -> dict[str, Any]:
+    kept = dict(science)
+    for path, before in LATER_FIELDS.items():
+        section, _, name = path.rpartition(".")
+        part = kept.get(section) if section else kept
+        if isinstance(part, Mapping) and name in part and part[name] == before:
+            part = {key: value for key, value in part.items() if key != name}
+            kept = kept | {section: part} if section else part
+    return kept
 
 
 def cell_id(science: Mapping[str, Any]) -> str:

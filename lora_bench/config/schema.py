@@ -18,6 +18,7 @@ SCHEDULES = ("linear", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp64")
 SOURCES = ("glue", "generated", "files", "planted")
 KINDS = ("classification", "regression")
+TRAIN_DRAWS = ("fixed", "seed")
 METRICS = ("accuracy", "balanced_accuracy", "matthews", "f1", "pearson", "spearman")
 KEEP_ADAPTERS = ("all", "best", "none")
 MOST_ROWS = 2**31 - 1
@@ -69,6 +70,15 @@ class TaskConfig:
     revision: str | None = fact(None, help="of the data on the Hub")
     train_rows: int | None = fact(
         None, at_least=1, at_most=MOST_ROWS, help="first rows of a seeded shuffle; null takes all"
+    )
+    train_draw: str = fact(
+        "fixed",
+        choices=TRAIN_DRAWS,
+        of="task",
+        later="fixed",
+        label="train rows drawn",
+        help="`fixed`: every seed trains on the same `train_rows`; `seed`: each on `train_rows` of its own, so that "
+        "words are about the data and not about one sample of it",
     )
     report_rows: int | None = fact(
         None, at_least=1, at_most=MOST_ROWS, help="first rows of report, for a quick look; null takes all"

@@ -204,7 +204,7 @@ def _scoring_flops(run: Any) -> int:
     from lora_bench.training.cost import scoring_flops
 
     _, tokens = lengths(run)
-    train, (n_train, n_select) = run.config.train, (len(run.task.splits.get(name, ())) for name in ("train", "select"))
+    train, n_train, n_select = run.config.train, run.n_train, len(run.task.splits.get("select", ()))
     n_scored = int(count_scored(train, train.epochs, n_train=n_train, n_select=n_select))
     sample = round(tokens["train"] * train_sample(n_train, n_select) / n_train)
     return scoring_flops(run.blueprint, tokens.get("select", 0) * n_scored + tokens.get("report", 0) + sample)

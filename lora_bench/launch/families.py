@@ -180,10 +180,11 @@ class Family:
 
     @functools.cached_property
     def train_rows(self) -> str:
-        """Names the rows that its runs are trained on, whatever they are scored on."""
+        """Names the rows that its runs are trained on, or drawn from, whatever they are scored on."""
         first = self.declaration.placements[0]
-        task = self.cells.run(first, self.declaration.start(first)[0], self.declaration.first_seed).task
-        return fingerprint(task.kind, task.label_names, {"train": task.splits["train"]})
+        run = self.cells.run(first, self.declaration.start(first)[0], self.declaration.first_seed)
+        name = fingerprint(run.task.kind, run.task.label_names, {"train": run.task.splits["train"]})
+        return name if run.config.task.train_draw == "fixed" else f"{run.n_train} by seed of {name}"
 
     def run_ids(self, step: Sequence[Wanted]) -> list[str]:
         return [self.cells.run(cell.placement, cell.rate, seed).run_id for cell in step for seed in cell.seeds]

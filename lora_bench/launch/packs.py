@@ -142,7 +142,9 @@ _known_bytes: dict[tuple, int] = {}
 
 def lengths(run: Any) -> tuple[int, dict[str, int]]:
     """Tokens of the longest row of any split, and the tokens of each split; remembered by what they depend on."""
-    key = (run.science["task"]["fingerprint"], run.science["model"]["fingerprint"], run.config.train.max_length)
+    drawn_by = run.config.seed if run.config.task.train_draw == "seed" else None
+    of_rows = (run.science["task"]["fingerprint"], run.n_train, drawn_by)
+    key = (*of_rows, run.science["model"]["fingerprint"], run.config.train.max_length)
     if key not in _known_lengths:
         splits = run.tokens()
         longest = max(int(split.lengths.max()) for split in splits.values())
@@ -150,4 +152,4 @@ def lengths(run: Any) -> tuple[int, dict[str, int]]:
     return _known_lengths[key]
 
 
-_known_lengths: dict[tuple[str, str, int], tuple[int, dict[str, int]]] = {}
+_known_lengths: dict[tuple, tuple[int, dict[str, int]]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,18 +24,22 @@ def lines(runs: Iterable[Any]) -> Iterator[str]:
     runs = list(runs)
     first: dict[str, Any] = {}
     for run in runs:
-        first.setdefault(run.task.fingerprint, run)
+        first.setdefault(_rows_of(run), run)
     for run in first.values():
         yield _labels(run.config.task.name, run.task)
         yield f"  {_repeats(run.task)}"
-        alike = [other for other in runs if other.task.fingerprint == run.task.fingerprint]
+        alike = [other for other in runs if _rows_of(other) == _rows_of(run)]
         plans = {other.blueprint.fingerprint: other.blueprint for other in alike}
         yield from (f"  {_head(plan, run.task)}" for plan in plans.values())
 
 
+def _rows_of(run: Any) -> tuple[str, int]:
+    return run.task.fingerprint, run.n_train
+
+
 def _labels(name: str, task: Task) -> str:
     counts = summarise(task).counts
-    order = ", ".join(f"{len(rows):,} {split.replace('_', ' ')}" for split, rows in task.splits.items())
+    order = ", ".join(map(functools.partial(_counted, task), task.splits))
     if not task.label_names:
         return f"task {name}: numbers ({order})"
     per_label = list(zip(map(_shown, task.label_names), zip(*counts.values(), strict=True), strict=True))
@@ -42,6 +47,12 @@ def _labels(name: str, task: Task) -> str:
     if len(cells) > MOST_NAMED:
         cells = [*cells[:3], "...", cells[-1]]
     return f"task {name}: {counted(task.n_labels, 'label')} ({order}): {', '.join(cells)}"
+
+
+def _counted(task: Task, split: str) -> str:
+    n_rows, n_used = len(task.splits[split]), task.facts["splits"][split]["rows"]
+    name = split.replace("_", " ")
+    return f"{n_rows:,} {name}" if n_used == n_rows else f"{n_rows:,} {name}, of which each seed draws {n_used:,}"
 
 
 def _repeats(task: Task) -> str:

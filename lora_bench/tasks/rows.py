@@ -8,6 +8,9 @@ to all of them happens here: the cut into splits, and the fingerprint.
 
 `select` is cut first and the data seed never changes, so every run of a task chooses on the same rows, and a smaller
 `train_rows` is a prefix of a larger one. `report` is the official validation split, in its own order.
+
+With `task.train_draw=seed` the train split stays whole, and each run draws `train_rows` of it by its seed
+(`training.resolve.Run.tokens`): the cells of a seed share their rows, so their contrast stays paired.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ class Task:
         label_names: names of the labels 0, 1, ...; empty for regression.
         metrics: the first is the primary one; higher is better in all of them.
         splits: `train`, `select`, `report` (and `report_mismatched`) to tables with the columns text_a, text_b (pairs
-            only), label (int64, or float32 for regression) and idx (the row's number in its source).
+            only), label (int64, or float32 for regression) and idx (the row's number in its source). With
+            `task.train_draw=seed`, `train` holds all rows that a seed draws from.
         fingerprint: sha256 over the normalised rows of all splits, the same for the same rows in any file format.
         facts: where the rows came from and how complete they are, as JSON values; see `_facts`.
     """
@@ -122,7 +126,7 @@ def assemble(source: Source, config: TaskConfig) -> Task:
         metrics=metrics,
         splits=splits,
         fingerprint=fingerprint(source.kind, source.label_keys or source.label_names, splits),
-        facts=_facts(source, splits),
+        facts=_facts(source, splits, config),
     )
 
 
@@ -169,7 +173,16 @@ def _cut(source: Source, config: TaskConfig) -> dict[str, pd.DataFrame]:
             f"task.train_rows: {config.train_rows} asked, but {config.name!r} has {len(rest)} train rows "
             f"beside select; give at most {len(rest)}, or null for all"
         )
-    splits["train"] = rest if config.train_rows is None else rest.iloc[: config.train_rows]
+    if config.train_draw == "seed":
+        if config.train_rows is None or config.train_rows == len(rest):
+            asked = "all of them are" if config.train_rows is None else f"{config.train_rows} are all of them,"
+            raise ConfigError(
+                f"task.train_draw: seed draws from {len(rest)} train rows, and {asked} the same rows for every seed; "
+                f"give task.train_rows below {len(rest)}, or task.train_draw=fixed"
+            )
+        splits["train"] = rest
+    else:
+        splits["train"] = rest if config.train_rows is None else rest.iloc[: config.train_rows]
     for split in ("report", "report_mismatched"):
         if split in source.splits:
             table = source.splits[split].table
@@ -204,25 +217,26 @@ def _metrics(source: Source, config: TaskConfig) -> tuple[str, ...]:
     return metrics
 
 
-def _facts(source: Source, splits: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
+def _facts(source: Source, splits: Mapping[str, pd.DataFrame], config: TaskConfig) -> dict[str, Any]:
     """Origin, and per split: rows in use, rows at the source, official rows, and whether all official rows are in use.
 
     `complete` of train counts select in: true means that the two together are the official train split.
     `source_complete` says the same of the source, before `train_rows` and `report_rows` cut it.
     """
     described = {}
+    is_drawn = config.train_draw == "seed"
     for split, table in splits.items():
         rows = source.splits.get(split)
         if rows is None:  # select, cut from train
             described[split] = {"rows": len(table), "official_split": "train", "official_rows": None, "complete": None}
             continue
         source_rows = len(rows.table)
-        used = len(table)
+        n_rows = used = config.train_rows if split == "train" and is_drawn else len(table)
         if split == "train":
             source_rows += 0 if source.extra_train is None else len(source.extra_train)
             used += 0 if "select" in source.splits else len(splits["select"])
         described[split] = {
-            "rows": len(table),
+            "rows": n_rows,
             "source_rows": source_rows,
             "official_split": rows.official_split,
             "official_rows": rows.official_rows,
@@ -237,6 +251,6 @@ def _facts(source: Source, splits: Mapping[str, pd.DataFrame]) -> dict[str, Any]
         "cut": {
             "data_seed": DATA_SEED,
             "select": "own split" if "select" in source.splits else "first rows of the shuffled train split",
-            "train": "next rows of the shuffled train split",
+            "train": "drawn by the seed from the rest" if is_drawn else "next rows of the shuffled train split",
         },
     }

@@ -65,6 +65,14 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    def take(self, rows: np.ndarray) -> "Tokens":
+        """These rows (int64 numbers, any order) as a split of their own."""
+        lengths = self.lengths[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        types = None if self.token_type_ids is None else self.token_type_ids[places]
+        return Tokens(self.input_ids[places], offsets, types, self.labels[rows])
+
 
 _in_memory: dict[str, dict[str, Tokens]] = {}
 

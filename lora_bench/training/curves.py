@@ -45,8 +45,8 @@ class Listener:
         self.n_wanted = sum(attempt.is_wanted for attempt in attempts)
         self.stride = max(1, self.n_steps // CURVE_POINTS)
         self.last_select = np.empty(0)  # logits at the end of the last epoch, which need no second pass
-        n_rows = {name: len(rows) for name, rows in task.splits.items()}
-        self.scored = scored_epochs(attempts[0].run.config.train, n_train=n_rows["train"], n_select=n_rows["select"])
+        first = attempts[0].run
+        self.scored = scored_epochs(first.config.train, n_train=first.n_train, n_select=len(select))
         self._losses: list[torch.Tensor] = []
         self._finite_steps = torch.zeros(pack.n_runs, dtype=torch.long, device=pack.backbone.device)
 

@@ -11,7 +11,7 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.grammar import parse_rank_pattern, spell_targets
 from lora_bench.config.identity import cell_id, run_id, science
 from lora_bench.config.schema import LORA_METHODS, RunConfig
-from lora_bench.models import adapters, blueprint, budget, devices, roles
+from lora_bench.models import adapters, blueprint, budget, devices, roles, seeds
 from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.published import published_matrices
 from lora_bench.models.roles import Matrix
@@ -54,9 +54,14 @@ class Run:
         """The same, but None for full fine-tuning and BitFit, whose trained parameters are the backbone's own."""
         return None if self.config.adapter.method in ("full", "bitfit") else self.adapter_parameters
 
+    @property
+    def n_train(self) -> int:
+        """Rows that it trains on; with `task.train_draw=seed` fewer than the task's train split holds."""
+        return self.science["task"]["train_rows"]
+
     def tokens(self) -> dict[str, Tokens]:
-        """The token ids of every split, from the cache where they are known."""
-        return tokenise(
+        """The token ids of every split, from the cache where they are known; of train, the rows that it trains on."""
+        tokens = tokenise(
             self.task,
             self.blueprint.tokenizer,
             max_length=self.config.train.max_length,
@@ -64,6 +69,10 @@ class Run:
             n_embeddings=self.blueprint.n_embeddings,
             cache=self.cache,
         )
+        if self.config.task.train_draw == "fixed":
+            return tokens
+        drawn = seeds.permutation(len(tokens["train"]), "train rows", self.config.seed)[: self.n_train]
+        return tokens | {"train": tokens["train"].take(drawn)}
 
     @property
     def precision(self) -> str:
@@ -91,6 +100,8 @@ def resolve(config: RunConfig) -> Run:
     matrices, gap, spelled, layers = select(config, backbone)
     _check_method(config, matrices)
     n_train = len(task.splits["train"])
+    if config.task.train_draw == "seed" and config.task.train_rows is not None:
+        n_train = config.task.train_rows
     steps = count_steps(n_train, config)
     _check_steps(config, n_train, steps)
     document = science(
@@ -145,6 +156,7 @@ def pack_key(run: Run) -> tuple:
     return (
         science["model"]["fingerprint"],
         science["task"]["fingerprint"],
+        run.n_train,
         science["seed"],
         *(train[key] for key in shared),
         run.config.train.compile,
