@@ -3,8 +3,10 @@
 import pytest
 
 from analysis import next_stage
+from configs import composed, names
 from fake_store import fake_record, write_store
 from lora_bench.config import sweep_file
+from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.store import open_store
 
@@ -87,3 +89,24 @@ def test_records_without_norms_are_told_in_one_line(tmp_path, capsys, monkeypatc
     assert amplification.main(["--store", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "no record keeps its norms (1 runs looked at)" in line
+
+
+# Its rows are of its own task
+
+
+OWN = ["task=files", "task.train_file=train.csv", "task.report_file=report.csv"]
+
+
+@pytest.mark.parametrize("task", [OWN, ["task=cola"], ["task=entailment"]], ids=lambda words: words[0])
+@pytest.mark.parametrize("name", [name for name in names("sweeps") if name != "calibration_planted"])
+def test_a_task_that_is_named_brings_its_own_rows_to_any_sweep(name, task):
+    """The constructions of an embedded task mean nothing on another, and its few rows would cut a user's in silence."""
+    words = [f"+sweeps={name}", *task, "adapter.budget=null", "adapter.rank=8"]
+    assert parse(composed(*words)).task == parse(composed(*task)).task
+
+
+def test_a_sweep_without_a_task_that_is_named_has_the_rows_that_it_states():
+    """Records of the quick sweep are found again: its task is part of their ids."""
+    task = parse(composed("+sweeps=quick", "adapter.rank=null")).task
+    assert (task.name, task.phenomena) == ("acceptability", ["pronoun_case"])
+    assert (task.train_rows, task.select_rows, task.report_rows) == (800, 200, 400)
