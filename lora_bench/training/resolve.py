@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.grammar import parse_rank_pattern, spell_targets
 from lora_bench.config.identity import cell_id, run_id, science
@@ -15,7 +17,7 @@ from lora_bench.models import adapters, blueprint, budget, devices, roles, seeds
 from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.published import published_matrices
 from lora_bench.models.roles import Matrix
-from lora_bench.paths import cache_folder
+from lora_bench.paths import cache_folder, resource_root
 from lora_bench.tasks.load import load_task
 from lora_bench.tasks.rows import Task
 from lora_bench.tasks.tokens import Tokens, require_known, tokenise
@@ -249,7 +251,14 @@ def _identifying_rank(matrices: Sequence[Matrix], backbone: Blueprint) -> int | 
 def _check_length(config: RunConfig, backbone: Blueprint) -> None:
     longest = backbone.longest_input
     if longest is not None and config.train.max_length > longest:
+        usual = " (the default)" if config.train.max_length == _default_length() else ""
         raise ConfigError(
-            f"train.max_length: {config.train.max_length} is above {longest}, "
-            f"the most tokens that {backbone.name} can read"
+            f"train.max_length: {config.train.max_length}{usual} is above {longest}, the most tokens that "
+            f"{backbone.name} can read; add train.max_length={longest}"
         )
+
+
+def _default_length() -> int:
+    """What conf/train/default.yaml has: who did not set it looks for it in vain on the command line."""
+    text = (resource_root() / "conf" / "train" / "default.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)["max_length"]

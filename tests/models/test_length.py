@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from architectures import ARCHITECTURES, tiny_config
+from configs import composed
 from lora_bench.config.errors import ConfigError
 from lora_bench.models import length
 from lora_bench.training.resolve import resolve
@@ -105,3 +106,13 @@ def test_a_length_beyond_is_refused_at_planning_with_the_one_that_works(kind):
     with pytest.raises(ConfigError, match=rf"^train\.max_length: {longest + 1} is above {longest}, the most tokens"):
         resolve(tiny_config_of_a_run(model__architecture=values, train__max_length=longest + 1))
     assert resolve(tiny_config_of_a_run(model__architecture=values, train__max_length=longest)).steps
+
+
+def test_a_length_that_nobody_set_is_called_the_default_and_the_override_that_mends_it_is_named():
+    values = {"model_type": "bert", **COMMON, "hidden_size": 32, "vocab_size": 300}
+    usual = composed("train=default").train.max_length
+    said = rf"^train\.max_length: {usual} \(the default\) is above 24, .* can read; add train\.max_length=24$"
+    with pytest.raises(ConfigError, match=said):
+        resolve(tiny_config_of_a_run(model__architecture=values, train__max_length=usual))
+    with pytest.raises(ConfigError, match=r"max_length: 99 is above 24, .*; add train\.max_length=24$"):
+        resolve(tiny_config_of_a_run(model__architecture=values, train__max_length=99))
