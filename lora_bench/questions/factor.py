@@ -286,7 +286,7 @@ def _table(name: str, setting: settings.Setting, by: str, at: str, judged: Judge
         Column("adapter_parameters", "parameters", wording.count),
         Column("rate_shown", "lr", wording.text),
         Column("seeds_shown", "seeds", wording.text),
-        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
+        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of=tables.BEST_OF),
         Column("reference_difference", "− reference", wording.signed),
         Column("reference_verdict", "it is", wording.text, is_number=False),
         Column("gap", "train − report", wording.signed, on_screen=False),

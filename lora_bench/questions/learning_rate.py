@@ -219,7 +219,7 @@ def _table(name: str, setting: settings.Setting, rates, own, at_shared, shared: 
         Column("add", "add", wording.text, is_number=False, in_paper=False),
         Column("seeds_shown", "seeds", wording.text),
         Column("select", "select", wording.points),
-        Column("score_shown", "report", wording.text, best_of="mean"),
+        Column("score_shown", "report", wording.text, best_of=tables.BEST_OF),
         Column("shared_mean", f"at {shared:g}" if math.isfinite(shared) else "shared", wording.points),
         Column("shared_difference", "change", wording.signed),
         Column("rates_tried", "rates tried", wording.text, is_number=False, on_screen=False),

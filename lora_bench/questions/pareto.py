@@ -44,7 +44,7 @@ def section(setting: settings.Setting, *, name: str) -> SettingSection:
     for column, _ in measured:
         costs = frame[column].to_numpy(float)
         costs = grouped(costs) if column == TIMED else costs
-        frame[f"front_{column}"] = arms.on_front(costs, frame["mean"].to_numpy())
+        frame[f"front_{column}"] = arms.on_front(costs, frame[tables.BEST_OF].to_numpy())
     points = frame[(frame["targets"] != "") & np.isfinite(frame["mean"])]
     points = points.assign(label=points["cell"])
     drawn = [(column, label) for column, label in measured if _differs(points[column])]
@@ -96,6 +96,8 @@ def sentence(setting: settings.Setting, frame: pd.DataFrame, measured: list[tupl
     if ("adapter_parameters", COSTS[0][1]) not in measured:
         return f"On {setting.title} no run counts its adapter parameters."
     front = frame[frame["front_adapter_parameters"]].sort_values("adapter_parameters")
+    if front.empty:
+        return f"On {setting.title} no cell has learned, so none is on the front of score against adapter parameters."
     steps = [
         f"{row.cell} ({wording.points(row.mean)} at {wording.count(row.adapter_parameters)})"
         for row in front.itertuples()
@@ -118,7 +120,7 @@ def _table(name: str, setting: settings.Setting, frame: pd.DataFrame) -> Table:
         Column("adapter_parameters", "parameters", wording.count),
         Column("seconds", "seconds", wording.seconds),
         Column("bytes", "bytes", wording.count, in_paper=False),
-        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
+        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of=tables.BEST_OF),
         Column("front", "on the front of", wording.text, is_number=False),
     ]
     return Table(name, f"{setting.title}: score and cost", frame, columns)

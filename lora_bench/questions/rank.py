@@ -188,7 +188,7 @@ def _cells(name: str, setting: settings.Setting, judged: Judgement, paper: pd.Da
         Column("adapter_parameters", "parameters", wording.count, on_screen=False),
         Column("rate_shown", "lr", wording.text),
         Column("seeds_shown", "seeds", wording.text),
-        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
+        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of=tables.BEST_OF),
         Column("lowest_difference", "− lowest", wording.signed),
         Column("lowest_verdict", "it is", wording.text, is_number=False),
         Column("gap", "train − report", wording.signed, on_screen=False),

@@ -6,6 +6,7 @@ every other placement are paired by seed and Holm-corrected. Source: Hu et al. 2
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, JudgedSection, Table, one_look
 from lora_bench.verdicts import gaps, pairwise, settings, stats
 from lora_bench.verdicts import paper as published
-from lora_bench.verdicts.arms import Judgement, against_reference, highest, judge, same_targets, sort_arms
+from lora_bench.verdicts.arms import Judgement, against_reference, highest, judge, learned, same_targets, sort_arms
 from lora_bench.verdicts.best import chances_of_best
 from lora_bench.verdicts.note import Note, gap
 
@@ -116,7 +117,7 @@ def section(
     differences = _differences(paper, reference) if len(paper) and setting.metric == "accuracy" else None
     return PlacementSection(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
-        sentence=sentence(setting, budget, estimates, table, margin, reference, pairs=pairs if is_of_pairs else None),
+        sentence=sentence(setting, budget, judged, margin, reference, pairs=pairs if is_of_pairs else None),
         tables=[
             _placements(name, setting, judged, reference, paper, is_of_pairs=is_of_pairs),
             _off_screen(contrast_table) if is_of_pairs else contrast_table,
@@ -140,8 +141,7 @@ def section(
 def sentence(
     setting: settings.Setting,
     budget: int,
-    estimates: pd.DataFrame,
-    table: pd.DataFrame,
+    judged: Judgement,
     margin: float,
     reference: str,
     *,
@@ -150,12 +150,19 @@ def sentence(
     """What was found here, in one sentence.
 
     Args:
-        table: contrasts of the reference.
+        judged: with the contrasts of the reference.
         pairs: every pair, which the sentence then tells in their place.
     """
+    estimates, table = judged.estimates, judged.contrasts
     scored = estimates[(estimates["method"] != settings.FLOOR) & np.isfinite(estimates["mean"])]
     if scored.empty:
         return f"No placement has a score on {setting.title} at {budget:,} adapter parameters."
+    is_learned = learned(scored, judged.rates)
+    if not is_learned.any():
+        return (
+            f"On {setting.title} at {budget:,} adapter parameters no placement has learned: their scores are those of "
+            "a guess; train longer (train.epochs), or at other rates (train.lr)."
+        )
     if len(scored) > 1 and np.ptp(scored["mean"]) == 0:
         shared = scored["mean"].iloc[0]
         why = "all may be at the top" if shared > TOP else "the training may have been too short to learn anything"
@@ -163,7 +170,8 @@ def sentence(
             f"On {setting.title} at {budget:,} adapter parameters every placement has the same mean "
             f"{style.short_metric(setting.metric)}, {wording.points(shared)}: nothing tells them apart, and {why}."
         )
-    best = highest(scored, "mean")
+    best = highest(scored[is_learned], "mean")
+    among = "" if best["mean"] == scored["mean"].max() else " of those that learned"
     band = wording.interval(best["low"], best["high"])
     seeds = wording.counted(best["n_seeds"], "seed")
     if np.isfinite(best["low"]):
@@ -172,7 +180,7 @@ def sentence(
         spread = "no interval from one seed" if best["n_seeds"] == 1 else f"the same in all {seeds}"
     start = (
         f"On {setting.title} at {budget:,} adapter parameters, {best.name} has the highest mean "
-        f"{style.short_metric(setting.metric)}: {wording.points(best['mean'])}, {spread}"
+        f"{style.short_metric(setting.metric)}{among}: {wording.points(best['mean'])}, {spread}"
     )
     if pairs is None:
         return f"{start}; {verdicts_in_words(table, margin, reference)}."
@@ -285,9 +293,10 @@ def _placements(
     frame = tables.cell_frame(setting, estimates, rates)
     frame["cell_shown"] = [str(arm) for arm in estimates["arm"]]
     frame = tables.with_contrasts(frame, table, side="second", prefix="reference")
-    is_placement = (frame["cell"] != settings.FLOOR).to_numpy()
-    chances = chances_of_best([np.array(list(scores.values())) for scores in estimates["scores"][is_placement]])
-    frame.loc[is_placement, "chance_of_best"] = chances
+    is_rival = ((frame["cell"] != settings.FLOOR) & frame[tables.BEST_OF].notna()).to_numpy()
+    chances = chances_of_best([np.array(list(scores.values())) for scores in estimates["scores"][is_rival]])
+    frame["chance_of_best"] = math.nan
+    frame.loc[is_rival, "chance_of_best"] = chances
     printed = paper.pivot(index="targets", columns="dataset", values="score")
     for dataset in map(str, printed):
         frame[f"paper_{dataset.lower()}"] = frame["cell"].map(printed[dataset])
@@ -296,7 +305,7 @@ def _placements(
         Column("adapter_parameters", "parameters", wording.count, on_screen=False),
         Column("rate_shown", "lr", wording.text),
         Column("seeds_shown", "seeds", wording.text),
-        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of="mean"),
+        Column("score_shown", style.short_metric(setting.metric), wording.text, best_of=tables.BEST_OF),
         Column("reference_difference", f"{reference} − it", wording.signed, on_screen=not is_of_pairs),
         Column("reference_verdict", f"{reference} is", wording.text, is_number=False, on_screen=not is_of_pairs),
         Column("chance_of_best", "chance of best, %", wording.percent, on_screen=is_of_pairs),

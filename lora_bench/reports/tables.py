@@ -16,10 +16,13 @@ from lora_bench.reports.figures import verdicts
 from lora_bench.reports.section import Column, Table, one_look
 from lora_bench.store.secrets import scrub_override
 from lora_bench.verdicts import gaps, pairwise, settings, stats, tuning
-from lora_bench.verdicts.arms import Judgement
+from lora_bench.verdicts.arms import Judgement, learned
 from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, NOT_LEARNED, failed_interval
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.wording import count, interval, listed, p_value, plus_minus, points, signed, text
+
+BEST_OF = "best_shown"
+"""The column of `cell_frame` of which the highest is best: the mean of a cell that learned."""
 
 
 def cell_frame(setting: settings.Setting, estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
@@ -37,6 +40,7 @@ def cell_frame(setting: settings.Setting, estimates: pd.DataFrame, rates: pd.Dat
         for n, failed, lacks in zip(frame["n_seeds"], frame["n_failed"], frame["n_missing"], strict=True)
     ]
     frame["score_shown"] = [plus_minus(mean, high) for mean, high in zip(frame["mean"], frame["high"], strict=True)]
+    frame[BEST_OF] = frame["mean"].where(learned(estimates, rates).to_numpy())
     mark = dict.fromkeys(tuning.UNCERTIFIED, "*") | {"none": " (no score)"}
     frame["rate_shown"] = [
         "– (flat)"

@@ -202,6 +202,13 @@ def judge(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float
     return Judgement(rates, estimates, compare(estimates, pairs, margin=margin, flat=tuning.flat_arms(rates)))
 
 
+def learned(estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.Series:
+    """Whether each arm learned, by its name: in a seed at least, and at a rate that `select` tells from the head alone.
+    Of one that did not, the mean is that of a guess, and ranks with none."""
+    learns = estimates["n_stuck"] < estimates["learns"].map(len)
+    return learns & ~estimates.index.isin(tuning.flat_arms(rates))
+
+
 def _not_learned(contrast: stats.Contrast, arms: Sequence[str]) -> stats.Contrast:
     nothing = dict.fromkeys(("seeds_needed", "seeds_needed_low", "seeds_needed_high"))
     note = f"{listed(arms)} did not learn at any rate tried"

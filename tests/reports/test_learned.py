@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from fake_store import fake_record
-from lora_bench.questions import weight_types
+from lora_bench.questions import pareto, weight_types
+from lora_bench.reports.latex import latex
 from lora_bench.reports.scope import Scope
 from lora_bench.store.folder import Store
 from lora_bench.verdicts.looks import failed_interval
@@ -44,3 +45,32 @@ def test_seeds_that_predict_one_class_are_counted_with_their_interval(tmp_path, 
     assert "one look, 8 seeds" in section.tables[1].title
     contrast = section.judged.contrasts.set_index("second").loc["q"]
     assert contrast["n_pairs"] == (8 - n_stuck if is_kept else 8)
+
+
+def placed(root, stuck: dict[str, float], learned: dict[str, float]) -> str:
+    """The sentence of a store of four seeds each, of placements that predict one class and of others, with scores."""
+    rng, store = np.random.default_rng(0), Store(root)
+    for targets, score in (stuck | learned).items():
+        for seed in range(4):
+            report = score + 0.01 * rng.normal()
+            record = fake_record(targets=targets, rank=4 if targets == "qv" else 8, seed=seed, report=report)
+            store.write(record, predictions=predictions(targets in stuck, rng))
+    scope = Scope(root)
+    (section,) = weight_types.sections(scope.read(), scope)
+    (cost,) = pareto.sections(scope.read(), scope)
+    return f"{section.sentence} {cost.sentence}\n{latex(section.tables[0])}"
+
+
+def test_of_placements_that_did_not_learn_none_is_called_the_highest(tmp_path):
+    """One class for all rows scores by which class it is: of three labels 30.7 where the most frequent has 37.3."""
+    said = placed(tmp_path, {"q": 0.30, "qv": 0.36}, {})
+    assert "no placement has learned" in said and "no cell has learned" in said
+    assert "highest" not in said and "textbf" not in said
+
+
+def test_what_did_not_learn_is_below_what_did_whatever_its_score(tmp_path):
+    said = placed(tmp_path, {"q": 0.6}, {"v": 0.4, "qv": 0.5})
+    assert "qv has the highest mean Matthews of those that learned: 5" in said
+    assert "front of mean score against adapter parameters is qv r=4 (" in said
+    (bold,) = [line for line in said.splitlines() if "textbf" in line]
+    assert bold.startswith("$W_{q,v}$")
