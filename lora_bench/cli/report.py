@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,12 +12,14 @@ from typing import NamedTuple
 from lora_bench.cli.texts import texts_of
 from lora_bench.questions import page
 from lora_bench.reports import script
+from lora_bench.reports.anew import anew
 from lora_bench.reports.scope import Scope
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts import settings
 
 OUT = Path("report")
 """Where the page goes unless another folder is asked for."""
+PAGE = "index.html"
 USUAL_STORE = "runs"
 TITLE = "Which weight matrices should LoRA adapt?"
 
@@ -60,7 +61,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write(scope: Scope, out: Path = OUT, *, title: str = TITLE, with_texts: bool = True) -> Written:
-    """Write the page, its tables and its figures. A page that was there is replaced when the new one is whole.
+    """Write the page, its tables and its figures. What an earlier report wrote there is replaced when the new one is
+    whole, and what the new one no longer has goes; other files stay (`reports.anew`).
 
     Args:
         with_texts: show the texts of report rows, where the task's rows are at hand.
@@ -73,15 +75,9 @@ def write(scope: Scope, out: Path = OUT, *, title: str = TITLE, with_texts: bool
     clock = time.perf_counter()
     runs = scope.read()
     texts = functools.partial(texts_of, store=scope.store) if with_texts else None
-    made = page.build(runs, scope, out=out, title=title, texts=texts)
-    path = out / "index.html"
-    out.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_text(made["html"], encoding="utf-8")
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+    with anew(out) as folder:
+        made = page.build(runs, scope, out=folder, title=title, texts=texts)
+        (folder / PAGE).write_text(made["html"], encoding="utf-8")
     seconds = time.perf_counter() - clock
-    summary = f"written: {path} with {made['n_figures']} figures, {len(runs)} runs, {seconds:.0f} s"
+    summary = f"written: {out / PAGE} with {made['n_figures']} figures, {len(runs)} runs, {seconds:.0f} s"
     return Written(made["verdict"], summary)
