@@ -2,6 +2,7 @@
 
     python analysis/throughput.py --verdict small --out report              time to a verdict (speed/verdict.py)
     python analysis/throughput.py --curve --out report                      where packing pays (speed/crossover.py)
+    python analysis/throughput.py --profile quick --out report              where the time of a whole command goes
 
 Or the step alone, with the same rows, epochs, batch size and dropout in every arm:
 
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         return _time_to_verdict(options)
     if options.curve:
         return _crossover(options)
+    if options.profile:
+        return _whole_command(options)
     results: list[dict[str, Any]] = []
     for number in range(options.rounds):
         for arm, pack in _arms(options):
@@ -101,6 +104,18 @@ def _crossover(options: argparse.Namespace) -> int:
         print(f"{len(crossover.grid(options))} points")
         return 0
     written.curve(crossover.measure(options, _machine(options)), options.out)
+    return 0
+
+
+def _whole_command(options: argparse.Namespace) -> int:
+    """Write OUT/profile.json, OUT/tables/profile.csv and estimates.csv and OUT/figures/profile.*, and print the
+    tables."""
+    from speed import whole_command, written  # beside this file
+
+    if options.dry_run:
+        print(wording.command_line(["lora-bench", *whole_command.command(options.profile, options.data_dir)]))
+        return 0
+    written.profile(whole_command.measure(options, _machine(options)), options.out)
     return 0
 
 
@@ -494,7 +509,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--precisions", default="fp32,bf16", help="--curve: (default: %(default)s)")
     parser.add_argument("--lengths", default="4,16,64", help="--curve: tokens of a row, of 8 (default: %(default)s)")
     parser.add_argument("--curve-packs", default="2,4,8", help="--curve: runs of a pack (default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="--verdict, --curve: say what will be run, and stop")
+    parser.add_argument(
+        "--profile",
+        choices=("quick", "study", "cola"),
+        help="where the time of a sweep goes, and how well its dry run told it (speed/whole_command.py)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="--verdict, --curve, --profile: say what will be run, and stop"
+    )
     parser.add_argument(
         "--task",
         default="acceptability",

@@ -40,6 +40,36 @@ def curve(document: dict[str, Any], out: Path) -> None:
     print(f"wrote {out / 'curve.json'}, tables/curve.csv and figures/curve.png, .pdf, .svg")
 
 
+def profile(document: dict[str, Any], out: Path) -> None:
+    """OUT/tables/profile.csv, estimates.csv, OUT/figures/profile.* and both tables on the terminal."""
+    commands = document["commands"]
+    frame = pd.DataFrame([{"command": name, **row} for name, measured in commands.items() for row in measured["rows"]])
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    frame.to_csv(out / "tables" / "profile.csv", index=False)
+    pd.DataFrame(document["estimates"]).to_csv(out / "tables" / "estimates.csv", index=False)
+    figure = speed.where_time_goes(pd.DataFrame({name: measured["parts"] for name, measured in commands.items()}))
+    style.name(figure, document["machine"]["told"])
+    style.save(figure, out / "figures", "profile")
+    screen = wording.console(least_width=100)
+    for measured in commands.values():
+        title = f"{wording.command_line(['lora-bench', *measured['words']])}: {wording.duration(measured['seconds'])}"
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+        for heading in ("part", "where", "seconds", "share", "CPU seconds", "calls"):
+            table.add_column(heading, justify="left" if heading in ("part", "where") else "right")
+        for row in sorted(measured["rows"], key=lambda row: -row["seconds"]):
+            numbers = f"{row['seconds']:.1f}", f"{row['share']:.1%}", f"{row['cpu_seconds']:.1f}", str(row["calls"])
+            table.add_row(row["part"], row["where"], *numbers)
+        screen.print(table)
+    table = Table(title="estimates", title_justify="left", box=None, pad_edge=False)
+    for heading in ("command", "of", "told", "taken", "told / taken", "from"):
+        table.add_column(heading, justify="left" if heading in ("command", "of", "from") else "right")
+    for row in document["estimates"]:
+        times = wording.duration(row["told"]), wording.duration(row["taken"]), f"{row['told'] / row['taken']:.2f}"
+        table.add_row(row["name"], row["of"], *times, row["basis"])
+    screen.print(table)
+    print(f"wrote {out / 'profile.json'}, tables/profile.csv, estimates.csv and figures/profile.png, .pdf, .svg")
+
+
 def _in_words(words: dict[str, list[str]] | None) -> str:
     """`better than q, k; open: o`, as of qv; a dash where nobody has judged such a grid."""
     if words is None:

@@ -1,4 +1,4 @@
-"""How long a question takes, and where packing pays."""
+"""How long a question takes, where the time goes, and where packing pays."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from lora_bench import wording
 from lora_bench.reports.figures import compose
-from lora_bench.reports.figures.style import BLUE, GREEN, INK, LIGHT, ORANGE, PURPLE, RED, styled
+from lora_bench.reports.figures.style import BLUE, BROWN, FAINT, GREEN, INK, LIGHT, ORANGE, PURPLE, RED, SKY, styled
 
 
 @styled
@@ -80,4 +81,38 @@ def crossover(points: pd.DataFrame) -> Figure:
     ]
     compose.header(figure, handles)
     sns.despine(fig=figure)
+    return figure
+
+
+@styled
+def where_time_goes(seconds: pd.DataFrame) -> Figure:
+    """The wall time of whole commands as stacked bars, a bar for each, parts below one in fifty of every bar together.
+
+    Args:
+        seconds: of each part (index, in the order of the bar) and command (columns).
+    """
+    shares = seconds / seconds.sum()
+    is_small = (shares < 0.02).all(axis=1)
+    shown = shares[~is_small]
+    palette = itertools.cycle([BLUE, ORANGE, GREEN, PURPLE, RED, BROWN, SKY, FAINT])
+    colours = dict(zip(shown.index, palette, strict=False))
+    figure = Figure(figsize=(compose.page(), 0.55 + 0.4 * shares.shape[1]), layout="constrained")
+    axis = figure.subplots()
+    for place, name in enumerate(shares.columns):
+        left = 0.0
+        pieces = [(colours[part], share) for part, share in shown[name].items()]
+        for colour, share in [*pieces, (LIGHT, float(shares.loc[is_small, name].sum()))]:
+            axis.barh(place, 100 * share, left=left, height=0.66, color=colour, edgecolor="white", lw=0.5)
+            if share >= 0.045:
+                middle, text = left + 50 * share, f"{100 * share:.0f}"
+                axis.text(middle, place, text, ha="center", va="center", fontsize=compose.SIZE, color="white")
+            left += 100 * share
+    axis.set_yticks(range(shares.shape[1]), [f"{n}\n{wording.duration(s)}" for n, s in seconds.sum().items()])
+    axis.invert_yaxis()
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("percent of the wall time")
+    axis.grid(visible=False, axis="y")
+    handles = [Patch(color=colour, label=part) for part, colour in colours.items()]
+    compose.header(figure, [*handles, *([Patch(color=LIGHT, label="the rest")] if is_small.any() else [])])
+    sns.despine(ax=axis, left=True)
     return figure
