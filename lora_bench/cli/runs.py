@@ -120,9 +120,10 @@ def _one_run(composed: DictConfig) -> int:
     known = open_store(config.store)
     inputs.check(config)
     machine.be_considerate()
-    from lora_bench.launch.tell import console
-    from lora_bench.training.resolve import resolve  # imports torch: what can be refused without it has been
-    from lora_bench.training.run import run_pack
+    with machine.importing():
+        from lora_bench.launch.tell import console
+        from lora_bench.training.resolve import resolve  # imports torch: what can be refused without it has been
+        from lora_bench.training.run import run_pack
 
     run = resolve(settle(config, known))
     recover(known)

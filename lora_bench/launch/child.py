@@ -23,6 +23,7 @@ from lora_bench.launch.marks import note, progress_teller
 from lora_bench.launch.plan_file import PlanFile
 from lora_bench.launch.signals import stop_on_signals
 from lora_bench.launch.worker import INTERRUPTED, OUT_OF_MEMORY, STORE_LOST, Order, open_log
+from lora_bench.models import machine
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
 from lora_bench.store.record import Failure, utc_now
@@ -84,8 +85,9 @@ def train(order: Order, *, own_process: bool) -> int:
     store = Store(store_of(path))
     started = utc_now()
     try:
-        from lora_bench.training.resolve import resolve
-        from lora_bench.training.run import environment_here, run_pack
+        with machine.importing():
+            from lora_bench.training.resolve import resolve
+            from lora_bench.training.run import environment_here, run_pack
 
         # Told early, in case this process does not live to write its records.
         note(environment_file(path, number), json.dumps(environment_here(wanted[0].config["device"])))

@@ -63,6 +63,8 @@ class Crew(contextlib.AbstractContextManager):
             for worker in workers:
                 worker.stop()
         for worker in workers:
+            worker.dismiss()
+        for worker in workers:
             worker.end()
 
 

@@ -266,7 +266,8 @@ def _resolve_all(candidates: Sequence[Candidate], store: StoreReader) -> list[An
     runs = []
     if len(refused) < len(candidates):  # else nothing is left that needs torch, which `resolve` imports
         machine.be_considerate()
-        from lora_bench.training.resolve import resolve
+        with machine.importing():
+            from lora_bench.training.resolve import resolve
 
         settle = settler(store)
         for number, candidate in enumerate(candidates):

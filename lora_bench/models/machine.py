@@ -1,14 +1,18 @@
-"""The cores and memory that this machine has free, and how busy others keep it. Nothing here needs torch.
+"""The cores and memory that this machine has free, and how busy others keep it; and how a process begins. Nothing here
+needs torch.
 
 OpenMP's threads spin while they wait for each other, which is fastest on idle cores and slowest on busy ones: a thread
 that has to wait for a core keeps all others spinning. Threads that sleep cost a third of the speed on idle cores. How
 they wait changes no result; how many there are does.
 """
 
+import contextlib
+import gc
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 LOOK_SECONDS = 0.2
@@ -89,3 +93,19 @@ def be_considerate() -> None:
         return
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     log.info("others keep %.1f of %d cores busy: threads sleep while they wait for each other", busy, n_cores)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Import torch and what rests on it without the collector of cycles, which looks through a million objects that
+    stay, again and again, and once more at the end of the process. It never looks at them afterwards either."""
+    is_first, is_on = "torch" not in sys.modules, gc.isenabled()
+    if is_first:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if is_first:
+            gc.freeze()
+            if is_on:
+                gc.enable()

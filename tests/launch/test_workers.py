@@ -114,6 +114,18 @@ def test_a_crew_ends_with_its_last_plan_and_starts_anew_for_other_threads(four_p
             os.kill(int(process), 0)
 
 
+def test_the_workers_of_a_crew_end_at_once(four_packs, children):
+    """A process that has imported torch takes a second to end."""
+    plan, _ = four_packs
+    act, _ = children
+    log = plan.path.with_suffix("") / "ends"
+    write = f"lambda word: open({str(log)!r}, 'a').write(word + chr(10))"
+    end = "(note('ending'), time.sleep(1), note('ended'))"
+    act(f"import atexit, time; note = {write}; time.sleep(0.2); atexit.register(lambda: {end})")
+    train_side_by_side(references(plan)[:2], n_workers=2)
+    assert log.read_text().split() == ["ending", "ending", "ended", "ended"]
+
+
 def test_a_worker_that_dies_between_packs_costs_no_run(four_packs, children):
     """Between the steps of a study a worker waits, and the system may end it for want of memory."""
     plan, store = four_packs
