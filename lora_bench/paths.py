@@ -72,6 +72,17 @@ def output_folder(text: str) -> Path:
     return folder
 
 
+def output_file(text: str) -> Path:
+    """The same for a file that it writes."""
+    file = argument(text)
+    if file.is_dir():
+        raise argparse.ArgumentTypeError(f"{file} is a folder; give a file")
+    if file.exists() and not os.access(file, os.W_OK):
+        raise argparse.ArgumentTypeError(f"cannot write {file}; give a file that can be written")
+    output_folder(str(file.parent))
+    return file
+
+
 def cache_folder() -> Path:
     """Where derived data may be kept between processes. Deleting it costs time only.
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import lora_bench.store
 from fake_store import fake_record, write_store
-from lora_bench.cli import commands
+from lora_bench.calibration import protocol
+from lora_bench.cli import commands, predict
 from lora_bench.config import arguments
 
 ROOT = Path(__file__).parents[1]
@@ -158,6 +160,79 @@ def test_a_line_to_go_on_with_is_what_was_typed(command, training, words):
     assert not any(word.startswith("dry_run") for one in training.invocations for word in one["overrides"])
 
 
+OF_STORES = {
+    **{name: [name] for name in commands.READS},
+    "factor": ["factor", "by=layers"],
+    "next_stage": ["next_stage", "sweep=quick", "out=next.yaml"],
+    "archive": ["archive", "out=archived"],
+    "rescore": ["rescore"],
+    "sync": ["sync"],
+    "show": ["show", "store"],
+}
+"""Every command that must find runs in a store: a dashboard is also made before there are any."""
+
+
+@pytest.mark.parametrize("words", OF_STORES.values(), ids=OF_STORES)
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("nowhere", "store: no folder 'nowhere'; give the folder that a sweep wrote"),
+        ("taken", "store: 'taken' is a file; give the folder that a sweep wrote"),
+        ("empty", "store: 'empty' holds no run; start with: lora-bench +sweeps=quick"),
+    ],
+)
+def test_a_store_without_runs_is_told_by_every_command_alike(command, monkeypatch, words, store, said):
+    """Under the command's own name: in a script of several lines nobody knows else which one had nothing to read."""
+    monkeypatch.setattr(protocol, "PATTERNS", {})
+    Path("taken").write_text("rows", encoding="utf-8")
+    Path("empty").mkdir()
+    part = ["planted"] if words == ["calibration"] else []
+    ended = command(*words, *part, f"store={store}")
+    name = "lora-bench" if words[0] == "show" else f"lora-bench {words[0]}"
+    assert ended.status == 2, ended.text
+    (line,) = [line for line in ended.err.splitlines() if "store" in line]
+    assert line.startswith(f"{name}: ") and said in line
+    assert "Traceback" not in ended.text
+
+
+def test_a_dashboard_before_the_first_run_says_what_it_lacks(command):
+    pytest.importorskip("wandb_workspaces")
+    ended = command("dashboard", "entity=me", "project=ours", "store=nowhere", "dry_run=true")
+    assert ended.status == 0
+    assert ended.err.startswith("lora-bench dashboard: store: 'nowhere' holds no run")
+
+
+WRITES = {
+    "predict_out": ["predict", "model=tiny", "out={}"],
+    "predict_sweep": ["predict", "model=tiny", "sweep={}"],
+    "next_stage": ["next_stage", "sweep=quick", "overwrite=true", "out={}"],
+    "claims": ["claims", "markdown={}"],
+    "archive": ["archive", "out={}"],
+}
+
+
+@pytest.mark.parametrize("words", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("place", ["taken/below", "locked/below", "a folder", "shut.yaml"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_read(command, monkeypatch, words, place):
+    """A prediction takes minutes: it ended in a traceback, and was gone."""
+    if words[0] == "archive" and place in ("a folder", "shut.yaml"):
+        pytest.skip("its place is a folder")
+    for name in ("taken", "shut.yaml"):
+        Path(name).write_text("rows", encoding="utf-8")
+    for name in ("locked", "a folder"):
+        Path(name).mkdir()
+    shut, allowed = {Path("locked").absolute(), Path("shut.yaml").absolute()}, os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).absolute() not in shut and allowed(path, mode))
+    monkeypatch.setattr(lora_bench.store, "open_store", None)
+    monkeypatch.setattr(predict, "_configured", None)
+    ended = command(*(word.format(place) for word in words))
+    assert ended.status == 2
+    last, option = ended.err.splitlines()[-1], words[-1].partition("=")[0]
+    assert last.startswith(f"lora-bench {words[0]}: error: argument --{option}: ")
+    assert place.partition("/")[0] in last and "; give a f" in last
+    assert Path("shut.yaml").read_text(encoding="utf-8") == "rows"
+
+
 @pytest.mark.parametrize("name", [*commands.READS, "rescore"])
 @pytest.mark.parametrize("out", ["file", "file/below", "locked", "locked/a/b", None])
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(command, monkeypatch, tmp_path, name, out):
@@ -188,6 +263,6 @@ def test_an_archive_that_cannot_be_written_names_the_key_of_its_place(command, s
     ended = command("archive", f"store={store}", "out=published")
     assert ended.status == 2
     assert ended.err.strip() == (
-        "out: cannot write the archive in published (Permission denied); "
+        "lora-bench archive: out: cannot write the archive in published (Permission denied); "
         "give a folder that can be written, with out=FOLDER"
     )

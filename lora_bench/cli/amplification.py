@@ -17,4 +17,4 @@ def main(argv: list[str] | None = None) -> int:
     )
     scope, out, options = script.parse(parser, argv)
     asked = {"targets": options.targets, "weights": weights_of if options.leading else None}
-    return script.run_script(lambda runs: amplification.sections(runs, scope, **asked), scope, out)
+    return script.run_script("amplification", lambda runs: amplification.sections(runs, scope, **asked), scope, out)

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from lora_bench import wording
 from lora_bench.config.options import parsed
-from lora_bench.paths import argument
+from lora_bench.paths import argument, output_folder
 from lora_bench.reports import publish, script
-from lora_bench.store import open_store
+from lora_bench.store import existing, open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.store.secrets import scrub
 from lora_bench.verdicts import settings
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--out",
-        type=argument,
+        type=output_folder,
         required=True,
         metavar="DIR",
         help="the archive: a folder that is new, empty or an archive",
@@ -61,12 +61,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     options = parsed(parser, argv)
     wanted = [name.strip() for name in options.adapters.split(",") if name.strip()]
-    absent = [str(root) for root in options.store if not root.is_dir()]
-    if absent:
-        parser.error(f"--store: no folder {', '.join(absent)}; give the folder that the sweep wrote (store=...)")
     try:
         archive = publish.write_archive(
-            [open_store(root) for root in options.store],
+            [existing(root) for root in options.store],
             options.out,
             task=options.task,
             adapters=wanted,
@@ -75,8 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             keep_first=options.keep_first,
         )
     except (settings.NothingToShow, StoreError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return script.refuse("archive", error)
     tell(archive, script.console(), has_adapters=bool(wanted))
     return 0
 

@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     for section in (*made, parts.summary(made, absent)):
         script.show_and_write(section, out, screen)
     for part, why in absent:
-        print(f"{part}: {why}", file=sys.stderr)
+        print(f"lora-bench calibration: {part}: {why}", file=sys.stderr)
     is_all_absent = len(absent) == len(wanted)
     return 2 if is_all_absent or (options.parts and absent) else 0
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.paths import argument
+from lora_bench.paths import argument, output_file
 from lora_bench.questions import claim_document, claims
 from lora_bench.reports import publish, script
-from lora_bench.store import open_store
+from lora_bench.store import existing
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts.settings import NothingToShow
 
@@ -31,32 +31,29 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="more stores or archives, whose settings stand beside those of the first",
     )
-    parser.add_argument("--markdown", type=argument, metavar="FILE", help="write the scoreboard as a document, too")
+    parser.add_argument("--markdown", type=output_file, metavar="FILE", help="write the scoreboard as a document, too")
     scope, out, options = script.parse(parser, argv)
     try:
         judged = claims.read_claims(options.claims)
     except claims.ClaimError as error:
         parser.error(str(error))
-    absent = [str(root) for root in options.beside if not root.is_dir()]
-    if absent:
-        parser.error(f"--beside: no folder {', '.join(absent)}; give folders of records, or archives")
     made: list[claims.Card] = []
     with contextlib.ExitStack() as stack:
         joined = scope
         if options.beside:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lora_bench-"))) / "joined"
             try:
-                stores = [open_store(root) for root in (scope.store, *options.beside)]
+                stores = [existing(scope.store), *(existing(root, key="beside") for root in options.beside)]
                 publish.write_archive(stores, folder, adapters=["all"])
             except (NothingToShow, StoreError) as error:
-                parser.error(f"--beside: {error}")
+                return script.refuse("claims", error)
             joined = replace(scope, store=folder)
 
         def judge(runs: pd.DataFrame) -> list[claims.Card]:
             made.extend(claims.sections(runs, joined, judged))
             return made
 
-        status = script.run_script(judge, joined, out)
+        status = script.run_script("claims", judge, joined, out)
     if options.markdown and made:
         given = [f"store={scope.store}", *(f"beside={root}" for root in options.beside)]
         words = ["lora-bench", "claims", *given, f"markdown={options.markdown}"]

@@ -23,7 +23,8 @@ from lora_bench import wording
 from lora_bench.config.options import parsed
 from lora_bench.paths import argument
 from lora_bench.questions import findings
-from lora_bench.store import open_store
+from lora_bench.reports import script
+from lora_bench.store import holds_no_run, open_store
 from lora_bench.store.errors import StoreError
 
 WORKSPACE = "lora_bench: placements and ranks"
@@ -59,13 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         import wandb_workspaces  # noqa: F401
     except ImportError:
-        print(NEEDS, file=sys.stderr)
+        print(f"lora-bench {NEEDS}", file=sys.stderr)
         return 2
     try:
         facts = read_facts(options.store)
     except StoreError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return script.refuse("dashboard", error)
+    if not facts.n_runs:  # it may be made before anything has trained
+        print(f"lora-bench dashboard: {holds_no_run(options.store)}; until then it has no verdict", file=sys.stderr)
     if options.dry_run:
         print(outline(options.entity, options.project, facts))
         return 0
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:  # wandb's errors have no common class
         from lora_bench.store.secrets import scrub
 
-        print(f"dashboard: W&B refused ({type(error).__name__}: {scrub(str(error))})", file=sys.stderr)
+        print(f"lora-bench dashboard: W&B refused ({type(error).__name__}: {scrub(str(error))})", file=sys.stderr)
         return 2
     return 0
 

@@ -22,5 +22,5 @@ def main(argv: list[str] | None = None) -> int:
         help=f"the level that the others are held against (default: {', '.join(factor.USUAL.values())}, or the lowest)",
     )
     scope, out, options = script.parse(parser, argv)
-    reference = options.reference and factor.plain_level(options.reference)
-    return script.run_script(lambda runs: factor.sections(runs, scope, by=options.by, reference=reference), scope, out)
+    asked = {"by": options.by, "reference": options.reference and factor.plain_level(options.reference)}
+    return script.run_script("factor", lambda runs: factor.sections(runs, scope, **asked), scope, out)

@@ -8,4 +8,4 @@ from lora_bench.reports import script
 
 def main(argv: list[str] | None = None) -> int:
     scope, out, _ = script.parse(script.parser(learning_rate.__doc__, "learning_rate"), argv)
-    return script.run_script(lambda runs: learning_rate.sections(runs, scope), scope, out)
+    return script.run_script("learning_rate", lambda runs: learning_rate.sections(runs, scope), scope, out)

@@ -9,9 +9,9 @@ from pathlib import Path
 from lora_bench import wording
 from lora_bench.config.options import parsed
 from lora_bench.config.overrides import override
-from lora_bench.paths import argument
+from lora_bench.paths import argument, output_file
 from lora_bench.questions import next_stage
-from lora_bench.reports import tables
+from lora_bench.reports import scope, script, tables
 from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.verdicts import settings
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="seeds 0 to N - 1 (default: 2)")
     parser.add_argument("--head-only", action="store_true", help="the head alone too, at the same seeds")
-    parser.add_argument("--out", type=argument, required=True, metavar="FILE", help="the sweep file to write")
+    parser.add_argument("--out", type=output_file, required=True, metavar="FILE", help="the sweep file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     argv = sys.argv[1:] if argv is None else argv
     options = parsed(parser, argv)
@@ -46,15 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     name = Path(options.sweep).stem if options.sweep.endswith((".yaml", ".yml")) else options.sweep
     try:
         sweep = next_stage.read_sweep(options.sweep)
-        store = open_store(options.store)
-        chosen, run_id = next_stage.chosen_rates(store.frame(), sweep, name=name)
+        chosen, run_id = next_stage.chosen_rates(scope.read_frame(options.store), sweep, name=name)
         stage = next_stage.next_stage(
             sweep, chosen, n_rates=options.rates, n_seeds=options.seeds, head_only=options.head_only
         )
-        started = store.record(run_id)["invocation"].get("overrides") or []
+        started = open_store(options.store).record(run_id)["invocation"].get("overrides") or []
     except (next_stage.StageError, StoreError, settings.NothingToShow) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return script.refuse("next_stage", error)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(next_stage.told_as_file(stage, before=name, command=command), encoding="utf-8")
     for placement in chosen:

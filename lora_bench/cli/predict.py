@@ -19,7 +19,7 @@ from lora_bench.config.compose import parse, schema_override, with_rank_yielding
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.overrides import override
 from lora_bench.config.schema import RunConfig
-from lora_bench.paths import argument, resource_root
+from lora_bench.paths import output_file, resource_root
 
 if TYPE_CHECKING:
     from lora_bench.predictors.evidence import Evidence
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         config = _configured(options.overrides)
         predictions, about = _predictions(config, options)
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        return runs.tell(error)
+        return runs.tell(error, command="lora-bench predict")
     document = about | {"predictions": [prediction.document() for prediction in predictions]}
     beside = None
     if options.sweep:
@@ -74,9 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--draws", type=_at_least(1), default=1, metavar="N", help="other rows and heads, for stability (default: 1)"
     )
-    parser.add_argument("--out", type=argument, metavar="FILE", help="every score, as JSON")
+    parser.add_argument("--out", type=output_file, metavar="FILE", help="every score, as JSON")
     parser.add_argument(
-        "--sweep", type=argument, metavar="FILE", help="a study of the maps beside seven placements (sweeps/NAME.yaml)"
+        "--sweep",
+        type=output_file,
+        metavar="FILE",
+        help="a study of the maps beside seven placements (sweeps/NAME.yaml)",
     )
     return parser
 

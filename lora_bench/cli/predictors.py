@@ -16,4 +16,7 @@ def main(argv: list[str] | None = None) -> int:
         help=f"what was predicted (default: {predicted.FILE} in the store, or beside the sweep of its runs)",
     )
     scope, out, options = script.parse(parser, argv)
-    return script.run_script(lambda runs: predicted.sections(runs, scope, predictions=options.predictions), scope, out)
+    predictions = options.predictions
+    return script.run_script(
+        "predictors", lambda runs: predicted.sections(runs, scope, predictions=predictions), scope, out
+    )

@@ -10,4 +10,4 @@ def main(argv: list[str] | None = None) -> int:
     parser = script.parser(rank.__doc__, "rank")
     script.add_paper(parser)
     scope, out, _ = script.parse(parser, argv)
-    return script.run_script(lambda runs: rank.sections(runs, scope), scope, out)
+    return script.run_script("rank", lambda runs: rank.sections(runs, scope), scope, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,8 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         with screen.status("reading the store and drawing; a large store takes a minute"):
             verdict, summary = write(scope, out, title=options.title, with_texts=not options.no_texts)
     except (settings.NothingToShow, StoreError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return script.refuse("report", error)
     for sentence in verdict:
         screen.print(sentence, style="bold", soft_wrap=True)
     screen.print(summary, style="dim", soft_wrap=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 import numpy as np
 import pandas as pd
@@ -54,8 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         frame = scope.read_frame(options.store)
     except (settings.NothingToShow, StoreError) as error:
-        print(error, file=sys.stderr)
-        return 2
+        return script.refuse("rescore", error)
     result = rescore(open_store(options.store), frame, added)
     console = script.console()
     console.print(sentence(result), style="bold", soft_wrap=True)

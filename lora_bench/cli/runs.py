@@ -220,13 +220,13 @@ def show_targets(config: Any) -> None:
 def show_store(config: Any) -> None:
     """How many runs of what, how they ended and why, what they take on the disk, and what could not be read."""
     from lora_bench.launch.tell import console
-    from lora_bench.store import open_store
+    from lora_bench.store import existing, holds_no_run
     from lora_bench.wording import size
 
-    if not Path(config.store).is_dir():
-        raise ConfigError(f"store: no folder {config.store!r}; give the one that a sweep wrote (store=...)")
-    store = open_store(config.store)
+    store = existing(config.store)
     frame: Any = store.frame()
+    if frame.empty and not store.unreadable and not store.quarantined:
+        raise holds_no_run(store.root)
     out = console()
     failed = frame[frame["status"] == "failed"]
     runs = wording.counted(len(frame), "run")
@@ -280,11 +280,11 @@ def _why_set_aside(folder: Path) -> str:
 # Errors
 
 
-def tell(error: BaseException) -> int:
+def tell(error: BaseException, *, command: str = "lora-bench") -> int:
     """Print what a user can put right as one line (with HYDRA_FULL_ERROR=1, its traceback too). Returns status 2."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
-    print(f"lora-bench: {explain(error)}", file=sys.stderr)
+    print(f"{command}: {explain(error)}", file=sys.stderr)
     return 2
 
 

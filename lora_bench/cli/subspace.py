@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--step-zero", action="store_true", help="add the overlap of A before training; imports torch")
     scope, out, options = script.parse(parser, argv)
     asked = {name: getattr(options, name) for name in ("targets", "ranks", "layer", "step_zero")}
-    return script.run_script(lambda runs: subspaces.sections(runs, scope, **asked), scope, out)
+    return script.run_script("subspace", lambda runs: subspaces.sections(runs, scope, **asked), scope, out)
 
 
 def two_ranks(text: str) -> tuple[int, int]:

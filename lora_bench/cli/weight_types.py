@@ -21,4 +21,4 @@ def main(argv: list[str] | None = None) -> int:
     script.add_paper(parser)
     scope, out, options = script.parse(parser, argv)
     asked = {"budget": options.budget, "reference": options.reference}
-    return script.run_script(lambda runs: weight_types.sections(runs, scope, **asked), scope, out)
+    return script.run_script("weight_types", lambda runs: weight_types.sections(runs, scope, **asked), scope, out)

@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from lora_bench import __version__
 from lora_bench.config.overrides import override
 from lora_bench.reports.replace import replace, scratch
+from lora_bench.store import holds_no_run
 from lora_bench.store.archive import ADAPTERS, FORMAT, Content, check_names
 from lora_bench.store.disk import to_disk
 from lora_bench.store.errors import StoreError, explained
@@ -181,7 +182,7 @@ def _gather(
         log.warning("results: %s; that of the first store is kept", clash)
     frame = frame_of(rows)
     if frame.empty:
-        raise settings.NothingToShow(f"no run in {', '.join(str(store.root) for store in stores) or 'no store'}")
+        raise holds_no_run(", ".join(str(store.root) for store in stores))
     return lines, homes, settings.filter_runs(frame, "task", task)
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lora_bench.reports.learned import with_learning
 from lora_bench.reports.section import Section
-from lora_bench.store import open_store
+from lora_bench.store import existing, holds_no_run
 from lora_bench.verdicts import settings, stats
 from lora_bench.verdicts.settings import NothingToShow, Setting
 
@@ -42,8 +42,8 @@ class Scope:
         """The store's runs, prepared, with whether each learns (`with_learning`).
 
         Raises:
-            NothingToShow: when the folder does not exist or holds no run, or no run has the metric.
-            StoreError: when the store cannot be read.
+            NothingToShow: when no run has the metric.
+            StoreError: as `read_frame` does.
         """
         return with_learning(settings.prepare(read_frame(self.store), metric=self.metric), self.store)
 
@@ -75,14 +75,11 @@ def read_frame(root: Path) -> pd.DataFrame:
     """The store's frame.
 
     Raises:
-        NothingToShow: when the folder does not exist or holds no run.
-        StoreError: when the store cannot be read.
+        StoreError: when there is no such folder, it holds no run or cannot be read.
     """
-    if not root.is_dir():
-        raise NothingToShow(f"--store: no folder {str(root)!r}; give the folder that the sweep wrote (store=...)")
-    frame = open_store(root).frame()
+    frame = existing(root).frame()
     if frame.empty:
-        raise NothingToShow(f"--store: {str(root)!r} holds no run; start with: lora-bench +sweeps=quick")
+        raise holds_no_run(root)
     return frame
 
 

@@ -106,14 +106,20 @@ def _width(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r}; give inches from 3 to 12, such as 3.03 or 6.3")
 
 
-def run_script(make: Callable[[pd.DataFrame], Sequence[Section]], scope: Scope, out: Path) -> int:
-    """Read the store, make the sections, show and write them. Returns the exit status."""
+def refuse(name: str, error: Exception) -> int:
+    """Say what the command of this name cannot do, a line each reason. Returns the exit status 2."""
+    for line in str(error).splitlines():
+        print(f"lora-bench {name}: {line}", file=sys.stderr)
+    return 2
+
+
+def run_script(name: str, make: Callable[[pd.DataFrame], Sequence[Section]], scope: Scope, out: Path) -> int:
+    """Read the store, make the sections, show and write them; `name` is the command's. Returns the exit status."""
     try:
         with compose.printed(scope.width):
             sections = make(scope.read())
     except (NothingToShow, StoreError) as error:
-        print(f"{error}", file=sys.stderr)
-        return 2
+        return refuse(name, error)
     screen = console()
     for section in sections:
         show_and_write(section, out, screen)

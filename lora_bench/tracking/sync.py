@@ -27,7 +27,7 @@ from lora_bench import wording
 from lora_bench.config.options import parsed
 from lora_bench.config.schema import TrackingConfig
 from lora_bench.paths import PathError, argument, settle_caches
-from lora_bench.store import StoreReader, open_store
+from lora_bench.store import StoreReader, existing, holds_no_run
 from lora_bench.store.document import RUN_ID
 from lora_bench.store.errors import StoreError
 from lora_bench.store.secrets import scrub
@@ -338,10 +338,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def synchronise(options: argparse.Namespace) -> int:
     """Compare, upload and print what differs; returns the exit status of the command."""
-    store = open_store(options.store)
+    store = existing(options.store)
     n_runs = len(store.statuses())
     if not n_runs:
-        raise StoreError(f"store: {store.root} holds no run")
+        raise holds_no_run(store.root)
     asked = os.environ.get("WANDB_MODE", "").lower()
     if asked == "disabled":
         print("WANDB_MODE=disabled: nothing to compare with")

@@ -484,10 +484,9 @@ def test_what_cannot_be_archived_says_so(tmp_path, capsys):
     arguments = ["--store", str(store), "--out", str(tmp_path / "archive")]
     assert archive_command.main([*arguments, "--task", "rte"]) == 2
     assert "no run has task 'rte'; the store holds cola" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        archive_command.main(["--store", str(tmp_path / "none"), "--out", str(tmp_path / "archive")])
-    assert "--store: no folder" in capsys.readouterr().err
-    with pytest.raises(NothingToShow, match="no run in"):
+    assert archive_command.main(["--store", str(tmp_path / "none"), "--out", str(tmp_path / "archive")]) == 2
+    assert "store: no folder" in capsys.readouterr().err
+    with pytest.raises(StoreError, match="holds no run"):
         archived(tmp_path / "none", tmp_path / "archive")
 
 

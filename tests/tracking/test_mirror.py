@@ -263,5 +263,5 @@ def test_an_upload_carries_the_same_summary_as_the_live_mirror():
 
 def test_without_a_store_nothing_is_asked(tmp_path, capsys):
     assert sync(store=Store(tmp_path / "nowhere")) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "store: no folder" in capsys.readouterr().err
     assert not Path("nowhere").exists()
