@@ -44,30 +44,25 @@ key=value
   model=           {model}
   model.name       any Hub name or local folder; model.revision; model.gguf (a GGUF file)
   task=            {task}
-  task.            data_dir (local files), train_rows, train_draw (seed: each seed its own rows),
-                   select_rows, report_rows, phenomena (embedded tasks), planted_targets,
-                   planted_rank, planted_noise (task=planted)
+  task.            data_dir (local files), train_rows, train_draw (seed: each seed its own rows), select_rows, \
+report_rows, phenomena (embedded tasks), planted_targets, planted_rank, planted_noise (task=planted)
   adapter=         {adapter}
   adapter.         {of_adapter}
   train=           {train}
   train.           {of_train}
-  seed             a number; range(8) in sweeps                       default 0
-  store            the folder of records                              default runs
-  store.keep_adapters   all, best (each placement's runs at the rate that select chose) or none;
-                   scores always stay
-  tracking=        {tracking}; tracking.project, .entity, .mode (auto, online, offline), .artifacts
-                   (none, records, all)
+  seed             a number (default 0); range(8) in sweeps
+  store            the folder of records (default runs)
+  keep_adapters    all, best (each placement's runs at the rate that select chose) or none; scores always stay
+  tracking=        {tracking}; tracking.project, .entity, .mode (auto, online, offline), .artifacts (none, records, all)
   dry_run          true: what a sweep or a study would do, and stop
   hours            a study stops when they are over; the same line goes on
   study.           rates, looks, margin, reference, pairs, first_seed: another declaration
-  hydra.sweeper.   pack_size, workers (packs at once on a CPU; both auto or a number), fail_fast,
-                   retry_failed, grids
-  hydra/launcher=  where the packs of a sweep train: basic, joblib, submitit_local, submitit_slurm,
-                   ray; presets {launchers}
+  hydra.sweeper.   pack_size, workers (packs at once on a CPU; both auto or a number), fail_fast, retry_failed, grids
+  hydra/launcher=  where the packs of a sweep train: basic, joblib, submitit_local, submitit_slurm, ray; \
+presets {launchers}
 
-exit status      0 all finished; 1 a run failed or is missing; 2 a configuration that cannot run;
-                 130 stopped
-version          {version}; hydra's own switches (-m, --cfg job, --info, ...) work as everywhere
+exit status        0 all finished; 1 a run failed or is missing; 2 a configuration that cannot run; 130 stopped
+version            {version}; hydra's own switches (-m, --cfg job, --info, ...) work as everywhere
 """
 
 
@@ -129,7 +124,7 @@ def help_text(width: int = WIDTH) -> str:
     fold = functools.partial(_folded, width=width)
     sections = ("model", "task", "adapter", "train", "tracking")
     groups = {section: fold(_names(root / "conf" / section), indent=19) for section in sections}
-    groups["launchers"] = fold(_names(root / "conf" / "hydra" / "launcher"), indent=32)
+    groups["launchers"] = ", ".join(_names(root / "conf" / "hydra" / "launcher"))
     sweeps = _sweeps(root / "sweeps", width)
     listings = {"commands": commands.listed(indent=9), "studies": fold(list(studies.shipped()), indent=9)}
     briefs = {part: [key.brief for key in KEYS if key.section == part] for part in ("adapter", "train")}

@@ -291,7 +291,7 @@ def _fold(line: str, width: int) -> list[str]:
 
 class Grid:
     """A table for a terminal of any width: headings and texts fold, numbers stay whole, and columns for which there is
-    no room stand below, behind the first one again.
+    no room stand below, behind the names of the rows again.
 
     Args:
         headings: of the columns, in their order.
@@ -315,22 +315,31 @@ class Grid:
         self.rows.append(cells)
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        style = self._style
+        from rich.text import Text
+
+        style = dict(self._style)
+        if title := style.pop("title", None):  # rich folds it to the table, which may be narrower than the terminal
+            yield Text(title, style=str(style.get("title_style", "")))
         for places in self._parts(options.max_width):
             yield self._table(places, style, is_tight=self._width(places, self._natural) > options.max_width)
-            style = style | {"title": None}
 
     def _parts(self, width: int) -> list[list[int]]:
-        """The columns that stand side by side, each part with the first one."""
+        """The columns that stand side by side, each part with the names of the rows."""
+        names = self._names(width)
         parts: list[list[int]] = [[]]
         for place in range(len(self.headings)):
-            if len(parts[-1]) > 1 and self._width([*parts[-1], place], self._least) > width:
-                parts.append([0])
+            if len(parts[-1]) > len(names) and self._width([*parts[-1], place], self._least) > width:
+                parts.append(list(names))
             parts[-1].append(place)
         return parts
 
+    def _names(self, width: int) -> list[int]:
+        """The columns that tell rows apart: the first, and the second where both are short texts (`qv` against `o`)."""
+        both = [place for place, heading in enumerate(self.headings[:2]) if heading in self.texts]
+        return both if len(both) == 2 and 2 * self._width(both, self._natural) < width else [0]
+
     def _width(self, places: Sequence[int], width_of: Callable[[int], int]) -> int:
-        edges = 0 if self._style["box"] is None else 3
+        edges = 0 if self._style["box"] is None or not self._style.get("show_edge", True) else 3
         return sum(map(width_of, places)) + 2 * (len(places) - 1) + edges
 
     def _natural(self, place: int) -> int:

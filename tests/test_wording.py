@@ -32,6 +32,17 @@ def test_a_table_never_cuts_a_number(columns):
     assert all(word in said for heading in headings for word in heading.split())
 
 
+def test_columns_without_room_stand_behind_the_names_of_their_rows_below_a_title_on_one_line():
+    """`qv`, `qv`, `qv` tell no row apart, and a title needs no more lines because its table is narrow."""
+    grid = wording.Grid(["cell", "against", "difference", "seeds needed"], texts=["cell", "against"], title="so " * 9)
+    grid.add_row("qv", "qkvo", "+16.3 ± 6.6", "65 (43 to 112)")
+    out = Console(file=io.StringIO(), width=30, no_color=True)
+    out.print(grid)
+    said = [line.split() for line in out.file.getvalue().splitlines()]
+    assert said[0] == ["so"] * 9
+    assert ["qv", "qkvo", "+16.3", "±", "6.6"] in said and ["qv", "qkvo", "65", "(43", "to", "112)"] in said
+
+
 @pytest.mark.parametrize("columns", [20, 80])
 def test_prose_folds_at_words_and_lines_to_paste_stay_whole(columns):
     """A word that the terminal breaks reads badly, and a command with a line break in it does something else."""

@@ -331,4 +331,7 @@ def _two(value: object) -> str:
 
 
 def _short(value: object) -> str:
-    return "–" if not np.isfinite(float(value)) else f"{float(value):.2g}"  # type: ignore[arg-type]
+    seconds = float(value)  # type: ignore[arg-type]
+    if not np.isfinite(seconds):
+        return "–"
+    return f"{seconds:.2g}" if seconds >= 0.05 else "0"  # what looks at no model takes none

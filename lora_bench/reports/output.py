@@ -30,11 +30,13 @@ def print_section(section: Section, console: Console) -> None:
             title=table.title,
             title_style="bold",
             box=box.SIMPLE_HEAD,
+            show_edge=False,
             padding=(0, 1, 0, 0),
         )
         for row in table.shown():
             shown.add_row(*(cell for cell, column in zip(row, table.columns, strict=True) if column.on_screen))
         console.print(shown)
+        console.print()
     console.print(section.sentence, style="bold", soft_wrap=True)
     for remark in section.remarks:
         console.print(f"- {remark}", soft_wrap=True)
