@@ -134,6 +134,7 @@ function everyPair(cells, margin, level, minPairs) {
 function wire(state) {
   document.documentElement.classList.add("scripted");
   wireWithin(document, state);
+  document.addEventListener("scroll", ({target}) => { if (target.classList?.contains("wide")) atEnd(target); }, {capture: true, passive: true});
   const filters = document.querySelector(".filters");
   if (filters) filters.addEventListener("input", () => narrow(filters));
   document.addEventListener("click", (event) => {
@@ -153,8 +154,29 @@ function wireWithin(box, state) {
   for (const family of box.querySelectorAll(".family")) wireFamily(family);
   for (const form of box.querySelectorAll(".two")) wireTwo(form);
   for (const table of box.querySelectorAll("table.sortable")) wireTable(table);
+  for (const scroll of box.querySelectorAll(".scroll")) widths.observe(scroll);
   for (const link of box.querySelectorAll(".permalink")) link.setAttribute("href", link.getAttribute("href") + "@" + state);
 }
+
+// What is wider than its box says so; a frame later, since what it says makes the box higher.
+const widths = globalThis.ResizeObserver && new ResizeObserver((entries) => requestAnimationFrame(() => {
+  const boxes = entries.map(({target}) => {
+    const cells = [...(target.querySelector("table.sortable tbody tr")?.cells || [])].slice(0, 2);
+    const [first, second] = cells.map((cell) => cell.offsetWidth);
+    const areNames = cells.length === 2 && cells.every((cell) => cell.className === "");
+    return {target, first, isWide: target.scrollWidth > target.clientWidth + 1, areTwo: areNames && first + second < 0.5 * target.clientWidth};
+  });
+  for (const {target, first, isWide, areTwo} of boxes) {
+    target.classList.toggle("wide", isWide);
+    atEnd(target);
+    const table = target.querySelector("table.sortable");
+    if (!table) continue;
+    table.classList.toggle("two-stay", isWide && areTwo);  // a contrast is read by both its names
+    table.style.setProperty("--first", `${first}px`);
+  }
+}));
+
+function atEnd(box) { box.classList.toggle("end", box.scrollLeft + box.clientWidth >= box.scrollWidth - 1); }
 
 async function unfold(held, state) {  // a setting of a crowded page, which is kept compressed until it is opened
   const packed = held.dataset.packed;

@@ -726,8 +726,9 @@ CHROMIUM = next(
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_works_in_a_browser(page, tmp_path, width):
-    """No console message, every figure shown, nothing wider than the window, and a table sorts both ways."""
-    probe = """<script>addEventListener("load", () => {
+    """No console message, every figure shown, nothing wider than the window but what says that it scrolls, and a table
+    sorts both ways."""
+    probe = """<script>addEventListener("load", () => setTimeout(() => {
       const table = [...document.querySelectorAll("table.sortable")].find((t) => t.tBodies[0].rows.length > 4);
       const place = [...table.tHead.rows[0].cells].findIndex(
         (c) => c.innerText.includes("difference") || c.className === "num");
@@ -736,10 +737,13 @@ def test_the_page_works_in_a_browser(page, tmp_path, width):
       const button = table.tHead.rows[0].cells[place].querySelector("button");
       button.click(); const up = keys(); button.click(); const down = keys();
       const images = [...document.images];
+      const boxes = [...document.querySelectorAll(".scroll")].filter((b) => b.clientWidth > 0);
       document.documentElement.dataset.probe = JSON.stringify({up, down, images: images.length,
         shown: images.filter((i) => i.naturalWidth > 0 && i.getBoundingClientRect().width > 100).length,
+        unsaid: boxes.filter((b) => b.scrollWidth > b.clientWidth + 1 !== b.classList.contains("wide")).length,
+        wide: boxes.filter((b) => b.classList.contains("wide")).length,
         overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth});
-    });</script>"""
+    }, 500));</script>"""
     probed = tmp_path / "probed.html"
     probed.write_text(page.read_text(encoding="utf-8").replace("</body>", probe + "</body>"), encoding="utf-8")
     command = [
@@ -764,6 +768,7 @@ def test_the_page_works_in_a_browser(page, tmp_path, width):
     assert result["up"] == sorted(result["up"])
     assert result["down"] == sorted(result["down"], reverse=True)
     assert result["overflow"] <= 0
+    assert result["unsaid"] == 0 and (result["wide"] > 3 or width > 1000)
 
 
 def test_a_head_that_follows_is_one_setting_over_machines_that_are_mixed():

@@ -6,10 +6,12 @@ import base64
 import gzip
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
 import xml.etree.ElementTree
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -22,7 +24,7 @@ from lora_bench.questions.shown import data_uri
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope
 
-CHROMIUM = shutil.which("chromium")
+CHROMIUM, AXE = shutil.which("chromium"), os.environ.get("AXE")
 IDS = re.compile(r' id="([^"]+)"')
 
 
@@ -133,3 +135,32 @@ def test_a_link_opens_the_setting_that_holds_its_place(pages, tmp_path):
     result = json.loads(html.unescape(probe[1]))
     assert result["isOpen"] and result["held"] == [False, True] and result["sorted"] == "ascending"
     assert result["images"] == pages[1]["n_figures"]
+
+
+SEEN = """<script>addEventListener("load", () => {
+  document.querySelector(".unfold").click();
+  setTimeout(async () => {
+    for (const box of document.querySelectorAll("details")) box.open = true;
+    const found = await axe.run(document, {resultTypes: ["violations"]});
+    document.documentElement.dataset.probe = JSON.stringify({passed: found.passes.length,
+      worst: found.violations.filter((v) => ["serious", "critical"].includes(v.impact)).map((v) => v.id)});
+  }, 1000);
+});</script>"""
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None or not AXE, reason="needs chromium, and AXE=path of axe.min.js")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_once_all_is_unfolded(pages, tmp_path, scheme):
+    """What a script unpacks is read by the same rules as what was there."""
+    path = tmp_path / "page.html"
+    script = f"<script>{Path(str(AXE)).read_text(encoding='utf-8')}</script>{SEEN}"
+    path.write_text(pages[1]["html"].replace("</body>", f"{script}</body>"), encoding="utf-8")
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000"]
+    command += [f"--blink-settings=preferredColorScheme={'0' if scheme == 'dark' else '1'}"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", path.as_uri()]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
+    probe = re.search(r'data-probe="([^"]+)"', shown)
+    assert probe, shown[-500:]
+    result = json.loads(html.unescape(probe[1]))
+    assert result["worst"] == [] and result["passed"] > 20
