@@ -50,7 +50,7 @@ from lora_bench.tasks.generated.draws import Draws
 from lora_bench.tasks.generated.grammars import GRAMMARS, LABEL_NAMES, generate
 from lora_bench.tasks.generated.lexicon import REPORT
 from lora_bench.verdicts.collapse import has_collapsed
-from lora_bench.verdicts.scheme import ALIVE_ERRORS, FINE_SEEDS
+from lora_bench.verdicts.scheme import FINE_SEEDS, least_alive
 
 TEXTS = ("text_a", "text_b")
 BATCH_SIZE = 32
@@ -149,7 +149,7 @@ def noise(runs: pd.DataFrame, store: StoreReader, n_report: int) -> list[dict[st
     floor, _ = on_report(runs[is_floor], store, n_report)
     by_rate: Any = adapted.groupby("lr")["select"]
     means = by_rate.mean()
-    room = ALIVE_ERRORS * math.sqrt(2 / FINE_SEEDS * by_rate.var().mean())
+    least = least_alive(means.max(), math.sqrt(by_rate.var().mean()), FINE_SEEDS)
     rows = []
     for rate in means.index:
         group = adapted[adapted["lr"] == rate]
@@ -168,7 +168,7 @@ def noise(runs: pd.DataFrame, store: StoreReader, n_report: int) -> list[dict[st
                 "spread": spread,
                 "collapsed": float(has_fallen.mean()),
                 "cost": cost,
-                "is_alive": means[rate] >= means.max() - room,
+                "is_alive": means[rate] >= least,
                 "signal": math.inf if spread == 0 else gain / (spread * (cost / 1000) ** 0.5),
             }
         )

@@ -169,6 +169,16 @@ def _search_around(
     return compared, _step_of_search(family, results, compared, FINE_SEEDS)
 
 
+def least_alive(best: float, spread: float, n_seeds: int, *, errors: float = ALIVE_ERRORS) -> float:
+    """What a rate must score on `select` to stay alive beside the best one: so many standard errors of a difference of
+    as many seeds below it.
+
+    Args:
+        spread: sd over seeds, pooled over the rates that are judged.
+    """
+    return best - errors * (math.sqrt(2 / n_seeds) * spread)
+
+
 def _survivors(
     family: Declaration, results: Results, judged: Rates, n_seeds: int
 ) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
@@ -179,14 +189,15 @@ def _survivors(
     """
     is_late = n_seeds > family.looks[0]
     errors, n_most = (LATER_ERRORS, MAX_ALIVE_LATER) if is_late else (ALIVE_ERRORS, MAX_ALIVE)
-    error = math.sqrt(2 / n_seeds) * _spread(family, results, judged, n_seeds)
+    spread = _spread(family, results, judged, n_seeds)
     kept, steadier = {}, {}
     for name, rates in judged.items():
         points = {rate: _seen(family, results, name, rate, n_seeds) for rate in rates}
         best = max(of_rate.on_select for of_rate in points.values())
         ranked = sorted(rates, key=lambda rate: points[rate].on_select)  # of equals the higher rates
-        level = {rate for rate in ranked[-n_most:] if points[rate].on_select >= best - errors * error - 1e-12}
-        rate = _steadier(points, level, least=best - STEADIER_ERRORS * error)
+        least, least_steadier = (least_alive(best, spread, n_seeds, errors=n) for n in (errors, STEADIER_ERRORS))
+        level = {rate for rate in ranked[-n_most:] if points[rate].on_select >= least - 1e-12}
+        rate = _steadier(points, level, least=least_steadier)
         if rate is not None:
             steadier[name] = rate
         kept[name] = tuple(sorted({*level, *([] if rate is None else [rate])}))

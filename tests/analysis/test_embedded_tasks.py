@@ -83,3 +83,18 @@ def test_a_report_row_costs_a_third_of_a_train_row():
     store = Kept({f"run{i}": 0.8 for i in range(9)})
     costs = [embedded_tasks.noise(runs(), store, n_report)[0]["cost"] for n_report in (30, 60)]
     assert costs[1] - costs[0] == pytest.approx(10)
+
+
+def test_the_rule_is_the_studys(monkeypatch):
+    """Two copies of it would part one day: a length would be chosen by rates that no study keeps."""
+    asked = []
+
+    def least(best, spread, n_seeds):
+        asked.append((best, spread, n_seeds))
+        return best
+
+    monkeypatch.setattr(embedded_tasks, "least_alive", least)
+    table = runs().assign(select=[0.1] * 3 + [0.5, 0.6, 0.7] + [0.51, 0.61, 0.71])
+    measured = embedded_tasks.noise(table, Kept({f"run{i}": 0.8 for i in range(9)}), N_ROWS)
+    assert [of_rate["is_alive"] for of_rate in measured] == [False, True]
+    assert asked == [(pytest.approx(0.61), pytest.approx(0.1), 2)]
