@@ -22,7 +22,7 @@ class Launching:
     Args:
         config: the composed configuration, Hydra's own part included.
         pack_size, workers: `auto` or a number.
-        switches: `retry_failed` and `fail_fast`.
+        switches: `retry_failed`, `fail_fast` and `as_study`.
         is_steady: every process gets the same threads, though a plan may have packs for one alone: runs that are
             compared share an environment, and threads are part of it.
     """
@@ -72,7 +72,8 @@ class Launching:
         from lora_bench.launch.carry_out import carry_out
 
         launch = self._launcher(plan, records, crew)
-        return carry_out(plan, records, out, launch=launch, fail_fast=self._switches["fail_fast"], is_late=is_late)
+        switches = {"fail_fast": self._switches["fail_fast"], "is_step": self._switches["as_study"]}
+        return carry_out(plan, records, out, launch=launch, is_late=is_late, **switches)
 
     def _places(self, device: str) -> Any:
         """Where packs can train at once: on every core of a CPU, a GPU each, or as many as joblib is told; a launcher

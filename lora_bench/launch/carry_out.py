@@ -47,6 +47,7 @@ def carry_out(
     launch: Callable[[list[str]], Sequence[Any]] | None,
     fail_fast: bool,
     is_late: Callable[[], bool] = lambda: False,
+    is_step: bool = False,
 ) -> tuple[str | None, bool]:
     """Train what is pending.
 
@@ -54,6 +55,7 @@ def carry_out(
         launch: starts one process-bound job per `pack=PLAN#i`, blocks, and returns what the jobs did; None trains in
             this process.
         is_late: whether the time that was given is over; then no further pack is begun.
+        is_step: the plan is a step of a study, whose progress is told of the runs that it announced.
 
     Returns:
         (why it ended early or None, whether a user or a signal asked for that).
@@ -70,7 +72,10 @@ def carry_out(
     numbers = [number for number, pack in enumerate(plan.packs) if plan.pending(pack)]
     try:
         n_pending = len(plan.pending())
-        with SweepProgress(n_pending, console=out, n_before=len(plan.runs) - n_pending) as progress:
+        n_before = 0 if is_step else len(plan.runs) - n_pending
+        with SweepProgress(
+            n_pending, console=out, n_before=n_before, of=" of this step" if is_step else ""
+        ) as progress:
             while numbers and not stopped:
                 if launch is None:
                     stopped, taken = _in_process(plan, folder, numbers, progress, fail_fast=fail_fast, is_late=is_late)

@@ -47,8 +47,13 @@ class Estimate:
     basis: str
 
 
-def estimate(plan: Plan, store: StoreReader) -> Estimate:
-    """What the pending runs cost, from finished packs of the store where it has some of the same kind."""
+def estimate(plan: Plan, store: StoreReader, *, rehearses: bool = True) -> Estimate:
+    """What the pending runs cost, from finished packs of the store where it has some of the same kind.
+
+    Args:
+        rehearses: try a few steps of the others, which takes their backbone's memory and some seconds; else they are
+            guessed from operations alone.
+    """
     start = min(time.process_time(), LONGEST_START) if plan.threads is not None else 0.0  # before steps are tried
     packs = [[plan.runs[run_id].run for run_id in pack] for pack in plan.packs if plan.pending(pack)]
     n_bytes = sum(_bytes(plan.runs[run_id].run) for run_id in plan.pending())
@@ -58,7 +63,8 @@ def estimate(plan: Plan, store: StoreReader) -> Estimate:
     for pack in packs:
         by_kind.setdefault(Kind.of(pack[0]), []).append(pack)
     known = _known(plan, store, {kind: of_kind[0][0] for kind, of_kind in by_kind.items()})
-    paces, basis = _rehearsed(plan, {kind: of_kind for kind, of_kind in by_kind.items() if kind not in known})
+    pace_of = _rehearsed if rehearses else _guessed
+    paces, basis = pace_of(plan, {kind: of_kind for kind, of_kind in by_kind.items() if kind not in known})
     seconds = []
     for pack in packs:
         kind = Kind.of(pack[0])
@@ -170,6 +176,14 @@ def _rehearsed(plan: Plan, by_kind: Mapping[Kind, list[list[Any]]]) -> tuple[dic
             log.debug("no rehearsal", exc_info=error)
     if paces:
         return paces | {kind: next(iter(paces.values())) for kind in ordered if kind not in paces}, "a few steps here"
+    return _guessed(plan, by_kind)
+
+
+def _guessed(_: Plan, by_kind: Mapping[Kind, list[list[Any]]]) -> tuple[dict[Kind, "Pace"], str]:
+    """The same by operations alone, of a CPU: no more than an order of magnitude for small backbones and short rows."""
+    from lora_bench.training.rehearsal import Pace
+
+    ordered = list(by_kind)
     precision = by_kind[ordered[0]][0][0].precision if ordered else "fp32"
     rate = SHARE_OF_MATMUL * _matmul_rate(precision) if ordered else 1.0
     basis = f"a guess from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"

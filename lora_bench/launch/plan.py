@@ -163,7 +163,7 @@ def _arrange(plan: Plan, places: Places) -> None:
     plan.threads = kept.threads
     for plan.n_workers in range(places.n_workers, 0, -1):
         plan.packs = _all_packs(plan, kept.packs)
-        sizes = sorted((_pack_bytes(plan, pack) for pack in plan.packs if plan.pending(pack)), reverse=True)
+        sizes = sorted((pack_bytes(plan, pack) for pack in plan.packs if plan.pending(pack)), reverse=True)
         if plan.n_workers == 1 or sum(sizes[: plan.n_workers]) <= MEMORY_SHARE * machine.available_memory():
             break
     plan.n_workers = max(1, min(plan.n_workers, len(sizes)))
@@ -179,8 +179,8 @@ def _all_packs(plan: Plan, kept: list[list[str]]) -> list[list[str]]:
     return [*kept, *(form_packs(rest, plan.pack_size, n_workers=plan.n_workers) if rest else ())]
 
 
-def _pack_bytes(plan: Plan, pack: Sequence[str]) -> int:
-    """What a process takes that trains a pack."""
+def pack_bytes(plan: Plan, pack: Sequence[str]) -> int:
+    """What a process takes of memory that trains a pack."""
     runs = [plan.runs[run_id].run for run_id in pack]
     return process_bytes(runs[0]) + sum(activation_bytes(run) for run in runs)
 

@@ -90,11 +90,12 @@ class SweepProgress:
 
     Args:
         n_runs: that this launch is to train.
-        n_before: runs of the same plan that had ended before.
+        n_before: runs of the same plan that had ended before, which are counted too.
+        of: what the runs are of, where more are to come.
     """
 
-    def __init__(self, n_runs: int, *, console: Console, n_before: int = 0) -> None:
-        self.n_runs, self.n_before = n_runs, n_before
+    def __init__(self, n_runs: int, *, console: Console, n_before: int = 0, of: str = "") -> None:
+        self.n_runs, self.n_before, self.of = n_runs, n_before, of
         self.done = 0
         self.failed = 0
         self._trained = 0.0
@@ -129,7 +130,7 @@ class SweepProgress:
         percent = math.floor(100 * of_all)
         state = [f"{percent} % trained"] if self._trained > self.done and percent else []
         state += [f"{self.failed} failed"] if self.failed else []
-        head = f"{self.n_before + self.done}/{counted(total, 'run')}"
+        head = f"{self.n_before + self.done}/{counted(total, 'run')}{self.of}"
         about = f"{self.done} {self.failed} {self._trained:.2f}"
         self._meter.show(head, of_all, "  ".join([*state, *self._meter.times(share)]), about=about, is_last=is_last)
 

@@ -90,6 +90,8 @@ def carry_through(
         if is_late():
             return Ended(courses, plan, stopped=LATE, is_asked=True)
         candidates = [candidate for family, course in steps for candidate in family.candidates(course.step)]
+        if plan is None:
+            tell_study.tell_size(families, out)
         plan = make(candidates)
         for family, course in steps:
             go_on_alike(family, course.step, plan, rows, store)
@@ -262,14 +264,15 @@ def dry_run(
         _require_new(family, rows)
         course = _course(family, rows)
         seconds = n_bytes = math.nan
-        if course.step:
-            plan = make(family.candidates(course.step))
-            n_pending = len(plan.pending())
-            if n_pending:
-                expected = estimate(plan, store)
-                seconds, n_bytes = expected.seconds / n_pending, expected.bytes / n_pending
+        plan = make(family.candidates(course.step)) if course.step else None
+        n_pending = len(plan.pending()) if plan else 0
+        if plan and n_pending:
+            expected = estimate(plan, store)
+            seconds, n_bytes = expected.seconds / n_pending, expected.bytes / n_pending
         tell_study.introduce(family, out, before=before)
         tell_study.describe(family, course, out, seconds_of_run=seconds, bytes_of_run=n_bytes)
+        if plan and n_pending:
+            out.print(f"  {tell.memory_in_words(plan)}")
     if len(families) > 1:
         tell_study.describe_all(families, out)
 

@@ -12,7 +12,8 @@ from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.launch import tell_tasks
 from lora_bench.launch.estimate import estimate
-from lora_bench.launch.plan import Plan
+from lora_bench.launch.packs import activation_bytes
+from lora_bench.launch.plan import Plan, pack_bytes
 from lora_bench.store import StoreReader
 from lora_bench.store.environment import ENVIRONMENT_KEYS, SOFTWARE_KEYS
 from lora_bench.store.errors import StoreError
@@ -82,7 +83,29 @@ def describe(plan: Plan, store: StoreReader, out: Console, *, every_cell: bool, 
         seconds = f"{duration(expected.seconds)} ({expected.basis})"
         where = "on one worker" if plan.n_workers == 1 else f"with {plan.n_workers} packs at once"
         out.print(f"  about {seconds} {where}; about {size(expected.bytes)} in {store.root}")
+        out.print(f"  {memory_in_words(plan)}")
         out.print(f"  {_resolution(plan, store, n_seeds)}")
+    elif pending:
+        out.print(f"  {_ahead(plan, store, is_launched=is_launched)}")
+
+
+def _ahead(plan: Plan, store: StoreReader, *, is_launched: bool) -> str:
+    """What a sweep that begins will take, as far as that is known without its first steps, and how to see it before."""
+    from lora_bench.models import devices
+
+    works = "dry_run=true tells it without training; stopped with Ctrl-C, the same line goes on"
+    expected = estimate(plan, store, rehearses=False)
+    is_here = devices.resolve_device(next(iter(plan.runs.values())).run.config.device).type == "cpu"
+    is_told = not is_launched and (is_here or expected.basis.startswith("from "))
+    return f"about {duration(expected.seconds)} ({expected.basis}); {works}" if is_told else works
+
+
+def memory_in_words(plan: Plan) -> str:
+    """What the largest pack to come takes of memory, and one of its runs: how many fit a card."""
+    pack = max((pack for pack in plan.packs if plan.pending(pack)), key=lambda pack: pack_bytes(plan, pack))
+    of_run = max(activation_bytes(plan.runs[run_id].run) for run_id in pack)
+    whole = size(pack_bytes(plan, pack))
+    return f"memory of a pack of {counted(len(pack), 'run')}: about {whole}, of which {size(of_run)} a run"
 
 
 def _how(plan: Plan) -> str:

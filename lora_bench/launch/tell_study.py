@@ -164,8 +164,19 @@ def describe(family: Family, course: Course, out: Console, *, seconds_of_run: fl
 
 def describe_all(families: Sequence[Family], out: Console) -> None:
     """What several families come to together."""
-    least, most = (sum(map(n_runs, families)) for n_runs in (runs_at_least, runs_at_most))
+    least, most = _runs_of_all(families)
     out.print(f"{len(families)} families: {least} runs at least, {most} at most")
+
+
+def tell_size(families: Sequence[Family], out: Console) -> None:
+    """Before the first run: how many there will be, and how to see more without training."""
+    least, most = _runs_of_all(families)
+    works = "dry_run=true tells hours and chances without training; stopped with Ctrl-C, the same line goes on"
+    out.print(f"  {least} to {most} runs in all, step by step; {works}")
+
+
+def _runs_of_all(families: Sequence[Family]) -> tuple[int, int]:
+    return sum(map(runs_at_least, families)), sum(map(runs_at_most, families))
 
 
 def declared_in_words(family: Family) -> str:

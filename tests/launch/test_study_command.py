@@ -1,6 +1,7 @@
 """The command of a study: how it ends when it is stopped, or its time is over."""
 
 import pydoc
+import re
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,20 @@ def test_a_study_whose_time_is_over_is_no_failure_and_says_what_is_open(command)
     assert "stopped early: the hours that it was given are over; every finished run is kept. Go on with:" in ended.out
     assert "tiny · acceptability: no look yet (search)" in ended.out
     assert not list(Path(".").glob("report/*")) and "no report" in ended.out  # nothing has a score yet
+
+
+def test_a_studys_progress_has_one_total_that_of_the_step_it_announced(command, monkeypatch):
+    """`18 runs to train` above `19/27 runs`: of what the second is a part, nobody could tell."""
+    monkeypatch.setattr(report, "write", lambda *_, **__: report.Written([], "no report"))
+    ended = command(*SMALL, "study.looks=[4]")
+    lines = ended.out.splitlines()
+    announced = [int(told[1]) for line in lines if (told := re.search(r", (\d+) runs? to train", line))]
+    ends = [line.partition("  ")[0] for line in lines if "of this step" in line]
+    assert len(announced) > 2
+    assert ends == [f"{n}/{n} run{'s' * (n != 1)} of this step" for n in announced]
+    (size,) = [line for line in lines if "dry_run=true" in line]
+    assert lines.index(size) < next(number for number, line in enumerate(lines) if "to train" in line)
+    assert re.search(r"^  \d+ to \d+ runs in all, step by step; dry_run=true tells hours and chances", size)
 
 
 BROKEN = {

@@ -140,6 +140,19 @@ def test_a_sweep_trains_each_run_once_and_ranks_the_placements(command, training
     assert training.invocations[0]["sweep"] == "quick"
 
 
+def test_a_sweep_tells_before_it_trains_how_long_and_how_to_see_it_first(command, training):
+    """Whoever types +sweeps=quick has 36 runs, and did not ask for a dry run of them."""
+    ended = sweep(command)
+    lines = ended.out.splitlines()
+    (ahead,) = [number for number, line in enumerate(lines) if "dry_run=true" in line]
+    assert re.search(r"^  about .* \(a guess from this CPU's .*\); dry_run=true tells it", lines[ahead])
+    assert ahead < next(number for number, line in enumerate(lines) if re.match(r"\d+/8 runs", line))
+    assert "dry_run=true" not in sweep(command).out  # nothing is left to train
+    asked = sweep(command, "seed=range(4)", "hydra.sweeper.dry_run=true").out
+    assert re.search(r"^  memory of a pack of \d+ runs: about .* [MG]B, of which .*B a run$", asked, flags=re.MULTILINE)
+    assert "dry_run=true" not in asked
+
+
 def test_the_same_command_again_does_nothing(command, training):
     sweep(command)
     n_packs = len(training.packs)
