@@ -385,3 +385,11 @@ def test_no_panel_of_the_crossover_cuts_a_point():
     rows = crossover_rows()
     for axes in speed.crossover(rows).axes:
         assert axes.get_ylim()[0] <= 0 and axes.get_ylim()[1] >= rows["gain"].max()
+
+
+@pytest.mark.parametrize(("n_panels", "n_columns"), [(2, 2), (5, 3), (7, 4), (8, 4), (9, 3), (10, 4)])
+def test_rows_of_panels_are_about_as_long_as_each_other(n_panels, n_columns):
+    """Nine placements were two rows of four and one panel alone, beside three that stayed empty."""
+    assert compose.across(n_panels)[1] == n_columns
+    with compose.printed(3.03):
+        assert compose.across(n_panels)[1] == 2

@@ -58,9 +58,12 @@ def page() -> float:
 
 
 def across(n_panels: int, *, most: int = 4, panel: float = PANEL) -> tuple[float, int]:
-    """The width of a figure of so many panels, and how many of these stand side by side."""
+    """The width of a figure of so many panels, and how many of these stand side by side; rows are about as long as each
+    other, so that nine are three rows of three and not two of four and one alone."""
     fits = [max(1, min(most, n_panels, int(width // panel))) for width in (column(), page())]
-    return (column(), fits[0]) if fits[0] >= n_panels else (page(), fits[1])
+    if fits[0] >= n_panels:
+        return column(), fits[0]
+    return page(), math.ceil(n_panels / math.ceil(n_panels / fits[1]))
 
 
 def dodge(values: Any, place: int, n: int) -> np.ndarray:

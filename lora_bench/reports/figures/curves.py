@@ -30,6 +30,8 @@ from lora_bench.reports.figures.style import (
     styled,
 )
 
+HALO = [matplotlib.patheffects.withStroke(linewidth=1.6, foreground="white")]  # keeps text clear of what it lies on
+
 
 @styled
 def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
@@ -71,7 +73,7 @@ def learning_rates(curves: pd.DataFrame, *, metric: str, split: str) -> Figure:
                 above = 1 + 7.5 * n_sunk[rate]  # numbers of one rate are stacked
                 n_sunk[rate] += 1
                 axis.annotate(f"{100 * mean:.0f}", (rate, bottom), (0, above), textcoords="offset points", ha="center",
-                              fontsize=compose.SIZE, color=colour)  # fmt: skip
+                              fontsize=compose.SIZE, color=colour, zorder=5, path_effects=HALO)  # fmt: skip
             best = of_rank[of_rank["is_chosen"]]
             ring = darker(colour) if several else INK
             axis.plot(best["lr"], 100 * best["mean"], marker="o", ms=7, mfc="none", mec=ring, mew=0.8, ls="")
@@ -182,7 +184,8 @@ def _is_wide(costs: pd.Series) -> bool:
 def _name_front(axis: Axes, front: pd.DataFrame, column: str) -> None:
     """Names up and left of the cells on a front, where no cell can be; pushed up where two would touch."""
     height = 8.0  # points: a line of text
-    leader = {"arrowstyle": "-", "lw": 0.4, "color": FAINT, "shrinkA": 0, "shrinkB": 2}
+    from_its_end = {"relpos": (1.0, 0.4)}  # a leader from the middle of a name struck it through
+    leader = {"arrowstyle": "-", "lw": 0.4, "color": FAINT, "shrinkA": 0, "shrinkB": 2, **from_its_end}
     scale = 72 / axis.figure.dpi
     last = -math.inf
     for _, best in front.sort_values("mean").iterrows():
@@ -194,4 +197,4 @@ def _name_front(axis: Axes, front: pd.DataFrame, column: str) -> None:
         axis.annotate(best["label"], point, (-7 if far else -3, shift), textcoords="offset points", ha="right",
                       fontsize=compose.SIZE, zorder=5, annotation_clip=False,
                       arrowprops=leader if far else None,
-                      path_effects=[matplotlib.patheffects.withStroke(linewidth=1.6, foreground="white")])  # fmt: skip
+                      path_effects=HALO)  # fmt: skip

@@ -31,7 +31,8 @@ from lora_bench.wording import visible
 log = logging.getLogger(__name__)
 
 _PALETTE = sns.color_palette("colorblind")
-BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, YELLOW, SKY = _PALETTE
+BLUE, ORANGE, GREEN, RED, PURPLE, BROWN, PINK, GREY, _, SKY = _PALETTE
+OLIVE = "#9c8a00"  # in place of the set's yellow, which is hard to see on white
 FORMATS = ("pdf", "svg", "png")
 UNDATED = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
 INK = "#222222"
@@ -60,7 +61,7 @@ SERIES = {
 }
 
 RANKS = [  # colour and marker of the ranks in a panel, lowest first
-    *((INK, "o"), (SKY, "s"), (BLUE, "D"), (GREEN, "^"), (YELLOW, "v"), (ORANGE, "P"), (RED, "X"), (PURPLE, "*")),
+    *((INK, "o"), (SKY, "s"), (BLUE, "D"), (GREEN, "^"), (OLIVE, "v"), (ORANGE, "P"), (RED, "X"), (PURPLE, "*")),
 ]
 
 METRIC_NAMES = {
@@ -188,7 +189,7 @@ def series(targets: str, place: int = 0) -> tuple:
     """The colour and marker that a placement keeps in every figure."""
     if targets in SERIES:
         return SERIES[targets]
-    spare = [(PINK, "h"), (YELLOW, ">"), (INK, "<"), (GREY, "*"), (RED, "p"), (PURPLE, "d")]
+    spare = [(PINK, "h"), (OLIVE, ">"), (INK, "<"), (GREY, "*"), (RED, "p"), (PURPLE, "d")]
     return spare[place % len(spare)]
 
 
