@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lora_bench import wording
+from lora_bench.cli.weights import weights_of
 from lora_bench.paths import argument, output_file
 from lora_bench.questions import claim_document, claims
 from lora_bench.reports import publish, script
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(str(error))
     made: list[claims.Card] = []
     with contextlib.ExitStack() as stack:
-        joined = scope
+        joined = replace(scope, weights=weights_of)
         if options.beside:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lora_bench-"))) / "joined"
             try:
@@ -47,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
                 publish.write_archive(stores, folder, adapters=["all"])
             except (NothingToShow, StoreError) as error:
                 return script.refuse("claims", error)
-            joined = replace(scope, store=folder)
+            joined = replace(joined, store=folder)
 
         def judge(runs: pd.DataFrame) -> list[claims.Card]:
             made.extend(claims.sections(runs, joined, judged))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from lora_bench.cli.texts import texts_of
+from lora_bench.cli.weights import weights_of
 from lora_bench.questions import page
 from lora_bench.reports import script
 from lora_bench.reports.anew import anew
@@ -74,7 +76,7 @@ def write(scope: Scope, out: Path = OUT, *, title: str = TITLE, with_texts: bool
     runs = scope.read()
     texts = functools.partial(texts_of, store=scope.store) if with_texts else None
     with anew(out) as folder:
-        made = page.build(runs, scope, out=folder, title=title, texts=texts)
+        made = page.build(runs, replace(scope, weights=weights_of), out=folder, title=title, texts=texts)
         (folder / PAGE).write_text(made["html"], encoding="utf-8")
     seconds = time.perf_counter() - clock
     summary = f"written: {out / PAGE} with {made['n_figures']} figures, {len(runs)} runs, {seconds:.0f} s"

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.questions.leading import KEYS, Weights, with_leading
 from lora_bench.reports.figures import section7
+from lora_bench.reports.leading import KEYS, Weights, with_leading
 from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, SettingSection, Table
 from lora_bench.store import StoreReader, open_store

@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lora_bench import wording
 from lora_bench.questions import factor
+from lora_bench.reports import intruders
 from lora_bench.reports.scope import Scope
 from lora_bench.store import StoreReader
 from lora_bench.verdicts import arms, pooled, settings, stats, subspace, tuning
@@ -192,16 +194,48 @@ def spectral_slopes(claim: Claim, named: pd.DataFrame, store: StoreReader) -> By
 
 def within(values: np.ndarray, low: float, high: float) -> tuple[str, str]:
     """A claim that a mean lies in [low, high]: supported where its 95 % t interval does, refuted where it lies outside
-    altogether, open otherwise; with the interval in words."""
+    altogether, open otherwise; with the interval in words. Four seeds or more of one value are that value."""
     if values.size < 2:
         return "open", f"{values.mean():.2f} from one seed"
     below, above = stats.mean_interval(values)
     words = f"{values.mean():.2f} ({below:.2f} to {above:.2f}) over {values.size} seeds"
     if not math.isfinite(below):
-        return "open", f"{values.mean():.2f} in every seed"
+        words = f"{values.mean():.2f} in each of {values.size} seeds"
+        if values.size < stats.MIN_PAIRS:
+            return "open", words
+        below = above = float(values.mean())
     if low <= below and above <= high:
         return "supported", words
     return ("refuted" if above < low or below > high else "open"), words
+
+
+def judge_spectral(claim: Claim, named: pd.DataFrame, store: StoreReader | None) -> tuple[tuple[str, str], int]:
+    """Status and evidence of a claim on stable ranks, and the seeds behind it."""
+    slopes = spectral_slopes(claim, named, store) if store else "needs the adapters of a store"
+    if isinstance(slopes, str):
+        return ("not run", slopes), 0
+    status, words = within(np.array(list(slopes.values())), claim["low"], claim["high"])
+    return (status, f"slope of log stable rank on log rank: {words}"), len(slopes)
+
+
+def judge_intruders(
+    claim: Claim, named: pd.DataFrame, store: StoreReader | None, scope: Scope
+) -> tuple[tuple[str, str], int]:
+    """Status and evidence of a claim on intruder dimensions, and the runs behind it."""
+    counts = intruders.counted(claim["rank"], named, store, scope.weights)
+    if isinstance(counts, str):
+        return ("not run", counts), 0
+    status, words = within(counts.differences, float(claim["low"]), float(claim["high"]))
+    (score,) = stats.judge([stats.contrast(*counts.scores, margin=scope.margin_of(str(named["metric"].iloc[0])))])
+    apart = f"{wording.plus_minus(score.difference, score.high, wording.signed)} points"
+    means = [np.mean(list(side.values())) for side in (counts.lora, counts.full)]
+    evidence = (
+        f"{counts.arm} has {means[0]:.2f} intruders a matrix among its first {subspace.INTRUDER_TOP} directions, full "
+        f"fine-tuning {means[1]:.2f}: {words}; its score is {apart} from that of full fine-tuning"
+    )
+    if score.verdict in ("better", "worse") and score.note != stats.SMALL:
+        status, evidence = "open", f"{evidence}, so that the scores are not equal"
+    return (status, evidence), 2 * len(counts.lora)
 
 
 def at_most(log_ratios: np.ndarray, bound: float) -> tuple[str, str]:

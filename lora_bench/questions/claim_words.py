@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lora_bench import wording
+from lora_bench.config.overrides import override
 from lora_bench.questions import explicit
 from lora_bench.store import StoreReader
 from lora_bench.store.journal import journals
+from lora_bench.store.reader import is_archive
 from lora_bench.verdicts import looks
 from lora_bench.verdicts.arms import same_targets
 from lora_bench.verdicts.settings import Setting
 
 OPPOSITE = {looks.BETTER: looks.WORSE, looks.WORSE: looks.BETTER}
+USUAL_STORE = Path("runs")
+"""The folder that a command writes to by itself."""
 FAMILIES = ("placement",)
 """Kinds of claims whose contrast a study compares by the names of placements."""
 
@@ -80,10 +86,33 @@ def _in_words(finding: Mapping[str, Any], first: str, second: str, word: str, si
     )
 
 
-def command(study: str, setting: Setting) -> str:
-    """The line that runs a claim's study on the backbone and task of a setting."""
-    words = [
-        *explicit.preset_words("model", str(setting.facts["model"]), ()),
-        *explicit.preset_words("task", str(setting.facts["task"]), ()),
-    ]
-    return wording.command_line(["lora-bench", *study.split(), *words])
+def mirrored(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A contrast's row, second minus first."""
+    swapped = {**OPPOSITE, looks.MORE_OFTEN: looks.LESS_OFTEN, looks.LESS_OFTEN: looks.MORE_OFTEN}
+    return {
+        **row,
+        "first": row["second"],
+        "second": row["first"],
+        "difference": -row["difference"],
+        "low": -row["high"],
+        "high": -row["low"],
+        "verdict": swapped.get(row["verdict"], row["verdict"]),
+    }
+
+
+def command(study: str, setting: Setting, store: StoreReader | None) -> str:
+    """The line that runs a claim's study in a setting: on its backbone and rows, trained as its runs are.
+
+    Without a store the backbone and the task are all that is told.
+    """
+    given, run = shlex.split(study), setting.runs.iloc[0]
+    if store is None:
+        words = [
+            *explicit.preset_words("model", str(run["model"]), given),
+            *explicit.preset_words("task", str(run["task"]), given),
+        ]
+    else:
+        words = explicit.shared_words(run, store.record(str(run["run_id"])), given=given)
+        is_usual = is_archive(store.root) or store.root == USUAL_STORE
+        words += [] if is_usual else [override("store", str(store.root))]
+    return wording.command_line(["lora-bench", *given, *words])

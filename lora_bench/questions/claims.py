@@ -40,6 +40,7 @@ KINDS = {
     "factor": ("by", "first", "second", "says"),
     "time_ratio": ("by", "first", "second", "at_most"),
     "spectral": ("targets", "low", "high"),
+    "intruders": ("rank", "low", "high"),
     "rate_flat": ("targets", "first", "second"),
     "rate_falls": ("targets", "first", "second"),
     "rate_tenfold": (),
@@ -107,10 +108,8 @@ def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None)
     store = open_store(scope.store) if scope.store.is_dir() else None
     rows, refused = [], []
     if any(claim["kind"] not in FACTORS for claim in claims):
-        rows, refused = gather(
-            answered, lambda setting: judge(setting, claims, margin=scope.margin_of(setting.metric), store=store)
-        )
-    rows = _whole([*rows, *_of_factors(scope.within(runs), scope, claims)], claims, answered)
+        rows, refused = gather(answered, lambda setting: judge(setting, claims, scope=scope, store=store))
+    rows = _whole([*rows, *_of_factors(scope.within(runs), scope, claims)], claims, answered, store)
     section = card_section(pd.DataFrame(rows), claims, several=len(answered) > 1)
     section.notes.extend(dict.fromkeys(note for setting in answered for note in setting.notes))
     section.notes.append(Note(f"the claims are judged at one look; {AGAIN}"))
@@ -124,13 +123,14 @@ def card_section(rows: pd.DataFrame, claims: list[dict], *, several: bool) -> Ca
 
 
 def judge(
-    setting: settings.Setting, claims: list[dict], *, margin: float, store: StoreReader | None = None
+    setting: settings.Setting, claims: list[dict], *, scope: Scope, store: StoreReader | None = None
 ) -> list[dict]:
     """A row for each claim that is not on levels of a factor: status, evidence in words, and the runs behind it.
 
     Args:
         store: with the adapters and journals; None without.
     """
+    margin = scope.margin_of(setting.metric)
     named = name_arms(setting.runs)
     settings.refuse_duplicates(setting, named)
     rates = tuning.choose_rates(named)
@@ -142,7 +142,7 @@ def judge(
     table = compare(estimates, family, margin=margin, flat=tuning.flat_arms(rates))
     of_pair = dict(zip(family, table.to_dict("records"), strict=True))
     verdicts = {
-        name: of_pair.get((first, second)) or _mirrored(of_pair[second, first])
+        name: of_pair.get((first, second)) or claim_words.mirrored(of_pair[second, first])
         for name, (first, second) in pairs.items()
     }
     trends = _trends([claim for claim in claims if claim["kind"] in TRENDS], lora, margin)
@@ -163,21 +163,30 @@ def judge(
             judged = trends[name]
             n_runs = 0 if judged[0] == NOT_RUN else len(setting.runs)
         elif kind == "spectral":
-            judged, n_runs = _judge_spectral(claim, named, store)
+            judged, n_runs = claim_kinds.judge_spectral(claim, named, store)
+        elif kind == "intruders":
+            judged, n_runs = claim_kinds.judge_intruders(claim, named, store, scope)
         elif kind == "rate_tenfold":
             judged, n_runs = _judge_tenfold(named)
         else:
             judged, n_runs = _judge_rates(claim, named, lora)
         if word := claim_words.word_on(claim, words):
             judged = _STATUS_OF[claim["says"]].get(word["word"], OPEN), word["words"]
-        rows.append(_row(setting.title, claim, judged, n_runs, setting))
+        rows.append(_row(setting.title, claim, judged, n_runs, setting, store))
     return rows
 
 
-def _row(title: str, claim: dict, judged: tuple[str, str], n_runs: int, setting: settings.Setting | None) -> dict:
+def _row(
+    title: str,
+    claim: dict,
+    judged: tuple[str, str],
+    n_runs: int,
+    setting: settings.Setting | None = None,
+    store: StoreReader | None = None,
+) -> dict:
     status, evidence = judged
     if status == NOT_RUN and claim.get("study") and setting is not None:
-        evidence += f"; run {claim_words.command(claim['study'], setting)}"
+        evidence += f"; run {claim_words.command(claim['study'], setting, store)}"
     return {
         "setting": title, "claim": claim["id"], "text": claim["text"], "source": claim["source"],
         "status": status, "evidence": evidence, "n_runs": n_runs,
@@ -193,18 +202,20 @@ def _of_factors(runs: pd.DataFrame, scope: Scope, claims: list[dict]) -> list[di
             judged = _judge_scores(dict(claim), row, None, row["margin"])
         else:
             judged = claim_kinds.at_most(np.array(list(row["ratio"].values())), float(claim["at_most"]))
-        rows.append(_row(title, dict(claim), judged, row["n_runs"], None))
+        rows.append(_row(title, dict(claim), judged, row["n_runs"]))
     return rows
 
 
-def _whole(rows: list[dict], claims: list[dict], answered: Sequence[settings.Setting]) -> list[dict]:
+def _whole(
+    rows: list[dict], claims: list[dict], answered: Sequence[settings.Setting], store: StoreReader | None
+) -> list[dict]:
     """The rows with those that a setting lacks, and with what is against a claim beside it."""
     by_title = {setting.title: setting for setting in answered}
     by_cell = {(row["setting"], row["claim"]): row for row in rows}
     made = []
     for title in dict.fromkeys(row["setting"] for row in rows) or by_title:
         of_title = [
-            by_cell.get((title, claim["id"])) or _row(title, claim, _absent(claim), 0, by_title.get(title))
+            by_cell.get((title, claim["id"])) or _row(title, claim, _absent(claim), 0, by_title.get(title), store)
             for claim in claims
         ]
         status = {row["claim"]: row["status"] for row in of_title}
@@ -293,19 +304,6 @@ for _says in _STATUS_OF.values():
     _says |= {NOT_LEARNED: NOT_LEARNED, "missing": NOT_RUN}
 
 
-def _mirrored(row: dict) -> dict:
-    """A contrast's row, second minus first."""
-    swapped = {"better": "worse", "worse": "better", MORE_OFTEN: LESS_OFTEN, LESS_OFTEN: MORE_OFTEN}
-    return row | {
-        "first": row["second"],
-        "second": row["first"],
-        "difference": -row["difference"],
-        "low": -row["high"],
-        "high": -row["low"],
-        "verdict": swapped.get(row["verdict"], row["verdict"]),
-    }
-
-
 def _trends(claims: list[dict], lora: pd.DataFrame, margin: float) -> dict[str, tuple[str, str]]:
     """The trends and pooled contrasts that a setting can judge, a family of their own; what it lacks for the others."""
     values = {claim["id"]: claim_kinds.trend(claim, lora) for claim in claims}
@@ -324,14 +322,6 @@ def _trends(claims: list[dict], lora: pd.DataFrame, margin: float) -> dict[str, 
         row = vars(rows[name]) | {"first": claim_kinds.named(claim), "second": ""}
         judged[name] = _judge_scores(claim, row, None, margin)
     return judged
-
-
-def _judge_spectral(claim: dict, named: pd.DataFrame, store: StoreReader | None) -> tuple[tuple[str, str], int]:
-    slopes = claim_kinds.spectral_slopes(claim, named, store) if store else "needs the adapters of a store"
-    if isinstance(slopes, str):
-        return (NOT_RUN, slopes), 0
-    status, words = claim_kinds.within(np.array(list(slopes.values())), claim["low"], claim["high"])
-    return (status, f"slope of log stable rank on log rank: {words}"), len(slopes)
 
 
 def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame | None, margin: float) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pandas as pd
 
+from lora_bench.reports.leading import Weights
 from lora_bench.reports.learned import with_learning
 from lora_bench.reports.section import Section
 from lora_bench.store import existing, holds_no_run
@@ -33,6 +34,7 @@ class Scope:
     mix_environments: bool = False
     with_paper: bool = False  # whether the scores that the LoRA paper prints for GPT-3 stand beside ours
     width: float | None = None  # of figures, in inches; None: a column or a page, by what they show
+    weights: Weights | None = None  # the backbone's, where claims compare saved weights with them; None: they do not
 
     def margin_of(self, metric: str) -> float:
         """The largest difference that counts as a tie, as a fraction: what was asked for, else the metric's."""

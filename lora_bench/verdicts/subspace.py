@@ -6,7 +6,8 @@ phi is 1 when the smaller span lies in the larger one and 0 when they are orthog
 overlap by max(i, j) / d on average, which is not small for a small backbone: hence the null bands. (Appendix G prints
 phi as (1 / p)(1 - d^2); with its own d^2 = p - sum of squared cosines the identity is 1 - d^2 / p, used here.)
 Adapters are read from the store with safetensors alone, so none of this needs torch.
-Source: Hu et al. 2021, arXiv:2106.09685, sections 7.2, 7.3 and appendix G.
+Source: Hu et al. 2021, arXiv:2106.09685, sections 7.2, 7.3 and appendix G; of intruder dimensions Shuttleworth et al.
+2024, arXiv:2410.21228.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import linalg
 
 WEIGHTS = "adapter_model.safetensors"
 STACKED = ("q", "k", "v", "o", "gate", "up", "down")  # the order of parts within a fused projection
@@ -136,6 +138,44 @@ def weight_in_random(weight: float, rank: int, shape: tuple[int, int]) -> float:
         shape: (m, n) of W.
     """
     return rank * weight / math.sqrt(shape[0] * shape[1])
+
+
+# ---------------------------------------------------------------- intruder dimensions
+
+INTRUDER_TOP, INTRUDER_BELOW = 10, 0.5
+"""The first directions that are looked at, and the cosine below which one is new: the defaults of the authors' code."""
+
+
+def left_basis(weight: np.ndarray, n: int | None = None) -> np.ndarray:
+    """(d_out, n): left-singular vectors of a (d_out, d_in) weight, by falling singular value; None: all of them.
+
+    The first few come from the smaller of the weight's two Gram matrices, in a third of the time.
+    """
+    if n is None:
+        return np.linalg.svd(weight, full_matrices=False)[0]
+    is_wide = weight.shape[0] <= weight.shape[1]
+    gram = weight @ weight.T if is_wide else weight.T @ weight
+    size = len(gram)
+    vectors = linalg.eigh(gram, subset_by_index=(size - min(n, size), size - 1))[1][:, ::-1]
+    if is_wide:
+        return vectors
+    left = weight @ vectors
+    return left / np.maximum(np.linalg.norm(left, axis=0), np.finfo(float).tiny)
+
+
+def intruders(before: np.ndarray, weight: np.ndarray, *, top: int = INTRUDER_TOP, below: float = INTRUDER_BELOW) -> int:
+    """How many of the first directions of a trained weight are like none of the backbone's:
+
+        y_j with max over i of |<y_j, x_i>| < below        y_j: j <= top, of the trained weight; x_i: all of W_0
+
+    Args:
+        before: (d_out, n), every left-singular vector of the backbone's weight W_0, in any order.
+        weight: (d_out, d_in), as trained.
+
+    Source: Shuttleworth et al. 2024, arXiv:2410.21228, definition 1, and its find_intruder_dimensions.py.
+    """
+    likeness = np.abs(left_basis(weight, top).T @ before).max(axis=1)
+    return int((likeness < below).sum())
 
 
 # ---------------------------------------------------------------- adapters of the store

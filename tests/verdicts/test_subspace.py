@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from scipy import linalg
 from scipy.linalg import subspace_angles
 
 from lora_bench.verdicts import subspace
@@ -140,3 +141,81 @@ def test_what_random_directions_hold_is_the_mean_over_many_draws(shape, rank):
         squares.append(np.linalg.norm(left.T @ weight @ right) ** 2)
     exact = subspace.weight_in_random(float(np.linalg.norm(weight)), rank, shape)
     assert np.sqrt(np.mean(squares)) == pytest.approx(exact, rel=0.06)
+
+
+# ---------------------------------------------------------------- intruder dimensions
+
+
+def spectrum_of(shape, singular, seed=3):
+    """(weight, left, right) of a weight with these singular values, and whole orthonormal bases of both sides."""
+    rng = np.random.default_rng(seed)
+    left, right = (np.linalg.qr(rng.normal(size=(size, size)))[0] for size in shape)
+    n = len(singular)
+    return (left[:, :n] * singular) @ right[:, :n].T, left, right
+
+
+@pytest.mark.parametrize(("size", "n_intruders"), [(60.0, 1), (31.5, 1), (30.5, 0), (0.0, 0)])
+def test_a_spike_beside_the_weight_is_one_intruder_where_it_is_among_the_first_ten(size, n_intruders):
+    """Singular values 40, 39 ... 21, so the tenth is 31: an orthogonal spike above it enters, one below does not."""
+    weight, left, right = spectrum_of((60, 50), np.arange(40.0, 20.0, -1))
+    spiked = weight + size * np.outer(left[:, 55], right[:, 45])
+    assert subspace.intruders(left[:, :50], spiked) == n_intruders
+    assert subspace.intruders(left[:, :50], weight) == 0
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (48, 80)], ids=["square", "wide"])
+def test_a_direction_made_of_all_the_old_ones_is_new(shape):
+    """No direction is orthogonal to all old ones of such a weight; one that is spread over 48 is like none of them."""
+    weight, left, right = spectrum_of(shape, np.arange(48.0, 0.0, -1))
+    spread = left @ np.ones(48) / np.sqrt(48)
+    spiked = weight + 1e4 * np.outer(spread, right[:, 0])
+    assert subspace.intruders(left, spiked, top=1) == 1
+    assert subspace.intruders(left, weight + 1e4 * np.outer(left[:, 30], right[:, 0]), top=1) == 0
+
+
+def test_a_turn_within_two_of_the_first_directions_is_no_intruder():
+    """Each stays within 45 degrees of one of the two; eight that are mixed evenly do not lie that near to any."""
+    weight, left, _ = spectrum_of((40, 40), np.arange(40.0, 0.0, -1))
+    mixed = np.eye(40)
+    for angle in np.radians([10, 44, 60]):
+        mixed[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        assert subspace.intruders(left, left @ mixed @ left.T @ weight) == 0
+    mixed[:8, :8] = linalg.hadamard(8) / np.sqrt(8)  # cosines of 0.35
+    assert subspace.intruders(left, left @ mixed @ left.T @ weight) == 8
+
+
+@pytest.mark.parametrize("shape", [(30, 30), (45, 20), (20, 45)], ids=["square", "tall", "wide"])
+@pytest.mark.parametrize("below", [0.3, 0.5, 0.8])
+def test_intruders_are_those_of_a_plain_loop_over_whole_decompositions(shape, below):
+    rng = np.random.default_rng(11)
+    weight = rng.normal(size=shape)
+    trained = weight + 3 * rng.normal(size=(shape[0], 2)) @ rng.normal(size=(2, shape[1]))
+    olds, news = (np.linalg.svd(matrix, full_matrices=False)[0] for matrix in (weight, trained))
+    expected = 0
+    for j in range(7):
+        cosines = [abs(float(sum(a * b for a, b in zip(news[:, j], old, strict=True)))) for old in olds.T]
+        expected += max(cosines) < below
+    assert subspace.intruders(subspace.left_basis(weight), trained, top=7, below=below) == expected
+
+
+def test_intruders_are_those_that_peft_would_take_out():
+    """A foreign reading of the same paper, of a layer with its adapter."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora.intruders import reduce_intruder_dimension
+
+    class Layer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q = torch.nn.Linear(32, 40, bias=False)
+
+    torch.manual_seed(0)
+    model = get_peft_model(Layer(), LoraConfig(r=3, lora_alpha=6, target_modules=["q"]))
+    layer = model.get_submodule("base_model.model.q")
+    torch.nn.init.normal_(layer.lora_B["default"].weight, std=2.0)
+    frozen = layer.base_layer.weight.detach().double().numpy()
+    trained = frozen + layer.get_delta_weight("default").detach().double().numpy()
+    said: list[str] = []
+    reduce_intruder_dimension(model, logging_sink=said.append)
+    n_intruders = subspace.intruders(subspace.left_basis(frozen), trained)
+    assert n_intruders > 0 and any(line.endswith(f"Intruders: {n_intruders}") for line in said)
