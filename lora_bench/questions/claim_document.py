@@ -1,12 +1,15 @@
-"""The scoreboard as a document: every claim with its status, those that contradict each other side by side, and what
-each rests on, from a card and nothing else."""
+"""The scoreboard as a document: what is decided, which side the records take where claims contradict each other, every
+claim with its status, and what each rests on, from a card and nothing else."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora_bench.questions.claims import Card
+from lora_bench import wording
+from lora_bench.questions import claim_sides
+from lora_bench.questions.claims import STATUSES, Card
 from lora_bench.verdicts.settings import slug_of
 
 SEPARATOR = " · "
@@ -30,8 +33,9 @@ def document(card: Card, *, command: str) -> str:
         (row["claim"], row["setting"]): row for row in card.rows.to_dict("records")
     }
     titles = _heads(list(dict.fromkeys(card.rows["setting"])))
-    parts = [HEAD.format(command=command), f"{card.sentence}\n", *_legend(titles), _board(card.claims, rows, titles)]
-    parts += ["## Claims that contradict each other\n", _contradictions(card.claims, rows, titles)]
+    parts = [HEAD.format(command=command), f"{card.sentence}\n", _counts(rows, titles), *_legend(titles)]
+    parts += [f"{_decided(card, titles)}\n", "## Claims that contradict each other\n", _contradictions(card, titles)]
+    parts += ["## Every claim\n", _board(card.claims, rows, titles)]
     parts += ["## What each rests on\n", *(_details(claim, rows, titles) for claim in card.claims)]
     return "\n".join(parts)
 
@@ -56,29 +60,36 @@ def _legend(titles: Mapping[str, str]) -> list[str]:
     return ["\n".join([*cut, ""])] if cut else []
 
 
-def _board(claims: Sequence[Mapping[str, Any]], rows: Mapping, titles: Mapping[str, str]) -> str:
-    body = [
-        [
-            f"[{_cell(claim['text'])}](#{slug_of(claim['id'])})",
-            *(rows[claim["id"], title]["status"] for title in titles),
+def _counts(rows: Mapping, titles: Mapping[str, str]) -> str:
+    """A line for each setting: how many claims have each status."""
+    of_setting = {title: [row["status"] for (_, at), row in rows.items() if at == title] for title in titles}
+    body = [[titles[title], *(words.count(status) or "" for status in STATUSES)] for title, words in of_setting.items()]
+    return _table(["setting", *STATUSES], body)
+
+
+def _decided(card: Card, titles: Mapping[str, str]) -> str:
+    """What is supported and what is refuted somewhere, with links."""
+    lines = []
+    for status in (claim_sides.SUPPORTED, claim_sides.REFUTED):
+        claims = [
+            f"{_link(entry.claim)} ({len(entry.settings)} of {wording.counted(len(titles), 'setting')})"
+            for entry in claim_sides.decided(card.rows, card.claims, status)
         ]
-        for claim in claims
-    ]
+        lines += [f"{status[:1].upper()}{status[1:]}:\n", *(f"- {claim}" for claim in claims), ""] if claims else []
+    return "\n".join(lines).rstrip()
+
+
+def _board(claims: Sequence[Mapping[str, Any]], rows: Mapping, titles: Mapping[str, str]) -> str:
+    body = [[_link(claim), *(rows[claim["id"], title]["status"] for title in titles)] for claim in claims]
     return _table(["claim", *titles.values()], body)
 
 
-def _contradictions(claims: Sequence[Mapping[str, Any]], rows: Mapping, titles: Mapping[str, str]) -> str:
-    text = {claim["id"]: claim["text"] for claim in claims}
-    pairs = {tuple(sorted((claim["id"], other))) for claim in claims for other in claim.get("contradicts", ())}
+def _contradictions(card: Card, titles: Mapping[str, str]) -> str:
     body = [
-        [_cell(text[first]), _cell(text[second]), *(_sides(rows, first, second, title) for title in titles)]
-        for first, second in sorted(pairs)
+        [_link(sides.first), _link(sides.second), *(sides.taken[title] for title in titles)]
+        for sides in claim_sides.contradictions(card.rows, card.claims)
     ]
-    return _table(["one says", "another says", *titles.values()], body)
-
-
-def _sides(rows: Mapping, first: str, second: str, title: str) -> str:
-    return " / ".join(rows[name, title]["status"] for name in (first, second))
+    return _table(["the first says", "the second says", *(f"taken: {head}" for head in titles.values())], body)
 
 
 def _details(claim: Mapping[str, Any], rows: Mapping, titles: Mapping[str, str]) -> str:
@@ -88,7 +99,8 @@ def _details(claim: Mapping[str, Any], rows: Mapping, titles: Mapping[str, str])
     lines.append("")
     for title, head in titles.items():
         row = rows[claim["id"], title]
-        lines.append(f"- {head}: **{row['status']}**. {_sentence(row['evidence'])}")
+        evidence = re.sub(r"; run (lora-bench .*?)(?=; against it: |$)", r"; run `\1`", row["evidence"])
+        lines.append(f"- {head}: **{row['status']}**. {_sentence(evidence)}")
     return "\n".join([*lines, ""])
 
 
@@ -99,6 +111,10 @@ def _sentence(text: str) -> str:
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _link(claim: Mapping[str, Any]) -> str:
+    return f"[{_cell(claim['text'])}](#{slug_of(claim['id'])})"
 
 
 def _cell(text: str) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
-from lora_bench.questions import claims, weight_types
+from lora_bench.questions import claim_sides, claims, weight_types
 from lora_bench.questions.critical import line_of
 from lora_bench.questions.drill import Drill, cells_of
 from lora_bench.reports import output
@@ -181,7 +181,7 @@ def _interval(contrast: Mapping[Any, Any]) -> str:
 
 
 def claims_matrix(card: claims.Card, parts: Mapping[str, Any]) -> dict:
-    """Claims down, settings across: status, each a link to its evidence."""
+    """Claims down, settings across: status, each a link to its evidence; those that no setting ran by themselves."""
     table = card.rows
     settings = list(dict.fromkeys(table["setting"]))
     by_cell = {(row["claim"], row["setting"]): row for row in table.to_dict("records")}
@@ -195,9 +195,39 @@ def claims_matrix(card: claims.Card, parts: Mapping[str, Any]) -> dict:
             }
             for row in of_claim
         ]  # fmt: skip
-        rows.append({"text": claim["text"], "source": claim["source"], "cells": cells_})
+        is_run = any(row["status"] != claims.NOT_RUN for row in of_claim)
+        rows.append({"text": claim["text"], "source": claim["source"], "cells": cells_, "is_run": is_run})
     heads = [{"title": setting, "part": parts.get(setting)} for setting in settings]
-    return {"settings": heads, "rows": rows, "sentence": card.sentence}
+    return {
+        "settings": heads,
+        "rows": [row for row in rows if row["is_run"]],
+        "unrun": [row for row in rows if not row["is_run"]],
+        "sentence": card.sentence,
+        "decided": _decided(card),
+        "sides": [
+            {
+                "first": sides.first["text"],
+                "second": sides.second["text"],
+                "taken": [sides.taken[at] for at in settings],
+            }
+            for sides in claim_sides.contradictions(table, card.claims)
+        ],
+    }
+
+
+def _decided(card: claims.Card) -> list[dict]:
+    """The claims that are supported or refuted somewhere, each a link to the first setting that says so."""
+    n_settings = card.rows["setting"].nunique()
+    return [
+        {
+            "status": status,
+            "text": entry.claim["text"],
+            "where": f"{len(entry.settings)} of {wording.counted(n_settings, 'setting')}" if n_settings > 1 else "",
+            "anchor": claim_anchor(entry.settings[0], entry.claim["id"]),
+        }
+        for status in (claims.SUPPORTED, claims.REFUTED)
+        for entry in claim_sides.decided(card.rows, card.claims, status)
+    ]
 
 
 def shown_claims(title: str, card: pd.DataFrame, anchor: str) -> dict:

@@ -1,6 +1,8 @@
 """Each kind of claim is what an independent computation says, and the published scoreboard is what the records say."""
 
 import math
+import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,9 +11,11 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from fake_store import fake_record, frame_of, weight_types_records
-from lora_bench.questions import claim_document, claim_kinds, claim_words, claims
+from fake_store import D_MODEL, fake_record, frame_of, weight_types_records, write_store
+from lora_bench.config.errors import ConfigError
+from lora_bench.questions import claim_document, claim_kinds, claim_sides, claim_words, claims
 from lora_bench.reports.scope import Scope
+from lora_bench.store.folder import Store
 from lora_bench.verdicts.arms import Arm
 from lora_bench.verdicts.subspace import LowRank
 
@@ -125,6 +129,13 @@ def test_a_claimed_range_is_held_against_the_t_interval(values, status):
     assert claim_kinds.within(np.array(values[:1]), 0.23, 0.30)[0] == "open"
 
 
+@pytest.mark.parametrize(("value", "status"), [(0.25, "supported"), (0.0, "refuted")])
+def test_a_value_that_every_seed_has_is_judged_from_four_seeds_on(value, status):
+    """No intruder in any run has no t interval, and is as plain a result as there can be."""
+    assert claim_kinds.within(np.full(4, value), 0.23, 0.30) == (status, f"{value:.2f} in each of 4 seeds")
+    assert claim_kinds.within(np.full(3, value), 0.23, 0.30)[0] == "open"
+
+
 @pytest.mark.parametrize(
     ("ratios", "status"), [([0.5, 0.6, 0.55], "supported"), ([0.95, 0.99, 0.97], "refuted"), ([0.5, 0.9, 0.8], "open")]
 )
@@ -134,6 +145,110 @@ def test_a_ratio_of_times_is_judged_by_its_interval(ratios, status):
     low, high = scipy.stats.t.interval(0.95, len(logs) - 1, np.mean(logs), scipy.stats.sem(logs))
     said, words = claim_kinds.at_most(logs, 0.8)
     assert said == status and f"({10**low:.2f} to {10**high:.2f})" in words
+
+
+# ---------------------------------------------------------------- intruder dimensions
+
+FROZEN, LEFT, RIGHT = (lambda u, s, v: ((u * s) @ v, u, v))(
+    np.linalg.qr(np.random.default_rng(2).normal(size=(D_MODEL, D_MODEL)))[0],
+    np.linspace(20, 1, D_MODEL),
+    np.linalg.qr(np.random.default_rng(3).normal(size=(D_MODEL, D_MODEL)))[0],
+)
+SPREAD = LEFT.mean(axis=1) * np.sqrt(D_MODEL)  # of length 1, and like no old direction
+INTRUDES, INTRUDES_HIGH, IS_LIKE_FULL = (claim for claim in SHIPPED if claim["kind"] == "intruders")
+
+
+def at_hand(record):
+    return {matrix["module"]: FROZEN for matrix in record["manifest"]}
+
+
+def kept(root, *, ranks=(1,), full_by=0.0, with_full=True, intruders_of=lambda seed: 2):
+    """A store of q in two layers: LoRA of each rank with planted directions at rank 1, and full fine-tuning without."""
+    from safetensors.numpy import save_file
+
+    store = Store(root)
+    rng = np.random.default_rng(0)
+    for rank in ranks:
+        for seed in range(4):
+            record = fake_record(targets="q", rank=rank, seed=seed, report=0.8 + rng.normal(0, 0.002))
+            record["manifest"] = record["manifest"][:2]
+            norm = float(np.linalg.norm(FROZEN))
+            record["norms"] = [entry | {"weight": norm, "scale": 2.0} for entry in record["norms"][:2]]
+
+            def save(folder, record=record, rank=rank, seed=seed):
+                tensors = {}
+                for place, matrix in enumerate(record["manifest"]):
+                    is_planted = rank == 1 and place < intruders_of(seed)
+                    outputs = np.zeros((D_MODEL, rank))
+                    outputs[:, 0] = SPREAD if is_planted else LEFT[:, 5]  # an old direction is none, however large
+                    inputs = np.zeros((rank, D_MODEL))
+                    inputs[0] = 50 * RIGHT[0]
+                    name = f"base_model.model.{matrix['module']}"
+                    tensors |= {f"{name}.lora_A.weight": inputs, f"{name}.lora_B.weight": outputs}
+                (folder / "adapter").mkdir(parents=True)
+                save_file(tensors, folder / "adapter" / "adapter_model.safetensors")
+
+            store.write(record, adapter=save)
+    for seed in range(4) if with_full else ():
+        modules = [matrix["module"] for matrix in record["manifest"]]
+
+        def save_whole(folder, modules=modules):
+            (folder / "adapter").mkdir(parents=True)
+            tensors = {f"{module}.weight": (FROZEN * 1.01).astype(np.float32) for module in modules}
+            save_file(tensors, folder / "adapter" / "weights.safetensors")
+
+        score = 0.8 + full_by + rng.normal(0, 0.002)
+        store.write(fake_record(method="full", seed=seed, lr=1e-4, report=score), adapter=save_whole)
+    return root
+
+
+def of_intruders(root, weights=at_hand):
+    scope = Scope(root, weights=weights)
+    (card,) = claims.sections(scope.read(), scope, [INTRUDES, INTRUDES_HIGH, IS_LIKE_FULL])
+    return {row["claim"]: (row["status"], row["evidence"]) for row in card.rows.to_dict("records")}
+
+
+def test_planted_directions_are_intruders_of_low_rank_runs_and_not_of_whole_ones(tmp_path):
+    """One in each of two matrices at rank 1, and at rank 4 a push along an old direction."""
+    rows = of_intruders(kept(tmp_path / "runs", ranks=(1, 4)))
+    status, evidence = rows["lora_intrudes"]
+    assert status == "supported" and "q r=1 has 1.00 intruders a matrix" in evidence
+    assert "full fine-tuning 0.00: 1.00 in each of 4 seeds" in evidence
+    assert rows["lora_intrudes_at_high_rank"][0] == "refuted" and rows["high_rank_is_like_full"][0] == "supported"
+    assert "q r=4 has 0.00" in rows["high_rank_is_like_full"][1]
+
+
+def test_intruders_are_judged_by_the_interval_over_seeds(tmp_path):
+    rows = of_intruders(kept(tmp_path / "runs", intruders_of=lambda seed: seed % 2 + 1))
+    values = [0.5, 1.0, 0.5, 1.0]
+    low, high = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
+    assert rows["lora_intrudes"][0] == "supported" and f"0.75 ({low:.2f} to {high:.2f})" in rows["lora_intrudes"][1]
+    assert "needs two ranks beside full fine-tuning" in rows["high_rank_is_like_full"][1]
+
+
+def test_intruders_at_unequal_scores_settle_nothing(tmp_path):
+    """The claim is about models that are equally good: a model that learned nothing has no intruder either."""
+    rows = of_intruders(kept(tmp_path / "runs", full_by=0.1))
+    assert rows["lora_intrudes"][0] == "open" and "the scores are not equal" in rows["lora_intrudes"][1]
+
+
+def absent(record):
+    raise ConfigError("model.name: no folder 'x'")
+
+
+@pytest.mark.parametrize(
+    ("weights", "with_full", "why"),
+    [
+        (None, True, "needs the saved weights of a store, and the backbone"),
+        (at_hand, False, "needs saved weights of LoRA and of full fine-tuning"),
+        (absent, True, "model.name: no folder 'x'"),
+        (lambda record: {name: 2 * W for name, W in at_hand(record).items()}, True, "at hand are not the run's"),
+    ],
+    ids=["not_asked", "no_full", "no_backbone", "another_backbone"],
+)
+def test_what_intruders_lack_is_said(tmp_path, weights, with_full, why):
+    status, evidence = of_intruders(kept(tmp_path / "runs", with_full=with_full), weights)["lora_intrudes"]
+    assert status == "not run" and why in evidence and "run lora-bench +sweeps=intruders" in evidence
 
 
 @pytest.mark.parametrize(("rates", "status"), [([1e-2, 1e-3], "supported"), ([3e-3, 3e-3], "refuted")])
@@ -210,6 +325,28 @@ def test_every_claim_that_ships_says_what_refutes_it_and_what_settles_it():
     assert {claim["kind"] for claim in SHIPPED} == set(claims.KINDS)
 
 
+@pytest.mark.usefixtures("unrehearsed", "uncounted")
+@pytest.mark.parametrize("study", sorted({claim["study"] for claim in SHIPPED}))
+def test_the_line_of_a_claim_that_was_not_run_plans_runs_of_its_setting(study, command, tmp_path):
+    """Another batch size or length would be another setting, in which the claim would be as little run as before."""
+    trained = {"epochs": 1.0, "batch_size": 4, "max_length": 16, "dropout": 0.0, "precision": "fp32"}
+    splits = {name: {"rows": 40, "seed": 1234} for name in ("train", "select", "report")}
+    data = {"source": "generated", "splits": splits}
+    backbone = "sentence-transformers/all-MiniLM-L6-v2"
+    record = fake_record(task="acceptability", model=backbone, targets="ko", train=trained, data=data)
+    store = write_store(tmp_path / "other", [record])
+    claim = next(claim for claim in SHIPPED if claim["study"] == study)
+    scope = Scope(store)
+    (card,) = claims.sections(scope.read(), scope, [claim | {"contradicts": []}])
+    (line,) = (re.search(r"; run (lora-bench .*)", evidence)[1] for evidence in card.rows["evidence"])
+    words = shlex.split(line)[1:]
+    assert {"train.max_length=16", "task.train_rows=40", f"store={store}"} < set(words)
+    assert {"train.batch_size=4", "train.batch_size=4,32"} & set(words)
+    ended = command(*words, "tracking=none", "dry_run=true")
+    assert ended.status == 0, ended.text
+    assert "task acceptability: 2 labels (40 train, 40 select, 40 report)" in ended.out
+
+
 def test_settings_of_a_document_are_called_by_what_tells_them_apart():
     """Three settings of one backbone and task made headings of a hundred letters."""
     apart = ["b · sst2 · train rows 1000 · batch size 8", "b · sst2 · train rows 10 · batch size 8", "b · cola", "c"]
@@ -218,3 +355,41 @@ def test_settings_of_a_document_are_called_by_what_tells_them_apart():
     legend = "".join(claim_document._legend(heads)).splitlines()
     assert legend[:2] == [f"- {heads[title]}: batch size 8" for title in apart[:2]] and not any(legend[2:])
     assert claim_document._legend({"b · cola": "b · cola"}) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taken"),
+    [
+        ("supported", "refuted", "the first"),
+        ("open", "supported", "the second"),
+        ("refuted", "open", "not the first"),
+        ("not run", "refuted", "not the second"),
+        ("supported", "supported", "both"),
+        ("refuted", "refuted", "neither"),
+        ("open", "not run", "open"),
+        ("not run", "not run", "not run"),
+    ],
+)
+def test_the_side_that_the_records_take(first, second, taken):
+    """What is refuted does not prove what contradicts it."""
+    assert claim_sides.side(first, second) == taken
+
+
+def test_what_is_decided_and_which_side_is_taken_stand_first_in_the_document():
+    """A newcomer reads how the claims fared before the first table of thirty rows."""
+    given = [("a", ["b"]), ("b", ["a"]), ("c", ["d"]), ("d", ["c"])]
+    made = [{"id": name, "text": f"Claim {name}.", "source": "x", "contradicts": others} for name, others in given]
+    words = {"a": ["open", "supported"], "b": ["open", "refuted"], "c": ["not run"] * 2, "d": ["supported"] * 2}
+    rows = pd.DataFrame(
+        {"setting": f"m · t{at}", "claim": name, "text": "", "source": "x", "status": words[name][at], "evidence": ""}
+        for at in (0, 1)
+        for name in words
+    )
+    rows.loc[2, "evidence"] = "needs more; run lora-bench study=rank task=cola"
+    text = claim_document.document(claims.card_section(rows, made, several=True), command="x")
+    assert "| m · t1 | 2 | 1 |  |  | 1 |" in text
+    assert "- [Claim d](#d) (2 of 2 settings)\n- [Claim a](#a) (1 of 2 settings)\n" in text
+    assert "| [Claim a](#a) | [Claim b](#b) | open | the first |\n" in text
+    assert "| [Claim c](#c) | [Claim d](#d) | the second | the second |\n" in text
+    assert text.index("(2 of 2 settings)") < text.index("contradict each other") < text.index("## Every claim")
+    assert "**not run**. Needs more; run `lora-bench study=rank task=cola`." in text
