@@ -3,7 +3,7 @@
     score = mean over entries of  Var over batches of  dL / dB = G A^T
 
 A: (8, d_in) is what a run of this seed draws. Rank follows the score. Source: FIM-LoRA, arXiv:2605.16800 (diagonal of
-the empirical Fisher information, of the low-rank matrices alone).
+the empirical Fisher information, of the low-rank matrices alone). Its abstract says variance; its code keeps the mean.
 """
 
 import torch
