@@ -198,19 +198,22 @@ def claims_matrix(card: claims.Card, parts: Mapping[str, Any]) -> dict:
         is_run = any(row["status"] != claims.NOT_RUN for row in of_claim)
         rows.append({"text": claim["text"], "source": claim["source"], "cells": cells_, "is_run": is_run})
     heads = [{"title": setting, "part": parts.get(setting)} for setting in settings]
+    contradictions = claim_sides.contradictions(table, card.claims)
     return {
         "settings": heads,
         "rows": [row for row in rows if row["is_run"]],
         "unrun": [row for row in rows if not row["is_run"]],
         "sentence": card.sentence,
         "decided": _decided(card),
+        "unrun_sides": sum(not sides.is_run for sides in contradictions),
         "sides": [
             {
                 "first": sides.first["text"],
                 "second": sides.second["text"],
                 "taken": [sides.taken[at] for at in settings],
             }
-            for sides in claim_sides.contradictions(table, card.claims)
+            for sides in contradictions
+            if sides.is_run
         ],
     }
 

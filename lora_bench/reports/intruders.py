@@ -66,8 +66,8 @@ def counted(end: str, named: pd.DataFrame, store: StoreReader | None, weights: W
     except (ConfigError, FileNotFoundError, ValueError) as error:
         return f"cannot be counted: {error}"
     scores = arm["report"].to_numpy(float), whole.loc[arm.index, "report"].to_numpy(float)
-    sides = ({seed: pair[side] for seed, pair in by_seed.items()} for side in (0, 1))
-    return Counted(str(name), *sides, scores)
+    lora, full = ({seed: pair[side] for seed, pair in by_seed.items()} for side in (0, 1))
+    return Counted(str(name), lora, full, scores)
 
 
 def _by_seed(
@@ -81,21 +81,20 @@ def _by_seed(
     """
     frozen: dict[str, np.ndarray] = {}
     bases: dict[str, np.ndarray] = {}
-    for seed, run_id in arm["run_id"].astype(str).items():
+    of_full = whole["run_id"].astype(str).to_dict()
+    for seed, run_id in arm["run_id"].astype(str).to_dict().items():
         record = store.record(run_id)
         if not frozen:
             frozen = {module: np.asarray(weight, float) for module, weight in weights(record).items()}
             bases = {module: subspace.left_basis(weight) for module, weight in frozen.items()}
         pairs = subspace.read_adapter(store.path(run_id), record["manifest"])
-        tuned = _merged(record, pairs, frozen)
-        trained = _whole(store.path(str(whole.loc[seed, "run_id"])), list(pairs))
-        yield (
-            int(seed),
-            tuple(  # type: ignore[misc]
-                float(np.mean([subspace.intruders(bases[module], weight) for module, weight in side]))
-                for side in (tuned, trained)
-            ),
-        )
+        tuned = _mean(_merged(record, pairs, frozen), bases)
+        yield int(str(seed)), (tuned, _mean(_whole(store.path(of_full[seed]), list(pairs)), bases))
+
+
+def _mean(weights: Iterator[tuple[str, np.ndarray]], bases: Mapping[str, np.ndarray]) -> float:
+    """Intruders a matrix."""
+    return float(np.mean([subspace.intruders(bases[module], weight) for module, weight in weights]))
 
 
 def _merged(
