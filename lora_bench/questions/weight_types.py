@@ -160,8 +160,8 @@ def sentence(
     is_learned = learned(scored, judged.rates)
     if not is_learned.any():
         return (
-            f"On {setting.title} at {budget:,} adapter parameters no placement has learned: their scores are those of "
-            "a guess; train longer (train.epochs), or at other rates (train.lr)."
+            f"On {setting.title} at {budget:,} adapter parameters no placement has learned in half of its seeds: "
+            "their scores are those of a guess; train longer (train.epochs), or at other rates (train.lr)."
         )
     if len(scored) > 1 and np.ptp(scored["mean"]) == 0:
         shared = scored["mean"].iloc[0]

@@ -203,9 +203,10 @@ def judge(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, margin: float
 
 
 def learned(estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.Series:
-    """Whether each arm learned, by its name: in a seed at least, and at a rate that `select` tells from the head alone.
-    Of one that did not, the mean is that of a guess, and ranks with none."""
-    learns = estimates["n_stuck"] < estimates["learns"].map(len)
+    """Whether each arm learned, by its name: in half of its seeds, as a study's search asks of a rate, and at a rate
+    that `select` tells from the head alone. Of one that did not, the mean is that of a guess, and ranks with none."""
+    n_ended = estimates["learns"].map(len)
+    learns = (n_ended > 0) & (2 * estimates["n_stuck"] <= n_ended)
     return learns & ~estimates.index.isin(tuning.flat_arms(rates))
 
 
