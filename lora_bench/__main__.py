@@ -26,6 +26,8 @@ lora-bench: which weight matrices should LoRA adapt, at which rank, and how sure
 
   lora-bench study weight_types task=cola                 a study: until every contrast has its word
   lora-bench study weight_types task=cola dry_run=true    its runs, hours and chances; stop
+  lora-bench study quick task=files task.train_file=train.csv task.report_file=test.csv
+                                                          the same of your own rows: q, v and both
   lora-bench report store=runs                            what a store says, as one page
   lora-bench task=cola adapter.rank=4 adapter.targets=qv  one run
   lora-bench -m adapter.targets=q,v seed=range(3)         a grid
@@ -44,8 +46,9 @@ key=value
   model=           {model}
   model.name       any Hub name or local folder; model.revision; model.gguf (a GGUF file)
   task=            {task}
-  task.            data_dir (local files), train_rows, train_draw (seed: each seed its own rows), select_rows, \
-report_rows, phenomena (embedded tasks), planted_targets, planted_rank, planted_noise (task=planted)
+  task.            train_file, report_file, text_columns, label_column (task=files: your own rows), \
+data_dir (local files), train_rows, train_draw (seed: each seed its own rows), select_rows, report_rows, \
+phenomena (embedded tasks), planted_targets, planted_rank, planted_noise (task=planted)
   adapter=         {adapter}
   adapter.         {of_adapter}
   train=           {train}
