@@ -8,8 +8,9 @@ import torch
 from lora_bench.packing.packed import Packed
 from lora_bench.tasks.tokens import Tokens, batch
 
-TOKENS_PER_PASS = {"cpu": 16_384, "cuda": 262_144}
-"""Tokens, padding and all runs included, of one forward pass without gradients."""
+TOKENS_PER_PASS = {"cpu": 4_096, "cuda": 262_144}
+"""Tokens, padding and all runs included, of one forward pass without gradients. On a CPU activations of four times as
+many leave its caches: scoring then takes 3 % longer with nine runs of MiniLM, 8 % with four, 14 % alone."""
 
 
 def predict(pack: Packed, tokens: Tokens, rows: np.ndarray | None = None) -> np.ndarray:
