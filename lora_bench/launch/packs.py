@@ -19,9 +19,9 @@ PACK_SHARE = 0.75
 """Of the memory that is free when a sweep begins, what packs side by side are cut to; `plan.MEMORY_SHARE` is above
 it."""
 RESIDENT = {"cpu": 1.9, "cuda": 1.3}
-"""Peak of what a process takes over what autograd keeps: gradients on the way back, and on a CPU the gaps between tensors
-of unlike sizes, whatever glibc is told to do with freed memory (measured: 1.5 to 2.6 in bert, distilbert, gpt2 and llama,
-fp32 and bf16, with and without dropout; 1.1 to 1.3 without the gaps)."""
+"""Peak of what a process takes over what autograd keeps: gradients on the way back, and on a CPU the gaps between
+tensors of unlike sizes, whatever glibc is told to do with freed memory (measured: 1.5 to 2.6 in bert, distilbert, gpt2
+and llama, fp32 and bf16, with and without dropout; 1.1 to 1.3 without the gaps)."""
 
 
 def form_packs(runs: Sequence[Any], pack_size: int | str, *, n_workers: int = 1) -> list[list[str]]:

@@ -22,7 +22,7 @@ MOST_LETTERS = 40
 def lines(runs: Iterable[Any]) -> Iterator[str]:
     """Two lines for each task of these resolved runs, and one for each head that a backbone begins with."""
     runs = list(runs)
-    first: dict[str, Any] = {}
+    first: dict[tuple[str, int], Any] = {}
     for run in runs:
         first.setdefault(_rows_of(run), run)
     for run in first.values():

@@ -86,7 +86,7 @@ def _in_words(finding: Mapping[str, Any], first: str, second: str, word: str, si
     )
 
 
-def mirrored(row: Mapping[str, Any]) -> dict[str, Any]:
+def mirrored(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A contrast's row, second minus first."""
     swapped = {**OPPOSITE, looks.MORE_OFTEN: looks.LESS_OFTEN, looks.LESS_OFTEN: looks.MORE_OFTEN}
     return {

@@ -231,7 +231,7 @@ def _facts(source: Source, splits: Mapping[str, pd.DataFrame], config: TaskConfi
             described[split] = {"rows": len(table), "official_split": "train", "official_rows": None, "complete": None}
             continue
         source_rows = len(rows.table)
-        n_rows = used = config.train_rows if split == "train" and is_drawn else len(table)
+        n_rows = used = config.train_rows or 0 if split == "train" and is_drawn else len(table)
         if split == "train":
             source_rows += 0 if source.extra_train is None else len(source.extra_train)
             used += 0 if "select" in source.splits else len(splits["select"])
