@@ -16,7 +16,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from fake_store import depth_records, weight_types_records, write_store
+from fake_store import depth_records, fake_record, weight_types_records, write_store
 from hydra_plugins.lora_bench.sweeper import SweeperConf
 from lora_bench.calibration import simulated
 from lora_bench.cli import commands as named
@@ -112,7 +112,7 @@ def embedded(line: str) -> tuple[str, ...]:
 )
 def test_sweeps_of_the_documentation_run(arguments, command, tmp_path, training, monkeypatch):
     """To their end, with training that takes no time; lines that differ in launcher, task or backbone count once."""
-    (tmp_path / "runs").mkdir()
+    write_store(tmp_path / "runs", [fake_record()] if "show=store" in arguments else [])
     page = report.Written(verdict=[], summary="written: report/index.html")  # which tests of its own draw
     monkeypatch.setattr(report, "write", lambda scope, out: page)
     ended = command(*arguments)
@@ -168,7 +168,7 @@ def shortened(line: str) -> tuple[str, ...]:
     """A script and its arguments with settings that take seconds, on an embedded task; `store=runs` is the default."""
     script, given = shlex.split(line)[1], [word for word in shlex.split(line)[2:] if word != "store=runs"]
     ours = SHORTENED[script.removeprefix("analysis/")] + (SHORTENED["--noise"] if "--noise" in given else ())
-    if {"--verdict", "--curve"} & set(given):  # a sweep and a study, or minutes of steps
+    if {"--verdict", "--curve", "--profile"} & set(given):  # sweeps and studies, or minutes of steps
         ours = ("--data-dir", ".", "--dry-run")
     for option in ("--task", "--data-dir", "--backbone", *ours):
         if option.startswith("--") and option in given:
