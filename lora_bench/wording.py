@@ -116,6 +116,11 @@ def command_line(words: Sequence[str]) -> str:
     return " ".join(map(_shell_word, words))
 
 
+def words_of(line: str) -> list[str]:
+    """The words of such a line."""
+    return shlex.split(line)
+
+
 def _shell_word(word: str) -> str:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     if word.isprintable() and word.encode(encoding, "ignore").decode(encoding) == word:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -105,7 +104,7 @@ def command(study: str, setting: Setting, store: StoreReader | None) -> str:
 
     Without a store the backbone and the task are all that is told.
     """
-    given, run = shlex.split(study), setting.runs.iloc[0]
+    given, run = wording.words_of(study), setting.runs.iloc[0]
     if store is None:
         words = [
             *explicit.preset_words("model", str(run["model"]), given),

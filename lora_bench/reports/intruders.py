@@ -49,7 +49,8 @@ def counted(end: str, named: pd.DataFrame, store: StoreReader | None, weights: W
         return "needs the saved weights of a store, and the backbone"
     chosen = tuning.at_chosen_rates(named)
     chosen = chosen[chosen["learns"].astype(bool)] if "learns" in chosen else chosen
-    kept = chosen[[store.adapter(str(run_id)) is not None for run_id in chosen["run_id"]]]
+    is_kept = [store.adapter(str(run_id)) is not None for run_id in chosen["run_id"]]
+    kept = chosen[np.array(is_kept, dtype=bool)]  # no run at all is an empty mask, and no list of columns
     whole = kept[kept["arm"] == tuning.FULL].set_index("seed")
     arms = kept[kept["rank"].notna() & kept["seed"].isin(whole.index)]
     if arms.empty:

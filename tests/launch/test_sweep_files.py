@@ -64,7 +64,7 @@ def test_the_next_stage_says_the_same_of_the_stage_before(tmp_path, monkeypatch,
         (tmp_path / "mine.yaml").write_text(content, encoding="utf-8")
     assert next_stage.main(["--store", "runs", "--sweep", "mine.yaml", "--out", "next.yaml"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("sweeps: mine.yaml")
+    assert line.startswith("lora-bench next_stage: sweeps: mine.yaml")
 
 
 def test_a_file_that_cannot_be_read_is_named():

@@ -73,7 +73,7 @@ def test_a_store_without_runs_is_a_clear_error(script, make, tmp_path, capsys):
     if make == "empty":
         store.mkdir()
     assert run(script, store, tmp_path / "out") == 2
-    assert "--store" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith(f"lora-bench {script}: store: ")
     assert not (tmp_path / "out").exists()
 
 
