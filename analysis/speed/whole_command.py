@@ -77,8 +77,8 @@ def measure(options: argparse.Namespace, machine: dict[str, Any]) -> dict[str, A
     document["estimates"] = [line for line in document["estimates"] if line["name"] != name]
     for more in ((), (AGAIN,)) if has_estimate else ((),):
         asked = [*words, *more, f"store={store}", "tracking=none"]
-        expected = _timed([*asked, "dry_run=true"])["notes"] if has_estimate else []
-        run = _timed(asked)
+        expected = _timed([*asked, "dry_run=true"], options.out)["notes"] if has_estimate else []
+        run = _timed(asked, options.out)
         if not more:
             table = rows(run["processes"], run["seconds"])
             entry = {"words": list(words), "seconds": run["seconds"], "parts": by_part(table), "rows": table}
@@ -159,15 +159,17 @@ def _is_worker(process: Mapping[str, Any]) -> bool:
     return "lora_bench.launch.child" in process["words"]
 
 
-def _timed(words: Sequence[str]) -> dict[str, Any]:
-    """Run `lora-bench` with these words: {"seconds", "processes", "notes"}."""
+def _timed(words: Sequence[str], where: Path) -> dict[str, Any]:
+    """Run `lora-bench` with these words in a folder, where a study writes its report: {"seconds", "processes",
+    "notes"}."""
     with tempfile.TemporaryDirectory(prefix="lora_bench-profile-") as folder:
-        paths = [str(TIMERS), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(TIMERS), str(TIMERS.parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"LORA_BENCH_PROFILE": folder, "PYTHONPATH": os.pathsep.join(paths)}
         start = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "lora_bench", *words], env=environment, stdout=subprocess.DEVNULL, check=False
-        )
+            [sys.executable, "-m", "lora_bench", *words],
+            cwd=where, env=environment, stdout=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
         seconds = time.perf_counter() - start
         files = sorted(Path(folder).glob("*.json"))
         processes = [json.loads(file.read_text(encoding="utf-8")) for file in files]

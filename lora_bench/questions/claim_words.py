@@ -45,6 +45,8 @@ def _is_of(declared: Mapping[str, Any], setting: Setting) -> bool:
     fingerprint = task["fingerprint"] if isinstance(task, Mapping) else task
     if (declared["model"], fingerprint) != (setting.facts["model_fingerprint"], setting.facts["task_fingerprint"]):
         return False
+    if isinstance(task, Mapping) and task["train_rows"] != setting.facts["train_rows"]:  # drawn from the same rows
+        return False
     values = [(setting.facts.get(name), value) for name, value in {**adapter, **train}.items() if name != "dropout"]
     return all(ours == theirs for ours, theirs in values if isinstance(ours, (int, float, str)) and ours == ours)
 

@@ -170,7 +170,7 @@ def judge(
             judged, n_runs = _judge_tenfold(named)
         else:
             judged, n_runs = _judge_rates(claim, named, lora)
-        if word := claim_words.word_on(claim, words):
+        if name in pairs and (word := claim_words.word_on(claim, words)):  # both are of this setting
             judged = _STATUS_OF[claim["says"]].get(word["word"], OPEN), word["words"]
         rows.append(_row(setting.title, claim, judged, n_runs, setting, store))
     return rows

@@ -294,6 +294,19 @@ def test_a_studys_word_counts_from_either_side(first, second, word):
         assert "qv" in said["words"] and "−3.0 points (−5.0 to −1.0)" in said["words"]
 
 
+def test_a_studys_word_is_of_settings_that_hold_what_it_compares(monkeypatch):
+    """A study of maps leaves layers out of what its runs share: some of them are a setting without its placements."""
+    monkeypatch.setattr(claim_words, "of_setting", lambda *_: [finding(second="q")])
+    claim = [claim for claim in SHIPPED if claim["id"] == "qv_over_q"]
+    statuses = []
+    for placement in ("q", "v"):
+        runs = frame_of(weight_types_records(n_seeds=3, rates=(1e-3,)))
+        kept = runs["targets"].isin(["qv", placement]) | (runs["method"] == "head_only")
+        (card,) = claims.sections(runs[kept], Scope(Path("nowhere")), claim)
+        statuses += list(card.rows["status"])
+    assert statuses == ["supported", "not run"]
+
+
 def test_a_final_word_counts_before_an_open_one():
     said = claim_words.word_on(
         {"kind": "placement", "first": "qv", "second": "qkvo"}, [finding(), finding("open", None)]
