@@ -91,6 +91,7 @@ def run_id(science: Mapping[str, Any]) -> str:
 
 
 def _without_later(science: Mapping[str, Any]) -> dict[str, Any]:
+    """The science without the fields of LATER_FIELDS that have the value of before."""
     kept = dict(science)
     for path, before in LATER_FIELDS.items():
         section, _, name = path.rpartition(".")

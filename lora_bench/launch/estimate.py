@@ -63,8 +63,8 @@ def estimate(plan: Plan, store: StoreReader, *, rehearses: bool = True) -> Estim
     for pack in packs:
         by_kind.setdefault(Kind.of(pack[0]), []).append(pack)
     known = _known(plan, store, {kind: of_kind[0][0] for kind, of_kind in by_kind.items()})
-    pace_of = _rehearsed if rehearses else _guessed
-    paces, basis = pace_of(plan, {kind: of_kind for kind, of_kind in by_kind.items() if kind not in known})
+    unknown = {kind: of_kind for kind, of_kind in by_kind.items() if kind not in known}
+    paces, basis = _rehearsed(plan, unknown) if rehearses else _guessed(unknown)
     seconds = []
     for pack in packs:
         kind = Kind.of(pack[0])
@@ -176,10 +176,10 @@ def _rehearsed(plan: Plan, by_kind: Mapping[Kind, list[list[Any]]]) -> tuple[dic
             log.debug("no rehearsal", exc_info=error)
     if paces:
         return paces | {kind: next(iter(paces.values())) for kind in ordered if kind not in paces}, "a few steps here"
-    return _guessed(plan, by_kind)
+    return _guessed(by_kind)
 
 
-def _guessed(_: Plan, by_kind: Mapping[Kind, list[list[Any]]]) -> tuple[dict[Kind, "Pace"], str]:
+def _guessed(by_kind: Mapping[Kind, list[list[Any]]]) -> tuple[dict[Kind, "Pace"], str]:
     """The same by operations alone, of a CPU: no more than an order of magnitude for small backbones and short rows."""
     from lora_bench.training.rehearsal import Pace
 

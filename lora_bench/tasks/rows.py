@@ -224,14 +224,14 @@ def _facts(source: Source, splits: Mapping[str, pd.DataFrame], config: TaskConfi
     `source_complete` says the same of the source, before `train_rows` and `report_rows` cut it.
     """
     described = {}
-    is_drawn = config.train_draw == "seed"
+    n_drawn = config.train_rows if config.train_draw == "seed" else None
     for split, table in splits.items():
         rows = source.splits.get(split)
         if rows is None:  # select, cut from train
             described[split] = {"rows": len(table), "official_split": "train", "official_rows": None, "complete": None}
             continue
         source_rows = len(rows.table)
-        n_rows = used = config.train_rows or 0 if split == "train" and is_drawn else len(table)
+        n_rows = used = n_drawn if split == "train" and n_drawn else len(table)
         if split == "train":
             source_rows += 0 if source.extra_train is None else len(source.extra_train)
             used += 0 if "select" in source.splits else len(splits["select"])
@@ -251,6 +251,6 @@ def _facts(source: Source, splits: Mapping[str, pd.DataFrame], config: TaskConfi
         "cut": {
             "data_seed": DATA_SEED,
             "select": "own split" if "select" in source.splits else "first rows of the shuffled train split",
-            "train": "drawn by the seed from the rest" if is_drawn else "next rows of the shuffled train split",
+            "train": "drawn by the seed from the rest" if n_drawn else "next rows of the shuffled train split",
         },
     }

@@ -101,9 +101,7 @@ def resolve(config: RunConfig) -> Run:
     require_known(task, backbone.tokenizer)
     matrices, gap, spelled, layers = select(config, backbone)
     _check_method(config, matrices)
-    n_train = len(task.splits["train"])
-    if config.task.train_draw == "seed" and config.task.train_rows is not None:
-        n_train = config.task.train_rows
+    n_train = task.facts["splits"]["train"]["rows"]  # in use: a seed may draw them from more
     steps = count_steps(n_train, config)
     _check_steps(config, n_train, steps)
     document = science(
