@@ -1,5 +1,5 @@
 """How claims beyond one contrast of two cells are read from records: trends over budgets and ranks, pooled placements,
-levels of a factor, ratios of training time, and the spectra of saved adapters.
+levels of a factor, ratios of training time, the spectra of saved adapters, and what is left of their start.
 
     trend(seed)  = least-squares slope on log2 of the rank, or of the budget, of a score, or of a difference,
                    times the doublings from the lowest to the highest: a margin a doubling would call a rise flat that
@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.questions import factor
+from lora_bench.questions import factor, subspaces
 from lora_bench.reports import intruders
 from lora_bench.reports.scope import Scope
 from lora_bench.store import StoreReader
@@ -174,7 +174,7 @@ def spectral_slopes(claim: Claim, named: pd.DataFrame, store: StoreReader) -> By
     chosen = tuning.at_chosen_rates(named)
     chosen = chosen[chosen["rank"].notna()]
     by_seed: dict[int, dict[int, float]] = {}
-    placed = chosen[chosen["targets"].map(lambda word: same_targets(claim["targets"], str(word))).astype(bool)]
+    placed = of_targets(claim["targets"], chosen)
     for run_id, seed, rank in zip(placed["run_id"].astype(str), placed["seed"], placed["rank"], strict=True):
         if store.adapter(run_id) is None:
             continue
@@ -218,6 +218,32 @@ def judge_spectral(claim: Claim, named: pd.DataFrame, store: StoreReader | None)
     return (status, f"slope of log stable rank on log rank: {words}"), len(slopes)
 
 
+def starts_kept(claim: Claim, named: pd.DataFrame, store: StoreReader) -> tuple[int, By] | str:
+    """The lowest or highest rank of a placement whose adapters were saved at the chosen rates, and {seed: share of A's
+    row space that lies in its start's}."""
+    chosen = tuning.at_chosen_rates(named)
+    placed = of_targets(claim["targets"], chosen[chosen["rank"].notna()])
+    adapters, _ = subspaces.read(placed, store)
+    if not adapters:
+        return f"needs saved adapters of {claim['targets']} of one rank (keep_adapters=all)"
+    rank = (min if claim["rank"] == "lowest" else max)(rank for rank, _ in adapters)
+    try:
+        return rank, {seed: adapter.kept_of_start() for (at, seed), adapter in sorted(adapters.items()) if at == rank}
+    except settings.NothingToShow as error:
+        return str(error)
+
+
+def judge_start(claim: Claim, named: pd.DataFrame, store: StoreReader | None) -> tuple[tuple[str, str], int]:
+    """Status and evidence of a claim on what is left of A's start, and the runs behind it."""
+    kept = starts_kept(claim, named, store) if store else "needs the adapters of a store"
+    if isinstance(kept, str):
+        return ("not run", kept), 0
+    rank, by_seed = kept
+    status, words = within(np.array(list(by_seed.values())), float(claim["low"]), float(claim["high"]))
+    about = f"of {claim['targets']} at rank {rank}, share of A's row space within its start's"
+    return (status, f"{about}: {words}"), len(by_seed)
+
+
 def judge_intruders(
     claim: Claim, named: pd.DataFrame, store: StoreReader | None, scope: Scope
 ) -> tuple[tuple[str, str], int]:
@@ -256,7 +282,7 @@ _NO_SEED = "no seed has a score in all of these cells"
 
 
 def of_targets(word: str, estimates: pd.DataFrame) -> pd.DataFrame:
-    """The cells of a placement, as a sweep writes it."""
+    """The cells or runs of a placement, as a sweep writes it."""
     return estimates[estimates["targets"].map(lambda targets: same_targets(word, str(targets))).astype(bool)]
 
 

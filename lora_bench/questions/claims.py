@@ -41,6 +41,7 @@ KINDS = {
     "time_ratio": ("by", "first", "second", "at_most"),
     "spectral": ("targets", "low", "high"),
     "intruders": ("rank", "low", "high"),
+    "start": ("targets", "rank", "low", "high"),
     "rate_flat": ("targets", "first", "second"),
     "rate_falls": ("targets", "first", "second"),
     "rate_tenfold": (),
@@ -166,6 +167,8 @@ def judge(
             judged, n_runs = claim_kinds.judge_spectral(claim, named, store)
         elif kind == "intruders":
             judged, n_runs = claim_kinds.judge_intruders(claim, named, store, scope)
+        elif kind == "start":
+            judged, n_runs = claim_kinds.judge_start(claim, named, store)
         elif kind == "rate_tenfold":
             judged, n_runs = _judge_tenfold(named)
         else:

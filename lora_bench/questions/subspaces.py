@@ -80,7 +80,7 @@ def section(
         raise NothingToShow(f"{setting.title}: no run has one rank for all its matrices")
     chosen = tuning.at_chosen_rates(runs)
     targets, low, high = _choose(setting, chosen, store, targets, ranks)
-    adapters, lacking = _read(chosen[(chosen["targets"] == targets) & chosen["rank"].isin([low, high])], store)
+    adapters, lacking = read(chosen[(chosen["targets"] == targets) & chosen["rank"].isin([low, high])], store)
     comparisons = _comparisons(adapters, low, high)
     if not comparisons:
         raise NothingToShow(
@@ -165,6 +165,16 @@ class Adapter:
         run = type("Run", (), {"seed": self.seed, "rank": self.rank})
         return Adapter(run, pairs, self.manifest, self.init, self.replicate)
 
+    def kept_of_start(self) -> float:
+        """The share of A's row space that lies in that of its start, mean over matrices; by chance rank / d_in.
+
+        Raises:
+            NothingToShow: when the start cannot be drawn again.
+        """
+        start = self.at_start()
+        spans = [subspace.overlap(self.basis(name, "A"), start.basis(name, "A"))[-1, -1] for name in self.pairs]
+        return float(np.mean(spans))
+
 
 def sentence(setting: Setting, targets: str, table: pd.DataFrame) -> str:
     """What was found here, in one sentence: the leading direction against chance, and the whole spans."""
@@ -215,8 +225,8 @@ def _choose(
     return targets, low, high
 
 
-def _read(chosen: pd.DataFrame, store: StoreReader) -> tuple[dict, int]:
-    """(rank, seed) -> Adapter, and how many of these runs kept none."""
+def read(chosen: pd.DataFrame, store: StoreReader) -> tuple[dict[tuple[int, int], Adapter], int]:
+    """(rank, seed) -> Adapter, and how many of these runs kept none that can be read."""
     adapters, lacking = {}, 0
     for run, rank, seed in zip(chosen.itertuples(), chosen["rank"], chosen["seed"], strict=True):
         record = store.record(str(run.run_id))

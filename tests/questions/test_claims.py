@@ -251,6 +251,58 @@ def test_what_intruders_lack_is_said(tmp_path, weights, with_full, why):
     assert status == "not run" and why in evidence and "run lora-bench +sweeps=intruders" in evidence
 
 
+# ---------------------------------------------------------------- what is left of A's start
+
+
+def turned(root, *, n_left, init="gaussian"):
+    """A store of q at rank 4: `n_left` rows of each A are mixtures of its start's, and the others orthogonal to it."""
+    from safetensors.numpy import save_file
+
+    from lora_bench.models.adapters import draw_A
+
+    store = Store(root)
+    for seed in range(4):
+        record = fake_record(targets="q", rank=4, seed=seed)
+        record["config"]["adapter"]["init"] = init
+        rng = np.random.default_rng(seed)
+
+        def save(folder, record=record, seed=seed, rng=rng):
+            tensors = {}
+            for matrix in record["manifest"]:
+                start = draw_A("gaussian", matrix["module"], (4, D_MODEL), seed=seed, replicate=0).numpy()
+                away = np.linalg.svd(start)[2][4 : 8 - n_left]
+                trained = np.concatenate([rng.normal(size=(n_left, 4)) @ start, 3 * away])
+                name = f"base_model.model.{matrix['module']}"
+                tensors |= {f"{name}.lora_A.weight": rng.normal(size=(4, 4)) @ trained}
+                tensors |= {f"{name}.lora_B.weight": np.ones((D_MODEL, 4))}
+            (folder / "adapter").mkdir(parents=True)
+            save_file(tensors, folder / "adapter" / "adapter_model.safetensors")
+
+        store.write(record, adapter=save)
+    return root
+
+
+def of_start(root, targets="q"):
+    (claim,) = (claim | {"targets": targets} for claim in SHIPPED if claim["kind"] == "start")
+    scope = Scope(root)
+    (card,) = claims.sections(scope.read(), scope, [claim])
+    return card.rows.iloc[0][["status", "evidence"]].to_list()
+
+
+@pytest.mark.parametrize(("n_left", "status"), [(4, "supported"), (3, "supported"), (1, "refuted")])
+def test_what_is_left_of_a_start_is_the_share_of_its_rows_that_were_left(tmp_path, n_left, status):
+    """Whatever basis the trained rows are written in."""
+    said, words = of_start(turned(tmp_path / "runs", n_left=n_left))
+    assert said == status and f"of q at rank 4, share of A's row space within its start's: {n_left / 4:.2f}" in words
+
+
+def test_a_start_that_the_seed_does_not_draw_is_not_judged(tmp_path):
+    said, words = of_start(turned(tmp_path / "runs", n_left=3, init="pissa"))
+    assert said == "not run" and "init=pissa cannot be drawn again" in words
+    said, words = of_start(tmp_path / "runs", targets="v")
+    assert said == "not run" and "needs saved adapters of v" in words
+
+
 @pytest.mark.parametrize(("rates", "status"), [([1e-2, 1e-3], "supported"), ([3e-3, 3e-3], "refuted")])
 def test_a_best_rate_that_falls_is_a_binomial_word(rates, status):
     """Both ways: six seeds that all fall support it, six that none does refute it."""
