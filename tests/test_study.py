@@ -272,15 +272,19 @@ def test_the_amplification_is_that_of_the_records():
 def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
     """Words first; an interval stands beside a word that it belongs to."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (study,) = studies.sections(ROOT / "results" / "study_sst2_1000")
-    words = study.words.set_index("second")
+    of_studies = studies.sections(ROOT / "results" / "study_sst2_1000")
+    decoder, encoder = (study.words.set_index("second") for study in sorted(of_studies, key=lambda one: one.title))
     tables = [judged.contrasts.set_index("second") for judged in (by_budget[36_864], cola.judged)]
-    for arm in words.index:
-        of_study = words.loc[arm]
-        row = [f"{of_study['word']}: {wording.signed(of_study['difference'])} ({of_study['interval_shown']})"]
+    for arm in encoder.index:
+        of_encoder, of_decoder = (
+            f"{one['word']}: {wording.signed(one['difference'])} ({one['interval_shown']})"
+            for one in (words.loc[arm] for words in (encoder, decoder))
+        )
+        row = [of_encoder]
         for contrast in (table.loc[arm] for table in tables):
             told = learn(contrast) or f": {wording.signed(contrast['difference'])}"
             row.append(f"{contrast['verdict']}{told}")
+        row.append(of_decoder)
         assert f"\n| {arm} | {' | '.join(row)} |\n" in text, arm
     ranges = [table["seeds_needed"].dropna() for table in tables]
     least, most = (int(pick(pick(column) for column in ranges)) for pick in (min, max))

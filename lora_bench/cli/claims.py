@@ -45,10 +45,10 @@ def main(argv: list[str] | None = None) -> int:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lora_bench-"))) / "joined"
             try:
                 stores = [existing(scope.store), *(existing(root, key="beside") for root in options.beside)]
-                publish.write_archive(stores, folder, adapters=["all"])
+                publish.write_archive(stores, folder, adapters=None)
             except (NothingToShow, StoreError) as error:
                 return script.refuse("claims", error)
-            joined = replace(joined, store=folder)
+            joined = replace(joined, store=folder, home=scope.store)
 
         def judge(runs: pd.DataFrame) -> list[claims.Card]:
             made.extend(claims.sections(runs, joined, judged))

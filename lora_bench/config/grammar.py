@@ -109,11 +109,11 @@ def spell_rank_pattern(ranks: Mapping[tuple[str, int], int]) -> str:
         if len(by_rank) == 1:
             parts.append(f"{role}@{next(iter(by_rank))}")
         else:
-            parts += ["+".join(f"{role}.{run}" for run in _runs(own)) + f"@{rank}" for rank, own in by_rank.items()]
+            parts += ["+".join(f"{role}.{run}" for run in ranges(own)) + f"@{rank}" for rank, own in by_rank.items()]
     return "+".join(parts)
 
 
-def _runs(layers: Sequence[int]) -> list[str]:
+def ranges(layers: Sequence[int]) -> list[str]:
     """`0-2`, `5`: consecutive layers together."""
     runs: list[list[int]] = []
     for layer in layers:

@@ -209,7 +209,7 @@ def _flops(run: Any) -> int:
     """Of training, and of scoring."""
     from lora_bench.training.cost import run_flops
 
-    trained = round(lengths(run)[1]["train"] * run.config.train.epochs)
+    trained = round(lengths(run).tokens["train"] * run.config.train.epochs)
     return run_flops(run.blueprint, run.config, run.matrices, trained) + _scoring_flops(run)
 
 
@@ -217,7 +217,7 @@ def _scoring_flops(run: Any) -> int:
     """Of scoring select as often as the run does, and report and some rows of train once."""
     from lora_bench.training.cost import scoring_flops
 
-    _, tokens = lengths(run)
+    tokens = lengths(run).tokens
     train, n_train, n_select = run.config.train, run.n_train, len(run.task.splits.get("select", ()))
     n_scored = int(count_scored(train, train.epochs, n_train=n_train, n_select=n_select))
     sample = round(tokens["train"] * train_sample(n_train, n_select) / n_train)

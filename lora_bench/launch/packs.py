@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_bench.models import machine
 
@@ -109,7 +109,7 @@ def activation_bytes(run: Any) -> int:
     from lora_bench.packing import memory
 
     device, train = devices.resolve_device(run.config.device), run.config.train
-    longest, _ = lengths(run)
+    longest = lengths(run).longest
     n_rows = math.ceil(train.batch_size / train.grad_accumulation)
     matrices = run.matrices or tuple(replace(matrix, rank=1) for matrix in run.blueprint.matrices)
     ranks = tuple((matrix.module, matrix.rank) for matrix in matrices)
@@ -140,16 +140,28 @@ def activation_bytes(run: Any) -> int:
 _known_bytes: dict[tuple, int] = {}
 
 
-def lengths(run: Any) -> tuple[int, dict[str, int]]:
-    """Tokens of the longest row of any split, and the tokens of each split; remembered by what they depend on."""
+class Lengths(NamedTuple):
+    """Tokens of the rows that a run reads."""
+
+    longest: int  # of any split
+    tokens: dict[str, int]  # of a split, added up
+    full: dict[str, float]  # share of a split's rows that fill train.max_length
+
+
+def lengths(run: Any) -> Lengths:
+    """How long the rows are, remembered by what that depends on."""
     drawn_by = run.config.seed if run.config.task.train_draw == "seed" else None
     of_rows = (run.science["task"]["fingerprint"], run.n_train, drawn_by)
-    key = (*of_rows, run.science["model"]["fingerprint"], run.config.train.max_length)
+    most = run.config.train.max_length
+    key = (*of_rows, run.science["model"]["fingerprint"], most)
     if key not in _known_lengths:
-        splits = run.tokens()
-        longest = max(int(split.lengths.max()) for split in splits.values())
-        _known_lengths[key] = longest, {name: int(split.lengths.sum()) for name, split in splits.items()}
+        by_split = {name: split.lengths for name, split in run.tokens().items()}
+        _known_lengths[key] = Lengths(
+            max(int(of_split.max()) for of_split in by_split.values()),
+            {name: int(of_split.sum()) for name, of_split in by_split.items()},
+            {name: float((of_split == most).mean()) for name, of_split in by_split.items()},
+        )
     return _known_lengths[key]
 
 
-_known_lengths: dict[tuple, tuple[int, dict[str, int]]] = {}
+_known_lengths: dict[tuple, Lengths] = {}

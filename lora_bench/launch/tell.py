@@ -94,9 +94,11 @@ def _ahead(plan: Plan, store: StoreReader, *, is_launched: bool) -> str:
     from lora_bench.models import devices
 
     works = "dry_run=true tells it without training; stopped with Ctrl-C, the same line goes on"
+    if is_launched:
+        return works
     expected = estimate(plan, store, rehearses=False)
     is_here = devices.resolve_device(next(iter(plan.runs.values())).run.config.device).type == "cpu"
-    is_told = not is_launched and (is_here or expected.basis.startswith("from "))
+    is_told = is_here or "a guess" not in expected.basis
     return f"about {duration(expected.seconds)} ({expected.basis}); {works}" if is_told else works
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lora_bench.launch import packs
 from lora_bench.tasks.rows import Task
 from lora_bench.tasks.summary import summarise
 from lora_bench.wording import counted, listed
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
 MOST_NAMED = 8
 """Labels that are named one by one; of more the first and the last are."""
 MOST_LETTERS = 40
+FEW = 0.01
+"""Share of a split's rows that fill `train.max_length`, below which nothing is said of them."""
 
 
 def lines(runs: Iterable[Any]) -> Iterator[str]:
-    """Two lines for each task of these resolved runs, and one for each head that a backbone begins with."""
+    """Two lines for each task of these resolved runs, one for each length at which many rows are cut, and one for each
+    head that a backbone begins with."""
     runs = list(runs)
     first: dict[tuple[str, int], Any] = {}
     for run in runs:
@@ -29,6 +33,8 @@ def lines(runs: Iterable[Any]) -> Iterator[str]:
         yield _labels(run.config.task.name, run.task)
         yield f"  {_repeats(run.task)}"
         alike = [other for other in runs if _rows_of(other) == _rows_of(run)]
+        by_length = {(other.blueprint.fingerprint, other.config.train.max_length): other for other in reversed(alike)}
+        yield from (f"  {line}" for line in filter(None, map(_full, by_length.values())))
         plans = {other.blueprint.fingerprint: other.blueprint for other in alike}
         yield from (f"  {_head(plan, run.task)}" for plan in plans.values())
 
@@ -67,6 +73,15 @@ def _repeats(task: Task) -> str:
     is_cut = task.facts["cut"]["select"] != "own split"
     sayings.append("select is cut from train, before it" if is_cut else "select has rows of its own")
     return "; ".join(sayings)
+
+
+def _full(run: Any) -> str:
+    """Which rows are as long as rows may be, where those are more than a few: what is behind is not read."""
+    shares = packs.lengths(run).full
+    parts = [f"{share:.0%} of {split.replace('_', ' ')}" for split, share in shares.items() if share >= FEW]
+    most = run.config.train.max_length
+    where = f"train.max_length={most} tokens of {run.blueprint.name}"
+    return f"rows that fill {where}, and are cut there if longer: {listed(parts)}" if parts else ""
 
 
 def _head(plan: Blueprint, task: Task) -> str:

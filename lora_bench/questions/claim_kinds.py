@@ -222,15 +222,18 @@ def starts_kept(claim: Claim, named: pd.DataFrame, store: StoreReader) -> tuple[
     """The lowest or highest rank of a placement whose adapters were saved at the chosen rates, and {seed: share of A's
     row space that lies in its start's}."""
     chosen = tuning.at_chosen_rates(named)
+    chosen = chosen[chosen["learns"].astype(bool)] if "learns" in chosen else chosen  # of others A has hardly moved
     placed = of_targets(claim["targets"], chosen[chosen["rank"].notna()])
-    adapters, _ = subspaces.read(placed, store)
+    of_weights = sorted(set(placed["init"]) & set(subspaces.OF_WEIGHTS)) if "init" in placed else []
+    if of_weights:
+        return f"is about a random start, and init={of_weights[0]} begins with the weight's own directions"
+    is_kept = np.array([store.adapter(str(run_id)) is not None for run_id in placed["run_id"]], dtype=bool)
+    kept = placed[is_kept]
+    end = kept["rank"].min() if claim["rank"] == "lowest" else kept["rank"].max()
+    adapters, _ = subspaces.read(kept[kept["rank"] == end], store)
     if not adapters:
         return f"needs saved adapters of {claim['targets']} of one rank (keep_adapters=all)"
-    rank = (min if claim["rank"] == "lowest" else max)(rank for rank, _ in adapters)
-    try:
-        return rank, {seed: adapter.kept_of_start() for (at, seed), adapter in sorted(adapters.items()) if at == rank}
-    except settings.NothingToShow as error:
-        return str(error)
+    return int(end), {seed: adapter.kept_of_start() for (_, seed), adapter in sorted(adapters.items())}
 
 
 def judge_start(claim: Claim, named: pd.DataFrame, store: StoreReader | None) -> tuple[tuple[str, str], int]:

@@ -20,6 +20,8 @@ from lora_bench.verdicts.settings import Setting
 OPPOSITE = {looks.BETTER: looks.WORSE, looks.WORSE: looks.BETTER}
 USUAL_STORE = Path("runs")
 """The folder that a command writes to by itself."""
+OF_LAYERS = "study=depth"
+"""The study that varies the layers itself."""
 FAMILIES = ("placement",)
 """Kinds of claims whose contrast a study compares by the names of placements."""
 
@@ -47,7 +49,11 @@ def _is_of(declared: Mapping[str, Any], setting: Setting) -> bool:
         return False
     if isinstance(task, Mapping) and task["train_rows"] != setting.facts["train_rows"]:  # drawn from the same rows
         return False
-    values = [(setting.facts.get(name), value) for name, value in {**adapter, **train}.items() if name != "dropout"]
+    spelled = {  # layers as a store's frame has them
+        name: ",".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in {**adapter, **train}.items()
+    }
+    values = [(setting.facts.get(name), value) for name, value in spelled.items() if name != "dropout"]
     return all(ours == theirs for ours, theirs in values if isinstance(ours, (int, float, str)) and ours == ours)
 
 
@@ -101,10 +107,13 @@ def mirrored(row: Mapping[Any, Any]) -> dict[str, Any]:
     }
 
 
-def command(study: str, setting: Setting, store: StoreReader | None) -> str:
-    """The line that runs a claim's study in a setting: on its backbone and rows, trained as its runs are.
+def command(study: str, setting: Setting, store: StoreReader | None, home: Path | None = None) -> str:
+    """The line that runs a claim's study in a setting: on its backbone, layers and rows, trained as its runs are.
 
     Without a store the backbone and the task are all that is told.
+
+    Args:
+        home: the store that the line writes to, where `store` is a copy of it.
     """
     given, run = wording.words_of(study), setting.runs.iloc[0]
     if store is None:
@@ -113,7 +122,9 @@ def command(study: str, setting: Setting, store: StoreReader | None) -> str:
             *explicit.preset_words("task", str(run["task"]), given),
         ]
     else:
-        words = explicit.shared_words(run, store.record(str(run["run_id"])), given=given)
-        is_usual = is_archive(store.root) or store.root == USUAL_STORE
-        words += [] if is_usual else [override("store", str(store.root))]
+        record, root = store.record(str(run["run_id"])), home or store.root
+        words = explicit.shared_words(run, record, given=given)
+        layers = record["config"]["adapter"].get("layers", "all")
+        words += [] if layers == "all" or study == OF_LAYERS else [f"adapter.layers={explicit.text_of(layers)}"]
+        words += [] if is_archive(root) or root == USUAL_STORE else [override("store", str(root))]
     return wording.command_line(["lora-bench", *given, *words])

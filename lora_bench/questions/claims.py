@@ -49,6 +49,7 @@ KINDS = {
 CELLS = ("placement", "same_rank", "rank")  # kinds that compare two cells
 TRENDS = ("interaction", "rank_slope", "pooled")
 FACTORS = ("factor", "time_ratio")
+ENDS = ("lowest", "highest")  # what `rank` may say
 SAYS = ("better", "tied", "at_least", "rises", "falls", "flat")
 AS_CONTRAST = {"rises": "better", "falls": "worse", "flat": "tied"}
 CARD = ("setting", "claim", "text", "source", "status", "evidence", "n_runs")  # a row: a claim in a setting
@@ -83,9 +84,12 @@ def read_claims(path: Path) -> list[dict]:
         name = claim.get("id", f"number {place + 1}")
         if claim.get("kind") not in KINDS:
             raise ClaimError(f"claim {name}: no kind {claim.get('kind')!r}; kinds are {', '.join(KINDS)}")
-        absent = [key for key in ("id", "text", "source", *KINDS[claim["kind"]]) if not claim.get(key)]
+        needed = KINDS[claim["kind"]]
+        absent = [key for key in ("id", "text", "source", *needed) if claim.get(key) in (None, "", [])]
         if absent:
             raise ClaimError(f"claim {name}: no {', '.join(absent)}")
+        if "rank" in needed and claim["rank"] not in ENDS:
+            raise ClaimError(f"claim {name}: rank {claim['rank']!r}; words are {', '.join(ENDS)}")
         if "says" in claim and claim["says"] not in SAYS:
             raise ClaimError(f"claim {name}: says {claim['says']!r}; words are {', '.join(SAYS)}")
         if name in seen:
@@ -110,7 +114,7 @@ def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None)
     rows, refused = [], []
     if any(claim["kind"] not in FACTORS for claim in claims):
         rows, refused = gather(answered, lambda setting: judge(setting, claims, scope=scope, store=store))
-    rows = _whole([*rows, *_of_factors(scope.within(runs), scope, claims)], claims, answered, store)
+    rows = _whole([*rows, *_of_factors(scope.within(runs), scope, claims)], claims, answered, store, scope.home)
     section = card_section(pd.DataFrame(rows), claims, several=len(answered) > 1)
     section.notes.extend(dict.fromkeys(note for setting in answered for note in setting.notes))
     section.notes.append(Note(f"the claims are judged at one look; {AGAIN}"))
@@ -175,7 +179,7 @@ def judge(
             judged, n_runs = _judge_rates(claim, named, lora)
         if name in pairs and (word := claim_words.word_on(claim, words)):  # both are of this setting
             judged = _STATUS_OF[claim["says"]].get(word["word"], OPEN), word["words"]
-        rows.append(_row(setting.title, claim, judged, n_runs, setting, store))
+        rows.append(_row(setting.title, claim, judged, n_runs, setting, store, scope.home))
     return rows
 
 
@@ -186,10 +190,11 @@ def _row(
     n_runs: int,
     setting: settings.Setting | None = None,
     store: StoreReader | None = None,
+    home: Path | None = None,
 ) -> dict:
     status, evidence = judged
     if status == NOT_RUN and claim.get("study") and setting is not None:
-        evidence += f"; run {claim_words.command(claim['study'], setting, store)}"
+        evidence += f"; run {claim_words.command(claim['study'], setting, store, home)}"
     return {
         "setting": title, "claim": claim["id"], "text": claim["text"], "source": claim["source"],
         "status": status, "evidence": evidence, "n_runs": n_runs,
@@ -210,7 +215,11 @@ def _of_factors(runs: pd.DataFrame, scope: Scope, claims: list[dict]) -> list[di
 
 
 def _whole(
-    rows: list[dict], claims: list[dict], answered: Sequence[settings.Setting], store: StoreReader | None
+    rows: list[dict],
+    claims: list[dict],
+    answered: Sequence[settings.Setting],
+    store: StoreReader | None,
+    home: Path | None,
 ) -> list[dict]:
     """The rows with those that a setting lacks, and with what is against a claim beside it."""
     by_title = {setting.title: setting for setting in answered}
@@ -218,7 +227,7 @@ def _whole(
     made = []
     for title in dict.fromkeys(row["setting"] for row in rows) or by_title:
         of_title = [
-            by_cell.get((title, claim["id"])) or _row(title, claim, _absent(claim), 0, by_title.get(title), store)
+            by_cell.get((title, claim["id"])) or _row(title, claim, _absent(claim), 0, by_title.get(title), store, home)
             for claim in claims
         ]
         status = {row["claim"]: row["status"] for row in of_title}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
@@ -50,7 +50,9 @@ def shared_words(run: pd.Series, record: Mapping[str, Any], *, given: Sequence[s
 
 def task_words(task: str, record: Mapping[str, Any], *, given: Sequence[str]) -> list[str]:
     """Those of `shared_words` for the task and its rows."""
-    rows = (f"{key}={n_rows}" for key, n_rows in _cut_rows(record).items())
+    rows = [f"{key}={n_rows}" for key, n_rows in _cut_rows(record).items()]
+    draw = record["config"]["task"].get("train_draw", "fixed")
+    rows += [] if draw == "fixed" else [f"task.train_draw={draw}"]
     return _further([*preset_words("task", task, given), *rows], given)
 
 
@@ -72,13 +74,13 @@ def _further(words: Sequence[str], given: Sequence[str]) -> list[str]:
 
 
 def preset_words(group: str, name: str, given: Sequence[str]) -> list[str]:
-    """The word that chooses what has this name; the name itself for what no preset has."""
+    """The word that chooses what has this name; the name itself, or the file, for what no preset has."""
     if {group, f"{group}.name", f"{group}.gguf"} & set(map(overrides.key_of, given)):
         return []
     paths = sorted((resource_root() / "conf" / group).glob("*.yaml"))
-    preset = next((path.stem for path in paths if _preset(group, path.stem).get("name") == name), None)
+    preset = next((path.stem for path in paths if _recorded_name(_preset(group, path.stem)) == name), None)
     if preset is None:
-        return [override(f"{group}.name", name)]
+        return [override(f"{group}.{'gguf' if name.endswith('.gguf') else 'name'}", name)]
     return [] if preset == DEFAULTS[group] else [override(group, preset)]
 
 
@@ -87,6 +89,12 @@ def _preset(group: str, name: str) -> Mapping[str, Any]:
     """The values of conf/GROUP/NAME.yaml."""
     text = (resource_root() / "conf" / group / f"{name}.yaml").read_text(encoding="utf-8")
     return MappingProxyType(yaml.safe_load(text) or {})
+
+
+def _recorded_name(preset: Mapping[str, Any]) -> str | None:
+    """What records call it: a backbone of a GGUF file is that file, and not the model that was turned into it."""
+    file = preset.get("gguf")
+    return PurePosixPath(file).name if file else preset.get("name")
 
 
 def _differing(

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from lora_bench import wording
+from lora_bench.config.grammar import ranges
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.section import Column, Section, Table
@@ -59,13 +60,21 @@ def sections(store: Path) -> list[StudySection]:
     """
     written = [journal.read() for journal in journals(store)]
     looked_at = [content for content in written if content and content["looks"]]
-    families = sorted(looked_at, key=lambda content: (content["title"], content["declared"]))
+    families = sorted(looked_at, key=lambda content: (_title(content), content["declared"]))
     made = []
-    for title, alike in itertools.groupby(families, key=lambda content: content["title"]):
+    for title, alike in itertools.groupby(families, key=_title):
         contents = list(alike)
         titles = _told_apart(title, [content["setting"] for content in contents])
         made += [section(name, content) for name, content in zip(titles, contents, strict=True)]
     return made
+
+
+def _title(content: Mapping[str, Any]) -> str:
+    """Backbone and task, with the layers where not all are adapted: it is another question there."""
+    layers = content["setting"].get("adapter", {}).get("layers", "all")
+    if layers == "all":
+        return content["title"]
+    return f"{content['title']} · layers {', '.join(ranges(layers))}"
 
 
 def _told_apart(title: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -28,6 +28,8 @@ from lora_bench.verdicts.settings import REFERENCE_TARGETS, NothingToShow, Setti
 
 MOST_PAIRS = 10
 LARGEST_SHOWN = 64  # directions, in a heatmap
+OF_WEIGHTS = ("pissa", "olora")
+"""Starts of A that are made of the weight, which no seed draws again."""
 VECTORS = {"A": "A", "update": "B A"}
 
 
@@ -90,7 +92,10 @@ def section(
     rng = np.random.default_rng(0)
     table, grids = _measure(adapters, comparisons, rng)
     if step_zero:
-        starts = {key: adapter.at_start() for key, adapter in adapters.items()}
+        try:
+            starts = {key: adapter.at_start() for key, adapter in adapters.items()}
+        except NothingToShow as error:
+            raise NothingToShow(f"--step-zero: {error}") from None
         before, _ = _measure(starts, comparisons, rng, vectors=("A",))
         table = table.merge(
             before[["comparison", "module", "vectors", "i", "j", "phi"]].rename(columns={"phi": "phi_step_zero"}),
@@ -154,9 +159,7 @@ class Adapter:
         from lora_bench.models.adapters import PACKED_INITS, draw_A
 
         if self.init not in PACKED_INITS:
-            raise NothingToShow(
-                f"--step-zero: A of init={self.init} cannot be drawn again without the backbone's weights"
-            )
+            raise NothingToShow(f"A of init={self.init} cannot be drawn again without the backbone's weights")
         pairs = {}
         for matrix in self.manifest:
             shape = (matrix["rank"], matrix["d_in"])
@@ -381,7 +384,7 @@ def _captions(made: Iterable[str], name: str, targets: str, layer: int) -> dict[
 def _notes(setting: Setting, targets: str, low: int, high: int, lacking: int, adapters: dict) -> list[Note]:
     notes = list(setting.notes)
     init = setting.facts.get("init")
-    if init in ("pissa", "olora"):
+    if init in OF_WEIGHTS:
         notes.append(
             Note(
                 f"init={init} starts A from the weight, so subspaces agree before any training: "

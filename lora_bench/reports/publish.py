@@ -69,7 +69,7 @@ def write_archive(
     out: Path,
     *,
     task: str | None = None,
-    adapters: Sequence[str] = (),
+    adapters: Sequence[str] | None = (),
     command: str = "",
     overwrite: bool = False,
     keep_first: bool = False,
@@ -83,7 +83,8 @@ def write_archive(
     Args:
         task: only the runs of this task.
         adapters: cells whose LoRA adapters at their chosen rate are kept: `qv r=4`, of one task `sst2/qv r=4`, of its
-            first two seeds `qv r=4:2`; or `all`; empty for none.
+            first two seeds `qv r=4:2`; or `all`; empty for none. None keeps all that those runs kept, whole
+            weights of full fine-tuning too.
         command: what the manifest says of how it was made.
         overwrite: replace an archive that differs; files that belong to no archive stay.
         keep_first: of runs that stores hold with different results, keep that of the first store.
@@ -99,7 +100,7 @@ def write_archive(
             lines, homes, frame = _gather(stores, task, keep_first=keep_first)
             best = chosen_runs(frame)
             _write_records(folder / RECORDS, [lines[run_id] for run_id in sorted(frame["run_id"])])
-            wanted = _of_cells(best, adapters)["run_id"]
+            wanted = best["run_id"] if adapters is None else _of_cells(best, adapters)["run_id"]
             n_adapters = sum(_copy_adapter(homes[run_id], run_id, folder) for run_id in wanted)
             manifest = {
                 "format": FORMAT,

@@ -34,6 +34,7 @@ class Scope:
     mix_environments: bool = False
     with_paper: bool = False  # whether the scores that the LoRA paper prints for GPT-3 stand beside ours
     width: float | None = None  # of figures, in inches; None: a column or a page, by what they show
+    home: Path | None = None  # the store that printed commands write to, where `store` is a copy for the moment
     weights: Weights | None = None  # the backbone's, where claims compare saved weights with them; None: they do not
 
     def margin_of(self, metric: str) -> float:

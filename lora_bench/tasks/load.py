@@ -53,7 +53,8 @@ def _generated(config: TaskConfig) -> Source:
         raise ConfigError(f"task.name: no embedded task {config.name!r}; embedded tasks are {', '.join(EMBEDDED)}")
     spec = EMBEDDED[config.name]
     select_rows = size_of_select(GENERATED_TRAIN_ROWS, config)
-    train_rows = max(GENERATED_TRAIN_ROWS, (config.train_rows or 0) + select_rows)
+    n_asked = 0 if config.train_draw == "seed" else config.train_rows or 0  # a seed draws from the usual rows
+    train_rows = max(GENERATED_TRAIN_ROWS, n_asked + select_rows)
     report_rows = max(GENERATED_REPORT_ROWS, config.report_rows or 0)
     try:
         train = grammars.generate(config.name, "train", train_rows, config.phenomena)

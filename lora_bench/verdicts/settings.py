@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench.config.facts import Key
+from lora_bench.config.grammar import ranges
 from lora_bench.config.schema import KEYS, LORA_METHODS
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.wording import counted
@@ -177,7 +178,7 @@ def settings(
             # a head-only run's rate is its head's: it has no adapter rate that its head could follow
             beside = beside[same | ((name == "head_rate") & (facts[name] == "lr") & (beside["method"] == FLOOR))]
         same_pair = [g for _, g in groups if _name(g) == _name(group)]
-        apart = _told_apart(group, same_pair, shown)
+        apart = _told_apart(group, same_pair, shown) | _on_layers(facts)
         title = " · ".join([*_name(group), *(f"{name.replace('_', ' ')} {value}" for name, value in apart.items())])
         slug = "_".join([*_name(group), *(f"{name}-{value}" for name, value in apart.items())])
         joined = pd.concat([group, beside]) if len(beside) else group
@@ -311,6 +312,12 @@ def _head_rates(runs: pd.DataFrame) -> pd.Series:
     follows = adapted & ~rates.isin(fixed)
     several = runs.loc[follows, "lr"].nunique() > 1
     return rates.mask(follows & several, "lr")
+
+
+def _on_layers(facts: dict) -> dict[str, str]:
+    """The layers where not all are adapted: another question, even where no other setting of the pair asks it."""
+    layers = str(facts.get("layers", "all"))
+    return {"layers": ", ".join(ranges(list(map(int, layers.split(",")))))} if layers[:1].isdigit() else {}
 
 
 def _told_apart(group: pd.DataFrame, groups: list[pd.DataFrame], names: list[str]) -> dict[str, str]:

@@ -18,9 +18,14 @@ from records import finished_record
 from tiny import VALUES, tiny_config
 
 
-def own_rows(folder, labels, *, report=None, pairs=False, **changed):
-    """A run on rows of the user's own: `text N` of every label in turn, and the first three of them as report."""
-    rows = pd.DataFrame({"text": [f"text {row}" for row in range(len(labels))], "label": labels})
+def own_rows(folder, labels, *, report=None, pairs=False, n_long=0, **changed):
+    """A run on rows of the user's own: `text N` of every label in turn, and the first three of them as report.
+
+    Args:
+        n_long: rows, from the last, whose text is long.
+    """
+    texts = [f"text {row}" + " goes on" * 10 * (row >= len(labels) - n_long) for row in range(len(labels))]
+    rows = pd.DataFrame({"text": texts, "label": labels})
     if pairs:
         rows["other"] = [f"other {row}" if row else "" for row in range(len(labels))]
     rows.to_csv(folder / "train.csv", index=False)
@@ -44,6 +49,18 @@ def test_the_plan_names_labels_counts_and_repeated_rows(tmp_path):
     parts = [f"{3 - n_select} of train"] * (n_select < 3) + [f"{n_select} of select"] * (n_select > 0)
     assert told[1].strip() == f"of 3 report rows {' and '.join(parts)} too; select is cut from train, before it"
     assert told[2].strip() == "the head on tiny begins fresh"
+
+
+@pytest.mark.parametrize("n_long", [0, 20])
+def test_rows_that_are_cut_are_told(n_long, tmp_path):
+    """A preset's length may be that of another task: what stands behind it in one's own rows is never read."""
+    run = own_rows(tmp_path, [0, 1] * 20, n_long=n_long, train__max_length=32, task__select_rows=4)
+    shares = {split: (rows["text_a"].str.len() > 32).mean() for split, rows in run.task.splits.items()}
+    parts = [f"{share:.0%} of {split}" for split, share in shares.items() if share]
+    assert len(parts) == (2 if n_long else 0)  # train, and what of it is select
+    told = f"rows that fill train.max_length=32 tokens of tiny, and are cut there if longer: {' and '.join(parts)}"
+    lines = [line.strip() for line in tell_tasks.lines([run, run]) if "max_length" in line]
+    assert lines == ([told] if n_long else [])
 
 
 def test_a_pair_repeats_where_both_its_texts_do(tmp_path):

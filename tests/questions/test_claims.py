@@ -10,13 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import yaml
 
 from fake_store import D_MODEL, fake_record, frame_of, weight_types_records, write_store
 from lora_bench.config.errors import ConfigError
-from lora_bench.questions import claim_document, claim_kinds, claim_sides, claim_words, claims
+from lora_bench.questions import claim_document, claim_kinds, claim_sides, claim_words, claims, explicit
+from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
+from lora_bench.store import open_store
 from lora_bench.store.folder import Store
-from lora_bench.verdicts.arms import Arm
+from lora_bench.verdicts.arms import Arm, name_arms
 from lora_bench.verdicts.subspace import LowRank
 
 ROOT = Path(__file__).parents[2]
@@ -232,6 +235,15 @@ def test_intruders_at_unequal_scores_settle_nothing(tmp_path):
     assert rows["lora_intrudes"][0] == "open" and "the scores are not equal" in rows["lora_intrudes"][1]
 
 
+def test_stores_side_by_side_keep_the_weights_of_full_fine_tuning(tmp_path):
+    """`claims beside=` joins stores for the moment; an archive to publish has low-rank adapters alone."""
+    root = kept(tmp_path / "runs")
+    write_archive([Store(root)], tmp_path / "joined", adapters=None)
+    write_archive([Store(root)], tmp_path / "published", adapters=["all"])
+    assert of_intruders(tmp_path / "joined")["lora_intrudes"] == of_intruders(root)["lora_intrudes"]
+    assert of_intruders(tmp_path / "published")["lora_intrudes"][0] == "not run"
+
+
 def absent(record):
     raise ConfigError("model.name: no folder 'x'")
 
@@ -296,11 +308,29 @@ def test_what_is_left_of_a_start_is_the_share_of_its_rows_that_were_left(tmp_pat
     assert said == status and f"of q at rank 4, share of A's row space within its start's: {n_left / 4:.2f}" in words
 
 
-def test_a_start_that_the_seed_does_not_draw_is_not_judged(tmp_path):
+def test_a_start_that_no_seed_draws_or_that_nobody_kept_is_not_judged(tmp_path):
     said, words = of_start(turned(tmp_path / "runs", n_left=3, init="pissa"))
-    assert said == "not run" and "init=pissa cannot be drawn again" in words
+    assert said == "not run" and "init=pissa begins with the weight's own directions" in words
     said, words = of_start(tmp_path / "runs", targets="v")
     assert said == "not run" and "needs saved adapters of v" in words
+
+
+def test_starts_of_runs_that_learned_nothing_say_nothing(tmp_path):
+    """There A has hardly moved, and would be found where it began."""
+    store = Store(turned(tmp_path / "runs", n_left=1))
+    named = name_arms(Scope(store.root).read())
+    (claim,) = (claim | {"targets": "q"} for claim in SHIPPED if claim["kind"] == "start")
+    learns = named["seed"] != 2
+    rank, by_seed = claim_kinds.starts_kept(claim, named.assign(learns=learns), store)
+    assert rank == 4 and set(by_seed) == {0, 1, 3}
+
+
+def test_shares_near_one_support_a_start_that_is_kept():
+    """A share is at most 1, and the upper end of its t interval is not."""
+    (claim,) = (claim for claim in SHIPPED if claim["kind"] == "start")
+    values = np.array([0.90, 0.99, 0.99, 0.99])
+    assert scipy.stats.t.interval(0.95, 3, values.mean(), scipy.stats.sem(values))[1] > 1
+    assert claim_kinds.within(values, float(claim["low"]), float(claim["high"]))[0] == "supported"
 
 
 @pytest.mark.parametrize(("rates", "status"), [([1e-2, 1e-3], "supported"), ([3e-3, 3e-3], "refuted")])
@@ -359,6 +389,28 @@ def test_a_studys_word_is_of_settings_that_hold_what_it_compares(monkeypatch):
     assert statuses == ["supported", "not run"]
 
 
+def test_the_words_of_the_published_studies_count_on_some_layers_too():
+    """A journal has layers as a list and a store's frame as text: unlike, they left a claim to one look."""
+    scope = Scope(ROOT / "results" / "study_sst2_1000")
+    (card,) = claims.sections(scope.read(), scope, [claim for claim in SHIPPED if claim["id"] == "qv_over_q"])
+    assert all(evidence.startswith("study, look ") for evidence in card.rows["evidence"])
+    titles = list(card.rows["setting"])
+    assert "SmolLM2-135M-Instruct.Q4_1.gguf · sst2 · layers 24-29" in titles and len(titles) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", ["model=smollm2"]),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", ["model.name=HuggingFaceTB/SmolLM2-135M-Instruct"]),
+        ("mine.gguf", ["model.gguf=mine.gguf"]),
+    ],
+)
+def test_a_printed_line_names_the_backbone_that_was_trained(name, words):
+    """The full-precision model is another backbone than the file that was made of it, and a file is no Hub name."""
+    assert explicit.preset_words("model", name, []) == words
+
+
 def test_a_final_word_counts_before_an_open_one():
     said = claim_words.word_on(
         {"kind": "placement", "first": "qv", "second": "qkvo"}, [finding(), finding("open", None)]
@@ -388,6 +440,33 @@ def test_every_claim_that_ships_says_what_refutes_it_and_what_settles_it():
         others = [other for other in SHIPPED if other["id"] in claim.get("contradicts", ())]
         assert all(claim["id"] in other["contradicts"] for other in others)
     assert {claim["kind"] for claim in SHIPPED} == set(claims.KINDS)
+
+
+def test_the_line_of_a_claim_has_layers_draws_and_the_store_of_its_runs(tmp_path):
+    """Without them the line would train another setting, or write where the claim is not judged."""
+    record = fake_record(targets="q", task="acceptability", adapter={"layers": [0]})
+    record["config"]["task"]["train_draw"] = "seed"
+    joined = write_archive([open_store(write_store(tmp_path / "runs", [record]))], tmp_path / "joined").root
+    scope = Scope(joined, home=tmp_path / "mine")
+    (card,) = claims.sections(scope.read(), scope, [claim for claim in SHIPPED if claim["id"] == "qv_over_q"])
+    (line,) = (re.search(r"; run (lora-bench .*)", evidence)[1] for evidence in card.rows["evidence"])
+    assert {"adapter.layers=[0]", "task.train_draw=seed", f"store={tmp_path / 'mine'}"} < set(shlex.split(line))
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [({"low": 0.0}, None), ({"rank": "low"}, "words are lowest, highest"), ({"high": None}, "no high")],
+)
+def test_a_claims_file_is_checked(tmp_path, changed, told):
+    """A bound of zero is a bound, and a rank that is no end would be judged at the highest."""
+    (claim,) = (claim for claim in SHIPPED if claim["kind"] == "start")
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump({"claims": [claim | changed]}))
+    if told is None:
+        assert claims.read_claims(path)[0]["low"] == 0.0
+    else:
+        with pytest.raises(claims.ClaimError, match=told):
+            claims.read_claims(path)
 
 
 @pytest.mark.usefixtures("unrehearsed", "uncounted")

@@ -125,7 +125,7 @@ def test_texts_wrap_within_what_the_column_has_left(name):
 
 @pytest.mark.parametrize("name", ["many rows", "claims", "claims of two settings"])
 def test_what_is_too_tall_goes_on_in_further_tables_with_every_row_once(name):
-    """33 claims in two settings were one table of six pages, of which LaTeX prints one."""
+    """The claims in two settings were one table of six pages, of which LaTeX prints one."""
     table = TABLES[name]
     text = latex.latex(table)
     labels = re.findall(r"\\label\{(.+)\}", text)

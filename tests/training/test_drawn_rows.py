@@ -100,6 +100,19 @@ def test_a_plan_says_what_is_drawn_from_what():
     assert f"{n_train:,} train, of which each seed draws {N_ROWS}" in said
 
 
+def test_a_plan_says_once_that_rows_are_cut():
+    """Each seed's rows are cut in another share."""
+    runs = [drawn(seed=seed, train__max_length=8) for seed in range(3)]
+    assert sum("train.max_length=8" in line for line in tell_tasks.lines(runs)) == 1
+
+
+def test_a_draw_has_the_usual_rows_to_draw_from():
+    """Were more made because more are asked for, the rest would always be what was asked, and never drawn from."""
+    task = parse(composed("model=tiny", "task=acceptability", "task.select_rows=100")).task
+    with pytest.raises(ConfigError, match=r"9000 asked, but .* has 7900 train rows"):
+        load_task(replace(task, train_draw="seed", train_rows=9000))
+
+
 @pytest.mark.parametrize("n_rows", [None, "all"])
 def test_a_draw_of_all_rows_is_refused(n_rows):
     """It would be the same rows for every seed, whatever the key says."""
