@@ -19,7 +19,9 @@ Written by `{command}`; nothing here is typed by hand.
 
 A claim is a contrast with a rule, written before the run, for what refutes it. Its status comes from the records and
 journals of a store: supported, refuted, open (the seeds do not settle it), did not learn (a side is no better than the
-head alone), or not run, with the command that runs it.
+head alone), or not run, with the command that runs it. Behind ± is half of a 95 % interval; p is corrected over all
+contrasts that a setting's claims ask for, so that it may differ from another page's, and "tie within" is two one-sided
+tests.
 """
 
 
