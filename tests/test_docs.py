@@ -92,7 +92,7 @@ def test_the_pages_hold_commands():
 def embedded(line: str) -> tuple[str, ...]:
     """The arguments of a command, on the embedded backbone and task; where packs train is test_launchers.py's."""
     words = shlex.split(line)
-    elsewhere = ("hydra/launcher", "hydra.launcher", "task=", "task.", "model=", "model.")
+    elsewhere = ("hydra/launcher", "hydra.launcher", "task=", "task.", "model=", "model.", "adapter.layers=[")
     given = [word for word in words[words.index("lora-bench") + 1 :] if not word.startswith(elsewhere)]
     planted = "+sweeps=calibration_planted" in given  # about its own task, whose labels take the backbone in fp64
     task = ["task.train_rows=32", "task.select_rows=8", "task.report_rows=8"] if planted else ["task=acceptability"]

@@ -162,7 +162,7 @@ def test_longer_rows_and_larger_batches_make_smaller_packs(two_seeds, monkeypatc
     run = next(iter(plan.runs.values())).run
     sizes = []
     for longest in (16, 512, 8192):
-        monkeypatch.setattr(packs_module, "lengths", lambda run, longest=longest: (longest, {}))
+        monkeypatch.setattr(packs_module, "lengths", lambda run, longest=longest: packs_module.Lengths(longest, {}, {}))
         sizes.append(packs_module.largest_pack([run]))
     assert sizes[0] == packs_module.LARGEST_PACK["cpu"] >= sizes[1] > sizes[2] >= 1
 
