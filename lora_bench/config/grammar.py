@@ -109,11 +109,16 @@ def spell_rank_pattern(ranks: Mapping[tuple[str, int], int]) -> str:
         if len(by_rank) == 1:
             parts.append(f"{role}@{next(iter(by_rank))}")
         else:
-            parts += ["+".join(f"{role}.{run}" for run in ranges(own)) + f"@{rank}" for rank, own in by_rank.items()]
+            parts += ["+".join(f"{role}.{run}" for run in _runs(own)) + f"@{rank}" for rank, own in by_rank.items()]
     return "+".join(parts)
 
 
-def ranges(layers: Sequence[int]) -> list[str]:
+def layers_in_words(layers: Sequence[int]) -> str:
+    """Numbers of layers, ascending, for people: `24-29`, `0-2, 5`."""
+    return ", ".join(_runs(layers))
+
+
+def _runs(layers: Sequence[int]) -> list[str]:
     """`0-2`, `5`: consecutive layers together."""
     runs: list[list[int]] = []
     for layer in layers:

@@ -224,7 +224,7 @@ def starts_kept(claim: Claim, named: pd.DataFrame, store: StoreReader) -> tuple[
     chosen = tuning.at_chosen_rates(named)
     chosen = chosen[chosen["learns"].astype(bool)] if "learns" in chosen else chosen  # of others A has hardly moved
     placed = of_targets(claim["targets"], chosen[chosen["rank"].notna()])
-    of_weights = sorted(set(placed["init"]) & set(subspaces.OF_WEIGHTS)) if "init" in placed else []
+    of_weights = sorted(set(placed["init"]) & set(settings.OF_WEIGHTS)) if "init" in placed else []
     if of_weights:
         return f"is about a random start, and init={of_weights[0]} begins with the weight's own directions"
     is_kept = np.array([store.adapter(str(run_id)) is not None for run_id in placed["run_id"]], dtype=bool)

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.config.grammar import ranges
+from lora_bench.config.grammar import layers_in_words
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.section import Column, Section, Table
@@ -74,7 +74,7 @@ def _title(content: Mapping[str, Any]) -> str:
     layers = content["setting"].get("adapter", {}).get("layers", "all")
     if layers == "all":
         return content["title"]
-    return f"{content['title']} · layers {', '.join(ranges(layers))}"
+    return f"{content['title']} · layers {layers_in_words(layers)}"
 
 
 def _told_apart(title: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:

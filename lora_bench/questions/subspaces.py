@@ -24,12 +24,10 @@ from lora_bench.reports.section import Column, SettingSection, Table
 from lora_bench.store import StoreReader, open_store
 from lora_bench.verdicts import arms, subspace, tuning
 from lora_bench.verdicts.note import Note, gap
-from lora_bench.verdicts.settings import REFERENCE_TARGETS, NothingToShow, Setting
+from lora_bench.verdicts.settings import OF_WEIGHTS, REFERENCE_TARGETS, NothingToShow, Setting
 
 MOST_PAIRS = 10
 LARGEST_SHOWN = 64  # directions, in a heatmap
-OF_WEIGHTS = ("pissa", "olora")
-"""Starts of A that are made of the weight, which no seed draws again."""
 VECTORS = {"A": "A", "update": "B A"}
 
 
@@ -92,10 +90,7 @@ def section(
     rng = np.random.default_rng(0)
     table, grids = _measure(adapters, comparisons, rng)
     if step_zero:
-        try:
-            starts = {key: adapter.at_start() for key, adapter in adapters.items()}
-        except NothingToShow as error:
-            raise NothingToShow(f"--step-zero: {error}") from None
+        starts = {key: adapter.at_start() for key, adapter in adapters.items()}
         before, _ = _measure(starts, comparisons, rng, vectors=("A",))
         table = table.merge(
             before[["comparison", "module", "vectors", "i", "j", "phi"]].rename(columns={"phi": "phi_step_zero"}),
@@ -159,7 +154,9 @@ class Adapter:
         from lora_bench.models.adapters import PACKED_INITS, draw_A
 
         if self.init not in PACKED_INITS:
-            raise NothingToShow(f"A of init={self.init} cannot be drawn again without the backbone's weights")
+            raise NothingToShow(
+                f"--step-zero: A of init={self.init} cannot be drawn again without the backbone's weights"
+            )
         pairs = {}
         for matrix in self.manifest:
             shape = (matrix["rank"], matrix["d_in"])

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench.config.facts import Key
-from lora_bench.config.grammar import ranges
+from lora_bench.config.grammar import layers_in_words
 from lora_bench.config.schema import KEYS, LORA_METHODS
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.wording import counted
@@ -22,6 +22,7 @@ from lora_bench.wording import counted
 PLACEMENTS = ("q", "k", "v", "o", "qk", "qv", "qkvo")  # the order of the paper's Table 5
 REFERENCE_TARGETS = "qv"
 FLOOR = "head_only"
+OF_WEIGHTS = ("pissa", "olora")  # starts of A that are made of the weight, which no seed draws again
 SAME_BUDGET = 0.02  # parameter counts this near each other, as a share, are one budget
 
 _APART = ("adapter.method", "adapter.targets", "adapter.rank", "train.lr", "seed")  # what tells runs of a setting apart
@@ -224,7 +225,7 @@ def varied_factors(runs: pd.DataFrame) -> dict[str, list[str]]:
 
 def preset_of(method: str, init: object, alpha_policy: object) -> str:
     """The adapter preset (conf/adapter) of a run's method: PiSSA, OLoRA and rsLoRA are LoRA with a setting."""
-    if method == "lora" and init in ("pissa", "olora"):
+    if method == "lora" and init in OF_WEIGHTS:
         return str(init)
     return "rslora" if method == "lora" and alpha_policy == "rslora" else method
 
@@ -317,7 +318,7 @@ def _head_rates(runs: pd.DataFrame) -> pd.Series:
 def _on_layers(facts: dict) -> dict[str, str]:
     """The layers where not all are adapted: another question, even where no other setting of the pair asks it."""
     layers = str(facts.get("layers", "all"))
-    return {"layers": ", ".join(ranges(list(map(int, layers.split(",")))))} if layers[:1].isdigit() else {}
+    return {"layers": layers_in_words(list(map(int, layers.split(","))))} if layers[:1].isdigit() else {}
 
 
 def _told_apart(group: pd.DataFrame, groups: list[pd.DataFrame], names: list[str]) -> dict[str, str]:
