@@ -269,6 +269,24 @@ def test_the_amplification_is_that_of_the_records():
         assert float(row["W in ΔW"]) == one["weight_in_update"] and float(row["W in random"]) == one["weight_in_random"]
 
 
+def test_the_pages_tables_of_the_language_model_are_those_of_its_journal():
+    """Difference and interval of each contrast, on the page of studies; and where the replication repeats them."""
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    text = page.partition("The same question on a language model")[2]
+    (decoder,) = (one for one in studies.sections(ROOT / "results" / "study_sst2_1000") if "SmolLM2" in one.title)
+    shown = {}
+    for one in decoder.words.to_dict("records"):
+        difference, interval = wording.signed(one["difference"]), one["interval_shown"]
+        row = re.search(rf"^\| {one['second']} \| (\S+) \| (\w+) \(([^;)]*)", text, flags=re.M)
+        assert row and row.groups() == (difference, one["word"], interval), one["second"]
+        shown[one["second"]] = difference
+    (rows,) = tables_of("On a language model")
+    of = {row["what of the paper"].partition(": ")[2]: row["SmolLM2, last 6 layers"] for row in rows}
+    assert of["qv above q, k and qk"] == f"better: {', '.join(shown[name] for name in ('q', 'k', 'qk'))}"
+    assert of["qv above v and o"] == f"open: {shown['v']}, {shown['o']}"
+    assert of["qv as good as qkvo"] == f"open: {shown['qkvo']}"
+
+
 def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
     """Words first; an interval stands beside a word that it belongs to."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -29,6 +29,8 @@ SHARE_OF_MATMUL = 0.5
 """Of the machine's matrix products' rate, what a pack was seen to reach, scoring and checks included."""
 MOST_REHEARSALS = 3
 """Kinds of packs that are tried, those with most work; others take as long for an operation as the first of them."""
+GUESS = "a guess"
+"""How the basis of an estimate begins that rests on no run, finished or tried."""
 CHECKING = 0.05
 """Of a pack's time, what checking and saving its runs take, about."""
 LONGEST_START = 20.0
@@ -45,6 +47,7 @@ class Estimate:
     seconds: float
     bytes: int
     basis: str
+    is_guess: bool = False  # whether some packs are guessed from this CPU's products
 
 
 def estimate(plan: Plan, store: StoreReader, *, rehearses: bool = True) -> Estimate:
@@ -65,6 +68,7 @@ def estimate(plan: Plan, store: StoreReader, *, rehearses: bool = True) -> Estim
     known = _known(plan, store, {kind: of_kind[0][0] for kind, of_kind in by_kind.items()})
     unknown = {kind: of_kind for kind, of_kind in by_kind.items() if kind not in known}
     paces, basis = _rehearsed(plan, unknown) if rehearses else _guessed(unknown)
+    is_guess = bool(paces) and basis.startswith(GUESS)
     seconds = []
     for pack in packs:
         kind = Kind.of(pack[0])
@@ -73,7 +77,7 @@ def estimate(plan: Plan, store: StoreReader, *, rehearses: bool = True) -> Estim
     if known:
         n_finished = sum(len(frame) for frame in known.values())
         basis = " and ".join([f"from {counted(n_finished, 'finished run')}", *([basis] if paces else [])])
-    return Estimate(start + _end_of(seconds, plan.n_workers), n_bytes, basis)
+    return Estimate(start + _end_of(seconds, plan.n_workers), n_bytes, basis, is_guess)
 
 
 def _end_of(seconds: Sequence[float], n_workers: int) -> float:
@@ -186,7 +190,7 @@ def _guessed(by_kind: Mapping[Kind, list[list[Any]]]) -> tuple[dict[Kind, "Pace"
     ordered = list(by_kind)
     precision = by_kind[ordered[0]][0][0].precision if ordered else "fp32"
     rate = SHARE_OF_MATMUL * _matmul_rate(precision) if ordered else 1.0
-    basis = f"a guess from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"
+    basis = f"{GUESS} from this CPU's {precision} matrix products, {rate / 1e9:.0f} GFLOP/s of them made use of"
     return {kind: Pace(1 / rate, 1 / rate) for kind in ordered}, basis
 
 

@@ -98,7 +98,7 @@ def _ahead(plan: Plan, store: StoreReader, *, is_launched: bool) -> str:
         return works
     expected = estimate(plan, store, rehearses=False)
     is_here = devices.resolve_device(next(iter(plan.runs.values())).run.config.device).type == "cpu"
-    is_told = is_here or "a guess" not in expected.basis
+    is_told = is_here or not expected.is_guess
     return f"about {duration(expected.seconds)} ({expected.basis}); {works}" if is_told else works
 
 

@@ -164,7 +164,8 @@ def section(title: str, content: Mapping[str, Any]) -> StudySection:
         },
         captions={
             name: f"{style.short_metric(metric)}, first minus second, paired by seed, each at the rate that select "
-            f"ranks first; intervals hold over all {len(frame)} contrasts and {len(declared['looks'])} looks, and "
+            f"ranks first; intervals hold over all {len(frame)} contrasts and "
+            f"{wording.counted(len(declared['looks']), 'look')}, and "
             f"the band is the margin of {100 * declared['margin']:g}."
         },
         notes=_notes(content, n_last),

@@ -136,6 +136,20 @@ def test_steps_that_are_tried_do_not_count_as_the_start_of_a_worker(plans, tried
     assert estimated(plans[2], []).seconds == 4.0 + 70.0
 
 
+def test_an_estimate_of_which_a_part_is_guessed_is_a_guess(tmp_path, monkeypatch):
+    """Of a GPU no time is told that rests on this CPU's products, be it of some packs alone."""
+    monkeypatch.setattr(estimate, "_matmul_rate", lambda precision: 1e9)
+    store = Store(tmp_path)
+    given = candidates(("train.batch_size=4",), ("train.batch_size=8",), store=store.root)
+    plan = make(given, store, places=Places(1, on_these_cores=True, threads=1))
+    rows = rows_of(plan, 2, size=1)
+    other = [row | {"batch_size": 12 - row["batch_size"]} for row in rows]
+    records: Any = [Records(these) for these in (rows, [*rows, *other])]
+    partly, whole = (estimate.estimate(plan, these, rehearses=False) for these in records)
+    assert partly.is_guess and " and a guess from " in partly.basis
+    assert not whole.is_guess and whole.basis == "from 4 finished runs"
+
+
 def test_where_no_step_can_be_taken_a_guess_is_told_as_one(plans, monkeypatch):
     """A dry run must not fail over what training would say anyway."""
 
