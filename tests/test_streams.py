@@ -111,7 +111,7 @@ def test_notes_beside_a_plan_that_cannot_be_written_fail_no_run(pack, training, 
     plan, store = pack
     file(plan.path, 0).mkdir(parents=True)
     with marks.under_way(plan.path, 0):
-        marks.progress_teller(plan.path, 0)({"event": "step", "step": 1, "steps": 2})
+        marks.progress_teller(plan.path, 0)({"event": "work", "share": 0.5, "runs": 1})
         assert child.train(order_of(plan, 0), own_process=True) == 0
     assert set(store.statuses().values()) == {"finished"}
 

@@ -117,6 +117,11 @@ class TaskConfig:
     )
     planted_seed: int | None = fact(None, at_least=0, at_most=2**31 - 1, help="planted: another teacher")
 
+    @property
+    def is_drawn_by_seed(self) -> bool:
+        """Whether each seed trains on rows of its own."""
+        return self.train_draw == "seed"
+
 
 @dataclass
 class AdapterConfig:

@@ -16,7 +16,6 @@ from rich.console import Console
 
 from lora_bench.config.schema import TrackingConfig
 from lora_bench.launch import files, jobs, losses, marks, precision
-from lora_bench.launch.estimate import share_of_training
 from lora_bench.launch.gpus import claim_gpu
 from lora_bench.launch.plan import Plan, save
 from lora_bench.launch.plan_file import PlanFile, reference
@@ -186,8 +185,7 @@ def _in_process(
                 refresh(plan, store, plan.packs[number])  # another launch may have trained some
                 wanted = plan.pending(plan.packs[number])
                 done = progress.n_runs - len(plan.pending())
-                share = share_of_training(plan.runs[plan.packs[number][0]].run)
-                listener = _inside(progress, done, failed, share)
+                listener = _inside(progress, done, failed)
                 failed += _train_pack(plan, store, number, wanted, tracking, listener)
                 refresh(plan, store, plan.packs[number])
             progress.update(done=progress.n_runs - len(plan.pending()), failed=failed)
@@ -230,17 +228,16 @@ def _train_pack(
     return sum(store.status(run_id) == "failed" for run_id in wanted)
 
 
-def _inside(progress: SweepProgress, done: int, failed: int, share: float) -> Callable[[dict], None]:
-    """A listener to one pack, behind `done` and `failed` runs: its steps move the bar by the share of its time that
-    training takes, its records count."""
+def _inside(progress: SweepProgress, done: int, failed: int) -> Callable[[dict], None]:
+    """A listener to one pack, behind `done` and `failed` runs: its work moves the bar, its records count."""
     ended: list[bool] = []
 
     def listen(event: dict) -> None:
         if event.get("event") == "record":
             ended.append(event.get("status") == "failed")
             progress.update(done=done + len(ended), failed=failed + sum(ended))
-        elif event.get("event") == "step":
-            inside = share * event["step"] / event["steps"] * event["runs"]
+        elif event.get("event") == "work":
+            inside = event["share"] * event["runs"]
             progress.update(done=done + len(ended), failed=failed + sum(ended), inside=inside)
 
     return listen
@@ -259,7 +256,6 @@ def _through_launcher(
     marks.forget_marks(plan.path, numbers)
     pending = plan.pending()
     unfinished = {number: set(plan.pending(plan.packs[number])) for number in numbers}
-    of_training = {number: share_of_training(plan.runs[plan.packs[number][0]].run) for number in numbers}
     before = {run_id: store.written_at(run_id) for run_id in pending}
     done_before, failed_before = progress.n_runs - len(pending), progress.failed
     is_over = threading.Event()
@@ -274,9 +270,9 @@ def _through_launcher(
                 if run_id not in seen and store.written_at(run_id) != before[run_id]:
                     seen[run_id] = store.status(run_id) or "failed"
             failed = failed_before + sum(status == "failed" for status in seen.values())
-            shares |= {number: share for number in numbers if (share := marks.share_trained(plan.path, number))}
+            shares |= {number: share for number in numbers if (share := marks.share_done(plan.path, number))}
             n_runs = {number: len(unfinished[number] - seen.keys()) for number in numbers}
-            inside = sum(of_training[number] * shares[number] * n_runs[number] for number in numbers)
+            inside = sum(shares[number] * n_runs[number] for number in numbers)
             progress.update(done=done_before + len(seen), failed=failed, inside=inside)
             if failed and fail_fast and not has_failed.is_set():
                 has_failed.set()

@@ -19,7 +19,7 @@ import numpy as np
 from lora_bench.launch.packs import lengths
 from lora_bench.launch.plan import Plan
 from lora_bench.store import StoreReader
-from lora_bench.training.scored import count_scored, train_sample
+from lora_bench.training.scored import scored_tokens
 from lora_bench.wording import counted
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ MOST_REHEARSALS = 3
 """Kinds of packs that are tried, those with most work; others take as long for an operation as the first of them."""
 GUESS = "a guess"
 """How the basis of an estimate begins that rests on no run, finished or tried."""
-CHECKING = 0.05
-"""Of a pack's time, what checking and saving its runs take, about."""
 LONGEST_START = 20.0
 """Seconds that a worker needs to start, at most: as many as this process has computed until it asks, since both import
 the same and read the same rows."""
@@ -203,12 +201,6 @@ def _operations(pack: Sequence[Any]) -> tuple[list[float], list[float]]:
     return [_flops(run) - scoring for run in pack], [scoring] * len(pack)
 
 
-def share_of_training(run: Any) -> float:
-    """Of a run's time, by operations: with few rows of train and many of report most of it is scoring."""
-    (training,), (scoring,) = _operations([run])
-    return (1 - CHECKING) * training / (training + scoring)
-
-
 def _flops(run: Any) -> int:
     """Of training, and of scoring."""
     from lora_bench.training.cost import run_flops
@@ -218,14 +210,11 @@ def _flops(run: Any) -> int:
 
 
 def _scoring_flops(run: Any) -> int:
-    """Of scoring select as often as the run does, and report and some rows of train once."""
     from lora_bench.training.cost import scoring_flops
 
-    tokens = lengths(run).tokens
-    train, n_train, n_select = run.config.train, run.n_train, len(run.task.splits.get("select", ()))
-    n_scored = int(count_scored(train, train.epochs, n_train=n_train, n_select=n_select))
-    sample = round(tokens["train"] * train_sample(n_train, n_select) / n_train)
-    return scoring_flops(run.blueprint, tokens.get("select", 0) * n_scored + tokens.get("report", 0) + sample)
+    n_select = len(run.task.splits["select"])
+    n_tokens = scored_tokens(lengths(run).tokens, run.config.train, n_train=run.n_train, n_select=n_select)
+    return scoring_flops(run.blueprint, n_tokens)
 
 
 def _bytes(run: Any) -> int:

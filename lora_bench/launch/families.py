@@ -184,7 +184,7 @@ class Family:
         first = self.declaration.placements[0]
         run = self.cells.run(first, self.declaration.start(first)[0], self.declaration.first_seed)
         name = fingerprint(run.task.kind, run.task.label_names, {"train": run.task.splits["train"]})
-        return name if run.config.task.train_draw == "fixed" else f"{run.n_train} by seed of {name}"
+        return f"{run.n_train} by seed of {name}" if run.config.task.is_drawn_by_seed else name
 
     def run_ids(self, step: Sequence[Wanted]) -> list[str]:
         return [self.cells.run(cell.placement, cell.rate, seed).run_id for cell in step for seed in cell.seeds]

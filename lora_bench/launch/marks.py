@@ -41,14 +41,14 @@ def under_way(path: Path, number: int) -> Iterator[None]:
 
 
 def progress_teller(path: Path, number: int) -> Callable[[dict], None]:
-    """A listener that writes the share of a pack's steps that are done into its mark, for whoever watches the sweep."""
+    """A listener that writes the share of a pack's work that is done into its mark, for whoever watches the sweep."""
     last_note = 0.0
 
     def listen(event: dict) -> None:
         nonlocal last_note
-        if event.get("event") == "step" and time.monotonic() - last_note >= PROGRESS_SECONDS:
+        if event.get("event") == "work" and time.monotonic() - last_note >= PROGRESS_SECONDS:
             last_note = time.monotonic()
-            note(mark_file(path, number), f"{event['step'] / event['steps']:.4f}")
+            note(mark_file(path, number), f"{event['share']:.4f}")
 
     return listen
 
@@ -60,8 +60,8 @@ def note(file: Path, text: str = "") -> None:
         file.write_text(text, encoding="utf-8")
 
 
-def share_trained(path: Path, number: int) -> float | None:
-    """The share of its steps that a pack under way has done; None where its job has not told, or is telling now."""
+def share_done(path: Path, number: int) -> float | None:
+    """The share of its work that a pack under way has done; None where its job has not told, or is telling now."""
     try:
         return float(mark_file(path, number).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -150,7 +150,7 @@ class Lengths(NamedTuple):
 
 def lengths(run: Any) -> Lengths:
     """How long the rows are, remembered by what that depends on."""
-    drawn_by = run.config.seed if run.config.task.train_draw == "seed" else None
+    drawn_by = run.config.seed if run.config.task.is_drawn_by_seed else None
     of_rows = (run.science["task"]["fingerprint"], run.n_train, drawn_by)
     most = run.config.train.max_length
     key = (*of_rows, run.science["model"]["fingerprint"], most)

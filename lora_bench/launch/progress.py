@@ -85,8 +85,8 @@ class Meter:
 
 
 class SweepProgress:
-    """Runs that have ended, how much is trained, runs that failed and the time left. None of them ever goes back: what
-    is trained anew, as after a loss or when memory ran out, stands still until it is behind what was told.
+    """Runs that have ended, how much of the work is done, runs that failed and the time left. None of them ever goes
+    back: what is trained anew, as after a loss or when memory ran out, stands still until it is behind what was told.
 
     Args:
         n_runs: that this launch is to train.
@@ -98,7 +98,7 @@ class SweepProgress:
         self.n_runs, self.n_before, self.of = n_runs, n_before, of
         self.done = 0
         self.failed = 0
-        self._trained = 0.0
+        self._behind = 0.0
         self._meter = Meter(console=console)
 
     def __enter__(self) -> SweepProgress:
@@ -120,18 +120,18 @@ class SweepProgress:
             inside: of the packs in training, the work that is behind them, in runs.
         """
         self.done, self.failed = max(self.done, min(done, self.n_runs)), max(self.failed, failed)
-        self._trained = max(self._trained, min(done + inside, self.n_runs))
+        self._behind = max(self._behind, min(done + inside, self.n_runs))
         self._show()
 
     def _show(self, *, is_last: bool = False) -> None:
         total = self.n_before + self.n_runs
-        share = self._trained / self.n_runs if self.n_runs else 1.0
-        of_all = (self.n_before + self._trained) / total if total else 1.0
+        share = self._behind / self.n_runs if self.n_runs else 1.0
+        of_all = (self.n_before + self._behind) / total if total else 1.0
         percent = math.floor(100 * of_all)
-        state = [f"{percent} % trained"] if self._trained > self.done and percent else []
+        state = [f"{percent} % done"] if self._behind > self.done and percent else []
         state += [f"{self.failed} failed"] if self.failed else []
         head = f"{self.n_before + self.done}/{counted(total, 'run')}{self.of}"
-        about = f"{self.done} {self.failed} {self._trained:.2f}"
+        about = f"{self.done} {self.failed} {self._behind:.2f}"
         self._meter.show(head, of_all, "  ".join([*state, *self._meter.times(share)]), about=about, is_last=is_last)
 
 
@@ -143,7 +143,8 @@ class StepProgress:
         self._meter = Meter(console=console)
         self._first: float | None = None
         self._last = math.nan
-        self._steps = 0
+        self._step = self._steps = 0
+        self._share = 0.0
 
     def __enter__(self) -> Callable[[Mapping[str, Any]], None]:
         """The listener that the run's events are for."""
@@ -154,17 +155,19 @@ class StepProgress:
         self._meter.stop()
         if self._first is not None:
             losses = f"loss {_loss(self._first)} at first, {_loss(self._last)} at last"
-            self._console.print(f"{counted(self._steps, 'step')}: {losses}", highlight=False)
+            self._console.print(f"{counted(self._step, 'step')}: {losses}", highlight=False)
 
     def _listen(self, event: Mapping[str, Any]) -> None:
-        if event.get("event") != "step":
+        if event.get("event") == "work":
+            self._share = event["share"]
+        elif event.get("event") == "step":
+            self._step, self._steps, self._last = event["step"], event["steps"], event["loss"]
+            self._first = self._last if self._first is None else self._first
+        if self._first is None or event.get("event") not in ("work", "step"):
             return
-        step, steps, self._last = event["step"], event["steps"], event["loss"]
-        self._first = self._last if self._first is None else self._first
-        self._steps = step
-        share = step / steps
-        tail = [f"loss {_loss(self._last)}", *(self._meter.times(share) if step < steps else ["scoring"])]
-        self._meter.show(f"step {step:,}/{steps:,}", share, "  ".join(tail), about=str(step))
+        state = [f"loss {_loss(self._last)}", *(["scoring"] if self._step == self._steps else [])]
+        head, tail = f"step {self._step:,}/{self._steps:,}", "  ".join([*state, *self._meter.times(self._share)])
+        self._meter.show(head, self._share, tail, about=f"{self._step} {self._share:.2f}")
 
 
 def _loss(loss: float) -> str:

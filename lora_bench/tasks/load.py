@@ -53,7 +53,7 @@ def _generated(config: TaskConfig) -> Source:
         raise ConfigError(f"task.name: no embedded task {config.name!r}; embedded tasks are {', '.join(EMBEDDED)}")
     spec = EMBEDDED[config.name]
     select_rows = size_of_select(GENERATED_TRAIN_ROWS, config)
-    n_asked = 0 if config.train_draw == "seed" else config.train_rows or 0  # a seed draws from the usual rows
+    n_asked = 0 if config.is_drawn_by_seed else config.train_rows or 0  # a seed draws from the usual rows
     train_rows = max(GENERATED_TRAIN_ROWS, n_asked + select_rows)
     report_rows = max(GENERATED_REPORT_ROWS, config.report_rows or 0)
     try:

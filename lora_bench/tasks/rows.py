@@ -173,7 +173,7 @@ def _cut(source: Source, config: TaskConfig) -> dict[str, pd.DataFrame]:
             f"task.train_rows: {config.train_rows} asked, but {config.name!r} has {len(rest)} train rows "
             f"beside select; give at most {len(rest)}, or null for all"
         )
-    if config.train_draw == "seed":
+    if config.is_drawn_by_seed:
         if config.train_rows is None or config.train_rows == len(rest):
             asked = "all of them are" if config.train_rows is None else f"{config.train_rows} are all of them,"
             raise ConfigError(
@@ -224,7 +224,7 @@ def _facts(source: Source, splits: Mapping[str, pd.DataFrame], config: TaskConfi
     `source_complete` says the same of the source, before `train_rows` and `report_rows` cut it.
     """
     described = {}
-    n_drawn = config.train_rows if config.train_draw == "seed" else None
+    n_drawn = config.train_rows if config.is_drawn_by_seed else None
     for split, table in splits.items():
         rows = source.splits.get(split)
         if rows is None:  # select, cut from train

@@ -1,6 +1,6 @@
 """The curves of a run while it trains: loss, rate and norm at some steps, and what is passed to listeners."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,9 @@ from lora_bench.training.checkpoint import State
 from lora_bench.training.evaluate import predict
 from lora_bench.training.resolve import Run
 from lora_bench.training.scored import scored_epochs
+from lora_bench.training.work import Notify, Work
 
 CURVE_POINTS = 400
-Notify = Callable[[dict[str, Any]], None]
 
 
 @dataclass
@@ -39,8 +39,18 @@ class RunProgress:
 class Listener:
     """Keeps the curves of a pack's runs, thinned to some hundred points, and passes them on."""
 
-    def __init__(self, pack: Packed, attempts: list[RunProgress], task: Task, select: Tokens, notify: Notify) -> None:
-        self.pack, self.attempts, self.task, self.select, self.notify = pack, attempts, task, select, notify
+    def __init__(
+        self,
+        pack: Packed,
+        attempts: list[RunProgress],
+        task: Task,
+        select: Tokens,
+        *,
+        work: Work,
+        notify: Notify,
+    ) -> None:
+        self.pack, self.attempts, self.task, self.select = pack, attempts, task, select
+        self.work, self.notify = work, notify
         self.n_steps = attempts[0].run.steps
         self.n_wanted = sum(attempt.is_wanted for attempt in attempts)
         self.stride = max(1, self.n_steps // CURVE_POINTS)
@@ -72,6 +82,7 @@ class Listener:
                 attempt.curve[name].append(value)
             attempt.tracked.log({"train": values}, step + 1)
         loss = sum(points[0]) / len(points[0])
+        self.work.has_trained(step + 1)
         self.notify({"event": "step", "step": step + 1, "steps": self.n_steps, "runs": self.n_wanted, "loss": loss})
 
     def on_epoch(self, epoch: int, step: int) -> None:
@@ -80,7 +91,7 @@ class Listener:
         self.notify({"event": "epoch", "epoch": epoch, "runs": self.n_wanted})
 
     def _score_select(self, epoch: int, step: int) -> None:
-        logits = self.last_select = predict(self.pack, self.select)
+        logits = self.last_select = predict(self.pack, self.select, has_scored=self.work.has_scored)
         for index, attempt in enumerate(self.attempts):
             if not np.isfinite(logits[index]).all():
                 continue

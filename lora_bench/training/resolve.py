@@ -71,7 +71,7 @@ class Run:
             n_embeddings=self.blueprint.n_embeddings,
             cache=self.cache,
         )
-        if self.config.task.train_draw == "fixed":
+        if not self.config.task.is_drawn_by_seed:
             return tokens
         drawn = seeds.permutation(len(tokens["train"]), "train rows", self.config.seed)[: self.n_train]
         return tokens | {"train": tokens["train"].take(drawn)}

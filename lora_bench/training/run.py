@@ -33,7 +33,7 @@ from lora_bench.tracking.live import Silence, Tracking, head_of, summary_of
 from lora_bench.training import guards
 from lora_bench.training.checkpoint import Checkpoint
 from lora_bench.training.cost import attribute, run_flops
-from lora_bench.training.curves import Listener, Notify, RunProgress
+from lora_bench.training.curves import Listener, RunProgress
 from lora_bench.training.evaluate import predict
 from lora_bench.training.loop import Position, batches, train_pack
 from lora_bench.training.norms import matrix_norms
@@ -42,6 +42,7 @@ from lora_bench.training.readback import read_back
 from lora_bench.training.reloaded import Reloader
 from lora_bench.training.resolve import Run
 from lora_bench.training.scored import train_sample
+from lora_bench.training.work import Notify, Work
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def run_pack(
     Args:
         only: ids of the runs that are wanted; the others train along and leave nothing, so that a pack of which
             some runs are finished is trained as the same pack. None wants every run.
-        on_progress: called with {"event": "step" | "epoch" | "record" | "split", ...} as the pack proceeds.
+        on_progress: called with {"event": "step" | "work" | "epoch" | "record" | "split", ...} as the pack proceeds.
         own_process: whether this process trains nothing else, so that its peak memory is the pack's.
         halves_on_cpu: False leaves the halving of a pack on a CPU to the caller, who has other processes for it: this
             one keeps what memory it took.
@@ -262,7 +263,8 @@ class _Desk:
         runs, configs = [attempt.run for attempt in attempts], [attempt.run.config for attempt in attempts]
         with (pack := open_pack(loaded, runs)):
             start_gap = guards.require_unchanged_start(pack, tokens["train"])
-            listener = Listener(pack, attempts, task, tokens["select"], self.notify)
+            work = Work(runs[0], tokens, sum(attempt.is_wanted for attempt in attempts), self.notify)
+            listener = Listener(pack, attempts, task, tokens["select"], work=work, notify=self.notify)
             start = checkpoint.load()
             if start is not None:
                 clock -= listener.restore(start)
@@ -288,9 +290,11 @@ class _Desk:
                 pack.set_states([attempt.best_state or pack.state(index) for index, attempt in enumerate(attempts)])
             known = {"select": listener.last_select} if configs[0].train.checkpoint == "last" else {}
             logits = known | {
-                split: predict(pack, part) for split, part in tokens.items() if split not in ("train", *known)
+                split: predict(pack, part, has_scored=work.has_scored)
+                for split, part in tokens.items()
+                if split not in ("train", *known)
             }
-            logits["train"] = predict(pack, tokens["train"], sample)
+            logits["train"] = predict(pack, tokens["train"], sample, has_scored=work.has_scored)
             states = [pack.state(index) for index in range(len(runs))]
         trained = _TrainedPack(states, logits, start_gap, pack.is_frozen_intact(), listener.finite_steps())
         return trained, time.perf_counter() - clock

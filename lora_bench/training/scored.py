@@ -5,6 +5,7 @@ forward pass over select after each epoch costs a fifth of a short training: so 
 for `TRAINED_ROWS` that are trained on, all of select each time, so that its points compare.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,19 @@ def count_scored(train: TrainConfig, epochs: Any, *, n_train: Any, n_select: int
 def train_sample(n_train: int, n_select: int) -> int:
     """How many train rows are scored at the end."""
     return min(TRAIN_SAMPLE_ROWS, n_train, n_select)
+
+
+def scored_tokens(n_tokens: Mapping[str, int], train: TrainConfig, *, n_train: int, n_select: int) -> int:
+    """Tokens that a run scores in all: select as often as it does, some rows of train and every other split once.
+
+    Args:
+        n_tokens: of each split, added up.
+    """
+    n_passes = int(count_scored(train, train.epochs, n_train=n_train, n_select=n_select))
+    n_passes += train.checkpoint == "best"  # whose state is scored again
+    of_sample = round(n_tokens["train"] * train_sample(n_train, n_select) / n_train)
+    others = sum(count for split, count in n_tokens.items() if split not in ("train", "select"))
+    return n_tokens["select"] * n_passes + of_sample + others
 
 
 def _rounded_up(epochs: Any) -> Any:

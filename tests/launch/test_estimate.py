@@ -162,18 +162,6 @@ def test_where_no_step_can_be_taken_a_guess_is_told_as_one(plans, monkeypatch):
     assert expected.seconds > 0 and expected.basis.startswith("a guess from this CPU's ")
 
 
-@pytest.mark.parametrize(("method", "to_scoring"), [("lora", 2), ("head_only", 1), ("bitfit", 2), ("full", 3)])
-@pytest.mark.parametrize("n_report", [16, 200])
-def test_the_bar_moves_by_what_training_takes_of_a_run(method, to_scoring, n_report):
-    """Few rows of train and many of report, and a bar that held scoring for a fifth stood at its end for minutes."""
-    run = resolve(tiny_config(adapter__method=method, task__train_rows=40, task__report_rows=n_report))
-    tokens = {name: int(split.lengths.sum()) for name, split in run.tokens().items()}
-    training = to_scoring * tokens["train"] * run.config.train.epochs
-    scored = tokens["train"] + tokens["select"] + tokens["report"]  # fewer than 500 rows of train are scored whole
-    expected = 0.95 * training / (training + scored)
-    assert estimate.share_of_training(run) == pytest.approx(expected, rel=0.15)
-
-
 @pytest.mark.parametrize("method", ["lora", "head_only", "bitfit", "full"])
 def test_a_rehearsal_tells_the_seconds_of_all_steps(method):
     """By a clock on which a step takes a second: training takes a second a step, whatever the method."""

@@ -50,25 +50,25 @@ def test_nothing_that_a_sweep_tells_goes_back(clock, kind, n_before):
             progress.update(done=done, failed=failed, inside=inside)
     lines = out.file.getvalue().splitlines()
     counts = [int(line.partition("/")[0]) for line in lines]
-    shares = [int(line.partition("% trained")[0].split()[-1]) for line in lines if "% trained" in line]
+    shares = [int(line.partition("% done")[0].split()[-1]) for line in lines if "% done" in line]
     assert len(lines) > 1
     assert counts == sorted(counts) and shares == sorted(shares)
     assert lines[-1].startswith(f"{63 + n_before}/{63 + n_before} runs")
-    assert "trained" not in lines[-1]
+    assert "% done" not in lines[-1]
 
 
 def test_a_run_is_counted_when_it_has_ended_and_work_stands_apart(clock):
-    """Of twelve runs that train together none has ended at half of the steps: 5/12 would be no count of runs."""
+    """Of twelve runs that train together none has ended at four tenths of the work: 5/12 would be no count of runs."""
     out = Console(file=io.StringIO(), width=140)
     with SweepProgress(12, console=out) as progress:
-        listen = _inside(progress, 0, 0, 0.8)
+        listen = _inside(progress, 0, 0)
         clock[0] += 60
-        listen({"event": "step", "step": 50, "steps": 100, "runs": 12, "loss": 0.7})
+        listen({"event": "work", "share": 0.4, "runs": 12})
         clock[0] += 60
         listen({"event": "record", "run_id": "a", "status": "failed"})
     lines = out.file.getvalue().splitlines()
-    assert lines[0] == "0/12 runs  40 % trained  1 min 00 s passed  about 1 min 30 s left"
-    assert lines[1].startswith("1/12 runs  40 % trained  1 failed")
+    assert lines[0] == "0/12 runs  40 % done  1 min 00 s passed  about 1 min 30 s left"
+    assert lines[1].startswith("1/12 runs  40 % done  1 failed")
 
 
 def screen(**options):
@@ -120,10 +120,11 @@ def test_a_run_tells_steps_loss_and_time_left(clock, losses):
     with StepProgress(console=out) as listen:
         for step, loss in enumerate(losses, start=1):
             clock[0] += 30
+            listen({"event": "work", "share": step / 5, "runs": 1})
             listen({"event": "step", "step": step, "steps": 4, "runs": 1, "loss": loss})
         listen({"event": "record", "run_id": "a", "status": "finished"})
     lines = out.file.getvalue().splitlines()
-    assert lines[0] == "step 1/4  loss 0.700  30 s passed  about 1 min 30 s left"
+    assert lines[0] == "step 1/4  loss 0.700  30 s passed  about 2 min 00 s left"
     last = "not finite" if math.isnan(losses[-1]) else f"{losses[-1]:.3f}"
     assert lines[-1] == f"{len(losses)} steps: loss 0.700 at first, {last} at last"
 

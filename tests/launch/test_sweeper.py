@@ -494,10 +494,10 @@ def test_packs_of_a_launcher_tell_how_far_they_are(command, training, monkeypatc
             path, number = parse_reference(reference)
             tell = marks.progress_teller(path, number)
             path.with_suffix("").mkdir(parents=True, exist_ok=True)
-            assert marks.share_trained(path, number) is None
-            tell({"event": "step", "step": 30, "steps": 40, "runs": 4})
-            tell({"event": "step", "step": 31, "steps": 40, "runs": 4})  # too soon to be told
-            assert marks.share_trained(path, number) == 0.75
+            assert marks.share_done(path, number) is None
+            tell({"event": "work", "share": 0.75, "runs": 4})
+            tell({"event": "work", "share": 0.76, "runs": 4})  # too soon to be told
+            assert marks.share_done(path, number) == 0.75
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not seen and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -508,11 +508,10 @@ def test_packs_of_a_launcher_tell_how_far_they_are(command, training, monkeypatc
             seen.append((done, inside))
 
     monkeypatch.setattr("lora_bench.launch.carry_out.POLL_SECONDS", 0.02)
-    monkeypatch.setattr("lora_bench.launch.carry_out.share_of_training", lambda run: 0.5)
     monkeypatch.setattr("lora_bench.launch.progress.SweepProgress.update", update)
     launch_with(launch)
     sweep(command)
-    assert seen[0] == (0, pytest.approx(0.5 * 0.75 * 8))
+    assert seen[0] == (0, pytest.approx(0.75 * 8))
 
 
 def test_a_log_gets_lines_at_growing_intervals_with_the_time_left(monkeypatch):
@@ -527,7 +526,7 @@ def test_a_log_gets_lines_at_growing_intervals_with_the_time_left(monkeypatch):
     lines = out.file.getvalue().splitlines()
     assert lines[0] == "0/20 runs  15 s passed"  # by then it is mostly the starting of workers
     first = next(line for line in lines if "left" in line)
-    assert first == "0/20 runs  1 % trained  2 min 00 s passed  about 2 h 58 min left"
+    assert first == "0/20 runs  1 % done  2 min 00 s passed  about 2 h 58 min left"
     assert lines[-1] == "20/20 runs  1 failed  2 h 59 min passed"
     assert 20 + 60 < len(lines) < 120
 

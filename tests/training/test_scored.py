@@ -44,8 +44,9 @@ def test_a_sparse_curve_moves_neither_id_nor_score(tmp_path, monkeypatch):
         run = resolve(tiny_config(train__epochs=4, train__curve=curve))
         passed = rows[curve] = []
         monkeypatch.setattr(
-            curves, "predict", lambda pack, tokens, passed=passed: passed.append(len(tokens)) or predict(pack, tokens)
-        )
+            curves, "predict", lambda pack, tokens, passed=passed, **more: passed.append(len(tokens))
+            or predict(pack, tokens, **more),
+        )  # fmt: skip
         store = Store(tmp_path / curve)
         (record,) = run_pack([run], store)
         stored[curve] = run, record, (store.path(run.run_id) / "predictions.parquet").read_bytes()
