@@ -13,15 +13,16 @@ from lora_bench.questions.claims import STATUSES, Card
 from lora_bench.verdicts.settings import slug_of
 
 SEPARATOR = " · "
+BAR = r"\|"
 HEAD = """# Claims of the field, judged by records
 
 Written by `{command}`; nothing here is typed by hand.
 
 A claim is a contrast with a rule, written before the run, for what refutes it. Its status comes from the records and
 journals of a store: supported, refuted, open (the seeds do not settle it), did not learn (a side is no better than the
-head alone), or not run, with the command that runs it. Behind ± is half of a 95 % interval; p is corrected over all
-contrasts that a setting's claims ask for, so that it may differ from another page's, and "tie within" is two one-sided
-tests.
+head alone), or not run, with the command that runs it. Behind ± is half of a 95 % interval. p is corrected over the
+contrasts of placements and ranks that a setting's claims ask for, or over its trends, so that it may differ from
+another page's; a claim on levels of a factor is a family of its own. "tie within" is two one-sided tests.
 """
 
 
@@ -43,22 +44,25 @@ def document(card: Card, *, command: str) -> str:
 
 
 def _heads(titles: Sequence[str]) -> dict[str, str]:
-    """Each setting's title, and as much of it as tells it from the others: backbone and task at least."""
+    """Each setting's title, and as much of it as tells it from the others, in Markdown: backbone and task at least."""
     heads = {}
     for title in titles:
         parts, others = title.split(SEPARATOR), [other for other in titles if other != title]
         starts = (SEPARATOR.join(parts[:n]) for n in range(min(2, len(parts)), len(parts) + 1))
-        heads[title] = next(
-            start
-            for start in starts
-            if start == title or not any((other + SEPARATOR).startswith(start + SEPARATOR) for other in others)
+        heads[title] = _plain(
+            next(
+                start
+                for start in starts
+                if start == title or not any((other + SEPARATOR).startswith(start + SEPARATOR) for other in others)
+            )
         )
     return heads
 
 
 def _legend(titles: Mapping[str, str]) -> list[str]:
     """What else tells apart settings whose titles are cut."""
-    cut = [f"- {head}: {title.removeprefix(head + SEPARATOR)}" for title, head in titles.items() if head != title]
+    written = [(_plain(title), head) for title, head in titles.items()]
+    cut = [f"- {head}: {title.removeprefix(head + SEPARATOR)}" for title, head in written if head != title]
     return ["\n".join([*cut, ""])] if cut else []
 
 
@@ -95,9 +99,9 @@ def _contradictions(card: Card, titles: Mapping[str, str]) -> str:
 
 
 def _details(claim: Mapping[str, Any], rows: Mapping, titles: Mapping[str, str]) -> str:
-    lines = [f'<a id="{slug_of(claim["id"])}"></a>', f"**{claim['text']}** {claim['source']}."]
+    lines = [f'<a id="{slug_of(claim["id"])}"></a>', f"**{_plain(claim['text'])}** {_plain(claim['source'])}."]
     if claim.get("refuted"):
-        lines.append(f"Refuted when: {claim['refuted']}.")
+        lines.append(f"Refuted when: {_plain(claim['refuted'])}.")
     lines.append("")
     for title, head in titles.items():
         row = rows[claim["id"], title]
@@ -112,12 +116,17 @@ def _sentence(text: str) -> str:
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+    return "".join(f"| {' | '.join(str(cell).replace('|', BAR) for cell in line)} |\n" for line in lines)
 
 
 def _link(claim: Mapping[str, Any]) -> str:
     return f"[{_cell(claim['text'])}](#{slug_of(claim['id'])})"
 
 
+def _plain(text: str) -> str:
+    """A user's words as words: no tag, link or emphasis of theirs is one of the document's."""
+    return re.sub(r"([\\`*\[\]<>])", r"\\\1", " ".join(str(text).split()))
+
+
 def _cell(text: str) -> str:
-    return text.rstrip(".").replace("|", r"\|")
+    return _plain(text).rstrip(".")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,57 +38,80 @@ MIN_POINTS = 3
 # ---------------------------------------------------------------- values by seed
 
 
-def trend(claim: Claim, estimates: pd.DataFrame) -> By | str:
+@dataclass(frozen=True)
+class Trend:
+    """A trend or a pooled contrast, and the cells that it rests on."""
+
+    by_seed: By
+    cells: tuple[str, ...]  # names of arms
+
+
+def trend(claim: Claim, estimates: pd.DataFrame) -> Trend | str:
     """The values of a claim of kind `interaction`, `rank_slope` or `pooled`, or what the store lacks for it."""
     if claim["kind"] == "interaction":
         return _over_budgets(claim, estimates)
     if claim["kind"] == "rank_slope":
         cells = of_targets(claim["targets"], estimates)
-        by_rank = {arm.rank: scores for arm, scores in zip(cells["arm"], cells["scores"], strict=True) if _single(arm)}
+        by_rank = {
+            arm.rank: ((str(name),), scores)
+            for name, arm, scores in zip(cells.index, cells["arm"], cells["scores"], strict=True)
+            if _single(arm)
+        }
         if len(by_rank) < MIN_POINTS:
             return f"needs {claim['targets']} at three ranks or more; the store has {_counted(by_rank)}"
         return _over_the_range(by_rank)
     return _pooled(claim, estimates)
 
 
-def _over_budgets(claim: Claim, estimates: pd.DataFrame) -> By | str:
+def with_seeds(points: dict, n_seeds: Mapping[Any, int], *, least: int) -> dict:
+    """The points that have the seeds which a word takes, if so many are left; all of them otherwise: a run beside the
+    others would leave the seeds that all points share to one."""
+    whole = {name: point for name, point in points.items() if n_seeds[name] >= stats.MIN_PAIRS}
+    return whole if len(whole) >= least else points
+
+
+def _over_budgets(claim: Claim, estimates: pd.DataFrame) -> Trend | str:
     meeting = {
-        budget: {seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()}
-        for budget, ours, theirs in _meetings(claim["first"], claim["second"], estimates)
+        budget: (names, {seed: ours[seed] - theirs[seed] for seed in ours.keys() & theirs.keys()})
+        for budget, names, ours, theirs in _meetings(claim["first"], claim["second"], estimates)
     }
     if len(meeting) < MIN_POINTS:
         return f"needs {claim['first']} and {claim['second']} at three budgets; the store has {_counted(meeting)}"
     return _over_the_range(meeting)
 
 
-def _over_the_range(by_point: Mapping[int, By]) -> By | str:
-    slopes = pooled.slopes_per_doubling(dict(sorted(by_point.items())))
-    doublings = math.log2(max(by_point) / min(by_point))
-    return {seed: slope * doublings for seed, slope in slopes.items()} or _NO_SEED
+def _over_the_range(by_point: dict[int, tuple[tuple[str, ...], By]]) -> Trend | str:
+    """The trend over points, each with its cells and its values."""
+    kept = with_seeds(by_point, {point: len(values) for point, (_, values) in by_point.items()}, least=MIN_POINTS)
+    slopes = pooled.slopes_per_doubling({point: kept[point][1] for point in sorted(kept)})
+    doublings = math.log2(max(kept) / min(kept))
+    by_seed = {seed: slope * doublings for seed, slope in slopes.items()}
+    return Trend(by_seed, tuple(name for names, _ in kept.values() for name in names)) if by_seed else _NO_SEED
 
 
-def _meetings(first: str, second: str, estimates: pd.DataFrame) -> Iterator[tuple[int, dict, dict]]:
-    """Budgets at which two placements meet, with their scores by seed."""
-    theirs = of_targets(second, estimates).to_dict("records")
-    for cell in of_targets(first, estimates).to_dict("records"):
-        for other in theirs:
+def _meetings(first: str, second: str, estimates: pd.DataFrame) -> Iterator[tuple[int, tuple[str, str], dict, dict]]:
+    """Budgets at which two placements meet, with the two cells and their scores by seed."""
+    theirs = of_targets(second, estimates).to_dict("index")
+    for name, cell in of_targets(first, estimates).to_dict("index").items():
+        for other_name, other in theirs.items():
             counts = cell["adapter_parameters"], other["adapter_parameters"]
             if max(counts) <= min(counts) * (1 + settings.SAME_BUDGET):
-                yield int(counts[0]), cell["scores"], other["scores"]
+                yield int(counts[0]), (str(name), str(other_name)), cell["scores"], other["scores"]
 
 
-def _pooled(claim: Claim, estimates: pd.DataFrame) -> By | str:
+def _pooled(claim: Claim, estimates: pd.DataFrame) -> Trend | str:
     wanted = [*claim["firsts"], *claim["seconds"]]
     budgets = sorted({float(count) for word in wanted for count in of_targets(word, estimates)["adapter_parameters"]})
-    most: By = {}
+    most = Trend({}, ())
     for budget in budgets:
         near = estimates[np.isclose(estimates["adapter_parameters"], budget, rtol=settings.SAME_BUDGET)]
-        cells = {word: list(of_targets(word, near)["scores"]) for word in wanted}
-        if all(cells.values()):
-            sides = ([cells[word][0] for word in claim[side]] for side in ("firsts", "seconds"))
+        cells = {word: of_targets(word, near)["scores"] for word in wanted}
+        if all(len(cell) for cell in cells.values()):
+            sides = ([cells[word].iloc[0] for word in claim[side]] for side in ("firsts", "seconds"))
             values = pooled.difference_of_means(*sides)
-            most = values if len(values) > len(most) else most
-    return most or f"needs {', '.join(wanted)} at one budget, with common seeds"
+            if len(values) > len(most.by_seed):
+                most = Trend(values, tuple(str(cell.index[0]) for cell in cells.values()))
+    return most if most.by_seed else f"needs {', '.join(wanted)} at one budget, with common seeds"
 
 
 def named(claim: Claim) -> str:
@@ -141,7 +164,8 @@ def _levels_judged(setting: settings.Setting, claim: Claim, scope: Scope) -> Ite
         levelled = placed.runs.assign(arm=placed.runs["level"])
         judged = arms.judge(levelled, [(first, second)], margin=scope.margin_of(setting.metric))
         row = judged.contrasts.iloc[0].to_dict()
-        row["n_runs"] = int(levelled["arm"].isin([first, second]).sum())
+        row["rates"] = judged.rates
+        row["run_ids"] = set(levelled.loc[levelled["arm"].isin([first, second]), "run_id"])
         if claim["kind"] == "time_ratio":
             at = tuning.at_chosen_rates(levelled)
             seconds = at.pivot_table(index="seed", columns="arm", values="attributed_seconds")
@@ -171,8 +195,7 @@ def stable_rank(pairs: Mapping[str, subspace.LowRank]) -> float:
 def spectral_slopes(claim: Claim, named: pd.DataFrame, store: StoreReader) -> By | str:
     """{seed: slope of log stable rank on log rank}, from adapters saved at the chosen rates, of a placement that has
     two ranks or more."""
-    chosen = tuning.at_chosen_rates(named)
-    chosen = chosen[chosen["rank"].notna()]
+    chosen = _learned(named)
     by_seed: dict[int, dict[int, float]] = {}
     placed = of_targets(claim["targets"], chosen)
     for run_id, seed, rank in zip(placed["run_id"].astype(str), placed["seed"], placed["rank"], strict=True):
@@ -221,9 +244,7 @@ def judge_spectral(claim: Claim, named: pd.DataFrame, store: StoreReader | None)
 def starts_kept(claim: Claim, named: pd.DataFrame, store: StoreReader) -> tuple[int, By] | str:
     """The lowest or highest rank of a placement whose adapters were saved at the chosen rates, and {seed: share of A's
     row space that lies in its start's}."""
-    chosen = tuning.at_chosen_rates(named)
-    chosen = chosen[chosen["learns"].astype(bool)] if "learns" in chosen else chosen  # of others A has hardly moved
-    placed = of_targets(claim["targets"], chosen[chosen["rank"].notna()])
+    placed = of_targets(claim["targets"], _learned(named))
     of_weights = sorted(set(placed["init"]) & set(settings.OF_WEIGHTS)) if "init" in placed else []
     if of_weights:
         return f"is about a random start, and init={of_weights[0]} begins with the weight's own directions"
@@ -282,6 +303,13 @@ def at_most(log_ratios: np.ndarray, bound: float) -> tuple[str, str]:
 # ---------------------------------------------------------------- helpers
 
 _NO_SEED = "no seed has a score in all of these cells"
+
+
+def _learned(named: pd.DataFrame) -> pd.DataFrame:
+    """Runs of one rank at their chosen rates that learned: of others the update has hardly a direction."""
+    chosen = tuning.at_chosen_rates(named)
+    chosen = chosen[chosen["learns"].astype(bool)] if "learns" in chosen else chosen
+    return chosen[chosen["rank"].notna()]
 
 
 def of_targets(word: str, estimates: pd.DataFrame) -> pd.DataFrame:

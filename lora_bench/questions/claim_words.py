@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,56 +22,65 @@ USUAL_STORE = Path("runs")
 """The folder that a command writes to by itself."""
 OF_LAYERS = "study=depth"
 """The study that varies the layers itself."""
-FAMILIES = ("placement",)
+FAMILIES = ("placement", "same_rank")
 """Kinds of claims whose contrast a study compares by the names of placements."""
 
 
-def of_setting(setting: Setting, store: StoreReader | None) -> list[dict[str, Any]]:
-    """The findings of studies on this backbone and these rows, trained alike; the latest word of each contrast.
+def of_store(store: StoreReader | None) -> list[dict[str, Any]]:
+    """The findings of all studies of a store, the latest word of each contrast, with the runs that were looked at.
 
     Raises:
         StoreError: when a journal cannot be read.
     """
     findings = []
     for content in (journal.read() for journal in journals(store.root)) if store else ():
-        if content and content["looks"] and _is_of(content["setting"], setting):
-            n_looks = len(content["declaration"]["looks"])
+        if content and content["looks"]:
             last = content["looks"][-1]
-            findings += [finding | {"n_looks": n_looks, "at": last["number"] + 1} for finding in last["findings"]]
+            of_study = {
+                "n_looks": len(content["declaration"]["looks"]),
+                "at": last["number"] + 1,
+                "margin": content["declaration"]["margin"],
+                "runs": frozenset(run_id for look in content["looks"] for run_id in look["runs"]),
+            }
+            findings += [finding | of_study for finding in last["findings"]]
     return findings
 
 
-def _is_of(declared: Mapping[str, Any], setting: Setting) -> bool:
-    """Whether a family's runs are of a setting: the same backbone, rows, and adapter beside placement and rank."""
-    task, adapter, train = declared["task"], declared["adapter"], declared["train"]
-    fingerprint = task["fingerprint"] if isinstance(task, Mapping) else task
-    if (declared["model"], fingerprint) != (setting.facts["model_fingerprint"], setting.facts["task_fingerprint"]):
-        return False
-    if isinstance(task, Mapping) and task["train_rows"] != setting.facts["train_rows"]:  # drawn from the same rows
-        return False
-    spelled = {  # layers as a store's frame has them
-        name: ",".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in {**adapter, **train}.items()
-    }
-    values = [(setting.facts.get(name), value) for name, value in spelled.items() if name != "dropout"]
-    return all(ours == theirs for ours, theirs in values if isinstance(ours, (int, float, str)) and ours == ours)
-
-
-def word_on(claim: Mapping[str, Any], findings: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
+def word_on(
+    claim: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], runs: Sequence[Collection[str]]
+) -> dict[str, str] | None:
     """The word of a study on a claim's contrast, first minus second, with its evidence; None where none compares them.
 
-    A word that was given counts before one that is open.
+    A study is about the contrast if it looked at runs of both sides: its placements have these names at other budgets,
+    under other methods and in other settings as well. A word that was given counts before one that is open; where
+    studies gave several, none of them is the claim's.
+
+    Args:
+        runs: ids of the first side's runs, and of the second's.
+
+    Returns:
+        `word`, `words` (the evidence) and `is_small`: whether the interval lies within the margin.
     """
     if claim["kind"] not in FAMILIES:
         return None
-    said: dict[str, str] | None = None
-    for finding in sorted(findings, key=lambda finding: finding["look"] is not None):
+    said = []
+    for finding in findings:
+        if not all(finding["runs"] & frozenset(of_side) for of_side in runs):
+            continue
         for first, second, sign in ((*_pair(finding), 1), (*reversed(_pair(finding)), -1)):
             if same_targets(claim["first"], _roles(first)) and same_targets(claim["second"], _roles(second)):
                 given = str(finding["word"])
                 word = given if sign > 0 else OPPOSITE.get(given, given)
-                said = {"word": word, "words": _in_words(finding, first, second, word, sign)}
-    return said
+                is_small = all(abs(end) < finding["margin"] for end in looks.ends(finding))
+                words = _in_words(finding, first, second, word, sign)
+                said.append(
+                    {"word": word, "words": words, "is_small": is_small, "is_final": finding["look"] is not None}
+                )
+    final = [one for one in said if one["is_final"]] or said[:1]
+    if len({one["word"] for one in final}) > 1:
+        told = "; ".join(one["words"] for one in final)
+        return {"word": looks.OPEN, "words": f"{told}; the studies disagree", "is_small": False}
+    return final[0] if final else None
 
 
 def _pair(finding: Mapping[str, Any]) -> tuple[str, str]:

@@ -10,7 +10,7 @@ word on a claim's contrast, that word counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 
 from lora_bench import wording
+from lora_bench.config.schema import ALPHA_POLICIES
 from lora_bench.questions import claim_kinds, claim_words
 from lora_bench.reports import tables
 from lora_bench.reports.scope import Scope, gather
@@ -79,8 +80,12 @@ def read_claims(path: Path) -> list[dict]:
         claims = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["claims"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ClaimError(f"--claims: cannot read {str(path)!r} as a list under `claims` ({error})") from None
+    if not isinstance(claims, list) or not claims:
+        raise ClaimError(f"--claims: {str(path)!r} has no list of claims under `claims`")
     seen = set()
     for place, claim in enumerate(claims):
+        if not isinstance(claim, dict):
+            raise ClaimError(f"claim number {place + 1}: no mapping of keys to values")
         name = claim.get("id", f"number {place + 1}")
         if claim.get("kind") not in KINDS:
             raise ClaimError(f"claim {name}: no kind {claim.get('kind')!r}; kinds are {', '.join(KINDS)}")
@@ -88,10 +93,15 @@ def read_claims(path: Path) -> list[dict]:
         absent = [key for key in ("id", "text", "source", *needed) if claim.get(key) in (None, "", [])]
         if absent:
             raise ClaimError(f"claim {name}: no {', '.join(absent)}")
-        if "rank" in needed and claim["rank"] not in ENDS:
-            raise ClaimError(f"claim {name}: rank {claim['rank']!r}; words are {', '.join(ENDS)}")
-        if "says" in claim and claim["says"] not in SAYS:
-            raise ClaimError(f"claim {name}: says {claim['says']!r}; words are {', '.join(SAYS)}")
+        chosen = {
+            "by": tuple(settings.FACTORS),
+            "policy": ALPHA_POLICIES,
+            "rank": ENDS,
+            "says": _may_say(claim["kind"]),
+        }
+        for key, words in chosen.items():
+            if key in claim and (key in needed or key == "policy") and claim[key] not in words:
+                raise ClaimError(f"claim {name}: {key} {claim[key]!r}; words are {', '.join(words)}")
         if name in seen:
             raise ClaimError(f"claim {name}: given twice")
         seen.add(name)
@@ -100,6 +110,10 @@ def read_claims(path: Path) -> list[dict]:
         if unknown:
             raise ClaimError(f"claim {claim['id']}: contradicts {unknown[0]!r}, which is no claim of this file")
     return claims
+
+
+def _may_say(kind: str) -> tuple[str, ...]:
+    return SAYS if kind in TRENDS else tuple(word for word in SAYS if word not in AS_CONTRAST)
 
 
 def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None) -> list[Card]:
@@ -114,7 +128,8 @@ def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None)
     rows, refused = [], []
     if any(claim["kind"] not in FACTORS for claim in claims):
         rows, refused = gather(answered, lambda setting: judge(setting, claims, scope=scope, store=store))
-    rows = _whole([*rows, *_of_factors(scope.within(runs), scope, claims)], claims, answered, store, scope.home)
+    rows += _of_factors(scope.within(runs), scope, claims, answered)
+    rows = _whole(rows, claims, answered, store, scope.home)
     section = card_section(pd.DataFrame(rows), claims, several=len(answered) > 1)
     section.notes.extend(dict.fromkeys(note for setting in answered for note in setting.notes))
     section.notes.append(Note(f"the claims are judged at one look; {AGAIN}"))
@@ -144,14 +159,15 @@ def judge(
     arms = {claim["id"]: _arms(claim, lora) for claim in claims if claim["kind"] in CELLS}
     pairs = {name: pair for name, pair in arms.items() if isinstance(pair, tuple)}
     family = list({frozenset(pair): pair for pair in pairs.values()}.values())  # claims that contradict ask one thing
-    table = compare(estimates, family, margin=margin, flat=tuning.flat_arms(rates))
+    flat = tuning.flat_arms(rates)
+    table = compare(estimates, family, margin=margin, flat=flat)
     of_pair = dict(zip(family, table.to_dict("records"), strict=True))
     verdicts = {
         name: of_pair.get((first, second)) or claim_words.mirrored(of_pair[second, first])
         for name, (first, second) in pairs.items()
     }
-    trends = _trends([claim for claim in claims if claim["kind"] in TRENDS], lora, margin)
-    words = claim_words.of_setting(setting, store)
+    trends = _trends([claim for claim in claims if claim["kind"] in TRENDS], lora, margin, flat)
+    words = claim_words.of_store(store)
     rows = []
     for claim in claims:
         name, kind, n_runs = claim["id"], claim["kind"], 0
@@ -176,9 +192,12 @@ def judge(
         elif kind == "rate_tenfold":
             judged, n_runs = _judge_tenfold(named)
         else:
-            judged, n_runs = _judge_rates(claim, named, lora)
-        if name in pairs and (word := claim_words.word_on(claim, words)):  # both are of this setting
-            judged = _STATUS_OF[claim["says"]].get(word["word"], OPEN), word["words"]
+            judged, n_runs = _judge_rates(claim, named, lora, rates)
+        if name in pairs:
+            of_sides = [set(named.loc[named["arm"] == arm, "run_id"]) for arm in pairs[name]]
+            if word := claim_words.word_on(claim, words, of_sides):
+                status = _status(claim["says"], str(word["word"]), is_small=bool(word["is_small"]))
+                judged = status, str(word["words"])
         rows.append(_row(setting.title, claim, judged, n_runs, setting, store, scope.home))
     return rows
 
@@ -201,16 +220,20 @@ def _row(
     }  # fmt: skip
 
 
-def _of_factors(runs: pd.DataFrame, scope: Scope, claims: list[dict]) -> list[dict]:
-    """A row for each claim on levels of a factor, and each setting that has both levels."""
+def _of_factors(
+    runs: pd.DataFrame, scope: Scope, claims: list[dict], answered: Sequence[settings.Setting]
+) -> list[dict]:
+    """A row for each claim on levels of a factor, and each setting that has runs of them: where the factor is what
+    tells settings apart, the claim is about several."""
     rows = []
     of_factors = [claim for claim in claims if claim["kind"] in FACTORS]
     for title, claim, row in claim_kinds.factor_judgements(runs, scope, of_factors):
         if claim["kind"] == "factor":
-            judged = _judge_scores(dict(claim), row, None, row["margin"])
+            judged = _judge_scores(dict(claim), row, row["rates"], row["margin"])
         else:
             judged = claim_kinds.at_most(np.array(list(row["ratio"].values())), float(claim["at_most"]))
-        rows.append(_row(title, dict(claim), judged, row["n_runs"]))
+        titles = [setting.title for setting in answered if not row["run_ids"].isdisjoint(setting.runs["run_id"])]
+        rows += [_row(of_title, dict(claim), judged, len(row["run_ids"])) for of_title in titles or [title]]
     return rows
 
 
@@ -283,7 +306,8 @@ def _ends(of_targets: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
     if len(set(ranks.values())) < 2:
         return f"rank {', '.join(map(str, sorted(ranks.values())))}" if ranks else "none"
     ordered = sorted(ranks, key=lambda arm: ranks[arm])
-    ends = {"lowest": ordered[0], "highest": ordered[-1]}
+    whole = claim_kinds.with_seeds(ranks, {name: len(of_targets["scores"][name]) for name in ranks}, least=2)
+    ends = {word: end(whole, key=lambda arm: ranks[arm]) for word, end in (("lowest", min), ("highest", max))}
     picked = [
         ends.get(claim[side]) or next((arm for arm in ordered if ranks[arm] == claim[side]), None)
         for side in ("first", "second")
@@ -316,10 +340,29 @@ for _says in _STATUS_OF.values():
     _says |= {NOT_LEARNED: NOT_LEARNED, "missing": NOT_RUN}
 
 
-def _trends(claims: list[dict], lora: pd.DataFrame, margin: float) -> dict[str, tuple[str, str]]:
-    """The trends and pooled contrasts that a setting can judge, a family of their own; what it lacks for the others."""
+def _status(says: str, word: str, *, is_small: bool) -> str:
+    """A difference that is real and smaller than the margin is as good as none: it bears out who says so, and neither
+    bears out nor refutes who says that one is better."""
+    if is_small and word in ("better", "worse"):
+        return SUPPORTED if says in ("tied", "at_least") else OPEN
+    return _STATUS_OF[says].get(word, OPEN)
+
+
+def _trends(claims: list[dict], lora: pd.DataFrame, margin: float, flat: Collection[str]) -> dict[str, tuple[str, str]]:
+    """The trends and pooled contrasts that a setting can judge, a family of their own; what it lacks for the others.
+
+    Args:
+        flat: arms that did not learn, on which no claim rests.
+    """
     values = {claim["id"]: claim_kinds.trend(claim, lora) for claim in claims}
-    known = {name: by_seed for name, by_seed in values.items() if isinstance(by_seed, dict)}
+    unlearned = {
+        name: stuck
+        for name, trend in values.items()
+        if not isinstance(trend, str) and (stuck := [arm for arm in trend.cells if arm in flat])
+    }
+    known = {
+        name: trend.by_seed for name, trend in values.items() if not isinstance(trend, str) and name not in unlearned
+    }
     family = [
         stats.contrast(np.array(list(by_seed.values())), np.zeros(len(by_seed)), margin=margin)
         for by_seed in known.values()
@@ -328,6 +371,9 @@ def _trends(claims: list[dict], lora: pd.DataFrame, margin: float) -> dict[str, 
     judged = {}
     for claim in claims:
         name = claim["id"]
+        if name in unlearned:
+            judged[name] = NOT_LEARNED, f"{wording.listed(unlearned[name])} did not learn"
+            continue
         if name not in rows:
             judged[name] = NOT_RUN, str(values[name])
             continue
@@ -337,20 +383,19 @@ def _trends(claims: list[dict], lora: pd.DataFrame, margin: float) -> dict[str, 
 
 
 def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame | None, margin: float) -> tuple[str, str]:
-    verdict, small = row["verdict"], row["note"] == stats.SMALL
+    verdict = row["verdict"]
     uncertified = [
         arm
         for arm in (row["first"], row["second"])
         if rates is not None and rates.loc[arm, "certificate"] in tuning.UNCERTIFIED
     ]
     says = AS_CONTRAST.get(str(claim["says"]), str(claim["says"]))
-    status = _STATUS_OF[says].get(verdict, OPEN)
-    if small and says in ("tied", "at_least"):
-        status = SUPPORTED
+    status = _status(says, verdict, is_small=row["note"] == stats.SMALL)
     if row["n_seeds"] == 0:
         return NOT_RUN, f"{row['first']} and {row['second']} share no seed"
     difference = wording.plus_minus(row["difference"], row["high"], wording.signed)
     contrasted = f"{row['first']} − {row['second']}" if row["second"] else row["first"]
+    contrasted = f"{claim['by']} {contrasted}" if claim.get("by", "method") != "method" else contrasted
     evidence = f"{contrasted}: {difference} points, {row['n_pairs']} seeds"
     if np.isfinite(row["p_holm"]):
         evidence += f", p {wording.p_value(row['p_holm'])}"
@@ -366,7 +411,11 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame | None, margin: fl
     return status, evidence
 
 
-def _judge_rates(claim: dict, runs: pd.DataFrame, lora: pd.DataFrame) -> tuple[tuple[str, str], int]:
+def _judge_rates(
+    claim: dict, runs: pd.DataFrame, lora: pd.DataFrame, rates: pd.DataFrame
+) -> tuple[tuple[str, str], int]:
+    """By the best rate of each seed; none where a side did not learn, and open where a side's best is at an edge of the
+    rates tried, so that it may lie beyond."""
     of_targets = claim_kinds.of_targets(claim["targets"], lora)
     ends = _ends(of_targets, claim)
     if not isinstance(ends, tuple):
@@ -374,10 +423,16 @@ def _judge_rates(claim: dict, runs: pd.DataFrame, lora: pd.DataFrame) -> tuple[t
     best = pd.DataFrame(np.log10(tuning.best_rates_by_seed(runs[runs["arm"].isin(ends)]).astype(float)))
     if len(best) < 2 or runs[runs["arm"].isin(ends)].groupby("arm")["lr"].nunique().min() < 3:
         return (NOT_RUN, f"needs three rates or more for {ends[0]} and {ends[1]}"), 0
+    n_runs, certificates = int(runs["arm"].isin(ends).sum()), rates.loc[list(ends), "certificate"]
+    if stuck := [arm for arm in ends if certificates[arm] == tuning.FLAT]:
+        return (NOT_LEARNED, f"{wording.listed(stuck)} did not learn"), n_runs
     shift = (best.loc[ends[1]] - best.loc[ends[0]]).dropna().to_numpy()
     what = f"best rate of {ends[1]} over that of {ends[0]}"
-    judged = _by_seeds(shift, 0.0, what) if claim["kind"] == "rate_flat" else _falling(shift, what)
-    return judged, int(runs["arm"].isin(ends).sum())
+    status, evidence = _by_seeds(shift, 0.0, what) if claim["kind"] == "rate_flat" else _falling(shift, what)
+    at_edge = [arm for arm in ends if certificates[arm] == "edge"]
+    if at_edge and status in (SUPPORTED, REFUTED):
+        status, evidence = OPEN, f"{evidence}; the best rate of {wording.listed(at_edge)} is at an edge of those tried"
+    return (status, evidence), n_runs
 
 
 def _judge_tenfold(runs: pd.DataFrame) -> tuple[tuple[str, str], int]:
@@ -395,7 +450,7 @@ def _by_seeds(log_ratios: np.ndarray, center: float, what: str) -> tuple[str, st
         return NOT_RUN, "no seed has a score at every rate of both"
     status, share, p = tuning.judge_log_ratios(log_ratios, center)
     status = OPEN if status not in (SUPPORTED, REFUTED) else status
-    low, high = 10 ** (center - tuning.HALF_DECADE), 10 ** (center + tuning.HALF_DECADE)
+    low, high = 10 ** (center - tuning.A_STEP), 10 ** (center + tuning.A_STEP)
     n = len(log_ratios)
     evidence = (
         f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds between "
@@ -408,12 +463,12 @@ def _falling(log_ratios: np.ndarray, what: str) -> tuple[str, str]:
     """Whether most seeds' best rates fall by more than one step of a usual grid."""
     if not len(log_ratios):
         return NOT_RUN, "no seed has a score at every rate of both"
-    share, p_falls, p_not = stats.share_inside(log_ratios, -math.inf, -tuning.HALF_DECADE + 1e-9)
+    share, p_falls, p_not = stats.share_inside(log_ratios, -math.inf, np.nextafter(-tuning.A_STEP, -math.inf))
     status = SUPPORTED if p_falls < 0.05 else REFUTED if p_not < 0.05 else OPEN
     n, p = len(log_ratios), min(p_falls, p_not)
     return status, (
-        f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds at or below "
-        f"{10**-tuning.HALF_DECADE:.2g}; binomial p {wording.p_value(p)}"
+        f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds below "
+        f"{10**-tuning.A_STEP:.2g}, more than a step of a grid; binomial p {wording.p_value(p)}"
     )
 
 

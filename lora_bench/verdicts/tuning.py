@@ -24,6 +24,7 @@ from lora_bench.verdicts.settings import FLOOR
 FLAT = "flat"  # the certificate of an arm that does no better than the head alone at any rate
 UNCERTIFIED = ("edge", "behind", "single", FLAT)  # certificates of a rate that another may beat
 HALF_DECADE = 0.5  # in log10: one step of a grid such as 1e-3, 3e-3, 1e-2
+A_STEP = HALF_DECADE + 0.03  # what still is one: 3 stands for the root of ten, so steps are 0.48 and 0.52
 FULL = "full"
 
 
@@ -106,11 +107,9 @@ def over_full(runs: pd.DataFrame) -> pd.Series:
 
 
 def judge_log_ratios(log_ratios: np.ndarray, center: float) -> tuple[str, float, float]:
-    """Whether most seeds' log10 ratios lie within half a decade of the center: supported, refuted or unresolved; the
-    share of seeds that do; and the smaller binomial p."""
-    slack = 1e-9  # an average of two rates half a decade off ends at the bound but for rounding
-    low, high = center - HALF_DECADE - slack, center + HALF_DECADE + slack
-    share, p_inside, p_outside = stats.share_inside(log_ratios, low, high)
+    """Whether most seeds' log10 ratios lie within one step of a grid of the center: supported, refuted or unresolved;
+    the share of seeds that do; and the smaller binomial p."""
+    share, p_inside, p_outside = stats.share_inside(log_ratios, center - A_STEP, center + A_STEP)
     status = "supported" if p_inside < 0.05 else "refuted" if p_outside < 0.05 else "unresolved"
     return status, share, min(p_inside, p_outside)
 

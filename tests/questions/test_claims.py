@@ -48,30 +48,45 @@ def rise(points):
 def test_a_trend_over_ranks_is_each_seeds_least_squares_line_from_the_lowest_to_the_highest():
     """Judged a doubling, a rise of six margins over six doublings would be flat."""
     table = cells({("qv", 1): 0.5, ("qv", 4): 0.6, ("qv", 64): 0.6})
-    values = claim_kinds.trend({"kind": "rank_slope", "targets": "qv"}, table)
+    trend = claim_kinds.trend({"kind": "rank_slope", "targets": "qv"}, table)
     for seed in SEEDS:
         by_rank = {rank: table["scores"][f"qv r={rank}"][seed] for rank in (1, 4, 64)}
-        assert values[seed] == pytest.approx(rise(by_rank))
+        assert trend.by_seed[seed] == pytest.approx(rise(by_rank))
+    assert set(trend.cells) == {"qv r=1", "qv r=4", "qv r=64"}
 
 
 def test_an_interaction_is_the_trend_of_a_difference_over_budgets():
     """That an order flips is no claim on either end alone, and budgets at which one side is missing say nothing."""
     at = {("qv", 2): 0.5, ("qkvo", 1): 0.6, ("qv", 8): 0.6, ("qkvo", 4): 0.6, ("qv", 32): 0.8, ("qkvo", 16): 0.6}
     table = cells(at | {("qv", 1): 0.1})
-    values = claim_kinds.trend({"kind": "interaction", "first": "qv", "second": "attention"}, table)
+    trend = claim_kinds.trend({"kind": "interaction", "first": "qv", "second": "attention"}, table)
     for seed in SEEDS:
         scores = {name: by_seed[seed] for name, by_seed in table["scores"].items()}
         by_budget = {400 * rank: scores[f"qv r={2 * rank}"] - scores[f"qkvo r={rank}"] for rank in (1, 4, 16)}
-        assert values[seed] == pytest.approx(rise(by_budget))
+        assert trend.by_seed[seed] == pytest.approx(rise(by_budget))
+    assert len(trend.cells) == 6 and "qv r=1" not in trend.cells
+
+
+def test_a_run_beside_the_others_leaves_a_trend_its_seeds():
+    """One seed of a further rank would leave one that all ranks share, and the claim open."""
+    table = cells({("qv", 1): 0.5, ("qv", 4): 0.6, ("qv", 16): 0.6})
+    stray = cells({("qv", 64): 0.9})
+    stray.at["qv r=64", "scores"] = {0: 0.9}
+    both, claim = pd.concat([table, stray]), {"kind": "rank_slope", "targets": "qv"}
+    assert claim_kinds.trend(claim, both) == claim_kinds.trend(claim, table)
+    ends = {"targets": "qv", "first": 1, "second": "highest"}
+    assert claims._ends(both, ends) == ("qv r=1", "qv r=16")
+    assert claims._ends(both, ends | {"second": 64}) == ("qv r=1", "qv r=64")  # asked for by its number
 
 
 def test_pooled_placements_are_means_at_one_budget():
     table = cells({("v", 4): 0.7, ("o", 4): 0.6, ("q", 4): 0.5, ("k", 4): 0.4, ("q", 8): 0.9})
-    values = claim_kinds.trend({"kind": "pooled", "firsts": ["v", "o"], "seconds": ["q", "k"]}, table)
+    trend = claim_kinds.trend({"kind": "pooled", "firsts": ["v", "o"], "seconds": ["q", "k"]}, table)
     scores = table["scores"]
     for seed in SEEDS:
         means = [(scores[f"{a} r=4"][seed] + scores[f"{b} r=4"][seed]) / 2 for a, b in (("v", "o"), ("q", "k"))]
-        assert values[seed] == pytest.approx(means[0] - means[1])
+        assert trend.by_seed[seed] == pytest.approx(means[0] - means[1])
+    assert trend.cells == ("v r=4", "o r=4", "q r=4", "k r=4")
 
 
 @pytest.mark.parametrize(
@@ -333,10 +348,16 @@ def test_shares_near_one_support_a_start_that_is_kept():
     assert claim_kinds.within(values, float(claim["low"]), float(claim["high"]))[0] == "supported"
 
 
-@pytest.mark.parametrize(("rates", "status"), [([1e-2, 1e-3], "supported"), ([3e-3, 3e-3], "refuted")])
+@pytest.mark.parametrize(
+    ("rates", "status"),
+    [([1e-2, 1e-3], "supported"), ([3e-3, 3e-3], "refuted"), ([1e-2, 3e-3], "refuted"), ([3e-3, 1e-3], "refuted")],
+)
 def test_a_best_rate_that_falls_is_a_binomial_word(rates, status):
-    """Both ways: six seeds that all fall support it, six that none does refute it."""
+    """Both ways: six seeds that all fall by more than a step support it, six of which none does refute it; and a step
+    is one wherever it sits on the grid, though 3 is no root of ten."""
     falls = np.full(6, math.log10(rates[1] / rates[0]))
+    flat, _ = claims._by_seeds(falls, 0.0, "best rate")
+    assert flat == {"supported": "refuted", "refuted": "supported"}[status]
     said, words = claims._falling(falls, "best rate")
     p = scipy.stats.binomtest(6, 6, 0.5, alternative="greater").pvalue
     assert said == status and f"binomial p {p:.3f}"[:-1].replace("0.", ".") in words
@@ -362,7 +383,12 @@ def test_levels_of_a_factor_are_contrasted_as_the_factor_question_does(tmp_path)
 
 def finding(word="better", look=1, **more):
     numbers = {"difference": 0.03, "low": 0.01, "high": 0.05, "n_seeds": 16, "n_pairs": 16, "at": 2, "n_looks": 3}
-    return {"first": "qv", "second": "attention", "word": word, "look": look, **numbers, **more}
+    of_study = {"margin": 0.01, "runs": frozenset({"a", "b", "c"})}
+    return {"first": "qv", "second": "attention", "word": word, "look": look, **numbers, **of_study, **more}
+
+
+LOOKED_AT = [{"a", "other"}, {"b"}]
+"""Runs of a claim's two sides, some of which that study looked at."""
 
 
 @pytest.mark.parametrize(
@@ -370,15 +396,43 @@ def finding(word="better", look=1, **more):
 )
 def test_a_studys_word_counts_from_either_side(first, second, word):
     """A claim may name first what the study names second."""
-    said = claim_words.word_on({"kind": "placement", "first": first, "second": second}, [finding()])
+    said = claim_words.word_on({"kind": "placement", "first": first, "second": second}, [finding()], LOOKED_AT)
     assert (said and said["word"]) == word
     if word == "worse":
         assert "qv" in said["words"] and "−3.0 points (−5.0 to −1.0)" in said["words"]
 
 
+@pytest.mark.parametrize("runs", [[{"a"}, {"other"}], [{"other"}, {"b"}], [set(), set()]])
+def test_a_study_of_other_runs_has_no_word(runs):
+    """At another budget or rank, under another method, in another setting: its placements have the same names."""
+    claim = {"kind": "placement", "first": "qv", "second": "attention"}
+    assert claim_words.word_on(claim, [finding()], runs) is None
+
+
+def test_studies_that_disagree_leave_a_claim_open():
+    """Whichever came last in the order of their files was the claim's."""
+    claim = {"kind": "placement", "first": "qv", "second": "attention"}
+    for two in ([finding(), finding("worse")], [finding("worse"), finding()]):
+        said = claim_words.word_on(claim, two, LOOKED_AT)
+        assert said["word"] == "open" and "the studies disagree" in said["words"]
+    assert claim_words.word_on(claim, [finding(), finding()], LOOKED_AT)["word"] == "better"
+
+
+def test_a_difference_smaller_than_the_margin_is_judged_alike_from_a_study_and_from_a_sweep():
+    """Two claims that contradict each other were both supported by it."""
+    claim = {"kind": "placement", "first": "qv", "second": "attention"}
+    small = claim_words.word_on(claim, [finding(difference=0.005, low=0.002, high=0.008)], LOOKED_AT)
+    assert small["is_small"] and not claim_words.word_on(claim, [finding()], LOOKED_AT)["is_small"]
+    statuses = {says: claims._status(says, "better", is_small=True) for says in ("better", "tied", "at_least")}
+    assert statuses == {"better": "open", "tied": "supported", "at_least": "supported"}
+    assert claims._status("worse", "worse", is_small=True) == "open"
+    assert claims._status("at_least", "worse", is_small=True) == "supported"
+
+
 def test_a_studys_word_is_of_settings_that_hold_what_it_compares(monkeypatch):
     """A study of maps leaves layers out of what its runs share: some of them are a setting without its placements."""
-    monkeypatch.setattr(claim_words, "of_setting", lambda *_: [finding(second="q")])
+    looked_at = frozenset(frame_of(weight_types_records(n_seeds=3, rates=(1e-3,)))["run_id"])
+    monkeypatch.setattr(claim_words, "of_store", lambda _: [finding(second="q", runs=looked_at)])
     claim = [claim for claim in SHIPPED if claim["id"] == "qv_over_q"]
     statuses = []
     for placement in ("q", "v"):
@@ -413,7 +467,7 @@ def test_a_printed_line_names_the_backbone_that_was_trained(name, words):
 
 def test_a_final_word_counts_before_an_open_one():
     said = claim_words.word_on(
-        {"kind": "placement", "first": "qv", "second": "qkvo"}, [finding(), finding("open", None)]
+        {"kind": "placement", "first": "qv", "second": "qkvo"}, [finding(), finding("open", None)], LOOKED_AT
     )
     assert said["word"] == "better"
 
@@ -455,7 +509,14 @@ def test_the_line_of_a_claim_has_layers_draws_and_the_store_of_its_runs(tmp_path
 
 @pytest.mark.parametrize(
     ("changed", "told"),
-    [({"low": 0.0}, None), ({"rank": "low"}, "words are lowest, highest"), ({"high": None}, "no high")],
+    [
+        ({"low": 0.0}, None),
+        ({"rank": "low"}, "words are lowest, highest"),
+        ({"high": None}, "no high"),
+        ({"policy": "fixd"}, "policy 'fixd'; words are fixed, ratio, rslora"),
+        ({"kind": "factor", "by": "nonsense", "first": 1, "second": 2, "says": "better"}, "by 'nonsense'; words are"),
+        ({"kind": "placement", "first": "q", "second": "v", "says": "rises"}, "says 'rises'; words are better, tied"),
+    ],
 )
 def test_a_claims_file_is_checked(tmp_path, changed, told):
     """A bound of zero is a bound, and a rank that is no end would be judged at the highest."""
@@ -467,6 +528,84 @@ def test_a_claims_file_is_checked(tmp_path, changed, told):
     else:
         with pytest.raises(claims.ClaimError, match=told):
             claims.read_claims(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("claims:\n", "no list of claims"), ("claims: qv\n", "no list of claims"), ("claims: [foo]\n", "claim number 1")],
+)
+def test_a_claims_file_without_claims_is_refused(tmp_path, text, told):
+    path = tmp_path / "claims.yaml"
+    path.write_text(text)
+    with pytest.raises(claims.ClaimError, match=told):
+        claims.read_claims(path)
+
+
+def scores_of(levels, rates, *, method="lora"):
+    """Runs of qv at ranks -> level, the best rate of each that of `rates`, and the head alone at .5."""
+    rng = np.random.default_rng(5)
+    made = [
+        fake_record(
+            targets="qv", rank=rank, lr=lr, seed=seed, report=level + rng.normal(0, 1e-3) + 0.01 * (lr == rates[rank])
+        )
+        for rank, level in levels.items()
+        for lr in (1e-3, 3e-3, 1e-2)
+        for seed in range(6)
+    ]
+    head = [fake_record(method="head_only", targets="", lr=1e-3, seed=seed, report=0.5) for seed in range(6)]
+    return frame_of([*made, *head])
+
+
+def statuses(runs, *names):
+    asked = [claim for claim in SHIPPED if claim["id"] in names]
+    (card,) = claims.sections(runs, Scope(Path("nowhere")), asked)
+    return card.rows.set_index("claim")[["status", "evidence"]].T.to_dict("list")
+
+
+def test_no_claim_rests_on_what_did_not_learn():
+    """At the head's own level a slope over ranks is flat, the best rates are alike, and neither says anything."""
+    told = statuses(
+        scores_of({1: 0.5, 4: 0.5, 16: 0.5}, {1: 0, 4: 0, 16: 0}), "qv_flat_in_rank", "best_rate_flat_in_rank"
+    )
+    assert {status for status, _ in told.values()} == {"did not learn"}
+    assert all("qv r=1" in evidence for _, evidence in told.values())
+
+
+def test_a_best_rate_at_the_edge_of_the_grid_settles_nothing():
+    """The best may lie beyond, for one rank and not for the other."""
+    inside = statuses(scores_of({1: 0.8, 16: 0.8}, {1: 3e-3, 16: 3e-3}), "best_rate_flat_in_rank")
+    edge = statuses(scores_of({1: 0.8, 16: 0.8}, {1: 1e-2, 16: 1e-2}), "best_rate_flat_in_rank")
+    assert inside["best_rate_flat_in_rank"][0] == "supported"
+    assert edge["best_rate_flat_in_rank"][0] == "open" and "at an edge" in edge["best_rate_flat_in_rank"][1]
+
+
+def test_a_claim_on_a_factor_is_one_of_the_settings_that_it_tells_apart():
+    """Its title, without the factor, stood as a third setting, whose other claims wanted runs that are there."""
+    rng = np.random.default_rng(2)
+    records = [
+        fake_record(targets="qv", rank=4, lr=1e-3, seed=seed, train={"batch_size": size}, report=score)
+        for size, level in ((4, 0.8), (32, 0.7))
+        for seed, score in enumerate(level + rng.normal(0, 1e-3, 6))
+    ]
+    asked = [claim for claim in SHIPPED if claim["id"] in ("small_batches_suit_lora", "qv_over_q")]
+    (card,) = claims.sections(frame_of(records), Scope(Path("nowhere")), asked)
+    of_factor = card.rows[card.rows["claim"] == "small_batches_suit_lora"]
+    assert card.rows["setting"].nunique() == 2 and len(of_factor) == 2
+    assert set(of_factor["status"]) == {"supported"}
+    assert all(evidence.startswith("batch_size 4 − 32: +10.0") for evidence in of_factor["evidence"])
+    assert all("not certified" in evidence for evidence in of_factor["evidence"])  # one rate was tried
+
+
+def test_a_name_with_marks_is_a_name_in_the_document():
+    """A bar in a model's name added a column to every table, and a tag of a claim's text was one of the page."""
+    claim = {"id": "c", "text": "<b>q</b> | v", "source": "[x](y)", "refuted": "worse", "contradicts": []}
+    rows = [{"setting": "a|b · sst2", "claim": "c", "text": claim["text"], "source": claim["source"],
+             "status": "open", "evidence": "nothing", "n_runs": 0}]  # fmt: skip
+    card = claims.card_section(pd.DataFrame(rows), [claim], several=False)
+    made = claim_document.document(card, command="lora-bench claims")
+    tables = [line for line in made.splitlines() if line.startswith("|")]
+    assert tables and all(len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 7) for line in tables)
+    assert "<b>" not in made.replace(r"\<b\>", "") and "[x](y)" not in made
 
 
 @pytest.mark.usefixtures("unrehearsed", "uncounted")
