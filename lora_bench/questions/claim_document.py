@@ -22,7 +22,8 @@ A claim is a contrast with a rule, written before the run, for what refutes it. 
 journals of a store: supported, refuted, open (the seeds do not settle it), did not learn (a side is no better than the
 head alone), or not run, with the command that runs it. Behind ± is half of a 95 % interval. p is corrected over the
 contrasts of placements and ranks that a setting's claims ask for, or over its trends, so that it may differ from
-another page's; a claim on levels of a factor is a family of its own. "tie within" is two one-sided tests.
+another page's; a claim on levels of a factor is a family of its own. "tie within" is two one-sided tests. That one
+placement learns more often than another is no difference of scores, and leaves a claim about one open.
 """
 
 

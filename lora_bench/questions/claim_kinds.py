@@ -221,7 +221,7 @@ def within(values: np.ndarray, low: float, high: float) -> tuple[str, str]:
     if values.size < 2:
         return "open", f"{values.mean():.2f} from one seed"
     below, above = stats.mean_interval(values)
-    words = f"{values.mean():.2f} ({below:.2f} to {above:.2f}) over {values.size} seeds"
+    words = f"{values.mean():.3f} ({below:.3f} to {above:.3f}) over {values.size} seeds"
     if not math.isfinite(below):
         words = f"{values.mean():.2f} in each of {values.size} seeds"
         if values.size < stats.MIN_PAIRS:
