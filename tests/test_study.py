@@ -287,6 +287,32 @@ def test_the_pages_tables_of_the_language_model_are_those_of_its_journal():
     assert of["qv as good as qkvo"] == f"open: {shown['qkvo']}"
 
 
+def test_the_pages_tables_of_the_further_studies_are_those_of_their_journals():
+    """Difference, interval, word and spread of each contrast; and the scores that the text names."""
+    root = ROOT / "results" / "further_sst2_1000"
+    (rows,) = tables_of("Other rows, ranks and scales")
+    shown = {row["contrast"]: row for row in rows}
+    journals = [json.loads(path.read_text()) for path in (root / "studies").glob("*.json")]
+    found = {
+        f"{one['first']} − {one['second']}": one for journal in journals for one in journal["looks"][-1]["findings"]
+    }
+    assert shown.keys() == found.keys() and len(found) == 9
+    for name, one in found.items():
+        told = f"{wording.signed(one['difference'])} ({wording.interval(one['low'], one['high'], wording.signed)})"
+        assert shown[name]["difference (over its study's contrasts)"] == told, name
+        assert (shown[name]["word"], shown[name]["sd over seeds"]) == (one["word"], f"{100 * one['sd']:.1f}"), name
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    (drawn,) = (journal for journal in journals if journal["setting"]["task"].get("train_draw") == "seed")
+    look = drawn["looks"][-1]
+    frame = open_store(root).frame()
+    frame = frame[frame["run_id"].isin(look["runs"])]
+    scores = {name: 100 * frame.loc[(frame["targets"] == name) & (frame["lr"] == rate), "report"]
+              for name, rate in look["chosen"].items()}  # fmt: skip
+    assert f"q has {scores['q'].mean():.0f} ± {scores['q'].std():.0f}, from {scores['q'].min():.0f} to" in text
+    assert f"qv has {scores['qv'].mean():.1f} ± {scores['qv'].std():.1f} over samples" in text
+    assert f", v {scores['v'].mean():.1f} ± {scores['v'].std():.1f} and" in text
+
+
 def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
     """Words first; an interval stands beside a word that it belongs to."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -4,6 +4,7 @@ none of that code."""
 import itertools
 import json
 import math
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
+from lora_bench.config.schema import ALPHA_POLICIES
 from lora_bench.paths import resource_root
 from lora_bench.reports.learned import with_learning
 from lora_bench.store import open_store
@@ -183,43 +185,87 @@ def test_the_published_words_of_the_fixed_design_are_those_of_textbook_functions
     )
 
 
-WHOLE = resource_root() / "results" / "study_sst2_1000"
-CLASSES = {"all-MiniLM-L6-v2 · sst2": (428, 444), "SmolLM2-135M-Instruct.Q4_1.gguf · sst2": (192, 208)}
-"""Rows of report of each label, by the title of a study in that archive."""
+@dataclass(frozen=True)
+class Published:
+    """A study whose journal and records lie in an archive, and what its words are known to be.
+
+    Attributes:
+        classes: rows of report of each label.
+        n_compared: contrasts that were open at each look, added up.
+        words: of placements beside the reference; the others are open at the cap.
+    """
+
+    archive: str
+    title: str
+    placements: tuple[str, ...]
+    classes: tuple[int, int]
+    n_compared: int
+    words: dict[str, str]
+
+    def journal(self):
+        written = [json.loads(path.read_text()) for path in (self.root / "studies").glob("*.json")]
+        asked = (self.title, set(self.placements))
+        (found,) = (one for one in written if (one["title"], set(one["declaration"]["placements"])) == asked)
+        return found
+
+    @property
+    def root(self):
+        return resource_root() / "results" / self.archive
 
 
-@pytest.fixture(scope="module", params=CLASSES)
+MINILM = "all-MiniLM-L6-v2 · sst2"
+ALL_ROWS = (428, 444)
+STUDIES = {
+    "encoder": Published(
+        "study_sst2_1000", MINILM, PLACEMENTS, ALL_ROWS, 6 + 3 + 3, dict.fromkeys(("q", "k", "qk", "v", "o"), "better")
+    ),
+    "decoder": Published(
+        "study_sst2_1000", "SmolLM2-135M-Instruct.Q4_1.gguf · sst2", PLACEMENTS, (192, 208), 6,
+        dict.fromkeys(("q", "k", "qk"), "better"),
+    ),
+    "rows_by_seed": Published("further_sst2_1000", MINILM, ("q", "v", "qv"), ALL_ROWS, 2, {}),
+    "alpha": Published(
+        "further_sst2_1000", MINILM, ("r=1", *(f"r=10 alpha_policy={policy}" for policy in ALPHA_POLICIES)), ALL_ROWS,
+        3, {},
+    ),
+    "rank": Published(
+        "further_sst2_1000", f"{MINILM} · qv", tuple(f"r={rank}" for rank in (1, 2, 4, 8, 64)), ALL_ROWS, 4, {}
+    ),
+}  # fmt: skip
+
+
+def called(run, placements):
+    """What a study calls a run's placement."""
+    names = (run["targets"], f"r={run['rank']:g}", f"r={run['rank']:g} alpha_policy={run['alpha_policy']}")
+    return next(name for name in names if name in placements)
+
+
+@pytest.fixture(scope="module", params=STUDIES)
 def whole(request):
-    """A study's journal, and its records' scores by placement and rate, in the order of the seeds.
+    """A study, its journal, and its records' scores by placement and rate, in the order of the seeds.
 
-    The archive keeps the predictions of the chosen rates alone, so a run fails here where its accuracy is the share of
+    An archive keeps the predictions of the chosen rates alone, so a run fails here where its accuracy is the share of
     one of the two classes, within a hundredth of the rows.
     """
-    written = [json.loads(path.read_text()) for path in (WHOLE / "studies").glob("*.json")]
-    (journal,) = (content for content in written if content["title"] == request.param)
-    frame = open_store(WHOLE).frame().sort_values("seed")
+    study = STUDIES[request.param]
+    journal = study.journal()
+    frame = open_store(study.root).frame().sort_values("seed")
     frame = frame[frame["run_id"].isin({run_id for look in journal["looks"] for run_id in look["runs"]})]
-    classes = np.array(CLASSES[request.param])
+    frame = frame[frame["method"] == "lora"]
+    names = frame.apply(called, axis=1, placements=study.placements)
+    classes = np.array(study.classes)
     cells = {}
-    for cell, group in frame[frame["method"] == "lora"].groupby(["targets", "lr"]):
+    for cell, group in frame.groupby([names, "lr"]):
         report = group["report"].to_numpy(float)
         off = abs(report[:, None] * classes.sum() - classes)
         cells[cell] = (report, (off > 0.01 * classes.sum()).all(axis=1))
-    return journal, cells
+    return study, journal, cells
 
 
 def levels(journal):
     """Each look's part of the 5 %, in proportion to the seeds that it adds."""
     seeds = journal["declaration"]["looks"]
     return [0.05 * added / seeds[-1] for added in np.diff([0, *seeds])]
-
-
-N_COMPARED = {"all-MiniLM-L6-v2 · sst2": 6 + 3 + 3, "SmolLM2-135M-Instruct.Q4_1.gguf · sst2": 6}
-"""Contrasts that were open at each look."""
-WORDS = {
-    "all-MiniLM-L6-v2 · sst2": dict.fromkeys(("q", "k", "qk", "v", "o"), "better"),
-    "SmolLM2-135M-Instruct.Q4_1.gguf · sst2": dict.fromkeys(("q", "k", "qk"), "better"),
-}
 
 
 def of_look(cells, look, name):
@@ -229,30 +275,31 @@ def of_look(cells, look, name):
     return [SimpleNamespace(report=a[: look["n_seeds"]], learns=b[: look["n_seeds"]]) for a, b in live]
 
 
-def claimed(p_values, n_taken, level):
-    """Positions that Holm's steps claim of six contrasts, of which so many were claimed before."""
+def claimed(p_values, n_taken, level, n_contrasts):
+    """Positions that Holm's steps claim of the contrasts, of which so many were claimed before."""
     places = []
     for step, place in enumerate(np.argsort(p_values, kind="stable")):
-        if p_values[place] > level / (6 - n_taken - step):
+        if p_values[place] > level / (n_contrasts - n_taken - step):
             break
         places.append(int(place))
     return places
 
 
-def study_by_the_book(journal, cells):
+def study_by_the_book(study, journal, cells):
     """After each look, the p of the contrasts that were open and the words so far."""
-    words = {}
+    words, reference = {}, journal["declaration"]["reference"]
+    seconds = [name for name in study.placements if name != reference]
     for look, level in zip(journal["looks"], levels(journal), strict=True):
-        names = [name for name in PLACEMENTS if name != "qv" and name not in words]
-        arms_of = {name: of_look(cells, look, name) for name in ("qv", *names)}
-        rows = by_the_book([(arms_of["qv"], arms_of[name]) for name in names], 0.01, level, 6)
+        names = [name for name in seconds if name not in words]
+        arms_of = {name: of_look(cells, look, name) for name in (reference, *names)}
+        rows = by_the_book([(arms_of[reference], arms_of[name]) for name in names], 0.01, level, len(seconds))
         different, tied = [min(p, share) for p, _, share in rows], [p for _, p, _ in rows]
         n_tied = sum(word == "tied" for word in words.values())
-        for place in claimed(different, len(words) - n_tied, level):
-            ahead = arms_of["qv"][0].report.mean() > arms_of[names[place]][0].report.mean()
+        for place in claimed(different, len(words) - n_tied, level, len(seconds)):
+            ahead = arms_of[reference][0].report.mean() > arms_of[names[place]][0].report.mean()
             words[names[place]] = "better" if ahead else "worse"
         left = [place for place, name in enumerate(names) if name not in words]
-        for place in claimed([tied[place] for place in left], n_tied, level):
+        for place in claimed([tied[place] for place in left], n_tied, level, len(seconds)):
             words[names[left[place]]] = "tied"
         yield look, dict(zip(names, zip(different, tied, strict=True), strict=True)), dict(words)
 
@@ -267,13 +314,13 @@ def test_the_words_of_a_whole_study_are_those_of_textbook_functions(whole):
                 expected = p_values[finding["second"]]
                 assert (finding["p_different"], finding["p_tied"]) == pytest.approx(expected, rel=1e-6)
                 n_compared += 1
-    assert n_compared == N_COMPARED[whole[0]["title"]]
-    assert words == WORDS[whole[0]["title"]]
+    assert n_compared == whole[0].n_compared
+    assert words == whole[0].words
 
 
 def test_the_intervals_of_a_whole_study_hold_over_contrasts_and_looks(whole):
-    """Each look's share of the 5 %, over six contrasts, at the rates that select ranks first."""
-    journal, cells = whole
+    """Each look's share of the 5 %, over all contrasts, at the rates that select ranks first."""
+    study, journal, cells = whole
     n_compared = 0
     for look, level in zip(journal["looks"], levels(journal), strict=True):
         for finding in look["findings"]:
@@ -284,7 +331,8 @@ def test_the_intervals_of_a_whole_study_hold_over_contrasts_and_looks(whole):
             part = 1 if all(arm.learns.all() for arm in arms_of) else 2
             first, second = (cells[name, look["chosen"][name]][0][: look["n_seeds"]] for name in names)
             error = stats.sem(first - second)
-            interval = stats.t.interval(1 - level / 6 / part, look["n_seeds"] - 1, (first - second).mean(), error)
+            level_of_one = level / (len(study.placements) - 1) / part
+            interval = stats.t.interval(1 - level_of_one, look["n_seeds"] - 1, (first - second).mean(), error)
             assert (finding["low"], finding["high"]) == pytest.approx(interval, rel=1e-9)
             n_compared += 1
-    assert n_compared == N_COMPARED[journal["title"]]
+    assert n_compared == study.n_compared
