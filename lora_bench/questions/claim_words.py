@@ -48,7 +48,7 @@ def of_store(store: StoreReader | None) -> list[dict[str, Any]]:
 
 def word_on(
     claim: Mapping[str, Any], findings: Sequence[Mapping[str, Any]], runs: Sequence[Collection[str]]
-) -> dict[str, str] | None:
+) -> dict[str, Any] | None:
     """The word of a study on a claim's contrast, first minus second, with its evidence; None where none compares them.
 
     A study is about the contrast if it looked at runs of both sides: its placements have these names at other budgets,

@@ -306,7 +306,9 @@ def _ends(of_targets: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
     if len(set(ranks.values())) < 2:
         return f"rank {', '.join(map(str, sorted(ranks.values())))}" if ranks else "none"
     ordered = sorted(ranks, key=lambda arm: ranks[arm])
-    whole = claim_kinds.with_seeds(ranks, {name: len(of_targets["scores"][name]) for name in ranks}, least=2)
+    whole = claim_kinds.with_seeds(
+        ranks, {name: len(of_targets.loc[[name], "scores"].iloc[0]) for name in ranks}, least=2
+    )
     ends = {word: end(whole, key=lambda arm: ranks[arm]) for word, end in (("lowest", min), ("highest", max))}
     picked = [
         ends.get(claim[side]) or next((arm for arm in ordered if ranks[arm] == claim[side]), None)

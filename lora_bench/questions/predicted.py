@@ -206,7 +206,8 @@ def _study_words(setting: Setting, store: StoreReader, reference: str) -> dict[s
     """Placement -> the word of the reference against it by a study of this setting; may be empty, as where a journal
     cannot be read, which is said in its own section."""
     with contextlib.suppress(StoreError):
-        findings = claim_words.of_setting(setting, store)
+        run_ids = {*setting.runs["run_id"].astype(str)}
+        findings = [finding for finding in claim_words.of_store(store) if not finding["runs"].isdisjoint(run_ids)]
         return {finding["second"]: finding["word"] for finding in findings if finding["first"] == reference}
     return {}
 

@@ -78,21 +78,25 @@ def _title(content: Mapping[str, Any]) -> str:
 
 
 def _told_apart(title: str, settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The titles of families that share one: by the settings in which they differ, as the other sections name them.
-    Families that more than two settings tell apart, or none, are numbered as they were declared."""
+    """The titles of families that share one: by the settings in which they differ, as the other sections name them. Of
+    more than two, by the first one or two that tell them apart, of the task, the training and the adapter in turn.
+    Families that none tells apart are numbered as they were declared."""
     if len(settings) == 1:
         return [title]
     leaves = [_leaves(setting) for setting in settings]
-    keys = sorted({key for leaf in leaves for key in leaf if len({other.get(key) for other in leaves}) > 1})
+    keys = {key for leaf in leaves for key in leaf if len({other.get(key) for other in leaves}) > 1}
+    keys = sorted(keys, key=lambda key: (not key.startswith("task."), not key.startswith("train."), key))
     lasts = [key.rpartition(".")[2] for leaf in leaves[:1] for key in leaf]
     names = {key: last if lasts.count(last := key.rpartition(".")[2]) < 2 else key for key in keys}
-    titles = [
-        " · ".join([title, *(f"{name.replace('_', ' ')} {leaf.get(key, '–')}" for key, name in names.items())])
-        for leaf in leaves
-    ]
-    if len(keys) > 2 or len(set(titles)) < len(titles):
-        return [f"{title}, family {number}" for number in range(1, len(titles) + 1)]
-    return titles
+    several = (*((key,) for key in keys), *itertools.combinations(keys, 2))
+    for telling in several if len(keys) > 2 else [keys]:
+        titles = [
+            " · ".join([title, *(f"{names[key].replace('_', ' ')} {leaf[key]}" for key in telling if key in leaf)])
+            for leaf in leaves
+        ]
+        if len(set(titles)) == len(titles):
+            return titles
+    return [f"{title}, family {number}" for number in range(1, len(settings) + 1)]
 
 
 def _leaves(setting: Mapping[str, Any], above: str = "") -> dict[str, str]:
@@ -106,19 +110,18 @@ def _leaves(setting: Mapping[str, Any], above: str = "") -> dict[str, str]:
     return made
 
 
-def has_all_pairs(store: Path, run_ids: Collection[str]) -> bool:
-    """Whether a study that declared all pairs has looked at some of these runs. A journal that cannot be read is said
+def looked_at(store: Path, run_ids: Collection[str]) -> list[Mapping[str, Any]]:
+    """The declarations of the studies that have looked at some of these runs. A journal that cannot be read is said
     where its own section is made."""
+    found = []
     for journal in journals(store):
         try:
             content = journal.read()
         except StoreError:
             continue
-        if not content or not content["looks"] or content["declaration"]["reference"] is not None:
-            continue
-        if not {*run_ids}.isdisjoint(content["looks"][0]["runs"]):
-            return True
-    return False
+        if content and not {*run_ids}.isdisjoint(run_id for look in content["looks"] for run_id in look["runs"]):
+            found.append(content["declaration"])
+    return found
 
 
 def section(title: str, content: Mapping[str, Any]) -> StudySection:

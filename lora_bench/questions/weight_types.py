@@ -109,7 +109,8 @@ def section(
     judged = judge(runs, against_reference(declared.placements(runs, store), reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     pairs = every_pair(judged, margin=margin)
-    is_of_pairs = studies.has_all_pairs(store, set(runs["run_id"].astype(str)))
+    of_studies = studies.looked_at(store, set(runs["run_id"].astype(str)))
+    is_of_pairs = any(declaration["reference"] is None for declaration in of_studies)
     contrast_table = tables.contrast_table(f"{name}_contrasts", table, margin)
     beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)
     paper = _paper(estimates) if with_paper else published.weight_types().iloc[:0]
@@ -117,7 +118,9 @@ def section(
     differences = _differences(paper, reference) if len(paper) and setting.metric == "accuracy" else None
     return PlacementSection(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
-        sentence=sentence(setting, budget, judged, margin, reference, pairs=pairs if is_of_pairs else None),
+        sentence=sentence(
+            setting, budget, judged, margin, reference, pairs=pairs if is_of_pairs else None, has_study=bool(of_studies)
+        ),
         tables=[
             _placements(name, setting, judged, reference, paper, is_of_pairs=is_of_pairs),
             _off_screen(contrast_table) if is_of_pairs else contrast_table,
@@ -146,12 +149,14 @@ def sentence(
     reference: str,
     *,
     pairs: pd.DataFrame | None = None,
+    has_study: bool = False,
 ) -> str:
     """What was found here, in one sentence.
 
     Args:
         judged: with the contrasts of the reference.
         pairs: every pair, which the sentence then tells in their place.
+        has_study: whether a study has words on these runs, beside which those of one look would contradict.
     """
     estimates, table = judged.estimates, judged.contrasts
     scored = estimates[(estimates["method"] != settings.FLOOR) & np.isfinite(estimates["mean"])]
@@ -183,8 +188,10 @@ def sentence(
         f"{style.short_metric(setting.metric)}{among}: {wording.points(best['mean'])}, {spread}"
     )
     if pairs is None:
-        return f"{start}; {verdicts_in_words(table, margin, reference)}."
-    return f"{start}; {pairwise.sentence(list(scored.index), _worded(pairs))}."
+        words = verdicts_in_words(table, margin, reference)
+    else:
+        words = pairwise.sentence(list(scored.index), _worded(pairs))
+    return f"{start}; {words}{', at one look and these rates: the words of the study count' if has_study else ''}."
 
 
 def verdicts_in_words(table: pd.DataFrame, margin: float, reference: str) -> str:

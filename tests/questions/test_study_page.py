@@ -102,7 +102,8 @@ def all_pairs(tmp_path_factory):
         ({"task": {"train_rows": 100}}, ["train rows 200", "train rows 100"]),
         ({"train": {"dropout": 0.5}}, ["train.dropout None", "train.dropout 0.5"]),
         ({"model": "another"}, None),
-        ({"train": {"epochs": 1.0, "batch_size": 9, "max_length": 32}}, None),
+        ({"train": {"epochs": 1.0, "batch_size": 9, "max_length": 32}}, ["batch size 8", "batch size 9"]),
+        ({"task": {"train_draw": "seed"}, "train": {"epochs": 1.0, "batch_size": 9}}, ["", "train draw seed"]),
     ],
 )
 def test_studies_of_one_title_are_told_apart_by_what_differs(lab, tmp_path, changed, titles):
