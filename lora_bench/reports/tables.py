@@ -130,6 +130,16 @@ def arm_figures(
     return made
 
 
+def marks_in_words(estimates: pd.DataFrame) -> str:
+    """What the marks of `arm_figures` are, for its caption."""
+    said = "Large marks: means over seeds with 95 % t intervals; small marks: seeds"
+    adapted = estimates[estimates["method"] != settings.FLOOR]
+    seeds = zip(adapted["scores"], adapted["learns"], strict=True)
+    is_hollow = any(not learns.get(seed, True) for scores, learns in seeds for seed in scores)
+    hollow = ", hollow where they did not learn (one class for nearly all rows), which contrasts set aside"
+    return f"{said}{hollow if is_hollow else ''}."
+
+
 def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:
     """Paired contrasts as a table; the screen leaves the second-rank columns to the files."""
     has_stuck = table["n_stuck_first"] + table["n_stuck_second"] > 0

@@ -28,6 +28,7 @@ def placement_rows(n_seeds: int = 4, names: tuple[str, ...] = ("q", "qv", "qkvo"
             "low": scores.mean() - 0.01,
             "high": scores.mean() + 0.01,
         }
+        row |= {"learns": dict.fromkeys(range(n_seeds), name != "head only")}
         rows.append(row | {"scores": dict(enumerate(scores)), "is_floor": name == "head only"})
     return pd.DataFrame(rows)
 
@@ -162,7 +163,15 @@ def crossover_rows() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["shape", "precision", "tokens", "pack", "gain"])
 
 
+def stuck_rows() -> pd.DataFrame:
+    """q's seeds 1 and 3 did not learn, and nor did the head alone, of which it is not asked."""
+    rows = placement_rows()
+    rows["learns"] = [{seed: name != "q" or seed % 2 == 0 for seed in range(4)} for name in rows["targets"]]
+    return rows
+
+
 ALL = {
+    "stuck_seeds": lambda: verdict_figures.placements(stuck_rows(), metric="matthews"),
     "placements": lambda: verdict_figures.placements(
         placement_rows(), metric="matthews", published=paper.weight_types()
     ),
@@ -301,6 +310,22 @@ def test_marks_are_where_the_estimates_are():
     np.testing.assert_allclose(
         sorted(dots), sorted(100 * score for scores in rows["scores"] for score in scores.values())
     )
+
+
+def test_seeds_that_did_not_learn_are_hollow_and_in_the_key():
+    """On CoLA 20 of 24 seeds at zero looked like those that learn the task."""
+    figure = ALL["stuck_seeds"]()
+    filled, hollow = [], []
+    for drawn in figure.axes[0].collections:
+        if type(drawn).__name__ == "PathCollection":
+            is_white = (drawn.get_facecolor() == 1).all()
+            (hollow if is_white else filled).extend(np.asarray(drawn.get_offsets())[:, 0])
+    scores = stuck_rows().set_index("targets")["scores"]
+    np.testing.assert_allclose(sorted(hollow), sorted(100 * scores["q"][seed] for seed in (1, 3)))
+    assert len(filled) == 4 * 4 - 2
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.get_texts()] == ["a seed", "a seed that did not learn"]
+    assert not ALL["placements"]().legends
 
 
 def test_a_floor_far_off_is_written_and_does_not_hide_the_intervals():

@@ -41,8 +41,9 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
 
     Args:
         estimates: one row per placement, in the order to be drawn from the top: label, targets, mean, low, high,
-            scores ({seed: score}), is_floor (drawn grey, with a line through the figure; a number at the edge where it
-            lies so far off that the others' intervals would hide behind their marks).
+            scores ({seed: score}), learns ({seed: whether it does}; hollow where not), is_floor (drawn grey, with a
+            line through the figure; a number at the edge where it lies so far off that the others' intervals would hide
+            behind their marks).
         published: dataset, targets, score, sd; rows are matched by `targets`.
     """
     n = len(estimates)
@@ -53,7 +54,10 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
     for row, (_, arm) in zip(rows, estimates.iterrows(), strict=True):
         seeds = 100 * np.array(list(arm["scores"].values()))
         dots, colour = (LIGHT, FAINT) if arm["is_floor"] else (SKY, BLUE)
-        ours.scatter(seeds, np.full(seeds.size, row) + _spread(seeds.size), s=7, color=dots, lw=0, zorder=2)
+        at, is_stuck = row + _spread(seeds.size), _is_stuck(arm)
+        ours.scatter(seeds[~is_stuck], at[~is_stuck], s=7, color=dots, lw=0, zorder=2)
+        if is_stuck.any():
+            ours.scatter(seeds[is_stuck], at[is_stuck], s=9, facecolor="white", edgecolor=INK, lw=0.7, zorder=3.5)
         error_bars(ours, arm["mean"], arm["low"], arm["high"], row, colour, "s" if arm["is_floor"] else "o")
         if arm["is_floor"] and math.isfinite(arm["mean"]):
             ours.axvline(100 * arm["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
@@ -86,6 +90,10 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
         axis.xaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10], min_n_ticks=2))
         axis.set_xlabel("paper\n(%)")
         tidy(axis, locate=False)
+    if any(_is_stuck(arm).any() for _, arm in estimates.iterrows()):
+        line = matplotlib.lines.Line2D
+        stuck = line([], [], ls="", marker="o", ms=3, mfc="white", mec=INK, mew=0.7, label="a seed that did not learn")
+        compose.header(figure, [line([], [], ls="", marker="o", ms=3, color=SKY, mew=0, label="a seed"), stuck])
     return figure
 
 
@@ -283,6 +291,11 @@ def _verdict_block(axis: Axes, table: pd.DataFrame, settings: list[str], contras
     axis.grid(visible=False)
     axis.tick_params(length=0, top=False)
     sns.despine(ax=axis, left=True, bottom=True)
+
+
+def _is_stuck(arm: pd.Series) -> np.ndarray:
+    """Of each seed that has a score, whether it did not learn; nothing is asked of the head alone."""
+    return np.array([not arm["is_floor"] and not arm["learns"].get(seed, True) for seed in arm["scores"]], dtype=bool)
 
 
 def _by_dataset(published: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
