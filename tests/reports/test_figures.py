@@ -312,6 +312,20 @@ def test_marks_are_where_the_estimates_are():
     )
 
 
+@pytest.mark.parametrize("n_studies", [2, 3])
+def test_studies_side_by_side_are_on_one_scale(n_studies):
+    """A difference of 7 points was drawn longer than one of 16 beside it."""
+    families = {f"backbone {i}": (contrast_rows(), 0.02) for i in range(n_studies)}
+    wide = contrast_rows().assign(high=[0.3, -0.03, 0.006, 0.03])
+    figure = verdict_figures.contrasts_beside(families | {"backbone 0": (wide, 0.02)})
+    figure.draw_without_rendering()
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(panels) == n_studies
+    assert len({axis.get_xlim() for axis in panels}) == 1 and panels[-1].get_xlim()[1] > 30
+    has_numbers = [any(tick.label1.get_visible() for tick in axis.xaxis.get_major_ticks()) for axis in panels]
+    assert has_numbers == [True, True] if n_studies == 2 else has_numbers == [False, True, True]
+
+
 def test_seeds_that_did_not_learn_are_hollow_and_in_the_key():
     """On CoLA 20 of 24 seeds at zero looked like those that learn the task."""
     figure = ALL["stuck_seeds"]()

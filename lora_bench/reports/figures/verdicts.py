@@ -28,6 +28,7 @@ from lora_bench.reports.figures.style import (
     VERDICTS,
     darker,
     error_bars,
+    hide_spare,
     metric_label,
     series,
     styled,
@@ -123,7 +124,7 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
 
 @styled
 def contrasts_beside(families: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
-    """The same contrasts of several studies, a panel each, on axes of their own.
+    """The same contrasts of several studies, a panel each, all on one scale.
 
     Args:
         families: name -> a table as `contrasts` takes it, and the margin; all with the same labels in the same order.
@@ -132,13 +133,12 @@ def contrasts_beside(families: Mapping[str, tuple[pd.DataFrame, float]]) -> Figu
     width, across = compose.across(len(families), most=2, panel=2.9)
     down = math.ceil(len(families) / across)
     figure = Figure(figsize=(width, 0.3 + (0.55 + 0.27 * n) * down), layout="constrained")
-    axes = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
-    for axis, (name, (table, margin)) in zip(axes, families.items(), strict=False):
+    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for axis, (name, (table, margin)) in zip(axes.flat, families.items(), strict=False):
         _draw_contrasts(axis, table, margin=margin)
         axis.set_title(compose.wrapped(name, 0.8 * width / across), loc="left", color=INK)
         tidy(axis)
-    for axis in axes[len(families) :]:
-        axis.set_visible(False)
+    hide_spare(axes, len(families))
     compose.below(figure, "paired difference (points, 95 %); shaded: a tie")
     return figure
 
