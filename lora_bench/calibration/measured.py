@@ -103,7 +103,7 @@ def _replicates(
         section.figures[name] = verdicts.contrasts(shown.assign(label=labels, extra=""), margin=margin)
         section.captions[name] = (
             "Two draws of the adapter's init (A, B) under shared head, data order and dropout: paired differences on "
-            "report with 95 % intervals and verdicts, Holm-corrected over the cells. There is nothing to find."
+            f"report with {tables.UNCORRECTED}. There is nothing to find."
         )
     if residuals.size >= stats.MIN_PAIRS and sd > 0:
         _add_resampled(section, name, residuals, sd, trials)

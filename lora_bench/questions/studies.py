@@ -196,6 +196,7 @@ def section(title: str, content: Mapping[str, Any], *, head: str) -> StudySectio
             name: verdicts.contrasts(
                 frame.assign(label=frame["contrast"], verdict=frame["word"], extra=frame["extra"]),
                 margin=declared["margin"],
+                is_corrected=True,
             )
         },
         captions={
@@ -283,7 +284,8 @@ def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> 
                 "word_shown": looks.spoken(finding, n_last=declared["looks"][-1]),
                 "failed_shown": looks.failed_in_words(finding),
                 "rates_shown": rates,
-                "extra": f", {wording.counted(finding['n_seeds'], 'seed')}",
+                "extra": f", {wording.counted(finding['n_seeds'], 'seed')}"
+                + tables.fewer_pairs(finding["n_pairs"], finding["n_seeds"]),
             }
         )
     return pd.DataFrame(rows)

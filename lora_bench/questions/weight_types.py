@@ -230,8 +230,8 @@ def _captions(name: str, budget: int, reference: str, judged: Judgement, *, has_
         f"rate chosen on select. {tables.marks_in_words(judged.estimates)} "
         + ("Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. " if has_paper else "")
         + "† failed seeds; * best at the edge of the rates tried.",
-        f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with 95 % intervals; the "
-        "verdict is Holm-corrected."
+        f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with "
+        f"{tables.UNCORRECTED}."
         + (" Small triangles: the same differences in the paper's Table 5." if has_paper else ""),
     }
 

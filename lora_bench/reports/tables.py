@@ -19,10 +19,15 @@ from lora_bench.verdicts import gaps, pairwise, settings, stats, tuning
 from lora_bench.verdicts.arms import Judgement, learned
 from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, NOT_LEARNED, failed_interval
 from lora_bench.verdicts.note import Note, gap
-from lora_bench.wording import count, interval, listed, p_value, plus_minus, points, signed, text
+from lora_bench.wording import count, counted, interval, listed, p_value, plus_minus, points, signed, text
 
 BEST_OF = "best_shown"
 """The column of `cell_frame` of which the highest is best: the mean of a cell that learned."""
+UNCORRECTED = (
+    "95 % intervals, which are uncorrected; words are Holm-corrected over the contrasts, so that one may stay "
+    "unresolved whose interval leaves zero out"
+)
+"""What the caption of contrasts at one look says of its intervals."""
 
 
 def cell_frame(setting: settings.Setting, estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
@@ -89,12 +94,21 @@ def _marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
 
 
 def _labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Contrasts as `verdicts.contrasts` draws them: a label, and the seeds that an unresolved one needs."""
+    """Contrasts as `verdicts.contrasts` draws them: a label, the pairs where these are fewer than the seeds, and the
+    seeds that an unresolved one needs."""
     needed = [seeds_needed(row) for row in contrasts.to_dict("records")]
     return contrasts.assign(
         label=contrasts["first"] + " − " + contrasts["second"],
-        extra=[f"\nneeds {words.split()[0]} seeds" if words else "" for words in needed],
+        extra=[
+            fewer_pairs(n_pairs, n_seeds) + (f"\nneeds {words.split()[0]} seeds" if words else "")
+            for n_pairs, n_seeds, words in zip(contrasts["n_pairs"], contrasts["n_seeds"], needed, strict=True)
+        ],
     )
+
+
+def fewer_pairs(n_pairs: int, n_seeds: int) -> str:
+    """A line of a figure that says how many pairs a difference is of, where seeds were set aside."""
+    return "" if n_pairs == n_seeds else f"\n{counted(n_pairs, 'pair') if n_pairs else 'no pair'}"
 
 
 def arm_figures(

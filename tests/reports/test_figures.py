@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
+from lora_bench.reports import tables
 from lora_bench.reports.figures import compose, curves, instrument, section7, speed, style
 from lora_bench.reports.figures import verdicts as verdict_figures
 from lora_bench.verdicts import paper
@@ -361,6 +362,20 @@ def test_no_meaning_rests_on_colour_alone():
     assert len({marker for _, marker in style.SERIES.values()}) == len(style.SERIES)
     axis = ALL["contrasts"]().axes[0]
     assert {"better", "worse", "tied", "unresolved: 12 seeds"} <= {text.get_text() for text in axis.texts}
+
+
+@pytest.mark.parametrize("is_corrected", [False, True])
+def test_contrasts_say_where_words_are_corrected_and_intervals_are_not(is_corrected):
+    """An interval that leaves zero out beside `unresolved` reads as a mistake."""
+    with compose.printed(6.3):
+        figure = verdict_figures.contrasts(contrast_rows(), margin=0.02, is_corrected=is_corrected)
+    assert ("words Holm-corrected, intervals not" in figure.get_supxlabel()) != is_corrected
+
+
+@pytest.mark.parametrize(("n_pairs", "says"), [(8, ""), (2, "\n2 pairs"), (1, "\n1 pair"), (0, "\nno pair")])
+def test_pairs_are_told_where_seeds_were_set_aside(n_pairs, says):
+    """k and qk stand on two seeds of eight."""
+    assert tables.fewer_pairs(n_pairs, 8) == says
 
 
 def test_an_interval_that_is_unknown_is_not_drawn():

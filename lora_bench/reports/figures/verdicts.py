@@ -99,12 +99,15 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
 
 
 @styled
-def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | None = None) -> Figure:
+def contrasts(
+    table: pd.DataFrame, *, margin: float, published: pd.DataFrame | None = None, is_corrected: bool = False
+) -> Figure:
     """Paired differences, first minus second, with 95 % intervals, the margin as a band, and the verdict in words.
 
     Args:
         table: label, difference, low, high, verdict, extra (text after the verdict), in the order to be drawn.
         published: label, dataset, difference: the paper's differences, as hollow marks.
+        is_corrected: whether the intervals hold over all contrasts, as the words do.
     """
     n = len(table)
     figure = Figure(figsize=(compose.column(), 0.8 + 0.3 * n), layout="constrained")
@@ -117,7 +120,8 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
             axis.scatter(100 * kept["difference"], kept["label"].map(rows) + 0.3, marker=mark, s=9, facecolor="white",
                          edgecolor=INK, lw=0.6, label=f"paper, {name}", zorder=3)  # fmt: skip
         compose.header(figure, *axis.get_legend_handles_labels())
-    compose.below(figure, f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}")
+    scope = "" if is_corrected else "; words Holm-corrected, intervals not"
+    compose.below(figure, f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}{scope}")
     tidy(axis)
     return figure
 
