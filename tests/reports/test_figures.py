@@ -92,7 +92,7 @@ def profile_rows() -> pd.DataFrame:
 def amplification_rows() -> pd.DataFrame:
     rows = [
         {"role": role, "layer": layer, "rank": rank, "mean": 10 / rank, "low": 9 / rank, "high": 11 / rank}
-        | {"amplification_random": 12 / rank}
+        | {"amplification_random": 12 / rank, "targets": "qv"}
         for role in "qv"
         for layer in range(6)
         for rank in (1, 8)
@@ -423,6 +423,21 @@ def test_the_legend_of_many_ranks_stays_on_the_page(n_ranks):
     legend = figure.legends[0].get_window_extent()
     assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1 and legend.y1 <= figure.bbox.y1
     assert len(figure.legends[0].get_texts()) == n_ranks + 1
+
+
+@pytest.mark.parametrize("ranks", [(4,), (1, 8), (1, 2, 4, 8)])
+def test_amplification_names_its_placement_and_dashes_the_outermost_ranks(ranks):
+    """Dashes of four ranks ran into each other's lines, and no word said whose q and v these are."""
+    rows = pd.concat(
+        amplification_rows().query("rank == 1").assign(rank=rank, amplification_random=rank) for rank in ranks
+    )
+    figure = section7.amplifications(rows)
+    for axis, role in zip(figure.axes, "qv", strict=True):
+        assert axis.get_title(loc="left").startswith(f"{role} of qv")
+        dashed = [float(np.asarray(line.get_ydata())[0]) for line in axis.lines if line.get_linestyle() == "--"]
+        assert dashed == sorted({ranks[0], ranks[-1]})
+    said = figure.legends[0].get_texts()[-1].get_text()
+    assert all(str(rank) in said for rank in {ranks[0], ranks[-1]}) if len(ranks) > 1 else said == "random U, V"
 
 
 @pytest.mark.parametrize("text", ["seeds at rank 64, layer 3, right-singular vectors of A", "rank 4 and rank 64, B A"])
