@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
+from lora_bench.config.grammar import group_words
 from lora_bench.questions import declared, more_seeds, studies
 from lora_bench.questions.beside import beside, every_pair
 from lora_bench.reports import tables
@@ -225,12 +226,15 @@ def notes(
 
 
 def _captions(name: str, budget: int, reference: str, judged: Judgement, *, has_paper: bool) -> dict[str, str]:
+    words = {} if has_paper else group_words(judged.estimates.index)
+    spelled = "; ".join(f"{word}: {targets}" for targets, word in words.items())
     return {
         name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning "
         f"rate chosen on select. {tables.marks_in_words(judged.estimates)} "
         + ("Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. " if has_paper else "")
-        + "† failed seeds; * best at the edge of the rates tried.",
-        f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with "
+        + "† failed seeds; * best at the edge of the rates tried."
+        + (f" {spelled[0].upper()}{spelled[1:]}." if spelled else ""),
+        f"{name}_contrasts": f"{words.get(reference, reference)} minus each other placement, paired by seed, with "
         f"{tables.UNCORRECTED}."
         + (" Small triangles: the same differences in the paper's Table 5." if has_paper else ""),
     }

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lora_bench.config.grammar import group_words
 from lora_bench.config.overrides import key_of
 from lora_bench.reports.figures import verdicts
 from lora_bench.reports.section import Column, Table, one_look
@@ -93,12 +94,16 @@ def _marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     ]
 
 
-def _labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
+def _labelled(contrasts: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFrame:
     """Contrasts as `verdicts.contrasts` draws them: a label, the pairs where these are fewer than the seeds, and the
-    seeds that an unresolved one needs."""
+    seeds that an unresolved one needs.
+
+    Args:
+        words: arms that have another name on the figure.
+    """
     needed = [seeds_needed(row) for row in contrasts.to_dict("records")]
     return contrasts.assign(
-        label=contrasts["first"] + " − " + contrasts["second"],
+        label=contrasts["first"].replace(words) + " − " + contrasts["second"].replace(words),
         extra=[
             fewer_pairs(n_pairs, n_seeds) + (f"\nneeds {words.split()[0]} seeds" if words else "")
             for n_pairs, n_seeds, words in zip(contrasts["n_pairs"], contrasts["n_seeds"], needed, strict=True)
@@ -131,8 +136,9 @@ def arm_figures(
     if not np.isfinite(judged.estimates["mean"]).any():
         return {}
     drawn = judged.estimates.assign(is_floor=judged.estimates["method"] == settings.FLOOR)
+    words = group_words(judged.estimates.index) if differences is None else {}  # the paper's keep its letters
     drawn["label"] = [
-        ("head only" if is_floor else f"{arm}  r={ranks}" if with_ranks else str(arm)) + mark
+        ("head only" if is_floor else f"{words.get(arm, arm)}  r={ranks}" if with_ranks else str(arm)) + mark
         for arm, ranks, is_floor, mark in zip(
             drawn.index, drawn["ranks"], drawn["is_floor"], _marks(drawn, judged.rates), strict=True
         )
@@ -140,7 +146,7 @@ def arm_figures(
     made = {name: verdicts.placements(drawn, metric=metric, published=paper)}
     shown = judged.contrasts[judged.contrasts["n_seeds"] > 0]
     if len(shown):
-        made[f"{name}_contrasts"] = verdicts.contrasts(_labelled(shown), margin=margin, published=differences)
+        made[f"{name}_contrasts"] = verdicts.contrasts(_labelled(shown, words), margin=margin, published=differences)
     return made
 
 

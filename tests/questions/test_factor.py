@@ -362,6 +362,21 @@ def test_the_paper_s_values_stand_beside_its_own_placements_only():
         assert (len(drawn.axes) > 1) == is_drawn
 
 
+def test_figures_call_groups_by_their_words_and_captions_spell_them():
+    """Tables and files keep the letters, which a sweep takes."""
+    records = [fake_record(targets=targets, rank=rank, seed=seed, report=0.5 + 0.01 * seed)
+               for targets, rank in (("qv", 4), ("qkvo", 2), ("up+down", 2)) for seed in range(4)]  # fmt: skip
+    for record in records:
+        record["parameters"]["adapter"] = 36_864
+    (section,) = weight_types.sections(frame_of(records), SCOPE, reference="attention")
+    placements, contrasts = (figure.axes[0].get_yticklabels() for figure in section.figures.values())
+    assert [text.get_text().split(" ")[0].rstrip("*") for text in placements] == ["qv", "attention", "MLP"]
+    assert [text.get_text() for text in contrasts] == ["attention − qv", "attention − MLP"]
+    first, second = section.captions.values()
+    assert "Attention: qkvo; MLP: up+down." in first and second.startswith("attention minus")
+    assert section.tables[0].frame["cell"].tolist() == ["qv", "qkvo", "up+down"]
+
+
 def test_the_page_of_a_method_without_claims_is_made(tmp_path, unrendered, capsys):
     """The depth of DoRA: its factors are told, and LoRA's claims judged by nothing."""
     records = depth_records(n_seeds=3)
