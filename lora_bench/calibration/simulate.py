@@ -21,6 +21,7 @@ from scipy import special, stats
 
 from lora_bench.verdicts import arms, power
 from lora_bench.verdicts.arms import Judgement
+from lora_bench.verdicts.family import MIN_PAIRS
 from lora_bench.verdicts.settings import PLACEMENTS, REFERENCE_TARGETS
 from lora_bench.verdicts.stats import half_width, mean_interval
 
@@ -139,7 +140,9 @@ def detections(sweeps: Iterable[pd.DataFrame]) -> Share:
 
 
 def promised_power(difference: float, sd: float, n_seeds: int) -> float:
-    """The power that a plan promises for one contrast of the family."""
+    """The power that a plan promises for one contrast of the family: none below the pairs that a verdict takes."""
+    if n_seeds < MIN_PAIRS:
+        return 0.0
     return float(power.detection_power(difference, sd, n_seeds, error=ERROR / len(PAIRS)))
 
 

@@ -15,7 +15,7 @@ from lora_bench.reports.figures import instrument
 from lora_bench.reports.section import Column, Table
 from lora_bench.wording import percent
 
-SEEDS = (3, 5, 8)
+SEEDS = (4, 5, 8)  # below four pairs no verdict is given, and nothing promised
 EFFECTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)  # in standard deviations of a paired difference
 
 

@@ -59,6 +59,20 @@ def spell_targets(roles: Collection[str]) -> str:
     return "+".join([*([letters] if letters else []), *(role for role in ("up", "gate", "down") if role in roles)])
 
 
+def group_words(spelled: Collection[str]) -> dict[str, str]:
+    """Of the placements of one table, those that are groups by their words: `attention`, `MLP`, `all`.
+
+    Empty without the MLP among them: there `qkvo` is one of several sets of attention's matrices. A gate belongs to the
+    MLP where any of them adapts one.
+    """
+    mlp = spell_targets(GROUPS["mlp"] if any("gate" in targets for targets in spelled) else ("up", "down"))
+    attention = spell_targets(GROUPS["attention"])
+    words = {attention: "attention", mlp: "MLP", f"{attention}+{mlp}": "all"}
+    if {mlp, f"{attention}+{mlp}"}.isdisjoint(spelled):
+        return {}
+    return {targets: words[targets] for targets in spelled if targets in words}
+
+
 def parse_budget(budget: int | str) -> int | tuple[tuple[str, ...], int]:
     """A budget as a number of adapter parameters, or as (roles, rank) whose cost it is.
 

@@ -96,7 +96,7 @@ def section(
         captions={
             name: f"Amplification factor by layer, targets {shown['targets'].iloc[0]}: geometric means over seeds with "
             "95 % t intervals of the logarithm, each rank at its own learning rate. Dashed: the factor in random "
-            "directions.",
+            "directions, at the lowest and the highest rank.",
             f"{name}_leading": f"Weight within the update's directions over that within random ones, targets "
             f"{shown['targets'].iloc[0]}: of its leading direction, and of its whole subspace. Root mean squares over "
             "layers and seeds, with 95 % intervals over seeds; dashed: as much as random ones.",

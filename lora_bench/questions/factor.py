@@ -145,11 +145,9 @@ def section(setting: settings.Setting, by: str, placements: list[Compared], *, m
         ],
         figures=tables.arm_figures(name, judged, metric=setting.metric, margin=margin),
         captions={
-            name: f"Score on the report split by {_words(by)}, each at its own learning rate chosen on select. Large "
-            "marks: means over seeds with 95 % t intervals; small marks: seeds. † failed seeds; * best at the edge of "
-            "the rates tried.",
-            f"{name}_contrasts": "Each other level minus the reference, paired by seed, with 95 % intervals; the "
-            "verdict is Holm-corrected.",
+            name: f"Score on the report split by {_words(by)}, each at its own learning rate chosen on select. "
+            f"{tables.marks_in_words(judged.estimates)} † failed seeds; * best at the edge of the rates tried.",
+            f"{name}_contrasts": f"Each other level minus the reference, paired by seed, with {tables.UNCORRECTED}.",
         },
         notes=notes(setting, runs, by, judged),
         setting=setting,

@@ -40,12 +40,18 @@ def _section(group: Sequence[StudySection], number: int) -> Section:
         tables=[Table(name, f"{title}: difference, interval over contrasts and looks, word", table, columns)],
         figures={
             name: verdicts.contrasts_beside(
-                {study.about: (study.words.assign(label=study.words["contrast"], verdict=study.words["word"]),
-                               study.margin) for study in group}
+                {head: (study.words.assign(label=study.words["contrast"], verdict=study.words["word"]), study.margin)
+                 for head, study in zip(_heads(group), group, strict=True)}
             )
         },
-        captions={name: "Each study on an axis of its own; intervals hold over its contrasts and looks."},
+        captions={name: "All on one scale; intervals hold over a study's contrasts and looks."},
     )  # fmt: skip
+
+
+def _heads(group: Sequence[StudySection]) -> list[str]:
+    """What stands over the panels: the short titles, or the whole ones where those would be alike."""
+    heads = [study.head for study in group]
+    return heads if len(set(heads)) == len(heads) else [study.about for study in group]
 
 
 def _in_words(row: pd.Series) -> str:

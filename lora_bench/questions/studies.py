@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.config.grammar import layers_in_words
+from lora_bench.config.overrides import key_of, value_of
 from lora_bench.reports import tables
 from lora_bench.reports.figures import style, verdicts
 from lora_bench.reports.section import Column, Section, Table
+from lora_bench.store import StoreReader, open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.store.journal import journals
 from lora_bench.verdicts import looks, pairwise
@@ -27,6 +30,7 @@ from lora_bench.verdicts.family import starts_in_words
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.verdicts.settings import slug_of
 
+_PACKED = re.compile(r"([.-](I?Q\d\w*|B?F16|F32))?\.gguf$")  # how a file's weights are packed
 PHRASES = {  # word -> how the sentence puts it, of the first placement against those named
     looks.BETTER: "better than {}",
     looks.WORSE: "worse than {}",
@@ -46,10 +50,12 @@ class StudySection(Section):
     Attributes:
         words: contrast, difference, low, high, word, extra (text after the word), interval_shown; a row per contrast.
         margin: as a fraction.
+        head: backbone, layers, task and rows, in few words, over a panel of its own.
     """
 
     words: pd.DataFrame
     margin: float
+    head: str
 
 
 def sections(store: Path) -> list[StudySection]:
@@ -65,8 +71,36 @@ def sections(store: Path) -> list[StudySection]:
     for title, alike in itertools.groupby(families, key=_title):
         contents = list(alike)
         titles = _told_apart(title, [content["setting"] for content in contents])
-        made += [section(name, content) for name, content in zip(titles, contents, strict=True)]
+        made += [
+            section(name, content, head=head(content, store)) for name, content in zip(titles, contents, strict=True)
+        ]
     return made
+
+
+def head(content: Mapping[str, Any], store: Path) -> str:
+    """`SmolLM2-135M-Instruct, last 6 of 30 layers`, and below it `sst2, 1,000 rows`."""
+    backbone, _, task = content["title"].partition(" · ")
+    backbone = _PACKED.sub("", backbone)
+    layers = content["setting"].get("adapter", {}).get("layers", "all")
+    if layers != "all":
+        backbone += f", {_layers(layers, content['looks'][0]['runs'], open_store(store))}"
+    rows = content["setting"].get("task", {}).get("train_rows")
+    return f"{backbone}\n{task}" + (f", {rows:,} rows" if rows else "")
+
+
+def _layers(layers: Sequence[int], run_ids: Sequence[str], store: StoreReader) -> str:
+    """Layers as they were asked for: `last 6 of 30 layers`; by number where no run's command tells."""
+    for run_id in run_ids[:1]:
+        try:
+            given = store.record(run_id)["invocation"]["overrides"]
+        except (StoreError, KeyError):
+            continue
+        asked = [value_of(word) for word in given if key_of(word) == "adapter.layers"]
+        if asked == [f"last:{len(layers)}"]:
+            return f"last {len(layers)} of {layers[-1] + 1} layers"
+    if list(layers) == list(range(len(layers))):
+        return f"first {wording.counted(len(layers), 'layer')}"
+    return f"layers {layers_in_words(layers)}"
 
 
 def _title(content: Mapping[str, Any]) -> str:
@@ -124,11 +158,12 @@ def looked_at(store: Path, run_ids: Collection[str]) -> list[Mapping[str, Any]]:
     return found
 
 
-def section(title: str, content: Mapping[str, Any]) -> StudySection:
+def section(title: str, content: Mapping[str, Any], *, head: str) -> StudySection:
     """The section of one family.
 
     Args:
         content: its journal, as `Journal.read` gives it.
+        head: its title over a panel.
     """
     declared, last = content["declaration"], content["looks"][-1]
     is_of_pairs = declared["reference"] is None
@@ -140,6 +175,7 @@ def section(title: str, content: Mapping[str, Any]) -> StudySection:
     return StudySection(
         words=frame,
         margin=declared["margin"],
+        head=head,
         title=f"Study: {title}",
         sentence=sentence(title, content),
         tables=[
@@ -163,6 +199,7 @@ def section(title: str, content: Mapping[str, Any]) -> StudySection:
             name: verdicts.contrasts(
                 frame.assign(label=frame["contrast"], verdict=frame["word"], extra=frame["extra"]),
                 margin=declared["margin"],
+                is_corrected=True,
             )
         },
         captions={
@@ -250,7 +287,8 @@ def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> 
                 "word_shown": looks.spoken(finding, n_last=declared["looks"][-1]),
                 "failed_shown": looks.failed_in_words(finding),
                 "rates_shown": rates,
-                "extra": f", {wording.counted(finding['n_seeds'], 'seed')}",
+                "extra": f", {wording.counted(finding['n_seeds'], 'seed')}"
+                + tables.fewer_pairs(finding["n_pairs"], finding["n_seeds"]),
             }
         )
     return pd.DataFrame(rows)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
+from lora_bench.config.grammar import group_words
 from lora_bench.questions import declared, more_seeds, studies
 from lora_bench.questions.beside import beside, every_pair
 from lora_bench.reports import tables
@@ -114,8 +115,9 @@ def section(
     contrast_table = tables.contrast_table(f"{name}_contrasts", table, margin)
     beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)
     paper = _paper(estimates) if with_paper else published.weight_types().iloc[:0]
-    # The paper's are points of accuracy, and have no place on the axis of another metric.
-    differences = _differences(paper, reference) if len(paper) and setting.metric == "accuracy" else None
+    # The paper's are points of accuracy: beside another metric they stay in the table.
+    drawn = paper if setting.metric == "accuracy" else paper.iloc[:0]
+    differences = _differences(drawn, reference) if len(drawn) else None
     return PlacementSection(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
         sentence=sentence(
@@ -128,9 +130,9 @@ def section(
             *_every_pair(f"{name}_pairs", pairs, margin, is_asked=is_of_pairs),
         ],
         figures=tables.arm_figures(
-            name, judged, metric=setting.metric, margin=margin, with_ranks=True, paper=paper, differences=differences
+            name, judged, metric=setting.metric, margin=margin, with_ranks=True, paper=drawn, differences=differences
         ),
-        captions=_captions(name, budget, reference, len(paper) > 0, differences is not None),
+        captions=_captions(name, budget, reference, judged, has_paper=len(drawn) > 0),
         notes=notes(setting, runs, rates, estimates, [reference, *table["second"]])
         + beside_notes
         + more_seeds.notes(runs, judged, store, pinned=pinned),
@@ -230,15 +232,18 @@ def notes(
     return lines + tables.run_notes(runs, rates, adapted)
 
 
-def _captions(name: str, budget: int, reference: str, has_paper: bool, has_differences: bool) -> dict[str, str]:
+def _captions(name: str, budget: int, reference: str, judged: Judgement, *, has_paper: bool) -> dict[str, str]:
+    words = {} if has_paper else group_words(judged.estimates.index)
+    spelled = "; ".join(f"{word}: {targets}" for targets, word in words.items())
     return {
         name: f"Score on the report split of each placement at {budget:,} adapter parameters, at its own learning "
-        "rate chosen on select. Large marks: means over seeds with 95 % t intervals; small marks: seeds. "
+        f"rate chosen on select. {tables.marks_in_words(judged.estimates)} "
         + ("Diamonds: the paper's Table 5 (GPT-3 175B) with the spread that it prints. " if has_paper else "")
-        + "† failed seeds; * best at the edge of the rates tried.",
-        f"{name}_contrasts": f"{reference} minus each other placement, paired by seed, with 95 % intervals; the "
-        "verdict is Holm-corrected."
-        + (" Small triangles: the same differences in the paper's Table 5." if has_differences else ""),
+        + "† failed seeds; * best at the edge of the rates tried."
+        + (f" {spelled[0].upper()}{spelled[1:]}." if spelled else ""),
+        f"{name}_contrasts": f"{words.get(reference, reference)} minus each other placement, paired by seed, with "
+        f"{tables.UNCORRECTED}."
+        + (" Small triangles: the same differences in the paper's Table 5." if has_paper else ""),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lora_bench.config.grammar import group_words
 from lora_bench.config.overrides import key_of
 from lora_bench.reports.figures import verdicts
 from lora_bench.reports.section import Column, Table, one_look
@@ -19,10 +20,15 @@ from lora_bench.verdicts import gaps, pairwise, settings, stats, tuning
 from lora_bench.verdicts.arms import Judgement, learned
 from lora_bench.verdicts.looks import LESS_OFTEN, MORE_OFTEN, NOT_LEARNED, failed_interval
 from lora_bench.verdicts.note import Note, gap
-from lora_bench.wording import count, interval, listed, p_value, plus_minus, points, signed, text
+from lora_bench.wording import count, counted, interval, listed, p_value, plus_minus, points, signed, text
 
 BEST_OF = "best_shown"
 """The column of `cell_frame` of which the highest is best: the mean of a cell that learned."""
+UNCORRECTED = (
+    "95 % intervals, which are uncorrected; words are Holm-corrected over the contrasts, so that one may stay "
+    "unresolved whose interval leaves zero out"
+)
+"""What the caption of contrasts at one look says of its intervals."""
 
 
 def cell_frame(setting: settings.Setting, estimates: pd.DataFrame, rates: pd.DataFrame) -> pd.DataFrame:
@@ -88,13 +94,26 @@ def _marks(estimates: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     ]
 
 
-def _labelled(contrasts: pd.DataFrame) -> pd.DataFrame:
-    """Contrasts as `verdicts.contrasts` draws them: a label, and the seeds that an unresolved one needs."""
+def _labelled(contrasts: pd.DataFrame, words: Mapping[str, str]) -> pd.DataFrame:
+    """Contrasts as `verdicts.contrasts` draws them: a label, the pairs where these are fewer than the seeds, and the
+    seeds that an unresolved one needs.
+
+    Args:
+        words: arms that have another name on the figure.
+    """
     needed = [seeds_needed(row) for row in contrasts.to_dict("records")]
     return contrasts.assign(
-        label=contrasts["first"] + " − " + contrasts["second"],
-        extra=[f"\nneeds {words.split()[0]} seeds" if words else "" for words in needed],
+        label=contrasts["first"].replace(words) + " − " + contrasts["second"].replace(words),
+        extra=[
+            fewer_pairs(n_pairs, n_seeds) + (f"\nneeds {words.split()[0]} seeds" if words else "")
+            for n_pairs, n_seeds, words in zip(contrasts["n_pairs"], contrasts["n_seeds"], needed, strict=True)
+        ],
     )
+
+
+def fewer_pairs(n_pairs: int, n_seeds: int) -> str:
+    """A line of a figure that says how many pairs a difference is of, where seeds were set aside."""
+    return "" if n_pairs == n_seeds else f"\n{counted(n_pairs, 'pair') if n_pairs else 'no pair'}"
 
 
 def arm_figures(
@@ -117,8 +136,9 @@ def arm_figures(
     if not np.isfinite(judged.estimates["mean"]).any():
         return {}
     drawn = judged.estimates.assign(is_floor=judged.estimates["method"] == settings.FLOOR)
+    words = group_words(judged.estimates.index) if differences is None else {}  # the paper's keep its letters
     drawn["label"] = [
-        ("head only" if is_floor else f"{arm}  r={ranks}" if with_ranks else str(arm)) + mark
+        ("head only" if is_floor else f"{words.get(arm, arm)}  r={ranks}" if with_ranks else str(arm)) + mark
         for arm, ranks, is_floor, mark in zip(
             drawn.index, drawn["ranks"], drawn["is_floor"], _marks(drawn, judged.rates), strict=True
         )
@@ -126,8 +146,18 @@ def arm_figures(
     made = {name: verdicts.placements(drawn, metric=metric, published=paper)}
     shown = judged.contrasts[judged.contrasts["n_seeds"] > 0]
     if len(shown):
-        made[f"{name}_contrasts"] = verdicts.contrasts(_labelled(shown), margin=margin, published=differences)
+        made[f"{name}_contrasts"] = verdicts.contrasts(_labelled(shown, words), margin=margin, published=differences)
     return made
+
+
+def marks_in_words(estimates: pd.DataFrame) -> str:
+    """What the marks of `arm_figures` are, for its caption."""
+    said = "Large marks: means over seeds with 95 % t intervals; small marks: seeds"
+    adapted = estimates[estimates["method"] != settings.FLOOR]
+    seeds = zip(adapted["scores"], adapted["learns"], strict=True)
+    is_hollow = any(not learns.get(seed, True) for scores, learns in seeds for seed in scores)
+    hollow = ", hollow where they did not learn (one class for nearly all rows), which contrasts set aside"
+    return f"{said}{hollow if is_hollow else ''}."
 
 
 def contrast_table(name: str, table: pd.DataFrame, margin: float) -> Table:

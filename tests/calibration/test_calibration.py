@@ -58,6 +58,15 @@ def test_a_known_effect_is_found_as_often_as_promised():
     assert binom.ppf(0.001, n, promised) <= found.count <= binom.ppf(0.999, n, promised + 0.1)
 
 
+@pytest.mark.parametrize("n_seeds", [2, 3, 4])
+def test_nothing_is_promised_where_no_verdict_is_given(n_seeds):
+    """Three seeds were promised a fifth at three sd, and words are given from four pairs on."""
+    found = simulate.detections(simulated(20, n_seeds=n_seeds, effects={simulate.SHIFTED: -0.4}))
+    promised = simulate.promised_power(0.4, 0.02, n_seeds)
+    assert (promised > 0.5, found.value > 0.5) == (n_seeds >= 4, n_seeds >= 4)
+    assert n_seeds >= 4 or promised == found.count == 0
+
+
 def test_resampled_differences_are_the_residuals_and_the_shift():
     residuals = np.array([0.01, -0.02, 0.03])
     runs = simulate.resample(np.random.default_rng(0), residuals, n_seeds=6000, shift=0.5)

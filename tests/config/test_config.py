@@ -15,9 +15,10 @@ from lora_bench.config import identity
 from lora_bench.config.check import check
 from lora_bench.config.compose import Template, parse, to_dict
 from lora_bench.config.errors import ConfigError
-from lora_bench.config.grammar import parse_budget, parse_layers, parse_targets, spell_targets
+from lora_bench.config.grammar import group_words, parse_budget, parse_layers, parse_targets, spell_targets
 from lora_bench.config.identity import cell_id, display_name, run_id, science
 from lora_bench.config.schema import RunConfig
+from lora_bench.verdicts.arms import same_targets
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +258,25 @@ def test_any_text_of_targets_is_read_or_refused(text):
         assert parse_targets(text)
     except ConfigError as error:
         assert str(error).startswith("adapter.targets: ")
+
+
+@pytest.mark.parametrize(
+    ("spelled", "words"),
+    [
+        (["q", "qv", "qkvo"], []),
+        (["qv", "qkvo", "qkvo+up+down", "up+down"], ["qv", "attention", "all", "MLP"]),
+        (["qkvo", "up+gate+down", "up+down"], ["attention", "MLP", "up+down"]),
+        (["qkvo+up+down", "up+gate"], ["qkvo+up+down", "up+gate"]),
+        (["qv+up+down", "up"], ["qv+up+down", "up"]),
+    ],
+    ids=" ".join,
+)
+def test_groups_have_their_words_where_the_mlp_is_among_the_placements(spelled, words):
+    """Text says all and MLP where pictures said qkvo+up+down; beside q and v alone qkvo keeps its letters."""
+    named = group_words(spelled)
+    assert [named.get(targets, targets) for targets in spelled] == (words or spelled)
+    for targets, word in named.items():
+        assert same_targets(word.lower(), targets)
 
 
 @pytest.mark.parametrize(

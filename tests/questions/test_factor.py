@@ -346,19 +346,35 @@ def test_the_line_to_paste_holds_what_its_sweep_varies(records, at, tmp_path, ca
 
 
 def test_the_paper_s_values_stand_beside_its_own_placements_only():
+    """And its accuracies are drawn beside accuracies: other tasks' stood beside CoLA's Matthews correlation."""
     few = [fake_record(targets=targets, rank=rank, seed=seed) for targets, rank in (("qv", 4), ("qkvo", 2), ("vo", 4))
            for seed in range(2)]  # fmt: skip
     of_paper = weight_types_records(n_seeds=2, rates=(1e-3,))
     by_accuracy = weight_types_records(n_seeds=2, rates=(1e-3,), task="sst2", metric="accuracy")
-    for records, has_paper, has_differences in ((few, 0, 0), (of_paper, 1, 0), (by_accuracy, 1, 1)):
+    for records, has_paper, is_drawn in ((few, 0, 0), (of_paper, 1, 0), (by_accuracy, 1, 1)):
         (unasked,) = weight_types.sections(frame_of(records), SCOPE)
         assert not any(name.startswith("paper_") for name in unasked.tables[0].frame)
         assert not any("paper" in caption for caption in unasked.captions.values())
         (section,) = weight_types.sections(frame_of(records), replace(SCOPE, with_paper=True))
         assert any(name.startswith("paper_") for name in section.tables[0].frame) == has_paper
-        assert ["paper" in caption for caption in section.captions.values()] == [has_paper, has_differences]
+        assert ["paper" in caption for caption in section.captions.values()] == [is_drawn, is_drawn]
         (drawn, _) = section.figures.values()
-        assert (len(drawn.axes) > 1) == has_paper
+        assert (len(drawn.axes) > 1) == is_drawn
+
+
+def test_figures_call_groups_by_their_words_and_captions_spell_them():
+    """Tables and files keep the letters, which a sweep takes."""
+    records = [fake_record(targets=targets, rank=rank, seed=seed, report=0.5 + 0.01 * seed)
+               for targets, rank in (("qv", 4), ("qkvo", 2), ("up+down", 2)) for seed in range(4)]  # fmt: skip
+    for record in records:
+        record["parameters"]["adapter"] = 36_864
+    (section,) = weight_types.sections(frame_of(records), SCOPE, reference="attention")
+    placements, contrasts = (figure.axes[0].get_yticklabels() for figure in section.figures.values())
+    assert [text.get_text().split(" ")[0].rstrip("*") for text in placements] == ["qv", "attention", "MLP"]
+    assert [text.get_text() for text in contrasts] == ["attention − qv", "attention − MLP"]
+    first, second = section.captions.values()
+    assert "Attention: qkvo; MLP: up+down." in first and second.startswith("attention minus")
+    assert section.tables[0].frame["cell"].tolist() == ["qv", "qkvo", "up+down"]
 
 
 def test_the_page_of_a_method_without_claims_is_made(tmp_path, unrendered, capsys):

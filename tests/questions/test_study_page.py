@@ -5,10 +5,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from fake_store import fake_record, write_store
 from launch.test_study_runs import Lab
 from lora_bench.launch import study
 from lora_bench.paths import resource_root
 from lora_bench.questions import families, page, studies, weight_types
+from lora_bench.reports.figures import verdicts
 from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
@@ -58,6 +60,34 @@ def test_studies_of_one_question_stand_side_by_side(lab, undrawn):
     assert list(beside.figures) == ["studies"]
     fewer = replace(section, words=section.words.iloc[:1])
     assert families.side_by_side([section]) == families.side_by_side([section, fewer]) == []
+
+
+def test_panels_are_headed_by_backbone_layers_task_and_rows(lab, monkeypatch):
+    """A file's name and `layers 24-29` say neither what was trained nor of how many layers."""
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(verdicts, "contrasts_beside", lambda panels: drawn.append(list(panels)))
+    published = studies.sections(resource_root() / "results" / "study_sst2_1000")
+    families.side_by_side(published)
+    decoder, encoder = "SmolLM2-135M-Instruct, last 6 of 30 layers", "all-MiniLM-L6-v2"
+    assert drawn.pop() == [f"{name}\nsst2, 1,000 rows" for name in (decoder, encoder)]
+    (section,) = studies.sections(lab.root)
+    families.side_by_side([section, replace(section, about="tiny · acceptability, family 2")])
+    assert drawn == [["tiny · acceptability", "tiny · acceptability, family 2"]]
+
+
+@pytest.mark.parametrize(
+    ("asked", "layers", "says"),
+    [("last:2", [4, 5], "last 2 of 6 layers"), ("4-5", [4, 5], "layers 4-5"), ("first:2", [0, 1], "first 2 layers")],
+)
+def test_layers_are_told_as_their_command_asked_for_them(asked, layers, says, tmp_path):
+    """That 4 and 5 are the last two is known where the command says so, of records that are there."""
+    record = fake_record(adapter={"layers": layers})
+    record["invocation"]["overrides"] = [f"adapter.layers={asked}"]
+    store = write_store(tmp_path / "store", [record])
+    content = {"title": "a.Q4_K_M.gguf · cola", "setting": {"adapter": {"layers": layers}}}
+    told = [studies.head(content | {"looks": [{"runs": [run]}]}, store) for run in (record["run_id"], "0" * 16)]
+    plain = says if asked != "last:2" else "layers 4-5"
+    assert told == [f"a, {says}\ncola", f"a, {plain}\ncola"]
 
 
 def test_the_page_begins_with_the_study(lab, tmp_path):

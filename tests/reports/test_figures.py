@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 
+from lora_bench.reports import tables
 from lora_bench.reports.figures import compose, curves, instrument, section7, speed, style
 from lora_bench.reports.figures import verdicts as verdict_figures
 from lora_bench.verdicts import paper
@@ -28,6 +29,7 @@ def placement_rows(n_seeds: int = 4, names: tuple[str, ...] = ("q", "qv", "qkvo"
             "low": scores.mean() - 0.01,
             "high": scores.mean() + 0.01,
         }
+        row |= {"learns": dict.fromkeys(range(n_seeds), name != "head only")}
         rows.append(row | {"scores": dict(enumerate(scores)), "is_floor": name == "head only"})
     return pd.DataFrame(rows)
 
@@ -90,7 +92,7 @@ def profile_rows() -> pd.DataFrame:
 def amplification_rows() -> pd.DataFrame:
     rows = [
         {"role": role, "layer": layer, "rank": rank, "mean": 10 / rank, "low": 9 / rank, "high": 11 / rank}
-        | {"amplification_random": 12 / rank}
+        | {"amplification_random": 12 / rank, "targets": "qv"}
         for role in "qv"
         for layer in range(6)
         for rank in (1, 8)
@@ -162,7 +164,15 @@ def crossover_rows() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["shape", "precision", "tokens", "pack", "gain"])
 
 
+def stuck_rows() -> pd.DataFrame:
+    """q's seeds 1 and 3 did not learn, and nor did the head alone, of which it is not asked."""
+    rows = placement_rows()
+    rows["learns"] = [{seed: name != "q" or seed % 2 == 0 for seed in range(4)} for name in rows["targets"]]
+    return rows
+
+
 ALL = {
+    "stuck_seeds": lambda: verdict_figures.placements(stuck_rows(), metric="matthews"),
     "placements": lambda: verdict_figures.placements(
         placement_rows(), metric="matthews", published=paper.weight_types()
     ),
@@ -303,6 +313,36 @@ def test_marks_are_where_the_estimates_are():
     )
 
 
+@pytest.mark.parametrize("n_studies", [2, 3])
+def test_studies_side_by_side_are_on_one_scale(n_studies):
+    """A difference of 7 points was drawn longer than one of 16 beside it."""
+    families = {f"backbone {i}": (contrast_rows(), 0.02) for i in range(n_studies)}
+    wide = contrast_rows().assign(high=[0.3, -0.03, 0.006, 0.03])
+    figure = verdict_figures.contrasts_beside(families | {"backbone 0": (wide, 0.02)})
+    figure.draw_without_rendering()
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    assert len(panels) == n_studies
+    assert len({axis.get_xlim() for axis in panels}) == 1 and panels[-1].get_xlim()[1] > 30
+    has_numbers = [any(tick.label1.get_visible() for tick in axis.xaxis.get_major_ticks()) for axis in panels]
+    assert has_numbers == [True, True] if n_studies == 2 else has_numbers == [False, True, True]
+
+
+def test_seeds_that_did_not_learn_are_hollow_and_in_the_key():
+    """On CoLA 20 of 24 seeds at zero looked like those that learn the task."""
+    figure = ALL["stuck_seeds"]()
+    filled, hollow = [], []
+    for drawn in figure.axes[0].collections:
+        if type(drawn).__name__ == "PathCollection":
+            is_white = (drawn.get_facecolor() == 1).all()
+            (hollow if is_white else filled).extend(np.asarray(drawn.get_offsets())[:, 0])
+    scores = stuck_rows().set_index("targets")["scores"]
+    np.testing.assert_allclose(sorted(hollow), sorted(100 * scores["q"][seed] for seed in (1, 3)))
+    assert len(filled) == 4 * 4 - 2
+    (key,) = figure.legends
+    assert [text.get_text() for text in key.get_texts()] == ["a seed", "a seed that did not learn"]
+    assert not ALL["placements"]().legends
+
+
 def test_a_floor_far_off_is_written_and_does_not_hide_the_intervals():
     rows = placement_rows()
     assert not [
@@ -322,6 +362,20 @@ def test_no_meaning_rests_on_colour_alone():
     assert len({marker for _, marker in style.SERIES.values()}) == len(style.SERIES)
     axis = ALL["contrasts"]().axes[0]
     assert {"better", "worse", "tied", "unresolved: 12 seeds"} <= {text.get_text() for text in axis.texts}
+
+
+@pytest.mark.parametrize("is_corrected", [False, True])
+def test_contrasts_say_where_words_are_corrected_and_intervals_are_not(is_corrected):
+    """An interval that leaves zero out beside `unresolved` reads as a mistake."""
+    with compose.printed(6.3):
+        figure = verdict_figures.contrasts(contrast_rows(), margin=0.02, is_corrected=is_corrected)
+    assert ("words Holm-corrected, intervals not" in figure.get_supxlabel()) != is_corrected
+
+
+@pytest.mark.parametrize(("n_pairs", "says"), [(8, ""), (2, "\n2 pairs"), (1, "\n1 pair"), (0, "\nno pair")])
+def test_pairs_are_told_where_seeds_were_set_aside(n_pairs, says):
+    """k and qk stand on two seeds of eight."""
+    assert tables.fewer_pairs(n_pairs, 8) == says
 
 
 def test_an_interval_that_is_unknown_is_not_drawn():
@@ -369,6 +423,21 @@ def test_the_legend_of_many_ranks_stays_on_the_page(n_ranks):
     legend = figure.legends[0].get_window_extent()
     assert figure.bbox.x0 <= legend.x0 and legend.x1 <= figure.bbox.x1 and legend.y1 <= figure.bbox.y1
     assert len(figure.legends[0].get_texts()) == n_ranks + 1
+
+
+@pytest.mark.parametrize("ranks", [(4,), (1, 8), (1, 2, 4, 8)])
+def test_amplification_names_its_placement_and_dashes_the_outermost_ranks(ranks):
+    """Dashes of four ranks ran into each other's lines, and no word said whose q and v these are."""
+    rows = pd.concat(
+        amplification_rows().query("rank == 1").assign(rank=rank, amplification_random=rank) for rank in ranks
+    )
+    figure = section7.amplifications(rows)
+    for axis, role in zip(figure.axes, "qv", strict=True):
+        assert axis.get_title(loc="left").startswith(f"{role} of qv")
+        dashed = [float(np.asarray(line.get_ydata())[0]) for line in axis.lines if line.get_linestyle() == "--"]
+        assert dashed == sorted({ranks[0], ranks[-1]})
+    said = figure.legends[0].get_texts()[-1].get_text()
+    assert all(str(rank) in said for rank in {ranks[0], ranks[-1]}) if len(ranks) > 1 else said == "random U, V"
 
 
 @pytest.mark.parametrize("text", ["seeds at rank 64, layer 3, right-singular vectors of A", "rank 4 and rank 64, B A"])

@@ -41,10 +41,14 @@ def test_seeds_that_predict_one_class_are_counted_with_their_interval(tmp_path, 
     low, high = (round(100 * end) for end in failed_interval(n_stuck, 8))
     told = f"q r=8: {n_stuck} of 8 seeds predict one class or diverged ({low} to {high} %)".replace(" r=8", "")
     assert any(remark.startswith(told) for remark in section.remarks) == (is_kept and n_stuck > 0)
+    assert ("hollow" in section.captions[section.tables[0].name]) == (is_kept and n_stuck > 0)
     assert any("one look, 8 seeds" in remark for remark in section.remarks)
     assert "one look, 8 seeds" in section.tables[1].title
     contrast = section.judged.contrasts.set_index("second").loc["q"]
     assert contrast["n_pairs"] == (8 - n_stuck if is_kept else 8)
+    (words,) = [text.get_text() for text in section.figures[f"{section.tables[0].name}_contrasts"].axes[0].texts]
+    assert ("\n2 pairs" in words, "\n7 pairs" in words) == (is_kept and n_stuck == 6, is_kept and n_stuck == 1)
+    assert "pair" in words or not (is_kept and n_stuck)
 
 
 def placed(root, stuck: dict[str, float], learned: dict[str, float]) -> str:

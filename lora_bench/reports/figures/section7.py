@@ -114,15 +114,17 @@ def overlap_profiles(profiles: pd.DataFrame) -> Figure:
 def amplifications(table: pd.DataFrame) -> Figure:
     """The amplification factor by layer, one panel per matrix, one line per rank, with 95 % intervals over seeds.
 
+    Dashed: what random directions give, at the lowest and the highest rank; those between would run into their lines.
+
     Args:
-        table: role, layer, rank, mean, low, high, amplification_random (dashed: what random directions give).
+        table: targets (one placement), role, layer, rank, mean, low, high, amplification_random.
     """
     roles = list(dict.fromkeys(table["role"]))
     width, n_columns = compose.across(len(roles))
     n_rows = math.ceil(len(roles) / n_columns)
     figure = Figure(figsize=(width, 0.55 + 1.5 * n_rows), layout="constrained")
     axes = figure.subplots(n_rows, n_columns, sharey=True, sharex=True, squeeze=False)
-    ranks = sorted(set(table["rank"]))
+    ranks, targets = sorted(set(table["rank"])), table["targets"].iloc[0]
     looks = [RANKS[i % len(RANKS)] for i in range(len(ranks))] if len(ranks) > 1 else [(BLUE, "o")]
     for axis, role in zip(axes.flat, roles, strict=False):
         for i, rank in enumerate(ranks):
@@ -138,15 +140,17 @@ def amplifications(table: pd.DataFrame) -> Figure:
                     label=f"r={rank}",
                 )
                 axis.vlines(of_rank["layer"], of_rank["low"], of_rank["high"], color=looks[i][0], lw=0.8)
-                axis.plot(
-                    of_rank["layer"],
-                    of_rank["amplification_random"],
-                    color=looks[i][0],
-                    lw=0.8,
-                    ls=(0, (3, 2)),
-                    zorder=1,
-                )
-        axis.set_title(role if len(ranks) > 1 else f"{role}  r={ranks[0]}", loc="left", color=INK)
+                if rank in (ranks[0], ranks[-1]):
+                    axis.plot(
+                        of_rank["layer"],
+                        of_rank["amplification_random"],
+                        color=looks[i][0],
+                        lw=0.8,
+                        ls=(0, (3, 2)),
+                        zorder=1,
+                    )
+        of = f"{role} of {targets}" if role != targets else role
+        axis.set_title(of if len(ranks) > 1 else f"{of}  r={ranks[0]}", loc="left", color=INK)
         axis.set_yscale("log")
         finite = table["mean"][np.isfinite(table["mean"]) & (table["mean"] > 0)]
         span = finite.max() / finite.min() if len(finite) else math.inf
@@ -161,7 +165,8 @@ def amplifications(table: pd.DataFrame) -> Figure:
     hide_spare(axes, len(roles))
     handles, labels = axes.flat[0].get_legend_handles_labels() if len(ranks) > 1 else ([], [])
     handles.append(matplotlib.lines.Line2D([], [], color=FAINT, lw=0.8, ls=(0, (3, 2))))
-    compose.header(figure, handles, [*labels, "random U, V"])
+    dashed = f"random, r={ranks[0]}, {ranks[-1]}" if len(ranks) > 1 else "random U, V"
+    compose.header(figure, handles, [*labels, dashed])
     figure.supxlabel("layer", fontsize=7)
     figure.supylabel("‖ΔW‖ / ‖UᵀWV‖", fontsize=7)
     return figure

@@ -28,6 +28,7 @@ from lora_bench.reports.figures.style import (
     VERDICTS,
     darker,
     error_bars,
+    hide_spare,
     metric_label,
     series,
     styled,
@@ -41,8 +42,9 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
 
     Args:
         estimates: one row per placement, in the order to be drawn from the top: label, targets, mean, low, high,
-            scores ({seed: score}), is_floor (drawn grey, with a line through the figure; a number at the edge where it
-            lies so far off that the others' intervals would hide behind their marks).
+            scores ({seed: score}), learns ({seed: whether it does}; hollow where not), is_floor (drawn grey, with a
+            line through the figure; a number at the edge where it lies so far off that the others' intervals would hide
+            behind their marks).
         published: dataset, targets, score, sd; rows are matched by `targets`.
     """
     n = len(estimates)
@@ -53,7 +55,10 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
     for row, (_, arm) in zip(rows, estimates.iterrows(), strict=True):
         seeds = 100 * np.array(list(arm["scores"].values()))
         dots, colour = (LIGHT, FAINT) if arm["is_floor"] else (SKY, BLUE)
-        ours.scatter(seeds, np.full(seeds.size, row) + _spread(seeds.size), s=7, color=dots, lw=0, zorder=2)
+        at, is_stuck = row + _spread(seeds.size), _is_stuck(arm)
+        ours.scatter(seeds[~is_stuck], at[~is_stuck], s=7, color=dots, lw=0, zorder=2)
+        if is_stuck.any():
+            ours.scatter(seeds[is_stuck], at[is_stuck], s=9, facecolor="white", edgecolor=INK, lw=0.7, zorder=3.5)
         error_bars(ours, arm["mean"], arm["low"], arm["high"], row, colour, "s" if arm["is_floor"] else "o")
         if arm["is_floor"] and math.isfinite(arm["mean"]):
             ours.axvline(100 * arm["mean"], color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=1)
@@ -86,16 +91,23 @@ def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame 
         axis.xaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10], min_n_ticks=2))
         axis.set_xlabel("paper\n(%)")
         tidy(axis, locate=False)
+    if any(_is_stuck(arm).any() for _, arm in estimates.iterrows()):
+        line = matplotlib.lines.Line2D
+        stuck = line([], [], ls="", marker="o", ms=3, mfc="white", mec=INK, mew=0.7, label="a seed that did not learn")
+        compose.header(figure, [line([], [], ls="", marker="o", ms=3, color=SKY, mew=0, label="a seed"), stuck])
     return figure
 
 
 @styled
-def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | None = None) -> Figure:
+def contrasts(
+    table: pd.DataFrame, *, margin: float, published: pd.DataFrame | None = None, is_corrected: bool = False
+) -> Figure:
     """Paired differences, first minus second, with 95 % intervals, the margin as a band, and the verdict in words.
 
     Args:
         table: label, difference, low, high, verdict, extra (text after the verdict), in the order to be drawn.
         published: label, dataset, difference: the paper's differences, as hollow marks.
+        is_corrected: whether the intervals hold over all contrasts, as the words do.
     """
     n = len(table)
     figure = Figure(figsize=(compose.column(), 0.8 + 0.3 * n), layout="constrained")
@@ -108,14 +120,15 @@ def contrasts(table: pd.DataFrame, *, margin: float, published: pd.DataFrame | N
             axis.scatter(100 * kept["difference"], kept["label"].map(rows) + 0.3, marker=mark, s=9, facecolor="white",
                          edgecolor=INK, lw=0.6, label=f"paper, {name}", zorder=3)  # fmt: skip
         compose.header(figure, *axis.get_legend_handles_labels())
-    compose.below(figure, f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}")
+    scope = "" if is_corrected else "; words Holm-corrected, intervals not"
+    compose.below(figure, f"paired difference (points, 95 %); shaded: a tie, ±{100 * margin:g}{scope}")
     tidy(axis)
     return figure
 
 
 @styled
 def contrasts_beside(families: Mapping[str, tuple[pd.DataFrame, float]]) -> Figure:
-    """The same contrasts of several studies, a panel each, on axes of their own.
+    """The same contrasts of several studies, a panel each, all on one scale.
 
     Args:
         families: name -> a table as `contrasts` takes it, and the margin; all with the same labels in the same order.
@@ -124,13 +137,12 @@ def contrasts_beside(families: Mapping[str, tuple[pd.DataFrame, float]]) -> Figu
     width, across = compose.across(len(families), most=2, panel=2.9)
     down = math.ceil(len(families) / across)
     figure = Figure(figsize=(width, 0.3 + (0.55 + 0.27 * n) * down), layout="constrained")
-    axes = list(figure.subplots(down, across, sharey=True, squeeze=False).flat)
-    for axis, (name, (table, margin)) in zip(axes, families.items(), strict=False):
+    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
+    for axis, (name, (table, margin)) in zip(axes.flat, families.items(), strict=False):
         _draw_contrasts(axis, table, margin=margin)
         axis.set_title(compose.wrapped(name, 0.8 * width / across), loc="left", color=INK)
         tidy(axis)
-    for axis in axes[len(families) :]:
-        axis.set_visible(False)
+    hide_spare(axes, len(families))
     compose.below(figure, "paired difference (points, 95 %); shaded: a tie")
     return figure
 
@@ -283,6 +295,11 @@ def _verdict_block(axis: Axes, table: pd.DataFrame, settings: list[str], contras
     axis.grid(visible=False)
     axis.tick_params(length=0, top=False)
     sns.despine(ax=axis, left=True, bottom=True)
+
+
+def _is_stuck(arm: pd.Series) -> np.ndarray:
+    """Of each seed that has a score, whether it did not learn; nothing is asked of the head alone."""
+    return np.array([not arm["is_floor"] and not arm["learns"].get(seed, True) for seed in arm["scores"]], dtype=bool)
 
 
 def _by_dataset(published: pd.DataFrame | None) -> dict[str, pd.DataFrame]:
