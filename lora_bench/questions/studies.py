@@ -27,15 +27,15 @@ from lora_bench.verdicts.family import starts_in_words
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.verdicts.settings import slug_of
 
-PHRASES = {  # word -> how the sentence puts it, of the first placement against those named
-    looks.BETTER: "better than {}",
-    looks.WORSE: "worse than {}",
-    looks.TIED: "tied with {}",
-    looks.MORE_OFTEN: "learns more often than {}",
-    looks.LESS_OFTEN: "learns less often than {}",
-    looks.OPEN: "open against {}",
-    looks.NOT_LEARNED: "not compared with {}, of which one did not learn at any rate tried",
-    looks.UNTOLD: "not compared with {}, of which one is not told from the head alone",
+PHRASES = {  # word -> verb and rest of how the sentence puts it, of the first placement against those named
+    looks.BETTER: ("is", "better than {}"),
+    looks.WORSE: ("is", "worse than {}"),
+    looks.TIED: ("is", "tied with {}"),
+    looks.MORE_OFTEN: ("learns", "more often than {}"),
+    looks.LESS_OFTEN: ("learns", "less often than {}"),
+    looks.OPEN: ("is", "open against {}"),
+    looks.NOT_LEARNED: ("is", "not compared with {}, since one of {} did not learn at any rate tried"),
+    looks.UNTOLD: ("is", "not compared with {}, since one of {} is not told from the head alone"),
 }
 
 
@@ -183,12 +183,24 @@ def sentence(title: str, content: Mapping[str, Any]) -> str:
     by_first: dict[str, dict[str, list[str]]] = {}
     for finding in last["findings"]:
         by_first.setdefault(finding["first"], {}).setdefault(finding["word"], []).append(finding["second"])
-    phrases = [
-        f"{first} is "
-        + ", ".join(PHRASES[word].format(wording.listed(by_word[word])) for word in PHRASES if word in by_word)
-        for first, by_word in by_first.items()
-    ]
+    phrases = [f"{first} {_said(by_word)}" for first, by_word in by_first.items()]
     return f"{start}: {'; '.join(phrases)}."
+
+
+def _said(by_word: Mapping[str, Sequence[str]]) -> str:
+    """`is better than q and k, tied with v, learns more often than o`: the verb again where another word needs another.
+
+    Args:
+        by_word: word -> the placements against which the first has it.
+    """
+    parts, before = [], ""
+    for word, (verb, rest) in PHRASES.items():
+        if word in by_word:
+            seconds = by_word[word]
+            said = rest.format(wording.listed(seconds), "the two" if len(seconds) == 1 else "each pair")
+            parts.append(said if verb == before else f"{verb} {said}")
+            before = verb
+    return ", ".join(parts)
 
 
 def _worded(findings: Iterable[Mapping[str, Any]]) -> list[pairwise.Worded]:

@@ -13,7 +13,7 @@ from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
 from lora_bench.store.journal import FILE, FOLDER, Journal, journals
-from lora_bench.verdicts import pairwise
+from lora_bench.verdicts import looks, pairwise
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,48 @@ def test_the_words_are_those_of_the_journal(lab):
     assert "qv is better than q, tied with v" in section.sentence
     assert frame.set_index("second").at["q", "failed_shown"].startswith("q 1 of")
     assert set(section.figures) == {section.tables[0].name}
+
+
+def journal_of(lab, words, **of_look):
+    """The study's journal, had its look these words of qv: other placement -> (word, chance of one)."""
+    look = lab.journal["looks"][-1]
+    waits = (looks.OPEN, looks.UNTOLD)
+    findings = [
+        look["findings"][0] | {"second": name, "word": word, "look": None if word in waits else 0, "chance": chance}
+        for name, (word, chance) in words.items()
+    ]
+    alive = {name: [1e-3] for name in ("qv", *words)}
+    changed = look | {"number": 0, "findings": findings, "alive": alive} | of_look
+    return lab.journal | {"looks": [changed]}
+
+
+SAID = {
+    looks.BETTER: "is better than {}",
+    looks.WORSE: "is worse than {}",
+    looks.TIED: "is tied with {}",
+    looks.MORE_OFTEN: "learns more often than {}",
+    looks.LESS_OFTEN: "learns less often than {}",
+    looks.OPEN: "is open against {}",
+    looks.NOT_LEARNED: "is not compared with {}, since one of {} did not learn at any rate tried",
+    looks.UNTOLD: "is not compared with {}, since one of {} is not told from the head alone",
+}
+
+
+@pytest.mark.parametrize("word", [*looks.DIFFERENT, looks.TIED, looks.OPEN, looks.NOT_LEARNED, looks.UNTOLD])
+def test_every_word_is_a_clause_of_its_own_verb(lab, word):
+    """A published page once read `qv is learns more often than q and k`."""
+    for names, of_pair in (("q", "the two"), ("qk", "each pair")):
+        said = studies.sentence("tiny", journal_of(lab, dict.fromkeys(names, (word, None))))
+        assert said.endswith(f": qv {SAID[word].format(' and '.join(names), of_pair)}.")
+
+
+def test_a_verb_is_said_again_only_where_it_changes(lab):
+    """Of `learns more often than q, open against v` a reader cannot tell what v is."""
+    words = {"o": looks.OPEN, "q": looks.MORE_OFTEN, "k": looks.LESS_OFTEN, "v": looks.TIED, "qk": looks.BETTER}
+    said = studies.sentence("tiny", journal_of(lab, {name: (word, None) for name, word in words.items()}))
+    assert said.endswith(
+        ": qv is better than qk, tied with v, learns more often than q, less often than k, is open against o."
+    )
 
 
 def test_failed_seeds_have_a_column_where_some_failed(lab):
