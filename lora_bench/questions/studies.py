@@ -37,6 +37,11 @@ PHRASES = {  # word -> verb and rest of how the sentence puts it, of the first p
     looks.NOT_LEARNED: ("is", "not compared with {}, since one of {} did not learn at any rate tried"),
     looks.UNTOLD: ("is", "not compared with {}, since one of {} is not told from the head alone"),
 }
+UNLEARNED = {
+    looks.FLAT: "no better than the head alone on select, at any rate tried",
+    looks.UNPROVEN: "not told from the head alone on select, nor shown to be no better",
+}
+"""What is so of a placement that is not shown to learn."""
 
 
 @dataclass(kw_only=True)
@@ -224,9 +229,9 @@ def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
         ),
         Note("words are of the rates tried: each holds at every rate that was alive, and is final"),
     ]
-    unlearned = [name for name, kind in last["learning"].items() if kind != looks.LEARNS]
-    if unlearned:
-        notes.append(gap(f"no better than the head alone on select, at any rate tried: {wording.listed(unlearned)}"))
+    for kind, is_so in UNLEARNED.items():
+        names = [name for name, of_name in last["learning"].items() if of_name == kind]
+        notes += [gap(f"{is_so}: {wording.listed(names)}")] * bool(names)
     waiting = [finding for finding in last["findings"] if finding["look"] is None]
     if waiting and last["n_seeds"] < n_last:
         pairs = [f"{finding['first']} − {finding['second']}" for finding in waiting]

@@ -77,6 +77,15 @@ def test_a_verb_is_said_again_only_where_it_changes(lab):
     )
 
 
+def test_what_may_yet_learn_is_not_said_to_be_no_better_than_the_head(lab):
+    """No better than the head alone takes a test of its own; that it is open whether a placement learns is no such."""
+    words = {"q": (looks.NOT_LEARNED, None), "k": (looks.UNTOLD, None), "v": (looks.TIED, None)}
+    learning = {"qv": looks.LEARNS, "q": looks.FLAT, "k": looks.UNPROVEN, "v": looks.LEARNS}
+    notes = [str(note) for note in studies.section("tiny", journal_of(lab, words, learning=learning)).notes]
+    assert "no better than the head alone on select, at any rate tried: q" in notes
+    assert "not told from the head alone on select, nor shown to be no better: k" in notes
+
+
 def test_failed_seeds_have_a_column_where_some_failed(lab):
     """An empty column takes a fifth of a narrow page, and makes a reader ask what is missing."""
     published = studies.sections(resource_root() / "results" / "study_sst2_1000")
