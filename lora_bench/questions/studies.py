@@ -233,12 +233,29 @@ def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
         names = [name for name, of_name in last["learning"].items() if of_name == kind]
         notes += [gap(f"{is_so}: {wording.listed(names)}")] * bool(names)
     waiting = [finding for finding in last["findings"] if finding["look"] is None]
-    if waiting and last["n_seeds"] < n_last:
-        pairs = [f"{finding['first']} − {finding['second']}" for finding in waiting]
+    if last["n_seeds"] >= n_last:
+        return notes
+    spending = {name for finding in waiting if not _is_futile(finding) for name in _pair(finding)}
+    goes_on = {_pair(finding): spending.issuperset(_pair(finding)) for finding in waiting}
+    for is_on, what in {
+        True: "the same command goes on",
+        False: f"no more seeds, since the chance of a word at {n_last} is below {100 * looks.FUTILE:.0f} %",
+    }.items():
+        pairs = [" − ".join(pair) for pair, is_so in goes_on.items() if is_so == is_on]
         are_told = declared["reference"] is not None or len(pairs) <= pairwise.NAMED
         open_ones = wording.listed(pairs) if are_told else f"{len(pairs)} of {len(last['findings'])} pairs"
-        notes.append(gap(f"open: {open_ones}; the same command goes on"))
+        notes += [gap(f"open: {open_ones}; {what}")] * bool(pairs)
     return notes
+
+
+def _is_futile(finding: Mapping[str, Any]) -> bool:
+    """Whether an open contrast brings no seeds to its placements (`looks.Finding.is_spending`); it is judged again all
+    the same where both have some, for the sake of others."""
+    return finding["chance"] is not None and finding["chance"] < looks.FUTILE
+
+
+def _pair(finding: Mapping[str, Any]) -> tuple[str, str]:
+    return finding["first"], finding["second"]
 
 
 def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

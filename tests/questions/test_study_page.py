@@ -86,6 +86,40 @@ def test_what_may_yet_learn_is_not_said_to_be_no_better_than_the_head(lab):
     assert "not told from the head alone on select, nor shown to be no better: k" in notes
 
 
+STOPPED = "no more seeds, since the chance of a word at 8 is below 10 %"
+
+
+@pytest.mark.parametrize(
+    ("chances", "n_seeds", "notes"),
+    [
+        ({"q": 0.4, "v": None}, 4, ["open: qv − q and qv − v; the same command goes on"]),
+        ({"q": 0.4, "v": 0.09}, 4, ["open: qv − q; the same command goes on", f"open: qv − v; {STOPPED}"]),
+        ({"q": 0.02, "v": 0.09}, 4, [f"open: qv − q and qv − v; {STOPPED}"]),
+        ({"q": 0.4, "v": None}, 8, []),
+    ],
+    ids=["all_go_on", "one_is_futile", "it_is_over", "no_look_is_left"],
+)
+def test_more_seeds_are_promised_only_where_a_study_gives_some(lab, chances, n_seeds, notes):
+    """Whoever runs the same command again for a contrast that is given up trains nothing."""
+    words = {name: (looks.OPEN, chance) for name, chance in chances.items()}
+    section = studies.section("tiny", journal_of(lab, words, n_seeds=n_seeds))
+    assert [str(note) for note in section.notes if str(note).startswith("open: ")] == notes
+
+
+def test_a_pair_of_little_chance_is_judged_again_where_other_pairs_bring_its_seeds(all_pairs):
+    """`scheme.follow` adds seeds to placements, and judges every open pair of those."""
+    look = all_pairs.journal["looks"][-1]
+    chances = {("q", "v"): 0.01, ("q", "qv"): 0.5, ("v", "qv"): 0.5}
+    findings = [
+        finding | {"word": looks.OPEN, "look": None, "chance": chances[finding["first"], finding["second"]]}
+        for finding in look["findings"]
+    ]
+    declared = all_pairs.journal["declaration"] | {"looks": [look["n_seeds"], 99]}
+    content = all_pairs.journal | {"declaration": declared, "looks": [look | {"findings": findings}]}
+    notes = [str(note) for note in studies.section("tiny", content).notes]
+    assert "open: q − v, q − qv and v − qv; the same command goes on" in notes
+
+
 def test_failed_seeds_have_a_column_where_some_failed(lab):
     """An empty column takes a fifth of a narrow page, and makes a reader ask what is missing."""
     published = studies.sections(resource_root() / "results" / "study_sst2_1000")
