@@ -287,10 +287,6 @@ def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> 
     return pd.DataFrame(rows)
 
 
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
-
-
 def _latest(looked: Sequence[Mapping[str, Any]], finding: Mapping[str, Any]) -> Mapping[str, Any]:
     """The look that gave an open contrast its numbers: the last with so many seeds."""
     return next((look for look in looked if look["n_seeds"] == finding["n_seeds"]), looked[-1])
