@@ -31,16 +31,21 @@ from lora_bench.verdicts.note import Note, gap
 from lora_bench.verdicts.settings import slug_of
 
 _PACKED = re.compile(r"([.-](I?Q\d\w*|B?F16|F32))?\.gguf$")  # how a file's weights are packed
-PHRASES = {  # word -> how the sentence puts it, of the first placement against those named
-    looks.BETTER: "better than {}",
-    looks.WORSE: "worse than {}",
-    looks.TIED: "tied with {}",
-    looks.MORE_OFTEN: "learns more often than {}",
-    looks.LESS_OFTEN: "learns less often than {}",
-    looks.OPEN: "open against {}",
-    looks.NOT_LEARNED: "not compared with {}, of which one did not learn at any rate tried",
-    looks.UNTOLD: "not compared with {}, of which one is not told from the head alone",
+PHRASES = {  # word -> verb and rest of how the sentence puts it, of the first placement against those named
+    looks.BETTER: ("is", "better than {}"),
+    looks.WORSE: ("is", "worse than {}"),
+    looks.TIED: ("is", "tied with {}"),
+    looks.MORE_OFTEN: ("learns", "more often than {}"),
+    looks.LESS_OFTEN: ("learns", "less often than {}"),
+    looks.OPEN: ("is", "open against {}"),
+    looks.NOT_LEARNED: ("is", "not compared with {}, since one of {} did not learn at any rate tried"),
+    looks.UNTOLD: ("is", "not compared with {}, since one of {} is not told from the head alone"),
 }
+UNLEARNED = {
+    looks.FLAT: "no better than the head alone on select, at any rate tried",
+    looks.UNPROVEN: "not told from the head alone on select, nor shown to be no better",
+}
+"""What is so of a placement that is not shown to learn."""
 
 
 @dataclass(kw_only=True)
@@ -223,12 +228,24 @@ def sentence(title: str, content: Mapping[str, Any]) -> str:
     by_first: dict[str, dict[str, list[str]]] = {}
     for finding in last["findings"]:
         by_first.setdefault(finding["first"], {}).setdefault(finding["word"], []).append(finding["second"])
-    phrases = [
-        f"{first} is "
-        + ", ".join(PHRASES[word].format(wording.listed(by_word[word])) for word in PHRASES if word in by_word)
-        for first, by_word in by_first.items()
-    ]
+    phrases = [f"{first} {_said(by_word)}" for first, by_word in by_first.items()]
     return f"{start}: {'; '.join(phrases)}."
+
+
+def _said(by_word: Mapping[str, Sequence[str]]) -> str:
+    """`is better than q and k, tied with v, learns more often than o`: the verb again where another word needs another.
+
+    Args:
+        by_word: word -> the placements against which the first has it.
+    """
+    parts, before = [], ""
+    for word, (verb, rest) in PHRASES.items():
+        if word in by_word:
+            seconds = by_word[word]
+            said = rest.format(wording.listed(seconds), "the two" if len(seconds) == 1 else "each pair")
+            parts.append(said if verb == before else f"{verb} {said}")
+            before = verb
+    return ", ".join(parts)
 
 
 def _worded(findings: Iterable[Mapping[str, Any]]) -> list[pairwise.Worded]:
@@ -252,16 +269,33 @@ def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
         ),
         Note("words are of the rates tried: each holds at every rate that was alive, and is final"),
     ]
-    unlearned = [name for name, kind in last["learning"].items() if kind != looks.LEARNS]
-    if unlearned:
-        notes.append(gap(f"no better than the head alone on select, at any rate tried: {wording.listed(unlearned)}"))
+    for kind, is_so in UNLEARNED.items():
+        names = [name for name, of_name in last["learning"].items() if of_name == kind]
+        notes += [gap(f"{is_so}: {wording.listed(names)}")] * bool(names)
     waiting = [finding for finding in last["findings"] if finding["look"] is None]
-    if waiting and last["n_seeds"] < n_last:
-        pairs = [f"{finding['first']} − {finding['second']}" for finding in waiting]
+    if last["n_seeds"] >= n_last:
+        return notes
+    spending = {name for finding in waiting if not _is_futile(finding) for name in _pair(finding)}
+    goes_on = {_pair(finding): spending.issuperset(_pair(finding)) for finding in waiting}
+    for is_on, what in {
+        True: "the same command goes on",
+        False: f"no more seeds, since the chance of a word at {n_last} is below {100 * looks.FUTILE:.0f} %",
+    }.items():
+        pairs = [" − ".join(pair) for pair, is_so in goes_on.items() if is_so == is_on]
         are_told = declared["reference"] is not None or len(pairs) <= pairwise.NAMED
         open_ones = wording.listed(pairs) if are_told else f"{len(pairs)} of {len(last['findings'])} pairs"
-        notes.append(gap(f"open: {open_ones}; the same command goes on"))
+        notes += [gap(f"open: {open_ones}; {what}")] * bool(pairs)
     return notes
+
+
+def _is_futile(finding: Mapping[str, Any]) -> bool:
+    """Whether an open contrast brings no seeds to its placements (`looks.Finding.is_spending`); it is judged again all
+    the same where both have some, for the sake of others."""
+    return finding["chance"] is not None and finding["chance"] < looks.FUTILE
+
+
+def _pair(finding: Mapping[str, Any]) -> tuple[str, str]:
+    return finding["first"], finding["second"]
 
 
 def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -292,10 +326,6 @@ def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> 
             }
         )
     return pd.DataFrame(rows)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _latest(looked: Sequence[Mapping[str, Any]], finding: Mapping[str, Any]) -> Mapping[str, Any]:

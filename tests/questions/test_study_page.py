@@ -15,7 +15,7 @@ from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
 from lora_bench.store.journal import FILE, FOLDER, Journal, journals
-from lora_bench.verdicts import pairwise
+from lora_bench.verdicts import looks, pairwise
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,91 @@ def test_the_words_are_those_of_the_journal(lab):
     assert "qv is better than q, tied with v" in section.sentence
     assert frame.set_index("second").at["q", "failed_shown"].startswith("q 1 of")
     assert set(section.figures) == {section.tables[0].name}
+
+
+def journal_of(lab, words, **of_look):
+    """The study's journal, had its look these words of qv: other placement -> (word, chance of one)."""
+    look = lab.journal["looks"][-1]
+    waits = (looks.OPEN, looks.UNTOLD)
+    findings = [
+        look["findings"][0] | {"second": name, "word": word, "look": None if word in waits else 0, "chance": chance}
+        for name, (word, chance) in words.items()
+    ]
+    alive = {name: [1e-3] for name in ("qv", *words)}
+    changed = look | {"number": 0, "findings": findings, "alive": alive} | of_look
+    return lab.journal | {"looks": [changed]}
+
+
+SAID = {
+    looks.BETTER: "is better than {}",
+    looks.WORSE: "is worse than {}",
+    looks.TIED: "is tied with {}",
+    looks.MORE_OFTEN: "learns more often than {}",
+    looks.LESS_OFTEN: "learns less often than {}",
+    looks.OPEN: "is open against {}",
+    looks.NOT_LEARNED: "is not compared with {}, since one of {} did not learn at any rate tried",
+    looks.UNTOLD: "is not compared with {}, since one of {} is not told from the head alone",
+}
+
+
+@pytest.mark.parametrize("word", [*looks.DIFFERENT, looks.TIED, looks.OPEN, looks.NOT_LEARNED, looks.UNTOLD])
+def test_every_word_is_a_clause_of_its_own_verb(lab, word):
+    """A published page once read `qv is learns more often than q and k`."""
+    for names, of_pair in (("q", "the two"), ("qk", "each pair")):
+        said = studies.sentence("tiny", journal_of(lab, dict.fromkeys(names, (word, None))))
+        assert said.endswith(f": qv {SAID[word].format(' and '.join(names), of_pair)}.")
+
+
+def test_a_verb_is_said_again_only_where_it_changes(lab):
+    """Of `learns more often than q, open against v` a reader cannot tell what v is."""
+    words = {"o": looks.OPEN, "q": looks.MORE_OFTEN, "k": looks.LESS_OFTEN, "v": looks.TIED, "qk": looks.BETTER}
+    said = studies.sentence("tiny", journal_of(lab, {name: (word, None) for name, word in words.items()}))
+    assert said.endswith(
+        ": qv is better than qk, tied with v, learns more often than q, less often than k, is open against o."
+    )
+
+
+def test_what_may_yet_learn_is_not_said_to_be_no_better_than_the_head(lab):
+    """No better than the head alone takes a test of its own; that it is open whether a placement learns is no such."""
+    words = {"q": (looks.NOT_LEARNED, None), "k": (looks.UNTOLD, None), "v": (looks.TIED, None)}
+    learning = {"qv": looks.LEARNS, "q": looks.FLAT, "k": looks.UNPROVEN, "v": looks.LEARNS}
+    notes = [str(note) for note in studies.section("tiny", journal_of(lab, words, learning=learning)).notes]
+    assert "no better than the head alone on select, at any rate tried: q" in notes
+    assert "not told from the head alone on select, nor shown to be no better: k" in notes
+
+
+STOPPED = "no more seeds, since the chance of a word at 8 is below 10 %"
+
+
+@pytest.mark.parametrize(
+    ("chances", "n_seeds", "notes"),
+    [
+        ({"q": 0.4, "v": None}, 4, ["open: qv − q and qv − v; the same command goes on"]),
+        ({"q": 0.4, "v": 0.09}, 4, ["open: qv − q; the same command goes on", f"open: qv − v; {STOPPED}"]),
+        ({"q": 0.02, "v": 0.09}, 4, [f"open: qv − q and qv − v; {STOPPED}"]),
+        ({"q": 0.4, "v": None}, 8, []),
+    ],
+    ids=["all_go_on", "one_is_futile", "it_is_over", "no_look_is_left"],
+)
+def test_more_seeds_are_promised_only_where_a_study_gives_some(lab, chances, n_seeds, notes):
+    """Whoever runs the same command again for a contrast that is given up trains nothing."""
+    words = {name: (looks.OPEN, chance) for name, chance in chances.items()}
+    section = studies.section("tiny", journal_of(lab, words, n_seeds=n_seeds))
+    assert [str(note) for note in section.notes if str(note).startswith("open: ")] == notes
+
+
+def test_a_pair_of_little_chance_is_judged_again_where_other_pairs_bring_its_seeds(all_pairs):
+    """`scheme.follow` adds seeds to placements, and judges every open pair of those."""
+    look = all_pairs.journal["looks"][-1]
+    chances = {("q", "v"): 0.01, ("q", "qv"): 0.5, ("v", "qv"): 0.5}
+    findings = [
+        finding | {"word": looks.OPEN, "look": None, "chance": chances[finding["first"], finding["second"]]}
+        for finding in look["findings"]
+    ]
+    declared = all_pairs.journal["declaration"] | {"looks": [look["n_seeds"], 99]}
+    content = all_pairs.journal | {"declaration": declared, "looks": [look | {"findings": findings}]}
+    notes = [str(note) for note in studies.section("tiny", content).notes]
+    assert "open: q − v, q − qv and v − qv; the same command goes on" in notes
 
 
 def test_failed_seeds_have_a_column_where_some_failed(lab):
