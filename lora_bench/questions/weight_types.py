@@ -115,8 +115,7 @@ def section(
     contrast_table = tables.contrast_table(f"{name}_contrasts", table, margin)
     beside_tables, beside_notes = beside(f"{name}_beside", judged, runs, store)
     paper = _paper(estimates) if with_paper else published.weight_types().iloc[:0]
-    # The paper's are points of accuracy: beside another metric they stay in the table.
-    drawn = paper if setting.metric == "accuracy" else paper.iloc[:0]
+    drawn = paper if setting.metric == "accuracy" else paper.iloc[:0]  # beside another metric in the table alone
     differences = _differences(drawn, reference) if len(drawn) else None
     return PlacementSection(
         title=f"Weight types: {setting.title}, {budget:,} adapter parameters",
