@@ -13,7 +13,7 @@ from lora_bench.config.compose import compose, parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
 from lora_bench.questions.drill import Texts
-from lora_bench.questions.explicit import has_file, task_words
+from lora_bench.reports.explicit import has_file, task_words
 from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.tasks.load import load_task

@@ -9,7 +9,7 @@ import numpy as np
 
 from lora_bench.config.compose import compose, parse
 from lora_bench.config.errors import ConfigError
-from lora_bench.questions.explicit import preset_words
+from lora_bench.reports.explicit import preset_words
 
 
 def weights_of(record: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-SUPPORTED, REFUTED, NOT_RUN = "supported", "refuted", "not run"
+SUPPORTED, REFUTED, OPEN, NOT_RUN = "supported", "refuted", "open", "not run"
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ def contradictions(rows: pd.DataFrame, claims: Sequence[Mapping[str, Any]]) -> l
 def side(first: str, second: str) -> str:
     """Which of two claims that contradict each other their statuses speak for, in words."""
     if first == second:
-        return {SUPPORTED: "both", REFUTED: "neither", NOT_RUN: NOT_RUN}.get(first, "open")
+        return {SUPPORTED: "both", REFUTED: "neither", NOT_RUN: NOT_RUN}.get(first, OPEN)
     for name, status, other in (("first", first, second), ("second", second, first)):
         if status == SUPPORTED:
             return f"the {name}"
         if status == REFUTED and other != SUPPORTED:
             return f"not the {name}"
-    return "open"
+    return OPEN
 
 
 def _pairs(claims: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lora_bench import wording
 from lora_bench.config.overrides import override
-from lora_bench.questions import explicit
+from lora_bench.reports import explicit
 from lora_bench.store import StoreReader
 from lora_bench.store.journal import journals
 from lora_bench.store.reader import is_archive
@@ -67,19 +67,18 @@ def word_on(
     for finding in findings:
         if not all(finding["runs"] & frozenset(of_side) for of_side in runs):
             continue
+        is_final = finding["look"] is not None
         for first, second, sign in ((*_pair(finding), 1), (*reversed(_pair(finding)), -1)):
             if same_targets(claim["first"], _roles(first)) and same_targets(claim["second"], _roles(second)):
                 given = str(finding["word"])
                 word = given if sign > 0 else OPPOSITE.get(given, given)
                 is_small = all(abs(end) < finding["margin"] for end in looks.ends(finding))
                 words = _in_words(finding, first, second, word, sign)
-                said.append(
-                    {"word": word, "words": words, "is_small": is_small, "is_final": finding["look"] is not None}
-                )
-    final = [one for one in said if one["is_final"]] or said[:1]
-    if len({one["word"] for one in final}) > 1:
-        told = "; ".join(one["words"] for one in final)
-        return {"word": looks.OPEN, "words": f"{told}; the studies disagree", "is_small": False}
+                said.append({"word": word, "words": words, "is_small": is_small, "is_final": is_final})
+    final = [answer for answer in said if answer["is_final"]] or said[:1]
+    if len({answer["word"] for answer in final}) > 1:
+        words = "; ".join(answer["words"] for answer in final)
+        return {"word": looks.OPEN, "words": f"{words}; the studies disagree", "is_small": False}
     return final[0] if final else None
 
 

@@ -9,7 +9,6 @@ word on a claim's contrast, that word counts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ import yaml
 
 from lora_bench import wording
 from lora_bench.config.schema import ALPHA_POLICIES
-from lora_bench.questions import claim_kinds, claim_words
+from lora_bench.questions import claim_kinds, claim_rates, claim_words
+from lora_bench.questions.claim_sides import NOT_RUN, OPEN, REFUTED, SUPPORTED
 from lora_bench.reports import tables
 from lora_bench.reports.scope import Scope, gather
 from lora_bench.reports.section import AGAIN, Column, Section, Table
@@ -54,7 +54,6 @@ ENDS = ("lowest", "highest")  # what `rank` may say
 SAYS = ("better", "tied", "at_least", "rises", "falls", "flat")
 AS_CONTRAST = {"rises": "better", "falls": "worse", "flat": "tied"}
 CARD = ("setting", "claim", "text", "source", "status", "evidence", "n_runs")  # a row: a claim in a setting
-SUPPORTED, REFUTED, OPEN, NOT_RUN = "supported", "refuted", "open", "not run"
 STATUSES = (SUPPORTED, REFUTED, OPEN, NOT_LEARNED, NOT_RUN)
 
 
@@ -190,9 +189,9 @@ def judge(
         elif kind == "start":
             judged, n_runs = claim_kinds.judge_start(claim, named, store)
         elif kind == "rate_tenfold":
-            judged, n_runs = _judge_tenfold(named)
+            judged, n_runs = claim_rates.judge_tenfold(named)
         else:
-            judged, n_runs = _judge_rates(claim, named, lora, rates)
+            judged, n_runs = claim_rates.judge_shift(claim, named, _rank_ends(claim, lora), rates)
         if name in pairs:
             of_sides = [set(named.loc[named["arm"] == arm, "run_id"]) for arm in pairs[name]]
             if word := claim_words.word_on(claim, words, of_sides):
@@ -282,9 +281,7 @@ def _arms(claim: dict, lora: pd.DataFrame) -> tuple[str, str] | str:
     if claim["kind"] == "same_rank":
         return claim_kinds.same_rank(claim, lora)
     if claim["kind"] == "rank":
-        of_targets = claim_kinds.of_targets(claim["targets"], lora)
-        ends = _ends(of_targets, claim)
-        return ends if isinstance(ends, tuple) else _needs_ranks(claim, ends)
+        return _rank_ends(claim, lora)
     best: tuple | None = None
     firsts, seconds = (claim_kinds.of_targets(claim[side], lora) for side in ("first", "second"))
     for first, cell in firsts.to_dict("index").items():
@@ -299,6 +296,12 @@ def _arms(claim: dict, lora: pd.DataFrame) -> tuple[str, str] | str:
     return (
         best[1] if best else f"needs {claim['first']} and {claim['second']} at one budget; the store has no such pair"
     )
+
+
+def _rank_ends(claim: dict, lora: pd.DataFrame) -> tuple[str, str] | str:
+    """The two arms of a claim on two ranks, or what the store lacks for it."""
+    ends = _ends(claim_kinds.of_targets(claim["targets"], lora), claim)
+    return ends if isinstance(ends, tuple) else _needs_ranks(claim, ends)
 
 
 def _ends(of_targets: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
@@ -411,67 +414,6 @@ def _judge_scores(claim: dict, row: dict, rates: pd.DataFrame | None, margin: fl
     if uncertified:
         evidence += f"; the rate of {wording.listed(uncertified)} is not certified"
     return status, evidence
-
-
-def _judge_rates(
-    claim: dict, runs: pd.DataFrame, lora: pd.DataFrame, rates: pd.DataFrame
-) -> tuple[tuple[str, str], int]:
-    """By the best rate of each seed; none where a side did not learn, and open where a side's best is at an edge of the
-    rates tried, so that it may lie beyond."""
-    of_targets = claim_kinds.of_targets(claim["targets"], lora)
-    ends = _ends(of_targets, claim)
-    if not isinstance(ends, tuple):
-        return (NOT_RUN, _needs_ranks(claim, ends)), 0
-    best = pd.DataFrame(np.log10(tuning.best_rates_by_seed(runs[runs["arm"].isin(ends)]).astype(float)))
-    if len(best) < 2 or runs[runs["arm"].isin(ends)].groupby("arm")["lr"].nunique().min() < 3:
-        return (NOT_RUN, f"needs three rates or more for {ends[0]} and {ends[1]}"), 0
-    n_runs, certificates = int(runs["arm"].isin(ends).sum()), rates.loc[list(ends), "certificate"]
-    if stuck := [arm for arm in ends if certificates[arm] == tuning.FLAT]:
-        return (NOT_LEARNED, f"{wording.listed(stuck)} did not learn"), n_runs
-    shift = (best.loc[ends[1]] - best.loc[ends[0]]).dropna().to_numpy()
-    what = f"best rate of {ends[1]} over that of {ends[0]}"
-    status, evidence = _by_seeds(shift, 0.0, what) if claim["kind"] == "rate_flat" else _falling(shift, what)
-    at_edge = [arm for arm in ends if certificates[arm] == "edge"]
-    if at_edge and status in (SUPPORTED, REFUTED):
-        status, evidence = OPEN, f"{evidence}; the best rate of {wording.listed(at_edge)} is at an edge of those tried"
-    return (status, evidence), n_runs
-
-
-def _judge_tenfold(runs: pd.DataFrame) -> tuple[tuple[str, str], int]:
-    if tuning.FULL not in set(runs["arm"]):
-        return (NOT_RUN, "needs full fine-tuning at its own rates beside LoRA (adapter=full)"), 0
-    ratio = tuning.over_full(runs).to_numpy()
-    if not ratio.size:
-        needs = "needs three rates or more of full fine-tuning and of LoRA, and a seed with a score at all of them"
-        return (NOT_RUN, needs), 0
-    return _by_seeds(ratio, 1.0, "best LoRA rate over that of full fine-tuning"), len(tuning.beside_full(runs))
-
-
-def _by_seeds(log_ratios: np.ndarray, center: float, what: str) -> tuple[str, str]:
-    if not len(log_ratios):
-        return NOT_RUN, "no seed has a score at every rate of both"
-    status, share, p = tuning.judge_log_ratios(log_ratios, center)
-    status = OPEN if status not in (SUPPORTED, REFUTED) else status
-    low, high = 10 ** (center - tuning.A_STEP), 10 ** (center + tuning.A_STEP)
-    n = len(log_ratios)
-    evidence = (
-        f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds between "
-        f"{low:.2g} and {high:.2g}; binomial p {wording.p_value(p)}"
-    )
-    return status, evidence
-
-
-def _falling(log_ratios: np.ndarray, what: str) -> tuple[str, str]:
-    """Whether most seeds' best rates fall by more than one step of a usual grid."""
-    if not len(log_ratios):
-        return NOT_RUN, "no seed has a score at every rate of both"
-    share, p_falls, p_not = stats.share_inside(log_ratios, -math.inf, np.nextafter(-tuning.A_STEP, -math.inf))
-    status = SUPPORTED if p_falls < 0.05 else REFUTED if p_not < 0.05 else OPEN
-    n, p = len(log_ratios), min(p_falls, p_not)
-    return status, (
-        f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds below "
-        f"{10**-tuning.A_STEP:.2g}, more than a step of a grid; binomial p {wording.p_value(p)}"
-    )
 
 
 def evidence_table(card: pd.DataFrame, *, several: bool) -> Table:

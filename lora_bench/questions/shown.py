@@ -15,9 +15,9 @@ import pandas as pd
 from lora_bench import wording
 from lora_bench.config.schema import LORA_METHODS
 from lora_bench.questions import claim_sides, claims, weight_types
-from lora_bench.questions.critical import line_of
 from lora_bench.questions.drill import Drill, cells_of
 from lora_bench.reports import output
+from lora_bench.reports.critical import line_of
 from lora_bench.reports.figures import style
 from lora_bench.reports.latex import escape_latex
 from lora_bench.reports.section import JudgedSection, Section, SettingSection, Table

@@ -12,8 +12,7 @@ import pandas as pd
 from lora_bench.config import overrides
 from lora_bench.config.grammar import spell_rank_pattern
 from lora_bench.config.overrides import override
-from lora_bench.questions import explicit
-from lora_bench.reports import tables
+from lora_bench.reports import explicit, tables
 from lora_bench.store import open_store
 from lora_bench.store.errors import StoreError
 from lora_bench.store.reader import is_archive

@@ -152,15 +152,15 @@ def _leaves(setting: Mapping[str, Any], above: str = "") -> dict[str, str]:
 def looked_at(store: Path, run_ids: Collection[str]) -> list[Mapping[str, Any]]:
     """The declarations of the studies that have looked at some of these runs. A journal that cannot be read is said
     where its own section is made."""
-    found = []
+    declarations = []
     for journal in journals(store):
         try:
             content = journal.read()
         except StoreError:
             continue
         if content and not {*run_ids}.isdisjoint(run_id for look in content["looks"] for run_id in look["runs"]):
-            found.append(content["declaration"])
-    return found
+            declarations.append(content["declaration"])
+    return declarations
 
 
 def section(title: str, content: Mapping[str, Any], *, head: str) -> StudySection:

@@ -100,13 +100,7 @@ def section(
     """
     runs = sort_arms(runs.assign(arm=runs["targets"].where(runs["method"] != settings.FLOOR, settings.FLOOR)))
     settings.refuse_duplicates(setting, runs)
-    arms = list(runs["arm"].unique())
-    named = next((targets for targets in arms if same_targets(reference, targets)), None)
-    if named is None and reference != settings.REFERENCE_TARGETS:
-        raise settings.NothingToShow(
-            f"--reference: no run of {reference!r} at {budget:,} adapter parameters; there are {', '.join(arms)}"
-        )
-    reference = named or reference
+    reference = _reference(reference, list(runs["arm"].unique()), budget)
     judged = judge(runs, against_reference(declared.placements(runs, store), reference), margin=margin)
     rates, estimates, table = judged.rates, judged.estimates, judged.contrasts
     pairs = every_pair(judged, margin=margin)
@@ -140,6 +134,16 @@ def section(
         budget=budget,
         pairs=pairs,
     )
+
+
+def _reference(asked: str, arms: Sequence[str], budget: int) -> str:
+    """The placement that was asked for, as the runs spell it."""
+    named = next((targets for targets in arms if same_targets(asked, targets)), None)
+    if named is None and asked != settings.REFERENCE_TARGETS:
+        raise settings.NothingToShow(
+            f"--reference: no run of {asked!r} at {budget:,} adapter parameters; there are {', '.join(arms)}"
+        )
+    return named or asked
 
 
 def sentence(

@@ -13,7 +13,8 @@ from analysis import archive, next_stage
 from fake_store import fake_record, write_store
 from lora_bench.config.overrides import override
 from lora_bench.launch import tell
-from lora_bench.questions import explicit, learning_rate
+from lora_bench.questions import learning_rate
+from lora_bench.reports import explicit
 from lora_bench.store import open_store
 from lora_bench.verdicts import arms, settings
 from lora_bench.wording import command_line

@@ -14,7 +14,8 @@ import yaml
 
 from fake_store import D_MODEL, fake_record, frame_of, weight_types_records, write_store
 from lora_bench.config.errors import ConfigError
-from lora_bench.questions import claim_document, claim_kinds, claim_sides, claim_words, claims, explicit
+from lora_bench.questions import claim_document, claim_kinds, claim_rates, claim_sides, claim_words, claims
+from lora_bench.reports import explicit
 from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
@@ -143,7 +144,7 @@ def test_the_slope_of_saved_adapters_is_read_by_seed(monkeypatch):
 def test_a_claimed_range_is_held_against_the_t_interval(values, status):
     low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), scipy.stats.sem(values))
     said, words = claim_kinds.within(np.array(values), 0.23, 0.30)
-    assert said == status and f"({low:.2f} to {high:.2f})" in words
+    assert said == status and f"({low:.3f} to {high:.3f})" in words
     assert claim_kinds.within(np.array(values[:1]), 0.23, 0.30)[0] == "open"
 
 
@@ -240,7 +241,7 @@ def test_intruders_are_judged_by_the_interval_over_seeds(tmp_path):
     rows = of_intruders(kept(tmp_path / "runs", intruders_of=lambda seed: seed % 2 + 1))
     values = [0.5, 1.0, 0.5, 1.0]
     low, high = scipy.stats.t.interval(0.95, 3, np.mean(values), scipy.stats.sem(values))
-    assert rows["lora_intrudes"][0] == "supported" and f"0.75 ({low:.2f} to {high:.2f})" in rows["lora_intrudes"][1]
+    assert rows["lora_intrudes"][0] == "supported" and f"0.750 ({low:.3f} to {high:.3f})" in rows["lora_intrudes"][1]
     assert "needs two ranks beside full fine-tuning" in rows["high_rank_is_like_full"][1]
 
 
@@ -356,9 +357,9 @@ def test_a_best_rate_that_falls_is_a_binomial_word(rates, status):
     """Both ways: six seeds that all fall by more than a step support it, six of which none does refute it; and a step
     is one wherever it sits on the grid, though 3 is no root of ten."""
     falls = np.full(6, math.log10(rates[1] / rates[0]))
-    flat, _ = claims._by_seeds(falls, 0.0, "best rate")
+    flat, _ = claim_rates.by_seeds(falls, 0.0, "best rate")
     assert flat == {"supported": "refuted", "refuted": "supported"}[status]
-    said, words = claims._falling(falls, "best rate")
+    said, words = claim_rates.falling(falls, "best rate")
     p = scipy.stats.binomtest(6, 6, 0.5, alternative="greater").pvalue
     assert said == status and f"binomial p {p:.3f}"[:-1].replace("0.", ".") in words
 

@@ -17,9 +17,10 @@ import pandas as pd
 import pytest
 
 from fake_store import blank_figures, rank_records, weight_types_records, write_store
-from lora_bench.questions import critical, page, weight_types
+from lora_bench.questions import page, weight_types
 from lora_bench.questions.beside import every_pair
 from lora_bench.questions.drill import cells_of
+from lora_bench.reports import critical
 from lora_bench.reports.scope import Scope
 from lora_bench.verdicts import stats
 

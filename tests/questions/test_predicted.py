@@ -138,7 +138,9 @@ def whose_words(section):
 def test_a_study_s_words_count_where_it_looked_at_the_map(store, is_of_these_runs):
     """One on other rows of the task, or at another budget, has a map of the same predictor, and says nothing here."""
     runs = {name: runs_of(name) if is_of_these_runs else [f"of-{name}"] for name in MAPS}
-    study_of(store, dict.fromkeys(MAPS, "learns more often"), runs=sum(runs.values(), []))
+    study_of(
+        store, dict.fromkeys(MAPS, "learns more often"), runs=[run_id for of_map in runs.values() for run_id in of_map]
+    )
     section = section_of(store)
     table = section.tables[0].frame.set_index("predictor")
     assert (table.loc["wise", "reference_word"] == "learns more often") == is_of_these_runs

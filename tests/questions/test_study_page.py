@@ -83,7 +83,7 @@ def test_what_may_yet_learn_is_not_said_to_be_no_better_than_the_head(lab):
     """No better than the head alone takes a test of its own; that it is open whether a placement learns is no such."""
     words = {"q": (looks.NOT_LEARNED, None), "k": (looks.UNTOLD, None), "v": (looks.TIED, None)}
     learning = {"qv": looks.LEARNS, "q": looks.FLAT, "k": looks.UNPROVEN, "v": looks.LEARNS}
-    notes = [str(note) for note in studies.section("tiny", journal_of(lab, words, learning=learning)).notes]
+    notes = [str(note) for note in studies.section("tiny", journal_of(lab, words, learning=learning), head="").notes]
     assert "no better than the head alone on select, at any rate tried: q" in notes
     assert "not told from the head alone on select, nor shown to be no better: k" in notes
 
@@ -104,7 +104,7 @@ STOPPED = "no more seeds, since the chance of a word at 8 is below 10 %"
 def test_more_seeds_are_promised_only_where_a_study_gives_some(lab, chances, n_seeds, notes):
     """Whoever runs the same command again for a contrast that is given up trains nothing."""
     words = {name: (looks.OPEN, chance) for name, chance in chances.items()}
-    section = studies.section("tiny", journal_of(lab, words, n_seeds=n_seeds))
+    section = studies.section("tiny", journal_of(lab, words, n_seeds=n_seeds), head="")
     assert [str(note) for note in section.notes if str(note).startswith("open: ")] == notes
 
 
@@ -118,7 +118,7 @@ def test_a_pair_of_little_chance_is_judged_again_where_other_pairs_bring_its_see
     ]
     declared = all_pairs.journal["declaration"] | {"looks": [look["n_seeds"], 99]}
     content = all_pairs.journal | {"declaration": declared, "looks": [look | {"findings": findings}]}
-    notes = [str(note) for note in studies.section("tiny", content).notes]
+    notes = [str(note) for note in studies.section("tiny", content, head="").notes]
     assert "open: q − v, q − qv and v − qv; the same command goes on" in notes
 
 
