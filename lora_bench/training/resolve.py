@@ -71,7 +71,7 @@ class Run:
             n_embeddings=self.blueprint.n_embeddings,
             cache=self.cache,
         )
-        if not self.config.task.is_drawn_by_seed:
+        if self.n_train == len(tokens["train"]):  # where a seed draws, it draws fewer
             return tokens
         drawn = seeds.permutation(len(tokens["train"]), "train rows", self.config.seed)[: self.n_train]
         return tokens | {"train": tokens["train"].take(drawn)}
