@@ -21,13 +21,13 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.config.grammar import parse_targets
-from lora_bench.questions import claim_words
 from lora_bench.reports.figures import predictors as figures
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope, gather
 from lora_bench.reports.section import Column, SettingSection, Table, one_look
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.errors import StoreError
+from lora_bench.store.journal import journals
 from lora_bench.verdicts import arms, regret, settings, tuning
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow, Setting
@@ -166,7 +166,7 @@ def section(
     others = [(RANDOM, map_name) for map_name in trained if map_name != RANDOM] if RANDOM in trained else []
     against_random = arms.compare(judged.estimates, others, margin=margin, flat=flat)
     words = dict(zip(judged.contrasts["second"], judged.contrasts["verdict"], strict=True))
-    of_study = _study_words(setting, open_store(scope.store), reference)
+    of_study = _study_words(runs, trained, open_store(scope.store), reference)
     frame = _frame(judged.estimates, predicted, trained, best)
     frame["reference_word"] = [of_study.get(row, words.get(row, "")) for row in frame["predictor"]]
     random_words = dict(zip(against_random["second"], against_random["verdict"], strict=True))
@@ -177,10 +177,7 @@ def section(
             f"the best placement, {best}, is the one that select names; regret is scored on report, paired by seed, "
             "each interval by itself"
         ),
-        Note(
-            f"words against {reference} are {'of the study' if of_study else 'of a fixed design'}, those against the "
-            f"random map of a fixed design ({one_look(against_random)}), Holm-corrected over the maps"
-        ),
+        _whose_words(trained, of_study, reference, one_look(against_random)),
         Note(
             "τ: Kendall's, of role scores with mean scores of the placements of one role; its interval draws seeds, "
             "and with four roles it takes few values"
@@ -202,13 +199,39 @@ def section(
     )
 
 
-def _study_words(setting: Setting, store: StoreReader, reference: str) -> dict[str, str]:
-    """Placement -> the word of the reference against it by a study of this setting; may be empty, as where a journal
-    cannot be read, which is said in its own section."""
-    with contextlib.suppress(StoreError):
-        findings = claim_words.of_setting(setting, store)
-        return {finding["second"]: finding["word"] for finding in findings if finding["first"] == reference}
-    return {}
+def _study_words(runs: pd.DataFrame, trained: Sequence[str], store: StoreReader, reference: str) -> dict[str, str]:
+    """Map -> the word of the reference against it by a study that looked at its runs.
+
+    A name alone does not tell: a bake-off at another budget has another map of the same predictor. A journal that
+    cannot be read is said in its own section.
+    """
+    runs_of = {name: {*runs.loc[runs["arm"] == name, "run_id"]} for name in trained}
+    words = {}
+    for journal in journals(store.root):
+        content = None
+        with contextlib.suppress(StoreError):
+            content = journal.read()
+        looked = content["looks"] if content else []
+        seen = {run_id for look in looked for run_id in look["runs"]}
+        words |= {
+            finding["second"]: finding["word"]
+            for finding in (looked[-1]["findings"] if looked else ())
+            if finding["first"] == reference and not seen.isdisjoint(runs_of.get(finding["second"], ()))
+        }
+    return words
+
+
+def _whose_words(trained: Sequence[str], of_study: Mapping[str, str], reference: str, look: str) -> Note:
+    """What each word rests on, and over what it was corrected."""
+    own = [name for name in trained if name in of_study]
+    fixed, over = f"of a fixed design ({look})", "Holm-corrected over the maps"
+    if not own:
+        return Note(f"words against {reference} and against the random map are {fixed}, each {over}")
+    whose = "the study's" if len(own) == len(trained) else f"the study's for {wording.listed(own)}, else {fixed}"
+    return Note(
+        f"words against {reference} are {whose}, those against the random map {fixed}; a study's hold over all its "
+        f"contrasts and looks, those of a fixed design are {over}"
+    )
 
 
 def _frame(

@@ -116,19 +116,46 @@ def test_words_are_those_of_corrected_families_and_the_sentence_says_who_beats_r
     assert frame.loc["wise", "overlap"] == 0.5 and np.isnan(frame.loc["wrong", "overlap"])
 
 
-@pytest.mark.parametrize("is_of_these_rows", [True, False])
-def test_a_study_s_words_count_where_it_was_held_on_these_rows(store, is_of_these_rows):
-    """A study of the same backbone on other rows of the task has the same title, and says nothing here."""
-    before = section_of(store)
-    facts = before.setting.facts
-    task = facts["task_fingerprint"] if is_of_these_rows else "other"
-    setting = {"model": facts["model_fingerprint"], "task": task, "adapter": {}, "train": {}}
-    look = dict.fromkeys(("n_seeds", "level", "spent", "alive", "chosen", "learning", "runs")) | {"number": 0}
-    look["findings"] = [{"first": "qv", "second": "wise", "word": "learns more often"}]
-    content = {"title": before.setting.title, "metric": "accuracy", "declared": "", "setting": setting, "looks": [look]}
+def study_of(store, words, *, runs):
+    """The journal of a study that looked at these runs, with its words of qv: other placement -> word."""
+    look = dict.fromkeys(("n_seeds", "level", "spent", "alive", "chosen", "learning")) | {"number": 0, "runs": runs}
+    look["findings"] = [{"first": "qv", "second": name, "word": word} for name, word in words.items()]
+    setting = {"model": "m-minilm", "task": "t-cola", "adapter": {}, "train": {}}
+    content = {"title": "minilm · cola", "metric": "accuracy", "declared": "", "setting": setting, "looks": [look]}
     Journal.of(store, "bake", setting).write(content | {"declaration": {"looks": [8]}})
-    table = section_of(store).tables[0].frame.set_index("predictor")
-    assert (table.loc["wise", "reference_word"] == "learns more often") == is_of_these_rows
+
+
+def runs_of(name):
+    place = 56 + 8 * list(MAPS).index(name)
+    return [record["run_id"] for record in records()[place : place + 8]]
+
+
+def whose_words(section):
+    (note,) = (str(note) for note in section.notes if str(note).startswith("words against qv"))
+    return note
+
+
+@pytest.mark.parametrize("is_of_these_runs", [True, False])
+def test_a_study_s_words_count_where_it_looked_at_the_map(store, is_of_these_runs):
+    """One on other rows of the task, or at another budget, has a map of the same predictor, and says nothing here."""
+    runs = [run_id for name in MAPS for run_id in runs_of(name)] if is_of_these_runs else ["of another map"]
+    study_of(store, dict.fromkeys(MAPS, "learns more often"), runs=runs)
+    section = section_of(store)
+    table = section.tables[0].frame.set_index("predictor")
+    assert (table.loc["wise", "reference_word"] == "learns more often") == is_of_these_runs
+    assert whose_words(section).startswith("words against qv are the study's, those") == is_of_these_runs
+
+
+def test_words_of_a_fixed_design_are_not_said_to_be_a_study_s(store):
+    """A study of the placements alone has the same reference, and its words are of no map; one may lack some maps."""
+    study_of(store, {"q": "better", "v": "tied"}, runs=[record["run_id"] for record in records()[:56]])
+    assert whose_words(section_of(store)).startswith(
+        "words against qv and against the random map are of a fixed design"
+    )
+    study_of(store, {"q": "better", "wise": "tied"}, runs=runs_of("wise"))
+    note = whose_words(section_of(store))
+    assert note.startswith("words against qv are the study's for wise, else of a fixed design (one look, 8 seeds)")
+    assert "over all its contrasts" in note
 
 
 def test_the_command_writes_a_table_and_a_figure(store, tmp_path, capsys):
