@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,27 @@ class Predicted:
     overlap: float
 
 
+@dataclass(frozen=True)
+class BakeOff:
+    """What was predicted once, and the runs that tell whether it was right.
+
+    Attributes:
+        predicted: by predictor.
+        runs: those of `name_maps`.
+        budget: parameters of its largest map that was trained.
+        which: what tells it from others of the setting, for titles; empty where there is no other.
+        suffix: the same for names of files.
+    """
+
+    predicted: Mapping[str, Predicted]
+    runs: pd.DataFrame
+    budget: int
+    which: str = ""
+    suffix: str = ""
+
+
 def sections(runs: pd.DataFrame, scope: Scope, *, predictions: Path | None = None) -> list[SettingSection]:
-    """One section per setting in which a predictor's map was trained.
+    """One section per setting and bake-off of which a map was trained there.
 
     Args:
         predictions: the file of `lora-bench predict`; None looks in the store, and beside the sweeps of its runs.
@@ -69,11 +88,18 @@ def sections(runs: pd.DataFrame, scope: Scope, *, predictions: Path | None = Non
     documents = [read(path) for path in files]
 
     def of(setting: Setting) -> list[SettingSection]:
-        for predicted in documents:
-            named = name_maps(setting.runs, predicted, store)
-            if named["arm"].isin(predicted).any():
-                return [section(setting, named, predicted, scope, name=f"predictors_{setting.slug}")]
-        raise NothingToShow(f"{setting.title}: no run trained a map of {files[0]}; {HOW}")
+        held = bake_offs(setting.runs, documents, store)
+        if not held:
+            files_shown = wording.listed([str(path) for path in files])
+            raise NothingToShow(f"{setting.title}: no run trained a map of {files_shown}; {HOW}")
+
+        def one(bake_off: BakeOff) -> list[SettingSection]:
+            name = f"predictors_{setting.slug}{bake_off.suffix}"
+            return [section(setting, bake_off, scope, name=name)]
+
+        made, refused = gather(held, one)
+        made[-1].refused.extend(refused)
+        return made
 
     made, refused = gather(scope.settings(runs, free=("layers",)), of)  # a map may leave whole layers out
     made[-1].refused.extend(refused)
@@ -115,6 +141,31 @@ def _files(runs: pd.DataFrame, store: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+def bake_offs(runs: pd.DataFrame, documents: Sequence[Mapping[str, Predicted]], store: StoreReader) -> list[BakeOff]:
+    """Those of which runs trained a map, told apart by their budgets, else by their place; one whose maps have all been
+    shown under the same names, as in a copy of its file, is not shown again."""
+    held: list[BakeOff] = []
+    shown: set[tuple[str, str]] = set()
+    for predicted in documents:
+        named = name_maps(runs, predicted, store)
+        of_maps = named[named["arm"].isin(predicted)]
+        maps = set(zip(of_maps["arm"], of_maps["cell_id"], strict=True))
+        if not maps <= shown:
+            shown |= maps
+            held.append(BakeOff(predicted, named, int(of_maps["adapter_parameters"].max())))
+    if len(held) < 2:
+        return held
+    budgets = [each.budget for each in held]
+    return [
+        replace(
+            each,
+            which=f" · {each.budget:,} parameters{f', bake-off {place}' * (budgets.count(each.budget) > 1)}",
+            suffix=f"_{place}" * (place > 1),
+        )
+        for place, each in enumerate(held, 1)
+    ]
+
+
 def name_maps(runs: pd.DataFrame, predicted: Mapping[str, Predicted], store: StoreReader) -> pd.DataFrame:
     """The runs of predictors' maps, by the names of their predictors, and the plain placements at the maps' budget.
 
@@ -145,22 +196,21 @@ def _is_whole(runs: pd.DataFrame) -> pd.Series:
     return runs["layers"].isin(["all"]) if "layers" in runs else pd.Series(True, index=runs.index)
 
 
-def section(
-    setting: Setting, runs: pd.DataFrame, predicted: Mapping[str, Predicted], scope: Scope, *, name: str
-) -> SettingSection:
-    """The table, the figure and the sentence for one setting.
+def section(setting: Setting, bake_off: BakeOff, scope: Scope, *, name: str) -> SettingSection:
+    """The table, the figure and the sentence for one bake-off of a setting.
 
     Raises:
         NothingToShow: when no plain placement was trained at the maps' budget.
     """
-    runs = arms.sort_arms(runs)
+    predicted, title = bake_off.predicted, f"{setting.title}{bake_off.which}"
+    runs = arms.sort_arms(bake_off.runs)
     settings.refuse_duplicates(setting, runs)
     trained = [map_name for map_name in predicted if map_name in set(runs["arm"])]
     margin, reference = scope.margin_of(setting.metric), settings.REFERENCE_TARGETS
     judged = arms.judge(runs, [(reference, map_name) for map_name in trained], margin=margin)
     plain = [arm for arm in judged.estimates.index if arm in PLACEMENTS and judged.estimates.loc[arm, "n_seeds"]]
     if not plain:
-        raise NothingToShow(f"{setting.title}: no plain placement was trained at the budget of the predictors' maps")
+        raise NothingToShow(f"{title}: no plain placement was trained at the budget of the predictors' maps")
     best = str(judged.rates.loc[plain, "select"].idxmax())
     flat = tuning.flat_arms(judged.rates)
     others = [(RANDOM, map_name) for map_name in trained if map_name != RANDOM] if RANDOM in trained else []
@@ -185,9 +235,9 @@ def section(
         *_lacking(trained, predicted, judged.estimates, plain),
     ]
     return SettingSection(
-        title=f"Predictors: {setting.title}",
-        sentence=sentence(setting, frame, best, reference),
-        tables=[_table(name, setting, frame, reference, best)],
+        title=f"Predictors: {title}",
+        sentence=sentence(title, frame, best, reference),
+        tables=[_table(name, title, frame, reference, best, metric=setting.metric)],
         figures={name: figures.predictors(_points(frame), best=best)},
         captions={
             name: f"Regret of each predictor's map on report against {best}, which select names best, and agreement of "
@@ -276,13 +326,13 @@ def _agreement(
     return regret.agreement(means, measured, rng=rng)
 
 
-def sentence(setting: Setting, frame: pd.DataFrame, best: str, reference: str) -> str:
+def sentence(title: str, frame: pd.DataFrame, best: str, reference: str) -> str:
     """What was found here, in one sentence."""
     real = frame[~frame["is_null"] & np.isfinite(frame["regret"])]
     if real.empty:
-        return f"On {setting.title} no predictor's map has a score beside that of {best}."
+        return f"On {title} no predictor's map has a score beside that of {best}."
     start = (
-        f"On {setting.title} the maps of {wording.counted(len(real), 'predictor')} score "
+        f"On {title} the maps of {wording.counted(len(real), 'predictor')} score "
         f"{wording.signed(-real['regret'].max())} to {wording.signed(-real['regret'].min())} points against {best}, "
         "the best placement by select"
     )
@@ -293,7 +343,7 @@ def sentence(setting: Setting, frame: pd.DataFrame, best: str, reference: str) -
     return f"{start}; {', '.join(parts)}."
 
 
-def _table(name: str, setting: Setting, frame: pd.DataFrame, reference: str, best: str) -> Table:
+def _table(name: str, title: str, frame: pd.DataFrame, reference: str, best: str, *, metric: str) -> Table:
     regrets = zip(frame["regret"], frame["regret_high"], strict=True)
     shown = frame.assign(
         regret_shown=[wording.plus_minus(mean, high, wording.signed) for mean, high in regrets],
@@ -307,7 +357,7 @@ def _table(name: str, setting: Setting, frame: pd.DataFrame, reference: str, bes
     columns = [
         Column("predictor", "map of", wording.text, is_number=False, is_name=True),
         Column("n_seeds", "seeds", wording.count),
-        Column("score", style.short_metric(setting.metric), wording.points, on_screen=False, best_of="score"),
+        Column("score", style.short_metric(metric), wording.points, on_screen=False, best_of="score"),
         Column("regret_shown", "regret", wording.text),
         Column("reference_word", f"{reference} is", wording.text, is_number=False),
         Column("random_word", "random is", wording.text, is_number=False),
@@ -319,7 +369,7 @@ def _table(name: str, setting: Setting, frame: pd.DataFrame, reference: str, bes
         Column("seconds", "s", _short),
         Column("memory_shown", "memory", wording.text, on_screen=False),
     ]
-    title = f"{setting.title}: maps of predictors, report score lost to {best} ± 95 %"
+    title = f"{title}: maps of predictors, report score lost to {best} ± 95 %"
     return Table(name, title, shown, columns)
 
 

@@ -158,6 +158,62 @@ def test_words_of_a_fixed_design_are_not_said_to_be_a_study_s(store):
     assert "over all its contrasts" in note
 
 
+def at_another_budget():
+    """A map of the wise predictor at half the budget, and plain placements there: records and what was predicted."""
+    ranks = ranks_of("vo", seed=9)
+    made = []
+    for seed in range(N_SEEDS):
+        score = 0.65 + 0.01 * seed
+        plain = fake_record(targets="qv", rank=2, seed=seed, metric="accuracy", report=score)
+        record = fake_record(
+            targets="vo", seed=seed, metric="accuracy", report=score, adapter={"rank": ranks, "layers": [2, 3, 4, 5]}
+        )
+        record["manifest"] = [
+            matrix | {"rank": ranks[matrix["module"]]} for matrix in record["manifest"] if matrix["module"] in ranks
+        ]
+        record["parameters"]["adapter"] = 18_432
+        made += [plain, record]
+    (wise, *_) = document()["predictions"]
+    return made, {"predictions": [wise | {"ranks": ranks}]}
+
+
+def test_each_bake_off_of_a_setting_is_shown_once(store, tmp_path, monkeypatch):
+    """A second one, at another budget, was left out in silence; a copy of the first beside its sweep is no second."""
+    monkeypatch.chdir(tmp_path)
+    (before,) = predicted.sections(Scope(store).read(), Scope(store))
+    made, said = at_another_budget()
+    root = write_store(tmp_path / "both", [*records(), *made])
+    beside = tmp_path / "sweeps" / "weight_types" / predicted.FILE  # the sweep that these records name
+    beside.parent.mkdir(parents=True)
+    for path, content in ((root / predicted.FILE, document()), (beside, said)):
+        path.write_text(json.dumps(content), encoding="utf-8")
+    first, second = predicted.sections(Scope(root).read(), Scope(root))
+    assert first.tables[0].frame.equals(before.tables[0].frame)
+    assert [section.title.rpartition(" · ")[2] for section in (first, second)] == [
+        "36,864 parameters",
+        "18,432 parameters",
+    ]
+    assert second.tables[0].frame["predictor"].tolist() == ["wise", "qv"]
+    assert second.sentence.startswith("On minilm · cola · 18,432 parameters the maps of 1 predictor")
+    assert first.tables[0].name != second.tables[0].name and not {*first.figures} & {*second.figures}
+    beside.write_text(json.dumps(document()), encoding="utf-8")
+    assert [section.title for section in predicted.sections(Scope(root).read(), Scope(root))] == [before.title]
+
+
+def test_a_bake_off_without_a_placement_at_its_budget_does_not_take_another_along(tmp_path, monkeypatch):
+    """What it lacks stands under the one that is shown."""
+    monkeypatch.chdir(tmp_path)
+    made, said = at_another_budget()
+    root = write_store(tmp_path / "both", [*records(), *made[1::2]])
+    beside = tmp_path / "sweeps" / "weight_types" / predicted.FILE
+    beside.parent.mkdir(parents=True)
+    for path, content in ((root / predicted.FILE, document()), (beside, said)):
+        path.write_text(json.dumps(content), encoding="utf-8")
+    section = section_of(root)
+    assert "wrong" in section.tables[0].frame["predictor"].tolist()
+    assert any("18,432 parameters: no plain placement was trained" in line for line in section.refused)
+
+
 def test_the_command_writes_a_table_and_a_figure(store, tmp_path, capsys):
     (store / predicted.FILE).rename(tmp_path / "elsewhere.json")
     assert run("predictors", store, tmp_path / "out", "--predictions", str(tmp_path / "elsewhere.json")) == 0
