@@ -14,8 +14,8 @@ from fake_store import RANKS, fake_record, write_store
 from lora_bench import wording
 from lora_bench.questions import predicted
 from lora_bench.reports.scope import Scope
-from lora_bench.store.journal import Journal
-from lora_bench.verdicts.settings import NothingToShow
+from lora_bench.store.journal import Journal, journals
+from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow
 
 EFFECTS = {"q": 0.60, "k": 0.62, "v": 0.70, "o": 0.66, "qk": 0.61, "qv": 0.72, "qkvo": 0.71}
 MAPS = {"wise": ("vo", 0.715), "wrong": ("qk", 0.60), "random": ("qkvo", 0.65)}
@@ -260,3 +260,16 @@ def test_the_published_bake_off_is_that_of_its_records():
         assert line[2:4] == [row["reference_word"], row["random_word"] or ""]
         assert line[4] == ("–" if np.isnan(row["tau"]) else f"{row['tau']:.2f}")
     assert "none shown better than qv, none shown better than the random map" in section.sentence
+
+
+def test_the_page_says_over_what_words_are_corrected(store):
+    """A study's family holds the placements, so its words are not corrected over the maps alone."""
+    root = Path(__file__).resolve().parents[2]
+    page = " ".join((root / "docs" / "predictors.md").read_text(encoding="utf-8").split())
+    (journal,) = journals(root / "results" / "predictors_sst2_500")
+    content = journal.read()
+    assert content is not None
+    others = {finding["second"] for finding in content["looks"][-1]["findings"]}
+    assert {*PLACEMENTS} - others == {"qv"} and others - {*PLACEMENTS}
+    assert "Words of a fixed design are Holm-corrected over the maps, a study's over all its contrasts" in page
+    assert "each Holm-corrected over the maps" in whose_words(section_of(store))
