@@ -24,6 +24,7 @@ from lora_bench.predictors.evidence import Evidence
 from lora_bench.predictors.predict import PREDICTORS, predict
 from lora_bench.predictors.stability import overlap
 from lora_bench.training.resolve import resolve
+from lora_bench.wording import words_of
 
 INPUTS = frozenset({"input_ids", "attention_mask"})
 
@@ -230,6 +231,31 @@ def test_the_command_says_what_a_run_can_be_given(tmp_path, capsys):
     for said in document["predictions"]:
         assert said["seconds"] > 0 and said["rank_pattern"] in printed and said["predictor"] in printed
         assert parse_rank_pattern(yaml.safe_load(said["rank_pattern"]))
+
+
+def test_the_printed_lines_train_the_maps_as_was_asked(tmp_path, monkeypatch, capsys):
+    """An alpha that was left out made each line, and the study, train another update than the one that was meant."""
+    monkeypatch.chdir(tmp_path)
+    asked = ["adapter=rslora", "adapter.alpha=32", "++adapter.init=kaiming", "adapter.dropout=0.1"]
+    placed = ["adapter.targets=q", "adapter.rank=null", "+adapter.rank_pattern=q@2"]
+    assert command.main([*WORDS, "by=norm,random", *asked, *placed, "out=said.json", "sweep=sweeps/chosen.yaml"]) == 0
+    *lines, of_study = [line for line in capsys.readouterr().out.splitlines() if "lora-bench " in line]
+    for line, said in zip(lines, predictions_of("said.json"), strict=True):
+        run = resolve(command._configured(words_of(line.partition("lora-bench ")[2])))
+        assert {matrix.module: matrix.rank for matrix in run.matrices} == said["ranks"]
+        adapter = run.config.adapter
+        assert (adapter.alpha_policy, adapter.alpha, adapter.init, adapter.dropout) == ("rslora", 32, "kaiming", 0.1)
+    assert [word for word in words_of(of_study) if "adapter" in word] == asked
+
+
+@pytest.mark.parametrize("layers", ["[0]", "first\\:1"])
+def test_maps_of_some_layers_are_refused_before_they_pass_for_maps_of_all(layers, capsys):
+    """They gave the budget of a few layers to maps that go over all."""
+    assert command.main([*WORDS, "by=norm", "adapter.budget=qv@4", f"adapter.layers={layers}"]) == 2
+    said = capsys.readouterr().err
+    assert "adapter.layers: " in said and "over all layers" in said and said.count("\n") == 1
+    assert command.main([*WORDS, "by=norm", "adapter.budget=qv@4", "adapter.layers=last\\:2"]) == 0, "which are all"
+    assert "adapter.layers" not in capsys.readouterr().out
 
 
 def test_what_predictors_chose_is_a_study_beside_the_placements(tmp_path, monkeypatch, capsys):
