@@ -22,6 +22,7 @@ from lora_bench.predictors import bake_off, eva
 from lora_bench.predictors.allocate import pattern, rank_map
 from lora_bench.predictors.evidence import Evidence
 from lora_bench.predictors.predict import PREDICTORS, predict
+from lora_bench.predictors.spectrum import hill_exponent
 from lora_bench.predictors.stability import overlap
 from lora_bench.training.resolve import resolve
 from lora_bench.wording import words_of
@@ -76,10 +77,9 @@ def fisher(module, weight, G):
 
 
 def hill(module, weight, G):
-    eigenvalues = np.sort(np.linalg.eigvalsh(weight @ weight.T))[::-1]
-    eigenvalues = eigenvalues[: min(weight.shape)]
-    k = len(eigenvalues) // 2
-    return 1 / np.mean([np.log(value / eigenvalues[k - 1]) for value in eigenvalues[: k - 1]])
+    logs = np.log(np.sort(np.linalg.svd(weight, compute_uv=False) ** 2))
+    tail = logs[len(logs) // 2 :]  # ascending, as the authors' code has it
+    return 1 + len(tail) / (tail.sum() - len(tail) * tail[0])
 
 
 FORMULAS = {
@@ -99,6 +99,14 @@ def test_a_predictor_is_its_formula(name, evidence, gradients):
     """In double precision, from gradients of plain backward passes and numpy."""
     scores = PREDICTORS[name].scores(evidence)
     assert scores == pytest.approx(by_hand(evidence, gradients, FORMULAS[name]), rel=1e-8)
+
+
+@pytest.mark.parametrize("exponent", [1.5, 2.0, 4.0])
+def test_the_tail_exponent_is_that_of_the_density(exponent):
+    """PL_Alpha_Hill is the exponent of a power law's density, which is one more than Hill's index of its tail."""
+    shares = (np.arange(40_000) + 0.5) / 40_000
+    eigenvalues = torch.from_numpy(shares ** (-1 / (exponent - 1)))  # quantiles, descending
+    assert hill_exponent(eigenvalues) == pytest.approx(exponent, rel=2e-3)
 
 
 def test_the_gradient_energy_is_what_the_start_of_a_run_gives(evidence, gradients):
