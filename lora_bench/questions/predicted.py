@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from lora_bench.store.errors import StoreError
 from lora_bench.store.journal import journals
 from lora_bench.verdicts import arms, regret, settings, tuning
 from lora_bench.verdicts.note import Note, gap
-from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow, Setting
+from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow, Setting, slug_of
 
 FILE = "predictions.json"
 NULLS = ("random", "parameters")  # maps that predict nothing: what the others must beat
@@ -53,25 +53,6 @@ class Predicted:
     overlap: float
 
 
-@dataclass(frozen=True)
-class BakeOff:
-    """What was predicted once, and the runs that tell whether it was right.
-
-    Attributes:
-        predicted: by predictor.
-        runs: those of `name_maps`.
-        budget: parameters of its largest map that was trained.
-        which: what tells it from others of the setting, for titles; empty where there is no other.
-        suffix: the same for names of files.
-    """
-
-    predicted: Mapping[str, Predicted]
-    runs: pd.DataFrame
-    budget: int
-    which: str = ""
-    suffix: str = ""
-
-
 def sections(runs: pd.DataFrame, scope: Scope, *, predictions: Path | None = None) -> list[SettingSection]:
     """One section per setting and bake-off of which a map was trained there.
 
@@ -88,16 +69,10 @@ def sections(runs: pd.DataFrame, scope: Scope, *, predictions: Path | None = Non
     documents = [read(path) for path in files]
 
     def of(setting: Setting) -> list[SettingSection]:
-        held = bake_offs(setting.runs, documents, store)
-        if not held:
-            files_shown = wording.listed([str(path) for path in files])
-            raise NothingToShow(f"{setting.title}: no run trained a map of {files_shown}; {HOW}")
-
-        def one(bake_off: BakeOff) -> list[SettingSection]:
-            name = f"predictors_{setting.slug}{bake_off.suffix}"
-            return [section(setting, bake_off, scope, name=name)]
-
-        made, refused = gather(held, one)
+        bake_offs = _bake_offs(setting.runs, documents, store)
+        if not bake_offs:
+            raise NothingToShow(f"{setting.title}: no run trained a map of {wording.listed([*map(str, files)])}; {HOW}")
+        made, refused = gather(bake_offs, lambda bake_off: [section(setting, *bake_off, scope)])
         made[-1].refused.extend(refused)
         return made
 
@@ -141,29 +116,19 @@ def _files(runs: pd.DataFrame, store: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def bake_offs(runs: pd.DataFrame, documents: Sequence[Mapping[str, Predicted]], store: StoreReader) -> list[BakeOff]:
-    """Those of which runs trained a map, told apart by their budgets, else by their place; one whose maps have all been
-    shown under the same names, as in a copy of its file, is not shown again."""
-    held: list[BakeOff] = []
-    shown: set[tuple[str, str]] = set()
+def _bake_offs(
+    runs: pd.DataFrame, documents: Sequence[Mapping[str, Predicted]], store: StoreReader
+) -> list[tuple[str, pd.DataFrame, Mapping[str, Predicted]]]:
+    """What tells each of a setting from the others, its runs (`name_maps`) and what was predicted; no copies."""
+    of_maps: dict[frozenset, tuple[int, pd.DataFrame, Mapping[str, Predicted]]] = {}
     for predicted in documents:
         named = name_maps(runs, predicted, store)
-        of_maps = named[named["arm"].isin(predicted)]
-        maps = set(zip(of_maps["arm"], of_maps["cell_id"], strict=True))
-        if not maps <= shown:
-            shown |= maps
-            held.append(BakeOff(predicted, named, int(of_maps["adapter_parameters"].max())))
-    if len(held) < 2:
-        return held
-    budgets = [each.budget for each in held]
-    return [
-        replace(
-            each,
-            which=f" · {each.budget:,} parameters{f', bake-off {place}' * (budgets.count(each.budget) > 1)}",
-            suffix=f"_{place}" * (place > 1),
-        )
-        for place, each in enumerate(held, 1)
-    ]
+        maps = named[named["arm"].isin(predicted)]
+        if len(maps):
+            key = frozenset(zip(maps["arm"], maps["cell_id"], strict=True))
+            of_maps.setdefault(key, (int(maps["adapter_parameters"].max()), named, predicted))
+    which = " · bake-off {}, {:,} parameters" if len(of_maps) > 1 else ""
+    return [(which.format(n, spent), named, said) for n, (spent, named, said) in enumerate(of_maps.values(), 1)]
 
 
 def name_maps(runs: pd.DataFrame, predicted: Mapping[str, Predicted], store: StoreReader) -> pd.DataFrame:
@@ -185,25 +150,24 @@ def name_maps(runs: pd.DataFrame, predicted: Mapping[str, Predicted], store: Sto
     is_map = adapted["cell_id"].isin(of_cell)
     budget = adapted.loc[is_map, "adapter_parameters"].max()
     near = (adapted["adapter_parameters"] / budget - 1).abs() <= settings.SAME_BUDGET
-    is_plain = near & adapted["targets"].isin(PLACEMENTS) & (adapted["map"] == "") & ~is_map & _is_whole(adapted)
+    is_whole = adapted["layers"] == "all" if "layers" in adapted else True
+    is_plain = near & adapted["targets"].isin(PLACEMENTS) & (adapted["map"] == "") & ~is_map & is_whole
     kept = adapted[is_map | is_plain]
     return kept.assign(
         arm=[of_cell.get(str(cell), str(word)) for cell, word in zip(kept["cell_id"], kept["targets"], strict=True)]
     )
 
 
-def _is_whole(runs: pd.DataFrame) -> pd.Series:
-    return runs["layers"].isin(["all"]) if "layers" in runs else pd.Series(True, index=runs.index)
-
-
-def section(setting: Setting, bake_off: BakeOff, scope: Scope, *, name: str) -> SettingSection:
+def section(
+    setting: Setting, which: str, runs: pd.DataFrame, predicted: Mapping[str, Predicted], scope: Scope
+) -> SettingSection:
     """The table, the figure and the sentence for one bake-off of a setting.
 
     Raises:
         NothingToShow: when no plain placement was trained at the maps' budget.
     """
-    predicted, title = bake_off.predicted, f"{setting.title}{bake_off.which}"
-    runs = arms.sort_arms(bake_off.runs)
+    title, name = f"{setting.title}{which}", f"predictors_{setting.slug}{slug_of(which) if which else ''}"
+    runs = arms.sort_arms(runs)
     settings.refuse_duplicates(setting, runs)
     trained = [map_name for map_name in predicted if map_name in set(runs["arm"])]
     margin, reference = scope.margin_of(setting.metric), settings.REFERENCE_TARGETS
@@ -221,6 +185,7 @@ def section(setting: Setting, bake_off: BakeOff, scope: Scope, *, name: str) -> 
     frame["reference_word"] = [of_study.get(row, words.get(row, "")) for row in frame["predictor"]]
     random_words = dict(zip(against_random["second"], against_random["verdict"], strict=True))
     frame["random_word"] = [random_words.get(row, "") for row in frame["predictor"]]
+    points = frame.assign(**{column: 100 * frame[column] for column in ("regret", "regret_low", "regret_high")})
     notes = [
         *setting.notes,
         Note(
@@ -238,7 +203,7 @@ def section(setting: Setting, bake_off: BakeOff, scope: Scope, *, name: str) -> 
         title=f"Predictors: {title}",
         sentence=sentence(title, frame, best, reference),
         tables=[_table(name, title, frame, reference, best, metric=setting.metric)],
-        figures={name: figures.predictors(_points(frame), best=best)},
+        figures={name: figures.predictors(points, best=best)},
         captions={
             name: f"Regret of each predictor's map on report against {best}, which select names best, and agreement of "
             "its roles with the measured order of q, k, v and o, with 95 % intervals over seeds. Grey: maps that "
@@ -258,29 +223,25 @@ def _study_words(runs: pd.DataFrame, trained: Sequence[str], store: StoreReader,
     runs_of = {name: {*runs.loc[runs["arm"] == name, "run_id"]} for name in trained}
     words = {}
     for journal in journals(store.root):
-        content = None
         with contextlib.suppress(StoreError):
-            content = journal.read()
-        looked = content["looks"] if content else []
-        seen = {run_id for look in looked for run_id in look["runs"]}
-        words |= {
-            finding["second"]: finding["word"]
-            for finding in (looked[-1]["findings"] if looked else ())
-            if finding["first"] == reference and not seen.isdisjoint(runs_of.get(finding["second"], ()))
-        }
+            looked = (journal.read() or {"looks": []})["looks"]
+            seen = {run_id for look in looked for run_id in look["runs"]}
+            words |= {
+                finding["second"]: finding["word"]
+                for look in looked[-1:]
+                for finding in look["findings"]
+                if finding["first"] == reference and not seen.isdisjoint(runs_of.get(finding["second"], ()))
+            }
     return words
 
 
 def _whose_words(trained: Sequence[str], of_study: Mapping[str, str], reference: str, look: str) -> Note:
     """What each word rests on, and over what it was corrected."""
-    own = [name for name in trained if name in of_study]
-    fixed, over = f"of a fixed design ({look})", "Holm-corrected over the maps"
-    if not own:
-        return Note(f"words against {reference} and against the random map are {fixed}, each {over}")
-    whose = "the study's" if len(own) == len(trained) else f"the study's for {wording.listed(own)}, else {fixed}"
+    own = wording.listed([name for name in trained if name in of_study])
+    whose = {0: "of a fixed design", len(trained): "a study's"}.get(len(of_study), f"a study's for {own}, else fixed")
     return Note(
-        f"words against {reference} are {whose}, those against the random map {fixed}; a study's hold over all its "
-        f"contrasts and looks, those of a fixed design are {over}"
+        f"words against {reference} are {whose}, those against the random map of a fixed design ({look}); such are "
+        "Holm-corrected over the maps, a study's over all its contrasts and looks"
     )
 
 
@@ -303,9 +264,7 @@ def _frame(
         }  # fmt: skip
         for kind, placements in {"": SINGLE, "all_": PLACEMENTS}.items():
             agreed = _agreement(said, placements, scores, rng)
-            row |= {
-                f"{kind}{key}": value for key, value in zip(("tau", "tau_low", "tau_high", "rho"), agreed, strict=True)
-            }
+            row |= {f"{kind}{key}": value for key, value in zip(AGREED, agreed, strict=True)}
         rows.append(row)
     return pd.DataFrame(rows).sort_values(["is_null", "regret"], kind="stable", ignore_index=True)
 
@@ -371,11 +330,6 @@ def _table(name: str, title: str, frame: pd.DataFrame, reference: str, best: str
     ]
     title = f"{title}: maps of predictors, report score lost to {best} ± 95 %"
     return Table(name, title, shown, columns)
-
-
-def _points(frame: pd.DataFrame) -> pd.DataFrame:
-    names = ["regret", "regret_low", "regret_high"]
-    return frame.assign(**{name: 100 * frame[name] for name in names})
 
 
 def _lacking(

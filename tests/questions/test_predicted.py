@@ -143,18 +143,16 @@ def test_a_study_s_words_count_where_it_looked_at_the_map(store, is_of_these_run
     section = section_of(store)
     table = section.tables[0].frame.set_index("predictor")
     assert (table.loc["wise", "reference_word"] == "learns more often") == is_of_these_runs
-    assert whose_words(section).startswith("words against qv are the study's, those") == is_of_these_runs
+    assert whose_words(section).startswith("words against qv are a study's, those") == is_of_these_runs
 
 
 def test_words_of_a_fixed_design_are_not_said_to_be_a_study_s(store):
     """A study of the placements alone has the same reference, and its words are of no map; one may lack some maps."""
     study_of(store, {"q": "better", "v": "tied"}, runs=[record["run_id"] for record in records()[:56]])
-    assert whose_words(section_of(store)).startswith(
-        "words against qv and against the random map are of a fixed design"
-    )
+    assert whose_words(section_of(store)).startswith("words against qv are of a fixed design, those")
     study_of(store, {"q": "better", "wise": "tied"}, runs=runs_of("wise"))
     note = whose_words(section_of(store))
-    assert note.startswith("words against qv are the study's for wise, else of a fixed design (one look, 8 seeds)")
+    assert note.startswith("words against qv are a study's for wise, else fixed, those")
     assert "over all its contrasts" in note
 
 
@@ -189,12 +187,10 @@ def test_each_bake_off_of_a_setting_is_shown_once(store, tmp_path, monkeypatch):
         path.write_text(json.dumps(content), encoding="utf-8")
     first, second = predicted.sections(Scope(root).read(), Scope(root))
     assert first.tables[0].frame.equals(before.tables[0].frame)
-    assert [section.title.rpartition(" · ")[2] for section in (first, second)] == [
-        "36,864 parameters",
-        "18,432 parameters",
-    ]
+    whose = [section.title.rpartition(" · ")[2] for section in (first, second)]
+    assert whose == ["bake-off 1, 36,864 parameters", "bake-off 2, 18,432 parameters"]
     assert second.tables[0].frame["predictor"].tolist() == ["wise", "qv"]
-    assert second.sentence.startswith("On minilm · cola · 18,432 parameters the maps of 1 predictor")
+    assert second.sentence.startswith("On minilm · cola · bake-off 2, 18,432 parameters the maps of 1 predictor")
     assert first.tables[0].name != second.tables[0].name and not {*first.figures} & {*second.figures}
     beside.write_text(json.dumps(document()), encoding="utf-8")
     assert [section.title for section in predicted.sections(Scope(root).read(), Scope(root))] == [before.title]
@@ -272,4 +268,4 @@ def test_the_page_says_over_what_words_are_corrected(store):
     others = {finding["second"] for finding in content["looks"][-1]["findings"]}
     assert {*PLACEMENTS} - others == {"qv"} and others - {*PLACEMENTS}
     assert "Words of a fixed design are Holm-corrected over the maps, a study's over all its contrasts" in page
-    assert "each Holm-corrected over the maps" in whose_words(section_of(store))
+    assert "such are Holm-corrected over the maps, a study's over all its contrasts" in whose_words(section_of(store))
