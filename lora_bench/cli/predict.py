@@ -17,13 +17,15 @@ from lora_bench import wording
 from lora_bench.cli import runs
 from lora_bench.config.compose import parse, schema_override, with_rank_yielding
 from lora_bench.config.errors import ConfigError
-from lora_bench.config.overrides import override
+from lora_bench.config.overrides import key_of, override
 from lora_bench.config.schema import RunConfig
 from lora_bench.paths import output_file, resource_root
 
 if TYPE_CHECKING:
     from lora_bench.predictors.evidence import Evidence
 
+MAPPED = tuple(f"adapter.{name}" for name in ("targets", "layers", "rank", "budget", "rank_pattern", "like"))
+"""What of an adapter a map says itself; all else that was given holds for training it."""
 OPTIONS = ("rows", "batch", "head_steps", "by", "draws", "out", "sweep")
 
 
@@ -51,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
         path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     _print(predictions, about, options.overrides)
     if options.sweep:
-        apart = [word for word in options.overrides if not word.startswith("adapter.")]
-        print(wording.command_line(["lora-bench", f"study={options.sweep.stem}", *apart, "dry_run=true"]))
+        kept = _beside_the_map(options.overrides)
+        print(wording.command_line(["lora-bench", f"study={options.sweep.stem}", *kept, "dry_run=true"]))
     return 0
 
 
@@ -107,6 +109,7 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     Raises:
         ConfigError: for a configuration, a predictor or rows that cannot be.
     """
+    from lora_bench.models.roles import select_layers
     from lora_bench.predictors import bake_off
     from lora_bench.predictors.predict import PREDICTORS, predict
     from lora_bench.predictors.stability import stability
@@ -119,6 +122,12 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     run = resolve(config)
     if not run.matrices:
         raise ConfigError(f"adapter.method: {config.adapter.method} has no matrices to place; give lora")
+    matrices = run.blueprint.matrices
+    if len(select_layers(matrices, config.adapter.layers)) < len(select_layers(matrices, "all")):
+        raise ConfigError(
+            f"adapter.layers: {config.adapter.layers} is some of the layers, and predictors' maps go over all layers; "
+            f"give all, and to keep the budget adapter.budget={run.adapter_parameters}"
+        )
     draws: dict[str, list[Any]] = {name: [] for name in names}
     left_out: dict[str, str] = {}
     tokens = run.tokens()["train"]
@@ -145,13 +154,11 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
         "budget": run.adapter_parameters,
         "left_out": left_out,
         "draws": options.draws,
-        "stability": {
-            name: stability(said, run.blueprint.matrices) for name, said in kept.items() if options.draws > 1
-        },
+        "stability": {name: stability(said, matrices) for name, said in kept.items() if options.draws > 1},
     }
     if options.sweep:
         options.sweep.parent.mkdir(parents=True, exist_ok=True)
-        bake_off.write(options.sweep, predictions, run.blueprint.matrices, about)
+        bake_off.write(options.sweep, predictions, matrices, about)
     return predictions, about
 
 
@@ -195,8 +202,13 @@ def _print(predictions: Sequence[Any], about: dict[str, Any], overrides: Sequenc
     out.print(table)
     for name, why in about["left_out"].items():
         out.print(f"{name}: left out: {why}", markup=False)
-    apart = [word for word in overrides if not word.startswith("adapter.")]
+    kept = _beside_the_map(overrides)
     for said in predictions:
         given = (("adapter.targets", said.targets), ("adapter.rank_pattern", said.rank_pattern))
         words = [override(key, value) for key, value in given]
-        out.print(f"{said.predictor}: {wording.command_line(['lora-bench', *apart, *words])}", markup=False)
+        out.print(f"{said.predictor}: {wording.command_line(['lora-bench', *kept, *words])}", markup=False)
+
+
+def _beside_the_map(overrides: Sequence[str]) -> list[str]:
+    """The words of a configuration that hold for training a map: all but where the adapter lies, and its ranks."""
+    return [word for word in overrides if key_of(word) not in MAPPED]

@@ -1,9 +1,13 @@
 """Baselines from the weights alone, without data.
 
-    norm = ||W||_F        stable rank = ||W||_F^2 / ||W||_2^2        Hill = (k - 1) / sum over i < k of log(s_i / s_k)
+    norm = ||W||_F        stable rank = ||W||_F^2 / ||W||_2^2        Hill = 1 + k / sum over i <= k of log(s_i / s_k)
 
-s are the k largest eigenvalues of W^T W, a half of them all; a low Hill exponent is a heavy tail, which AlphaLoRA reads
-as well trained. Source: Hill 1975; Lu et al. 2024, arXiv:2410.10054 (AlphaLoRA).
+s are the k largest eigenvalues of W^T W, a half of them all, rounded up. Hill is the exponent of their density, which
+falls as s^-Hill, by maximum likelihood: 1 more than Hill's own index of the tail. A low one is a heavy tail, which
+AlphaLoRA reads as well trained. The tail is that of `xmin_mid` in AlphaPruning's code; AlphaLoRA's code takes the same
+exponent of a tail from near the peak of the spectrum on, where it fits best. Both count s_k itself among the k, as is
+done here; as it is often written, 1 + k / sum of log(s_i / s_(k+1)), it does not count.
+Source: Hill 1975; Qing et al. 2024, arXiv:2410.10054 (AlphaLoRA); Lu et al. 2024, arXiv:2410.10912 (AlphaPruning).
 """
 
 import torch
@@ -23,15 +27,15 @@ def stable_rank(evidence: Evidence) -> dict[str, float]:
 
 
 def hill(evidence: Evidence) -> dict[str, float]:
-    """The tail exponent of each matrix's eigenvalues, by module; the higher, the less it was trained."""
+    """The tail exponent of each matrix's eigenvalues, by module; above 1, and the higher, the less it was trained."""
     return {module: hill_exponent(values.square()) for module, values in _singular_values(evidence).items()}
 
 
 def hill_exponent(eigenvalues: torch.Tensor) -> float:
-    """Hill's estimate from eigenvalues in descending order: (n,)."""
-    k = max(2, len(eigenvalues) // 2)
+    """The exponent of the density's tail, 1 + k / sum of log(s_i / s_k), from eigenvalues in descending order: (n,)."""
+    k = max(2, (len(eigenvalues) + 1) // 2)
     logs = eigenvalues[:k].clamp(min=torch.finfo(eigenvalues.dtype).tiny).log()
-    return float((k - 1) / (logs[: k - 1] - logs[k - 1]).sum().clamp(min=1e-12))
+    return 1 + k / float((logs - logs[-1]).sum().clamp(min=1e-12))
 
 
 def _singular_values(evidence: Evidence) -> dict[str, torch.Tensor]:

@@ -30,7 +30,7 @@ from lora_bench.store.errors import StoreError
 from lora_bench.store.journal import journals
 from lora_bench.verdicts import arms, regret, settings, tuning
 from lora_bench.verdicts.note import Note, gap
-from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow, Setting
+from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow, Setting, slug_of
 
 FILE = "predictions.json"
 NULLS = ("random", "parameters")  # maps that predict nothing: what the others must beat
@@ -54,7 +54,7 @@ class Predicted:
 
 
 def sections(runs: pd.DataFrame, scope: Scope, *, predictions: Path | None = None) -> list[SettingSection]:
-    """One section per setting in which a predictor's map was trained.
+    """One section per setting and bake-off of which a map was trained there.
 
     Args:
         predictions: the file of `lora-bench predict`; None looks in the store, and beside the sweeps of its runs.
@@ -69,11 +69,12 @@ def sections(runs: pd.DataFrame, scope: Scope, *, predictions: Path | None = Non
     documents = [read(path) for path in files]
 
     def of(setting: Setting) -> list[SettingSection]:
-        for predicted in documents:
-            named = name_maps(setting.runs, predicted, store)
-            if named["arm"].isin(predicted).any():
-                return [section(setting, named, predicted, scope, name=f"predictors_{setting.slug}")]
-        raise NothingToShow(f"{setting.title}: no run trained a map of {files[0]}; {HOW}")
+        bake_offs = _bake_offs(setting.runs, documents, store)
+        if not bake_offs:
+            raise NothingToShow(f"{setting.title}: no run trained a map of {wording.listed([*map(str, files)])}; {HOW}")
+        made, refused = gather(bake_offs, lambda bake_off: [section(setting, *bake_off, scope)])
+        made[-1].refused.extend(refused)
+        return made
 
     made, refused = gather(scope.settings(runs, free=("layers",)), of)  # a map may leave whole layers out
     made[-1].refused.extend(refused)
@@ -115,6 +116,21 @@ def _files(runs: pd.DataFrame, store: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
+def _bake_offs(
+    runs: pd.DataFrame, documents: Sequence[Mapping[str, Predicted]], store: StoreReader
+) -> list[tuple[str, pd.DataFrame, Mapping[str, Predicted]]]:
+    """What tells each of a setting from the others, its runs (`name_maps`) and what was predicted; no copies."""
+    of_maps: dict[frozenset, tuple[int, pd.DataFrame, Mapping[str, Predicted]]] = {}
+    for predicted in documents:
+        named = name_maps(runs, predicted, store)
+        maps = named[named["arm"].isin(predicted)]
+        if len(maps):
+            key = frozenset(zip(maps["arm"], maps["cell_id"], strict=True))
+            of_maps.setdefault(key, (int(maps["adapter_parameters"].max()), named, predicted))
+    which = " · bake-off {}, {:,} parameters" if len(of_maps) > 1 else ""
+    return [(which.format(n, spent), named, said) for n, (spent, named, said) in enumerate(of_maps.values(), 1)]
+
+
 def name_maps(runs: pd.DataFrame, predicted: Mapping[str, Predicted], store: StoreReader) -> pd.DataFrame:
     """The runs of predictors' maps, by the names of their predictors, and the plain placements at the maps' budget.
 
@@ -134,25 +150,23 @@ def name_maps(runs: pd.DataFrame, predicted: Mapping[str, Predicted], store: Sto
     is_map = adapted["cell_id"].isin(of_cell)
     budget = adapted.loc[is_map, "adapter_parameters"].max()
     near = (adapted["adapter_parameters"] / budget - 1).abs() <= settings.SAME_BUDGET
-    is_plain = near & adapted["targets"].isin(PLACEMENTS) & (adapted["map"] == "") & ~is_map & _is_whole(adapted)
+    is_whole = adapted["layers"] == "all" if "layers" in adapted else True
+    is_plain = near & adapted["targets"].isin(PLACEMENTS) & (adapted["map"] == "") & ~is_map & is_whole
     kept = adapted[is_map | is_plain]
     return kept.assign(
         arm=[of_cell.get(str(cell), str(word)) for cell, word in zip(kept["cell_id"], kept["targets"], strict=True)]
     )
 
 
-def _is_whole(runs: pd.DataFrame) -> pd.Series:
-    return runs["layers"].isin(["all"]) if "layers" in runs else pd.Series(True, index=runs.index)
-
-
 def section(
-    setting: Setting, runs: pd.DataFrame, predicted: Mapping[str, Predicted], scope: Scope, *, name: str
+    setting: Setting, which: str, runs: pd.DataFrame, predicted: Mapping[str, Predicted], scope: Scope
 ) -> SettingSection:
-    """The table, the figure and the sentence for one setting.
+    """The table, the figure and the sentence for one bake-off of a setting.
 
     Raises:
         NothingToShow: when no plain placement was trained at the maps' budget.
     """
+    title, name = f"{setting.title}{which}", f"predictors_{setting.slug}{slug_of(which) if which else ''}"
     runs = arms.sort_arms(runs)
     settings.refuse_duplicates(setting, runs)
     trained = [map_name for map_name in predicted if map_name in set(runs["arm"])]
@@ -160,7 +174,7 @@ def section(
     judged = arms.judge(runs, [(reference, map_name) for map_name in trained], margin=margin)
     plain = [arm for arm in judged.estimates.index if arm in PLACEMENTS and judged.estimates.loc[arm, "n_seeds"]]
     if not plain:
-        raise NothingToShow(f"{setting.title}: no plain placement was trained at the budget of the predictors' maps")
+        raise NothingToShow(f"{title}: no plain placement was trained at the budget of the predictors' maps")
     best = str(judged.rates.loc[plain, "select"].idxmax())
     flat = tuning.flat_arms(judged.rates)
     others = [(RANDOM, map_name) for map_name in trained if map_name != RANDOM] if RANDOM in trained else []
@@ -171,6 +185,7 @@ def section(
     frame["reference_word"] = [of_study.get(row, words.get(row, "")) for row in frame["predictor"]]
     random_words = dict(zip(against_random["second"], against_random["verdict"], strict=True))
     frame["random_word"] = [random_words.get(row, "") for row in frame["predictor"]]
+    points = frame.assign(**{column: 100 * frame[column] for column in ("regret", "regret_low", "regret_high")})
     notes = [
         *setting.notes,
         Note(
@@ -185,10 +200,10 @@ def section(
         *_lacking(trained, predicted, judged.estimates, plain),
     ]
     return SettingSection(
-        title=f"Predictors: {setting.title}",
-        sentence=sentence(setting, frame, best, reference),
-        tables=[_table(name, setting, frame, reference, best)],
-        figures={name: figures.predictors(_points(frame), best=best)},
+        title=f"Predictors: {title}",
+        sentence=sentence(title, frame, best, reference),
+        tables=[_table(name, title, frame, reference, best, metric=setting.metric)],
+        figures={name: figures.predictors(points, best=best)},
         captions={
             name: f"Regret of each predictor's map on report against {best}, which select names best, and agreement of "
             "its roles with the measured order of q, k, v and o, with 95 % intervals over seeds. Grey: maps that "
@@ -208,29 +223,25 @@ def _study_words(runs: pd.DataFrame, trained: Sequence[str], store: StoreReader,
     runs_of = {name: {*runs.loc[runs["arm"] == name, "run_id"]} for name in trained}
     words = {}
     for journal in journals(store.root):
-        content = None
         with contextlib.suppress(StoreError):
-            content = journal.read()
-        looked = content["looks"] if content else []
-        seen = {run_id for look in looked for run_id in look["runs"]}
-        words |= {
-            finding["second"]: finding["word"]
-            for finding in (looked[-1]["findings"] if looked else ())
-            if finding["first"] == reference and not seen.isdisjoint(runs_of.get(finding["second"], ()))
-        }
+            looked = (journal.read() or {"looks": []})["looks"]
+            seen = {run_id for look in looked for run_id in look["runs"]}
+            words |= {
+                finding["second"]: finding["word"]
+                for look in looked[-1:]
+                for finding in look["findings"]
+                if finding["first"] == reference and not seen.isdisjoint(runs_of.get(finding["second"], ()))
+            }
     return words
 
 
 def _whose_words(trained: Sequence[str], of_study: Mapping[str, str], reference: str, look: str) -> Note:
     """What each word rests on, and over what it was corrected."""
-    own = [name for name in trained if name in of_study]
-    fixed, over = f"of a fixed design ({look})", "Holm-corrected over the maps"
-    if not own:
-        return Note(f"words against {reference} and against the random map are {fixed}, each {over}")
-    whose = "the study's" if len(own) == len(trained) else f"the study's for {wording.listed(own)}, else {fixed}"
+    own = wording.listed([name for name in trained if name in of_study])
+    whose = {0: "of a fixed design", len(trained): "a study's"}.get(len(of_study), f"a study's for {own}, else fixed")
     return Note(
-        f"words against {reference} are {whose}, those against the random map {fixed}; a study's hold over all its "
-        f"contrasts and looks, those of a fixed design are {over}"
+        f"words against {reference} are {whose}, those against the random map of a fixed design ({look}); such are "
+        "Holm-corrected over the maps, a study's over all its contrasts and looks"
     )
 
 
@@ -253,9 +264,7 @@ def _frame(
         }  # fmt: skip
         for kind, placements in {"": SINGLE, "all_": PLACEMENTS}.items():
             agreed = _agreement(said, placements, scores, rng)
-            row |= {
-                f"{kind}{key}": value for key, value in zip(("tau", "tau_low", "tau_high", "rho"), agreed, strict=True)
-            }
+            row |= {f"{kind}{key}": value for key, value in zip(AGREED, agreed, strict=True)}
         rows.append(row)
     return pd.DataFrame(rows).sort_values(["is_null", "regret"], kind="stable", ignore_index=True)
 
@@ -276,13 +285,13 @@ def _agreement(
     return regret.agreement(means, measured, rng=rng)
 
 
-def sentence(setting: Setting, frame: pd.DataFrame, best: str, reference: str) -> str:
+def sentence(title: str, frame: pd.DataFrame, best: str, reference: str) -> str:
     """What was found here, in one sentence."""
     real = frame[~frame["is_null"] & np.isfinite(frame["regret"])]
     if real.empty:
-        return f"On {setting.title} no predictor's map has a score beside that of {best}."
+        return f"On {title} no predictor's map has a score beside that of {best}."
     start = (
-        f"On {setting.title} the maps of {wording.counted(len(real), 'predictor')} score "
+        f"On {title} the maps of {wording.counted(len(real), 'predictor')} score "
         f"{wording.signed(-real['regret'].max())} to {wording.signed(-real['regret'].min())} points against {best}, "
         "the best placement by select"
     )
@@ -293,7 +302,7 @@ def sentence(setting: Setting, frame: pd.DataFrame, best: str, reference: str) -
     return f"{start}; {', '.join(parts)}."
 
 
-def _table(name: str, setting: Setting, frame: pd.DataFrame, reference: str, best: str) -> Table:
+def _table(name: str, title: str, frame: pd.DataFrame, reference: str, best: str, *, metric: str) -> Table:
     regrets = zip(frame["regret"], frame["regret_high"], strict=True)
     shown = frame.assign(
         regret_shown=[wording.plus_minus(mean, high, wording.signed) for mean, high in regrets],
@@ -307,7 +316,7 @@ def _table(name: str, setting: Setting, frame: pd.DataFrame, reference: str, bes
     columns = [
         Column("predictor", "map of", wording.text, is_number=False, is_name=True),
         Column("n_seeds", "seeds", wording.count),
-        Column("score", style.short_metric(setting.metric), wording.points, on_screen=False, best_of="score"),
+        Column("score", style.short_metric(metric), wording.points, on_screen=False, best_of="score"),
         Column("regret_shown", "regret", wording.text),
         Column("reference_word", f"{reference} is", wording.text, is_number=False),
         Column("random_word", "random is", wording.text, is_number=False),
@@ -319,13 +328,8 @@ def _table(name: str, setting: Setting, frame: pd.DataFrame, reference: str, bes
         Column("seconds", "s", _short),
         Column("memory_shown", "memory", wording.text, on_screen=False),
     ]
-    title = f"{setting.title}: maps of predictors, report score lost to {best} ± 95 %"
+    title = f"{title}: maps of predictors, report score lost to {best} ± 95 %"
     return Table(name, title, shown, columns)
-
-
-def _points(frame: pd.DataFrame) -> pd.DataFrame:
-    names = ["regret", "regret_low", "regret_high"]
-    return frame.assign(**{name: 100 * frame[name] for name in names})
 
 
 def _lacking(

@@ -173,6 +173,7 @@ def section(title: str, content: Mapping[str, Any], *, head: str) -> StudySectio
     declared, last = content["declaration"], content["looks"][-1]
     is_of_pairs = declared["reference"] is None
     frame = _frame(declared, content["looks"])
+    about, words = f"{title}: each placement against each other", _worded(last["findings"])
     name = f"study_{slug_of(title)}"
     metric = content["metric"]
     n_last = declared["looks"][-1]
@@ -198,7 +199,7 @@ def section(title: str, content: Mapping[str, Any], *, head: str) -> StudySectio
                     Column("rates_shown", "rates alive", wording.text, is_number=False, on_screen=False),
                 ],
             ),
-            *([_matrix(f"{name}_matrix", title, declared, last["findings"])] if is_of_pairs else []),
+            *([tables.word_matrix(f"{name}_matrix", about, declared["placements"], words)] if is_of_pairs else []),
         ],
         figures={
             name: verdicts.contrasts(
@@ -233,18 +234,13 @@ def sentence(title: str, content: Mapping[str, Any]) -> str:
 
 
 def _said(by_word: Mapping[str, Sequence[str]]) -> str:
-    """`is better than q and k, tied with v, learns more often than o`: the verb again where another word needs another.
-
-    Args:
-        by_word: word -> the placements against which the first has it.
-    """
+    """`is better than q and k, tied with v, learns more often than o`, from word -> the placements it is against."""
     parts, before = [], ""
-    for word, (verb, rest) in PHRASES.items():
-        if word in by_word:
-            seconds = by_word[word]
-            said = rest.format(wording.listed(seconds), "the two" if len(seconds) == 1 else "each pair")
-            parts.append(said if verb == before else f"{verb} {said}")
-            before = verb
+    for word in filter(by_word.__contains__, PHRASES):
+        verb, rest = PHRASES[word]
+        of_pair = "the two" if len(by_word[word]) == 1 else "each pair"
+        parts.append(f"{verb} " * (verb != before) + rest.format(wording.listed(by_word[word]), of_pair))
+        before = verb
     return ", ".join(parts)
 
 
@@ -252,18 +248,12 @@ def _worded(findings: Iterable[Mapping[str, Any]]) -> list[pairwise.Worded]:
     return [(finding["first"], finding["second"], finding["word"]) for finding in findings]
 
 
-def _matrix(name: str, title: str, declared: Mapping[str, Any], findings: Iterable[Mapping[str, Any]]) -> Table:
-    return tables.word_matrix(
-        name, f"{title}: each placement against each other", declared["placements"], _worded(findings)
-    )
-
-
 def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
     declared, last = content["declaration"], content["looks"][-1]
-    rates = starts_in_words(declared)
+    rates, seeds = starts_in_words(declared), wording.listed([*map(str, declared["looks"])])
     notes = [
         Note(
-            f"declared {content['declared'][:10]}: rates from {rates}, looks at {_listed(declared['looks'])} seeds "
+            f"declared {content['declared'][:10]}: rates from {rates}, looks at {seeds} seeds "
             f"from seed {declared['first_seed']} on, margin {100 * declared['margin']:g}; error spent "
             f"{last['spent']:.4f} of {declared['error']:.4f}"
         ),
@@ -272,30 +262,21 @@ def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
     for kind, is_so in UNLEARNED.items():
         names = [name for name, of_name in last["learning"].items() if of_name == kind]
         notes += [gap(f"{is_so}: {wording.listed(names)}")] * bool(names)
-    waiting = [finding for finding in last["findings"] if finding["look"] is None]
+    findings = last["findings"]
+    waiting = {(row["first"], row["second"]): row["chance"] for row in findings if row["look"] is None}
     if last["n_seeds"] >= n_last:
         return notes
-    spending = {name for finding in waiting if not _is_futile(finding) for name in _pair(finding)}
-    goes_on = {_pair(finding): spending.issuperset(_pair(finding)) for finding in waiting}
+    futile = {pair for pair, chance in waiting.items() if chance is not None and chance < looks.FUTILE}
+    spending = {name for pair in waiting if pair not in futile for name in pair}
     for is_on, what in {
         True: "the same command goes on",
         False: f"no more seeds, since the chance of a word at {n_last} is below {100 * looks.FUTILE:.0f} %",
     }.items():
-        pairs = [" − ".join(pair) for pair, is_so in goes_on.items() if is_so == is_on]
+        pairs = [" − ".join(pair) for pair in waiting if spending.issuperset(pair) == is_on]  # as scheme.follow has it
         are_told = declared["reference"] is not None or len(pairs) <= pairwise.NAMED
-        open_ones = wording.listed(pairs) if are_told else f"{len(pairs)} of {len(last['findings'])} pairs"
+        open_ones = wording.listed(pairs) if are_told else f"{len(pairs)} of {len(findings)} pairs"
         notes += [gap(f"open: {open_ones}; {what}")] * bool(pairs)
     return notes
-
-
-def _is_futile(finding: Mapping[str, Any]) -> bool:
-    """Whether an open contrast brings no seeds to its placements (`looks.Finding.is_spending`); it is judged again all
-    the same where both have some, for the sake of others."""
-    return finding["chance"] is not None and finding["chance"] < looks.FUTILE
-
-
-def _pair(finding: Mapping[str, Any]) -> tuple[str, str]:
-    return finding["first"], finding["second"]
 
 
 def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -331,7 +312,3 @@ def _frame(declared: Mapping[str, Any], looked: Sequence[Mapping[str, Any]]) -> 
 def _latest(looked: Sequence[Mapping[str, Any]], finding: Mapping[str, Any]) -> Mapping[str, Any]:
     """The look that gave an open contrast its numbers: the last with so many seeds."""
     return next((look for look in looked if look["n_seeds"] == finding["n_seeds"]), looked[-1])
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    return wording.listed([str(number) for number in numbers])

@@ -22,8 +22,10 @@ from lora_bench.predictors import bake_off, eva
 from lora_bench.predictors.allocate import pattern, rank_map
 from lora_bench.predictors.evidence import Evidence
 from lora_bench.predictors.predict import PREDICTORS, predict
+from lora_bench.predictors.spectrum import hill_exponent
 from lora_bench.predictors.stability import overlap
 from lora_bench.training.resolve import resolve
+from lora_bench.wording import words_of
 
 INPUTS = frozenset({"input_ids", "attention_mask"})
 
@@ -75,10 +77,9 @@ def fisher(module, weight, G):
 
 
 def hill(module, weight, G):
-    eigenvalues = np.sort(np.linalg.eigvalsh(weight @ weight.T))[::-1]
-    eigenvalues = eigenvalues[: min(weight.shape)]
-    k = len(eigenvalues) // 2
-    return 1 / np.mean([np.log(value / eigenvalues[k - 1]) for value in eigenvalues[: k - 1]])
+    logs = np.log(np.sort(np.linalg.svd(weight, compute_uv=False) ** 2))
+    tail = logs[len(logs) // 2 :]  # ascending, as the authors' code has it
+    return 1 + len(tail) / (tail.sum() - len(tail) * tail[0])
 
 
 FORMULAS = {
@@ -98,6 +99,14 @@ def test_a_predictor_is_its_formula(name, evidence, gradients):
     """In double precision, from gradients of plain backward passes and numpy."""
     scores = PREDICTORS[name].scores(evidence)
     assert scores == pytest.approx(by_hand(evidence, gradients, FORMULAS[name]), rel=1e-8)
+
+
+@pytest.mark.parametrize("exponent", [1.5, 2.0, 4.0])
+def test_the_tail_exponent_is_that_of_the_density(exponent):
+    """PL_Alpha_Hill is the exponent of a power law's density, which is one more than Hill's index of its tail."""
+    shares = (np.arange(40_000) + 0.5) / 40_000
+    eigenvalues = torch.from_numpy(shares ** (-1 / (exponent - 1)))  # quantiles, descending
+    assert hill_exponent(eigenvalues) == pytest.approx(exponent, rel=2e-3)
 
 
 def test_the_gradient_energy_is_what_the_start_of_a_run_gives(evidence, gradients):
@@ -230,6 +239,31 @@ def test_the_command_says_what_a_run_can_be_given(tmp_path, capsys):
     for said in document["predictions"]:
         assert said["seconds"] > 0 and said["rank_pattern"] in printed and said["predictor"] in printed
         assert parse_rank_pattern(yaml.safe_load(said["rank_pattern"]))
+
+
+def test_the_printed_lines_train_the_maps_as_was_asked(tmp_path, monkeypatch, capsys):
+    """An alpha that was left out made each line, and the study, train another update than the one that was meant."""
+    monkeypatch.chdir(tmp_path)
+    asked = ["adapter=rslora", "adapter.alpha=32", "++adapter.init=kaiming", "adapter.dropout=0.1"]
+    placed = ["adapter.targets=q", "adapter.rank=null", "+adapter.rank_pattern=q@2"]
+    assert command.main([*WORDS, "by=norm,random", *asked, *placed, "out=said.json", "sweep=sweeps/chosen.yaml"]) == 0
+    *lines, of_study = [line for line in capsys.readouterr().out.splitlines() if "lora-bench " in line]
+    for line, said in zip(lines, predictions_of("said.json"), strict=True):
+        run = resolve(command._configured(words_of(line.partition("lora-bench ")[2])))
+        assert {matrix.module: matrix.rank for matrix in run.matrices} == said["ranks"]
+        adapter = run.config.adapter
+        assert (adapter.alpha_policy, adapter.alpha, adapter.init, adapter.dropout) == ("rslora", 32, "kaiming", 0.1)
+    assert [word for word in words_of(of_study) if "adapter" in word] == asked
+
+
+@pytest.mark.parametrize("layers", ["[0]", "first\\:1"])
+def test_maps_of_some_layers_are_refused_before_they_pass_for_maps_of_all(layers, capsys):
+    """They gave the budget of a few layers to maps that go over all."""
+    assert command.main([*WORDS, "by=norm", "adapter.budget=qv@4", f"adapter.layers={layers}"]) == 2
+    said = capsys.readouterr().err
+    assert "adapter.layers: " in said and "over all layers" in said and said.count("\n") == 1
+    assert command.main([*WORDS, "by=norm", "adapter.budget=qv@4", "adapter.layers=last\\:2"]) == 0, "which are all"
+    assert "adapter.layers" not in capsys.readouterr().out
 
 
 def test_what_predictors_chose_is_a_study_beside_the_placements(tmp_path, monkeypatch, capsys):

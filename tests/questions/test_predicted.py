@@ -14,8 +14,8 @@ from fake_store import RANKS, fake_record, write_store
 from lora_bench import wording
 from lora_bench.questions import predicted
 from lora_bench.reports.scope import Scope
-from lora_bench.store.journal import Journal
-from lora_bench.verdicts.settings import NothingToShow
+from lora_bench.store.journal import Journal, journals
+from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow
 
 EFFECTS = {"q": 0.60, "k": 0.62, "v": 0.70, "o": 0.66, "qk": 0.61, "qv": 0.72, "qkvo": 0.71}
 MAPS = {"wise": ("vo", 0.715), "wrong": ("qk", 0.60), "random": ("qkvo", 0.65)}
@@ -120,8 +120,9 @@ def study_of(store, words, *, runs):
     """The journal of a study that looked at these runs, with its words of qv: other placement -> word."""
     look = dict.fromkeys(("n_seeds", "level", "spent", "alive", "chosen", "learning")) | {"number": 0, "runs": runs}
     look["findings"] = [{"first": "qv", "second": name, "word": word} for name, word in words.items()]
-    content = {"title": "minilm · cola", "metric": "accuracy", "declared": "", "setting": {}, "looks": [look]}
-    Journal.of(store, "bake", {}).write(content | {"declaration": {"looks": [8]}})
+    setting = {"model": "m-minilm", "task": "t-cola", "adapter": {}, "train": {}}
+    content = {"title": "minilm · cola", "metric": "accuracy", "declared": "", "setting": setting, "looks": [look]}
+    Journal.of(store, "bake", setting).write(content | {"declaration": {"looks": [8]}})
 
 
 def runs_of(name):
@@ -137,26 +138,76 @@ def whose_words(section):
 @pytest.mark.parametrize("is_of_these_runs", [True, False])
 def test_a_study_s_words_count_where_it_looked_at_the_map(store, is_of_these_runs):
     """One on other rows of the task, or at another budget, has a map of the same predictor, and says nothing here."""
-    runs = {name: runs_of(name) if is_of_these_runs else [f"of-{name}"] for name in MAPS}
-    study_of(
-        store, dict.fromkeys(MAPS, "learns more often"), runs=[run_id for of_map in runs.values() for run_id in of_map]
-    )
+    runs = [run_id for name in MAPS for run_id in runs_of(name)] if is_of_these_runs else ["of another map"]
+    study_of(store, dict.fromkeys(MAPS, "learns more often"), runs=runs)
     section = section_of(store)
     table = section.tables[0].frame.set_index("predictor")
     assert (table.loc["wise", "reference_word"] == "learns more often") == is_of_these_runs
-    assert whose_words(section).startswith("words against qv are the study's, those") == is_of_these_runs
+    assert whose_words(section).startswith("words against qv are a study's, those") == is_of_these_runs
 
 
 def test_words_of_a_fixed_design_are_not_said_to_be_a_study_s(store):
     """A study of the placements alone has the same reference, and its words are of no map; one may lack some maps."""
     study_of(store, {"q": "better", "v": "tied"}, runs=[record["run_id"] for record in records()[:56]])
-    assert whose_words(section_of(store)).startswith(
-        "words against qv and against the random map are of a fixed design"
-    )
+    assert whose_words(section_of(store)).startswith("words against qv are of a fixed design, those")
     study_of(store, {"q": "better", "wise": "tied"}, runs=runs_of("wise"))
     note = whose_words(section_of(store))
-    assert note.startswith("words against qv are the study's for wise, else of a fixed design (one look, 8 seeds)")
+    assert note.startswith("words against qv are a study's for wise, else fixed, those")
     assert "over all its contrasts" in note
+
+
+def at_another_budget():
+    """A map of the wise predictor at half the budget, and plain placements there: records and what was predicted."""
+    ranks = ranks_of("vo", seed=9)
+    made = []
+    for seed in range(N_SEEDS):
+        score = 0.65 + 0.01 * seed
+        plain = fake_record(targets="qv", rank=2, seed=seed, metric="accuracy", report=score)
+        record = fake_record(
+            targets="vo", seed=seed, metric="accuracy", report=score, adapter={"rank": ranks, "layers": [2, 3, 4, 5]}
+        )
+        record["manifest"] = [
+            matrix | {"rank": ranks[matrix["module"]]} for matrix in record["manifest"] if matrix["module"] in ranks
+        ]
+        record["parameters"]["adapter"] = 18_432
+        made += [plain, record]
+    (wise, *_) = document()["predictions"]
+    return made, {"predictions": [wise | {"ranks": ranks}]}
+
+
+def test_each_bake_off_of_a_setting_is_shown_once(store, tmp_path, monkeypatch):
+    """A second one, at another budget, was left out in silence; a copy of the first beside its sweep is no second."""
+    monkeypatch.chdir(tmp_path)
+    (before,) = predicted.sections(Scope(store).read(), Scope(store))
+    made, said = at_another_budget()
+    root = write_store(tmp_path / "both", [*records(), *made])
+    beside = tmp_path / "sweeps" / "weight_types" / predicted.FILE  # the sweep that these records name
+    beside.parent.mkdir(parents=True)
+    for path, content in ((root / predicted.FILE, document()), (beside, said)):
+        path.write_text(json.dumps(content), encoding="utf-8")
+    first, second = predicted.sections(Scope(root).read(), Scope(root))
+    assert first.tables[0].frame.equals(before.tables[0].frame)
+    whose = [section.title.rpartition(" · ")[2] for section in (first, second)]
+    assert whose == ["bake-off 1, 36,864 parameters", "bake-off 2, 18,432 parameters"]
+    assert second.tables[0].frame["predictor"].tolist() == ["wise", "qv"]
+    assert second.sentence.startswith("On minilm · cola · bake-off 2, 18,432 parameters the maps of 1 predictor")
+    assert first.tables[0].name != second.tables[0].name and not {*first.figures} & {*second.figures}
+    beside.write_text(json.dumps(document()), encoding="utf-8")
+    assert [section.title for section in predicted.sections(Scope(root).read(), Scope(root))] == [before.title]
+
+
+def test_a_bake_off_without_a_placement_at_its_budget_does_not_take_another_along(tmp_path, monkeypatch):
+    """What it lacks stands under the one that is shown."""
+    monkeypatch.chdir(tmp_path)
+    made, said = at_another_budget()
+    root = write_store(tmp_path / "both", [*records(), *made[1::2]])
+    beside = tmp_path / "sweeps" / "weight_types" / predicted.FILE
+    beside.parent.mkdir(parents=True)
+    for path, content in ((root / predicted.FILE, document()), (beside, said)):
+        path.write_text(json.dumps(content), encoding="utf-8")
+    section = section_of(root)
+    assert "wrong" in section.tables[0].frame["predictor"].tolist()
+    assert any("18,432 parameters: no plain placement was trained" in line for line in section.refused)
 
 
 def test_the_command_writes_a_table_and_a_figure(store, tmp_path, capsys):
@@ -205,3 +256,16 @@ def test_the_published_bake_off_is_that_of_its_records():
         assert line[2:4] == [row["reference_word"], row["random_word"] or ""]
         assert line[4] == ("–" if np.isnan(row["tau"]) else f"{row['tau']:.2f}")
     assert "none shown better than qv, none shown better than the random map" in section.sentence
+
+
+def test_the_page_says_over_what_words_are_corrected(store):
+    """A study's family holds the placements, so its words are not corrected over the maps alone."""
+    root = Path(__file__).resolve().parents[2]
+    page = " ".join((root / "docs" / "predictors.md").read_text(encoding="utf-8").split())
+    (journal,) = journals(root / "results" / "predictors_sst2_500")
+    content = journal.read()
+    assert content is not None
+    others = {finding["second"] for finding in content["looks"][-1]["findings"]}
+    assert {*PLACEMENTS} - others == {"qv"} and others - {*PLACEMENTS}
+    assert "Words of a fixed design are Holm-corrected over the maps, a study's over all its contrasts" in page
+    assert "such are Holm-corrected over the maps, a study's over all its contrasts" in whose_words(section_of(store))
