@@ -90,7 +90,9 @@ def _head(plan: Blueprint, task: Task) -> str:
 
     if plan.config.trust_remote_code:
         return f"how the head on {plan.name} begins is for the model's own code"
-    head = weights.head_of(plan.folder) if plan.folder is not None else None
+    if plan.folder is None:
+        return f"all weights of {plan.name} are random, as model.weights=random says: its scores mean nothing"
+    head = weights.head_of(plan.folder)
     if head is None or len(head.labels) != task.n_labels:
         return f"the head on {plan.name} begins fresh"
     start = f"the head on {plan.name} begins as the checkpoint's"

@@ -95,6 +95,11 @@ def blueprint(config: ModelConfig, n_labels: int) -> Blueprint:
 def _blueprint(config_json: str, n_labels: int) -> Blueprint:
     config = ModelConfig(**json.loads(config_json))
     if config.weights == "random":
+        if (Path(config.name).expanduser() / "config.json").is_file():
+            raise ConfigError(
+                f"model.name: {config.name!r} is a folder, and model.weights=random would leave its weights unread; "
+                "add model.weights=pretrained, or leave out what sets random weights, as model=tiny does"
+            )
         folder, architecture = None, _random_architecture(config, n_labels)
         tokenizer = byte_tokenizer()
         fingerprint = hashlib.sha256(b"random weights of seed 0").hexdigest()

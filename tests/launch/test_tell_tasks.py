@@ -48,7 +48,7 @@ def test_the_plan_names_labels_counts_and_repeated_rows(tmp_path):
     n_select = sum(f"text {row}" in selected for row in range(3))
     parts = [f"{3 - n_select} of train"] * (n_select < 3) + [f"{n_select} of select"] * (n_select > 0)
     assert told[1].strip() == f"of 3 report rows {' and '.join(parts)} too; select is cut from train, before it"
-    assert told[2].strip() == "the head on tiny begins fresh"
+    assert told[2].strip() == "all weights of tiny are random, as model.weights=random says: its scores mean nothing"
 
 
 @pytest.mark.parametrize("n_long", [0, 20])

@@ -41,6 +41,14 @@ def test_an_own_folder_is_loaded_whatever_package_the_default_has(folder):
     assert plan.fingerprint != blueprint.blueprint(model(), 2).fingerprint
 
 
+def test_a_folder_is_never_trained_with_random_weights(folder):
+    """`model=tiny model.name=FOLDER` trained tiny's random weights, in silence and under the folder's name."""
+    with pytest.raises(ConfigError, match=r"is a folder, and model\.weights=random would leave its weights unread"):
+        blueprint.blueprint(model("model=tiny", f"model.name={folder}"), 2)
+    given = model("model=tiny", f"model.name={folder}", "model.weights=pretrained")
+    assert blueprint.blueprint(given, 2).folder == folder
+
+
 def test_roles_of_ones_own_make_other_runs():
     """`q` mapped to other matrices is another adapter: its scores must not be taken for those of the first."""
     plain, key, query = (
