@@ -16,6 +16,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+import lora_bench
 from fake_store import depth_records, fake_record, weight_types_records, write_store
 from hydra_plugins.lora_bench.sweeper import SweeperConf
 from lora_bench.calibration import simulated
@@ -345,3 +346,8 @@ def test_the_map_of_contributing_names_what_is_there():
     assert not [name for name in sorted(named) if not any((place / name).exists() for place in places)]
     rooms = {path.name for path in (ROOT / "lora_bench").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert all(f"`{room}/`" in text for room in rooms - {"conf", "sweeps", "analysis"})
+
+
+def test_the_citation_names_the_version_that_is_installed():
+    """Two places that are kept in step by hand are not."""
+    assert f"\nversion: {lora_bench.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")

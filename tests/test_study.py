@@ -11,7 +11,7 @@ import pytest
 
 from analysis import rescore
 from lora_bench import wording
-from lora_bench.questions import amplification, rank, studies, weight_types
+from lora_bench.questions import amplification, claims, rank, studies, weight_types
 from lora_bench.questions.across import across
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
@@ -311,6 +311,44 @@ def test_the_pages_tables_of_the_further_studies_are_those_of_their_journals():
     assert f"q has {scores['q'].mean():.0f} ± {scores['q'].std():.0f}, from {scores['q'].min():.0f} to" in text
     assert f"qv has {scores['qv'].mean():.1f} ± {scores['qv'].std():.1f} over samples" in text
     assert f", v {scores['v'].mean():.1f} ± {scores['v'].std():.1f} and" in text
+
+
+def test_what_the_page_says_beside_the_further_studies_is_in_the_records():
+    """The one sample that they are held against, and the claims that their records judge."""
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    sample = ROOT / "results" / "study_sst2_1000"
+    (journal,) = (
+        journal
+        for path in (sample / "studies").glob("*.json")
+        if "MiniLM" in (journal := json.loads(path.read_text()))["title"]
+    )
+    look = journal["looks"][0]
+    frame = open_store(sample).frame()
+    frame = frame[frame["run_id"].isin(look["runs"])]
+    scores = {name: 100 * frame.loc[(frame["targets"] == name) & (frame["lr"] == look["chosen"][name]), "report"]
+              for name in ("q", "qv", "v")}  # fmt: skip
+    assert {len(of_name) for of_name in scores.values()} == {8}
+    ahead = (scores["qv"].mean() - scores["q"].mean()).round()
+    assert (
+        f"q has {scores['q'].mean():.0f} ± {scores['q'].std():.0f} points" in text
+        and f"qv is {ahead:.0f} ahead" in text
+    )
+    assert f"and {scores['qv'].mean():.1f} ± {scores['qv'].std():.1f} over seeds on the one" in text
+    assert f"and {scores['v'].mean():.1f} ± {scores['v'].std():.1f}." in text
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"qv is 9 points ahead of q, on one sample {ahead:.0f}," in readme
+    scope = Scope(ROOT / "results" / "further_sst2_1000")
+    asked = [
+        claim for claim in claims.read_claims(claims.SHIPPED) if claim["id"] in ("qv_flat_in_rank", "rslora_over_fixed")
+    ]
+    (card,) = claims.sections(scope.read(), scope, asked)
+    decided = {row["claim"]: row for row in card.rows.to_dict("records") if row["status"] != "not run"}
+    for name, (told, p) in {
+        "qv_flat_in_rank": ("+1.8 ± 1.3", ".011"),
+        "rslora_over_fixed": ("−1.5 ± 0.8", ".003"),
+    }.items():
+        assert decided[name]["status"] == "refuted"
+        assert f"{told} points, 8 seeds, p {p}" in decided[name]["evidence"] and told.lstrip("−") in text
 
 
 def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):

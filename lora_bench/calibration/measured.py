@@ -12,6 +12,7 @@ from lora_bench.calibration import simulate
 from lora_bench.calibration.section import CalibrationSection
 from lora_bench.calibration.simulate import ERROR, Trials
 from lora_bench.calibration.simulated import (
+    SEEDS,
     error_row,
     null_table,
     power_rows,
@@ -28,7 +29,6 @@ from lora_bench.verdicts import arms, gaps, settings, stats
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.wording import percent
 
-SEEDS = (3, 5, 8)
 COVERAGE_SEEDS = 24  # a reference needs several times the seeds that are tested against it
 COVERAGE_DRAWS = 2_000
 

@@ -19,7 +19,6 @@ import numpy as np
 from lora_bench.launch.packs import lengths
 from lora_bench.launch.plan import Plan
 from lora_bench.store import StoreReader
-from lora_bench.training.scored import scored_tokens
 from lora_bench.wording import counted
 
 if TYPE_CHECKING:
@@ -152,8 +151,9 @@ def _pace(known: Any, pack: Sequence[Any]) -> "Pace":
     packs = known.groupby(["pack_seconds", "pack_size"], as_index=False)[["flops"]].mean()
     distance = np.abs(np.log(packs["pack_size"] / len(pack)))
     packs = packs[distance <= distance.min() + 1e-9]
+    _, (scoring,) = _operations(pack[:1])
     work = [
-        with_shared([flops + _scoring_flops(pack[0])] * int(size))
+        with_shared([flops + scoring] * int(size))
         for flops, size in zip(packs["flops"], packs["pack_size"], strict=True)
     ]
     per_operation = float((packs["pack_seconds"] / work).median())
@@ -167,7 +167,7 @@ def _rehearsed(plan: Plan, by_kind: Mapping[Kind, list[list[Any]]]) -> tuple[dic
     """The pace of each kind, and what it rests on."""
     from lora_bench.training.rehearsal import Pace, rehearse
 
-    ordered = sorted(by_kind, key=lambda kind: -sum(sum(map(_flops, pack)) for pack in by_kind[kind]))
+    ordered = sorted(by_kind, key=lambda kind: -sum(sum(map(sum, _operations(pack))) for pack in by_kind[kind]))
     paces: dict[Kind, Pace] = {}
     for kind in ordered[:MOST_REHEARSALS]:
         largest = max(by_kind[kind], key=len)
@@ -197,24 +197,10 @@ def _guessed(by_kind: Mapping[Kind, list[list[Any]]]) -> tuple[dict[Kind, "Pace"
 
 def _operations(pack: Sequence[Any]) -> tuple[list[float], list[float]]:
     """Of training and of scoring, run by run."""
-    scoring = _scoring_flops(pack[0])
-    return [_flops(run) - scoring for run in pack], [scoring] * len(pack)
+    from lora_bench.training.work import operations
 
-
-def _flops(run: Any) -> int:
-    """Of training, and of scoring."""
-    from lora_bench.training.cost import run_flops
-
-    trained = round(lengths(run).tokens["train"] * run.config.train.epochs)
-    return run_flops(run.blueprint, run.config, run.matrices, trained) + _scoring_flops(run)
-
-
-def _scoring_flops(run: Any) -> int:
-    from lora_bench.training.cost import scoring_flops
-
-    n_select = len(run.task.splits["select"])
-    n_tokens = scored_tokens(lengths(run).tokens, run.config.train, n_train=run.n_train, n_select=n_select)
-    return scoring_flops(run.blueprint, n_tokens)
+    training, scoring = zip(*(operations(run, lengths(run).tokens) for run in pack), strict=True)
+    return list(training), list(scoring)
 
 
 def _bytes(run: Any) -> int:

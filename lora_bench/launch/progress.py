@@ -158,12 +158,13 @@ class StepProgress:
             self._console.print(f"{counted(self._step, 'step')}: {losses}", highlight=False)
 
     def _listen(self, event: Mapping[str, Any]) -> None:
-        if event.get("event") == "work":
+        kind = event.get("event")
+        if kind == "work":
             self._share = event["share"]
-        elif event.get("event") == "step":
+        elif kind == "step":
             self._step, self._steps, self._last = event["step"], event["steps"], event["loss"]
             self._first = self._last if self._first is None else self._first
-        if self._first is None or event.get("event") not in ("work", "step"):
+        if self._first is None or kind not in ("work", "step"):
             return
         state = [f"loss {_loss(self._last)}", *(["scoring"] if self._step == self._steps else [])]
         head, tail = f"step {self._step:,}/{self._steps:,}", "  ".join([*state, *self._meter.times(self._share)])

@@ -65,7 +65,7 @@ def word_on(
         return None
     said = []
     for finding in findings:
-        if not all(finding["runs"] & frozenset(of_side) for of_side in runs):
+        if any(finding["runs"].isdisjoint(of_side) for of_side in runs):
             continue
         is_final = finding["look"] is not None
         for first, second, sign in ((*_pair(finding), 1), (*reversed(_pair(finding)), -1)):

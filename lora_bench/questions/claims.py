@@ -9,9 +9,10 @@ word on a claim's contrast, that word counts.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,7 +127,8 @@ def sections(runs: pd.DataFrame, scope: Scope, claims: list[dict] | None = None)
     store = open_store(scope.store) if scope.store.is_dir() else None
     rows, refused = [], []
     if any(claim["kind"] not in FACTORS for claim in claims):
-        rows, refused = gather(answered, lambda setting: judge(setting, claims, scope=scope, store=store))
+        findings = claim_words.of_store(store)
+        rows, refused = gather(answered, lambda setting: judge(setting, claims, findings, scope=scope, store=store))
     rows += _of_factors(scope.within(runs), scope, claims, answered)
     rows = _whole(rows, claims, answered, store, scope.home)
     section = card_section(pd.DataFrame(rows), claims, several=len(answered) > 1)
@@ -142,12 +144,18 @@ def card_section(rows: pd.DataFrame, claims: list[dict], *, several: bool) -> Ca
 
 
 def judge(
-    setting: settings.Setting, claims: list[dict], *, scope: Scope, store: StoreReader | None = None
+    setting: settings.Setting,
+    claims: list[dict],
+    findings: Sequence[Mapping[str, Any]],
+    *,
+    scope: Scope,
+    store: StoreReader | None = None,
 ) -> list[dict]:
     """A row for each claim that is not on levels of a factor: status, evidence in words, and the runs behind it.
 
     Args:
-        store: with the adapters and journals; None without.
+        findings: of the store's studies, as `claim_words.of_store` gives them.
+        store: with the adapters; None without.
     """
     margin = scope.margin_of(setting.metric)
     named = name_arms(setting.runs)
@@ -166,7 +174,6 @@ def judge(
         for name, (first, second) in pairs.items()
     }
     trends = _trends([claim for claim in claims if claim["kind"] in TRENDS], lora, margin, flat)
-    words = claim_words.of_store(store)
     rows = []
     for claim in claims:
         name, kind, n_runs = claim["id"], claim["kind"], 0
@@ -193,12 +200,18 @@ def judge(
         else:
             judged, n_runs = claim_rates.judge_shift(claim, named, _rank_ends(claim, lora), rates)
         if name in pairs:
-            of_sides = [set(named.loc[named["arm"] == arm, "run_id"]) for arm in pairs[name]]
-            if word := claim_words.word_on(claim, words, of_sides):
-                status = _status(claim["says"], str(word["word"]), is_small=bool(word["is_small"]))
-                judged = status, str(word["words"])
+            judged = _judge_by_study(claim, findings, named, pairs[name]) or judged
         rows.append(_row(setting.title, claim, judged, n_runs, setting, store, scope.home))
     return rows
+
+
+def _judge_by_study(
+    claim: dict, findings: Sequence[Mapping[str, Any]], named: pd.DataFrame, pair: tuple[str, str]
+) -> tuple[str, str] | None:
+    """Status and evidence from a study that looked at runs of both arms; None where none did."""
+    of_sides = [set(named.loc[named["arm"] == arm, "run_id"]) for arm in pair]
+    word = claim_words.word_on(claim, findings, of_sides)
+    return (_status(claim["says"], word["word"], is_small=word["is_small"]), word["words"]) if word else None
 
 
 def _row(
@@ -360,14 +373,9 @@ def _trends(claims: list[dict], lora: pd.DataFrame, margin: float, flat: Collect
         flat: arms that did not learn, on which no claim rests.
     """
     values = {claim["id"]: claim_kinds.trend(claim, lora) for claim in claims}
-    unlearned = {
-        name: stuck
-        for name, trend in values.items()
-        if not isinstance(trend, str) and (stuck := [arm for arm in trend.cells if arm in flat])
-    }
-    known = {
-        name: trend.by_seed for name, trend in values.items() if not isinstance(trend, str) and name not in unlearned
-    }
+    trends = {name: trend for name, trend in values.items() if not isinstance(trend, str)}
+    unlearned = {name: [arm for arm in trend.cells if arm in flat] for name, trend in trends.items()}
+    known = {name: trend.by_seed for name, trend in trends.items() if not unlearned[name]}
     family = [
         stats.contrast(np.array(list(by_seed.values())), np.zeros(len(by_seed)), margin=margin)
         for by_seed in known.values()
@@ -376,7 +384,7 @@ def _trends(claims: list[dict], lora: pd.DataFrame, margin: float, flat: Collect
     judged = {}
     for claim in claims:
         name = claim["id"]
-        if name in unlearned:
+        if unlearned.get(name):
             judged[name] = NOT_LEARNED, f"{wording.listed(unlearned[name])} did not learn"
             continue
         if name not in rows:

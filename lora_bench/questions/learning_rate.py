@@ -69,7 +69,7 @@ def section(
 
 
 def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
-    """The rule as a claim about seeds: is log10(best LoRA rate / best full rate) within half a decade of 1?
+    """The rule as a claim about seeds: is log10(best LoRA rate / best full rate) within a step of a grid of 1?
 
     Returns:
         what was found, in words, and the log10 ratio of every seed (`tuning.over_full`).
@@ -82,7 +82,7 @@ def tenfold(runs: pd.DataFrame) -> tuple[str, pd.Series]:
     words = (
         f"the tenfold rule is {verdict} here: the best LoRA rate is {factor:.2g} times that of full fine-tuning "
         f"(geometric mean; {share:.0%} of {wording.counted(len(per_seed), 'seed')} "
-        f"within a factor of {10**tuning.HALF_DECADE:.1f} of ten)"
+        f"within a factor of {10**tuning.A_STEP:.1f} of ten)"
     )
     return words, per_seed
 

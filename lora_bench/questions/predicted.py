@@ -21,13 +21,13 @@ import pandas as pd
 
 from lora_bench import wording
 from lora_bench.config.grammar import parse_targets
+from lora_bench.questions import claim_words
 from lora_bench.reports.figures import predictors as figures
 from lora_bench.reports.figures import style
 from lora_bench.reports.scope import Scope, gather
 from lora_bench.reports.section import Column, SettingSection, Table, one_look
 from lora_bench.store import StoreReader, open_store
 from lora_bench.store.errors import StoreError
-from lora_bench.store.journal import journals
 from lora_bench.verdicts import arms, regret, settings, tuning
 from lora_bench.verdicts.note import Note, gap
 from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow, Setting, slug_of
@@ -215,24 +215,19 @@ def section(
 
 
 def _study_words(runs: pd.DataFrame, trained: Sequence[str], store: StoreReader, reference: str) -> dict[str, str]:
-    """Map -> the word of the reference against it by a study that looked at its runs.
+    """Map -> the word of the reference against it by a study that looked at its runs; empty where a journal cannot be
+    read, which is said in its own section.
 
-    A name alone does not tell: a bake-off at another budget has another map of the same predictor. A journal that
-    cannot be read is said in its own section.
+    A name alone does not tell: a bake-off at another budget has another map of the same predictor.
     """
     runs_of = {name: {*runs.loc[runs["arm"] == name, "run_id"]} for name in trained}
-    words = {}
-    for journal in journals(store.root):
-        with contextlib.suppress(StoreError):
-            looked = (journal.read() or {"looks": []})["looks"]
-            seen = {run_id for look in looked for run_id in look["runs"]}
-            words |= {
-                finding["second"]: finding["word"]
-                for look in looked[-1:]
-                for finding in look["findings"]
-                if finding["first"] == reference and not seen.isdisjoint(runs_of.get(finding["second"], ()))
-            }
-    return words
+    with contextlib.suppress(StoreError):
+        return {
+            finding["second"]: finding["word"]
+            for finding in claim_words.of_store(store)
+            if finding["first"] == reference and not finding["runs"].isdisjoint(runs_of.get(finding["second"], ()))
+        }
+    return {}
 
 
 def _whose_words(trained: Sequence[str], of_study: Mapping[str, str], reference: str, look: str) -> Note:

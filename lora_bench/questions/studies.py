@@ -6,6 +6,7 @@ that were chosen. Both can stand on one page, and where both judge a contrast th
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -95,14 +96,11 @@ def head(content: Mapping[str, Any], store: Path) -> str:
 
 def _layers(layers: Sequence[int], run_ids: Sequence[str], store: StoreReader) -> str:
     """Layers as they were asked for: `last 6 of 30 layers`; by number where no run's command tells."""
-    for run_id in run_ids[:1]:
-        try:
-            given = store.record(run_id)["invocation"]["overrides"]
-        except (StoreError, KeyError):
-            continue
-        asked = [value_of(word) for word in given if key_of(word) == "adapter.layers"]
-        if asked == [f"last:{len(layers)}"]:
-            return f"last {len(layers)} of {layers[-1] + 1} layers"
+    given = []
+    with contextlib.suppress(StoreError, KeyError):
+        given = store.record(run_ids[0])["invocation"]["overrides"]
+    if f"last:{len(layers)}" in [value_of(word) for word in given if key_of(word) == "adapter.layers"]:
+        return f"last {len(layers)} of {layers[-1] + 1} layers"
     if list(layers) == list(range(len(layers))):
         return f"first {wording.counted(len(layers), 'layer')}"
     return f"layers {layers_in_words(layers)}"
@@ -261,7 +259,8 @@ def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
     ]
     for kind, is_so in UNLEARNED.items():
         names = [name for name, of_name in last["learning"].items() if of_name == kind]
-        notes += [gap(f"{is_so}: {wording.listed(names)}")] * bool(names)
+        if names:
+            notes.append(gap(f"{is_so}: {wording.listed(names)}"))
     findings = last["findings"]
     waiting = {(row["first"], row["second"]): row["chance"] for row in findings if row["look"] is None}
     if last["n_seeds"] >= n_last:
@@ -275,7 +274,8 @@ def _notes(content: Mapping[str, Any], n_last: int) -> list[Note]:
         pairs = [" − ".join(pair) for pair in waiting if spending.issuperset(pair) == is_on]  # as scheme.follow has it
         are_told = declared["reference"] is not None or len(pairs) <= pairwise.NAMED
         open_ones = wording.listed(pairs) if are_told else f"{len(pairs)} of {len(findings)} pairs"
-        notes += [gap(f"open: {open_ones}; {what}")] * bool(pairs)
+        if pairs:
+            notes.append(gap(f"open: {open_ones}; {what}"))
     return notes
 
 

@@ -18,6 +18,19 @@ CHECKING = 0.05
 """Of a pack's time, what checking and saving its runs takes, about; each record then says itself that it is there."""
 
 
+def operations(run: Run, n_tokens: Mapping[str, int]) -> tuple[int, int]:
+    """Floating-point operations of training a run, and of scoring it.
+
+    Args:
+        n_tokens: of each split, those of the rows that the run reads, added up.
+    """
+    trained = round(n_tokens["train"] * run.config.train.epochs)
+    n_select = len(run.task.splits["select"])
+    n_scored = scored_tokens(n_tokens, run.config.train, n_train=run.n_train, n_select=n_select)
+    training = run_flops(run.blueprint, run.config, run.matrices, trained)
+    return training, scoring_flops(run.blueprint, n_scored)
+
+
 class Work:
     """Counts what a pack has done, and tells it as {"event": "work", "share": of all, "runs": n_wanted}.
 
@@ -27,17 +40,16 @@ class Work:
     """
 
     def __init__(self, run: Run, tokens: Mapping[str, Tokens], n_wanted: int, notify: Notify) -> None:
-        train, n_tokens = run.config.train, {name: int(split.lengths.sum()) for name, split in tokens.items()}
-        to_train = run_flops(run.blueprint, run.config, run.matrices, round(n_tokens["train"] * train.epochs))
-        n_scored = scored_tokens(n_tokens, train, n_train=run.n_train, n_select=len(tokens["select"]))
-        to_score = scoring_flops(run.blueprint, n_scored)
-        self._a_step = (1 - CHECKING) * to_train / (to_train + to_score) / run.steps
-        self._a_token = (1 - CHECKING) * to_score / (to_train + to_score) / n_scored
+        training, scoring = operations(run, {name: int(split.lengths.sum()) for name, split in tokens.items()})
+        an_operation = (1 - CHECKING) / (training + scoring)
+        self._a_step = an_operation * training / run.steps
+        self._a_token = an_operation * scoring_flops(run.blueprint, 1)
         self._n_wanted, self._notify = n_wanted, notify
         self._steps = self._tokens = 0
 
     @property
     def share(self) -> float:
+        """Of the pack's time, what is behind it; what is left is for checking."""
         return min(1 - CHECKING, self._a_step * self._steps + self._a_token * self._tokens)
 
     def has_trained(self, steps: int) -> None:

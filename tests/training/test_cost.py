@@ -33,7 +33,7 @@ def test_a_plan_expects_the_operations_that_records_will_hold(method, times):
     splits = one.task.splits
     sample = round(lengths["train"] * min(len(splits["select"]), len(splits["train"])) / len(splits["train"]))
     scored = lengths["select"] + lengths["report"] + sample  # a short training scores select once, at its end
-    assert estimate._flops(one) == linear * (times * 3 * lengths["train"] + 2 * scored)
+    assert estimate._operations([one]) == ([linear * times * 3 * lengths["train"]], [linear * 2 * scored])
 
 
 def test_tokens_are_those_of_the_rows_that_were_trained_on():

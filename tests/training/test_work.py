@@ -31,17 +31,17 @@ def test_training_and_scoring_each_move_the_bar_by_their_operations(method, to_s
     assert (work.share - before) / (1 - CHECKING - before) == pytest.approx(counts["report"] / scored)
     work.has_scored(scored)  # more than there is
     assert work.share == 1 - CHECKING
-    assert shares(events) == [before, *shares(events)[1:]] and len(events) == 3
+    assert shares(events)[0] == before and len(events) == 3
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best"])
 def test_a_pack_tells_all_of_its_work_before_its_first_record(tmp_path, checkpoint):
     """Step by step and batch by batch, never back, up to the checking of its runs, whatever is scored on the way."""
-    runs = [resolve(tiny_config(seed=seed, train__epochs=3, train__checkpoint=checkpoint)) for seed in (0,)]
+    run = resolve(tiny_config(train__epochs=3, train__checkpoint=checkpoint))
     events = []
-    run_pack(runs, Store(tmp_path), on_progress=events.append)
+    run_pack([run], Store(tmp_path), on_progress=events.append)
     told = shares(events)
-    assert told == sorted(told) and len(told) > runs[0].steps
+    assert told == sorted(told) and len(told) > run.steps
     assert told[-1] == pytest.approx(1 - CHECKING)
     kinds = [event["event"] for event in events]
     assert "work" not in kinds[kinds.index("record") :]
