@@ -1,6 +1,7 @@
 """Checks that fail a run rather than let it report nonsense."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -77,6 +78,19 @@ def require_unchanged_start(pack: Packed, tokens: Tokens) -> float:
     return gap
 
 
+class ReloadGap(NamedTuple):
+    """How far two sets of logits of the same rows are apart."""
+
+    logits: float
+    """The precision's quantile of the rows' largest differences, relative to the largest logit (at least 1)."""
+    labels: float
+    """Share of rows whose label differs without being a tie."""
+
+    def is_rounding(self, precision: str) -> bool:
+        """Whether no more differs than the precision explains; never of logits that are not finite."""
+        return self.logits <= RELOAD_TOLERANCE[precision] and self.labels <= RELOAD_OTHER_LABELS[precision]
+
+
 def reload_gap(
     folder: Path,
     backbone: Backbone,
@@ -85,20 +99,13 @@ def reload_gap(
     n_rows: int | None = None,
     *,
     reloader: Reloader | None = None,
-) -> float:
+) -> ReloadGap:
     """Load a saved run through stock peft and compare its logits on the first rows of a split.
 
     Args:
         logits: (n, n_labels), the run's own logits of the split.
         n_rows: how many rows; None for those of the precision.
         reloader: of the backbone, where several runs are read back.
-
-    Returns:
-        The largest difference of a row, and the precision's quantile of the rows' differences, relative to the largest
-        logit (at least 1).
-
-    Raises:
-        GuardError: when more labels differ, ties apart, than the precision explains.
     """
     count = min(n_rows or RELOADED_ROWS[backbone.precision], len(tokens))
     model = (reloader or Reloader(backbone)).load(folder)
@@ -109,15 +116,17 @@ def reload_gap(
             tensors = to_tensors(batch(tokens, rows, backbone.blueprint.tokenizer.pad_token_id), backbone.device)
             inputs = {key: value for key, value in tensors.items() if key in backbone.inputs}
             reloaded.append(model(**inputs).logits.double().cpu().numpy())
-    theirs, ours = np.concatenate(reloaded), logits[:count].astype(np.float64)
+    return gap_of(np.concatenate(reloaded), logits[:count], backbone.precision)
+
+
+def gap_of(theirs: np.ndarray, ours: np.ndarray, precision: str) -> ReloadGap:
+    """The gap of two (n, n_labels) arrays of logits; ties and the largest logit are those of `ours`."""
+    ours = ours.astype(np.float64)
     scale = max(1.0, float(np.abs(ours).max()))
     gaps = np.abs(theirs - ours).max(axis=1) / scale
+    labels = 0.0
     if ours.shape[1] > 1:
         top_two = np.sort(ours, axis=1)[:, -2:]
-        is_tie = top_two[:, 1] - top_two[:, 0] <= 2 * RELOAD_TOLERANCE[backbone.precision] * scale
-        differs = (theirs.argmax(1) != ours.argmax(1)) & ~is_tie
-        if differs.mean() > RELOAD_OTHER_LABELS[backbone.precision]:
-            raise GuardError(
-                f"the saved adapter gives other labels in stock peft on {differs.sum()} of {count} report rows"
-            )
-    return float(np.quantile(gaps, RELOAD_QUANTILE[backbone.precision]))
+        is_tie = top_two[:, 1] - top_two[:, 0] <= 2 * RELOAD_TOLERANCE[precision] * scale
+        labels = float(((theirs.argmax(1) != ours.argmax(1)) & ~is_tie).mean())
+    return ReloadGap(float(np.quantile(gaps, RELOAD_QUANTILE[precision])), labels)

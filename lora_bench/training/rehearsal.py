@@ -20,7 +20,6 @@ import torch
 
 from lora_bench.models import adapters, backbone, devices
 from lora_bench.packing.packed import Packed
-from lora_bench.store.errors import GuardError
 from lora_bench.tasks.tokens import Tokens
 from lora_bench.training import guards
 from lora_bench.training.cost import run_flops, scoring_flops
@@ -125,7 +124,7 @@ def _closer(
 
     def close() -> None:
         matrix_norms(loaded, run.matrices, state)
-        with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch, contextlib.suppress(GuardError):
+        with tempfile.TemporaryDirectory(prefix="lora_bench-") as scratch:
             folder = Path(scratch) / "adapter"
             adapters.save(folder, loaded, run.config.adapter, run.matrices, state)
             n_rows = min(len(logits), guards.RELOADED_ROWS[run.precision])

@@ -191,7 +191,7 @@ def test_solo_runs_and_the_reload_guard_read_the_same_token(family, method, fold
         logits, state = predict(pack, rows)[0], pack.state(0)
     assert_reads_alike(logits, row_by_row(folder, rows, pad_id=END))
     adapters.save(tmp_path / "adapter", loaded, config.adapter, matrices, state)
-    assert guards.reload_gap(tmp_path / "adapter", loaded, rows, logits) < 1e-9
+    assert guards.reload_gap(tmp_path / "adapter", loaded, rows, logits).logits < 1e-9
 
 
 def test_only_a_row_that_ends_in_its_padding_parts_from_stock_transformers(folder_of):

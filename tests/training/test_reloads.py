@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_bench.models import adapters, backbone, seeds
-from lora_bench.store.errors import GuardError
 from lora_bench.store.folder import Store
 from lora_bench.training import guards, norms, readback
 from lora_bench.training.reloaded import Reloader
@@ -35,7 +34,7 @@ def test_rows_that_are_read_back_show_the_loss_of_any_one_tensor(saved, tmp_path
     tensors = load_file(folder / "adapter_model.safetensors")
     lost = [name for name in tensors if "lora_B" in name or "classifier" in name]
     assert len(lost) >= 2 * 3 + 2 and len(tokens) > guards.RELOADED_ROWS["fp32"]
-    assert guards.reload_gap(folder, loaded, tokens, logits) < 1e-5
+    assert guards.reload_gap(folder, loaded, tokens, logits).logits < 1e-5
     for name in lost:
         spoilt = tmp_path / name
         shutil.copytree(folder, spoilt)
@@ -45,10 +44,8 @@ def test_rows_that_are_read_back_show_the_loss_of_any_one_tensor(saved, tmp_path
 
 
 def _gap(*arguments):
-    try:
-        return guards.reload_gap(*arguments)
-    except GuardError:  # other labels
-        return 1.0
+    gap = guards.reload_gap(*arguments)
+    return 1.0 if gap.labels > 0 else gap.logits
 
 
 def test_a_saved_run_is_read_back_on_the_rows_of_its_precision(saved, monkeypatch):
@@ -123,28 +120,61 @@ METHODS = {
 }
 
 
+ROUGH = {"bf16": "fp32", "fp32": "fp64"}
+
+
+@pytest.mark.parametrize("rough", ROUGH)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("is_spoilt", [False, True], ids=["kept", "spoilt"])
-def test_what_bf16_cannot_tell_is_asked_in_fp32(method, is_spoilt, tmp_path, monkeypatch):
+def test_what_rounding_leaves_open_is_asked_more_exactly(method, is_spoilt, rough, tmp_path, monkeypatch):
     """A steep model of many layers moves by more than a spoilt adapter does elsewhere, from rounding alone; it failed
     although what was saved was right, and a study could not go on without it."""
-    monkeypatch.setitem(guards.RELOAD_TOLERANCE, "bf16", 1e-9)  # rounding alone is above it
-    monkeypatch.setattr(readback, "DOUBTFUL", 1e12)
+    monkeypatch.setitem(guards.RELOAD_TOLERANCE, rough, -1.0)
     if is_spoilt:
         monkeypatch.setattr(adapters, "save", _halved(adapters.save))
-    (record,) = run_pack([resolve(tiny_config(train__precision="bf16", **METHODS[method]))], Store(tmp_path))
+    (record,) = run_pack([resolve(tiny_config(train__precision=rough, **METHODS[method]))], Store(tmp_path))
     if is_spoilt:
         assert record["error"]["kind"] == "guard" and "reload" in record["error"]["message"]
-    else:
-        assert record["status"] == "finished" and record["guards"]["reload_gap_fp32"] < 1e-5
-        assert record["guards"]["reload_gap"] > 1e-9
+        return
+    held = record["guards"]
+    assert record["status"] == "finished" and held["reloads"]
+    assert held[f"reload_gap_{ROUGH[rough]}"] < 1e-5
+    assert held[f"rounding_of_{rough}"] <= 3 * held[f"rounding_of_{rough}_in_peft"]
 
 
-def test_predictions_far_from_what_was_saved_are_not_rounding(tmp_path, monkeypatch):
-    """fp32 looks at what was saved, not at the predictions that the run was scored by."""
-    monkeypatch.setitem(guards.RELOAD_TOLERANCE, "bf16", 1e-9)
-    (record,) = run_pack([resolve(tiny_config(train__precision="bf16"))], Store(tmp_path))
-    assert record["error"]["kind"] == "guard" and "reload_gap_fp32" not in record["error"]["message"]
+@pytest.mark.parametrize("share", [0.2, 0.8], ids=["some rows", "most rows"])
+def test_predictions_far_from_what_was_saved_are_not_rounding(share, saved, tmp_path, monkeypatch):
+    """What was saved is right, and the predictions that the run is scored by are not: of most rows, which the median
+    shows, or of some, whose labels do."""
+    _, tokens, _, folder = saved
+    run = resolve(tiny_config(adapter__targets="qvo", train__lr=3e-2, train__precision="bf16"))
+    loaded = backbone.load(run.blueprint, precision="bf16", device=torch.device("cpu"))
+    state = _state(loaded, run, folder)
+    logits = readback._predicted(loaded, run, state, tokens)
+    moved = logits.copy()
+    moved[: int(share * len(moved))] = moved[: int(share * len(moved)), ::-1]
+    reader = Reloader(loaded)
+    monkeypatch.setitem(guards.RELOAD_TOLERANCE, "bf16", 1e-12)
+    kept, lost = (
+        readback.read_back(run, state, folder, loaded=loaded, tokens=tokens, logits=shown, reloader=reader)
+        for shown in (logits, moved)
+    )
+    assert kept["reloads"] and not lost["reloads"]
+    assert kept["reload_gap_fp32"] == lost["reload_gap_fp32"] < 1e-5
+
+
+def _state(loaded, run, folder):
+    """What a saved run holds, as a pack takes it."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    state = adapters.make(loaded, run.config.adapter, run.matrices, backbone.head_state(loaded, 0), 0)
+    for module, pair in state.low_rank.items():
+        for name in ("A", "B"):
+            (key,) = (key for key in tensors if f"{module}.lora_{name}." in key)
+            getattr(pair, name).copy_(tensors[key])
+    for name, tensor in state.head.items():
+        (key,) = (key for key in tensors if key.endswith(name))
+        tensor.copy_(tensors[key])
+    return state
 
 
 def _halved(save):
@@ -163,7 +193,8 @@ def _halved(save):
 
 def test_a_gap_that_fails_a_run_is_told(tmp_path, monkeypatch):
     """Whether it was rounding or another adapter shows in the number alone."""
-    monkeypatch.setitem(guards.RELOAD_TOLERANCE, "fp32", -1.0)
+    for precision in ("fp32", "fp64"):
+        monkeypatch.setitem(guards.RELOAD_TOLERANCE, precision, -1.0)
     (record,) = run_pack([resolve(tiny_config(train__precision="fp32"))], Store(tmp_path))
     assert "reloads (False)" in record["error"]["message"] and "reload_gap " in record["error"]["message"]
 
