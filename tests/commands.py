@@ -12,6 +12,7 @@ from analysis import (
     rank,
     report,
     rescore,
+    spread,
     subspace,
     weight_types,
 )
@@ -20,7 +21,7 @@ COMMANDS = {
     module.__name__.rpartition(".")[2]: module.main
     for module in (
         *(amplification, claims, factor, learning_rate, pareto, predictors),
-        *(rank, report, rescore, subspace, weight_types),
+        *(rank, report, rescore, spread, subspace, weight_types),
     )
 }
 

@@ -18,6 +18,7 @@ READS = {
     "factor": "any other setting: by=layers, method, alpha, ...",
     "learning_rate": "the rates, and the rate that each placement chose",
     "pareto": "score against adapter parameters, time and memory",
+    "spread": "what makes a score vary: the adapter's start, the seed or the rate",
     "subspace": "how far the subspaces of two ranks agree (section 7.2)",
     "amplification": "what an update amplifies (section 7.3)",
     "predictors": "do the maps that predict chose find where the adapter should go?",
@@ -91,6 +92,7 @@ def run(name: str, argv: Sequence[str]) -> int:
         rank,
         report,
         rescore,
+        spread,
         subspace,
         weight_types,
     )
@@ -109,6 +111,7 @@ def run(name: str, argv: Sequence[str]) -> int:
         "rank": rank.main,
         "report": report.main,
         "rescore": rescore.main,
+        "spread": spread.main,
         "subspace": subspace.main,
         "weight_types": weight_types.main,
     }

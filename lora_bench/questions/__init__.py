@@ -15,6 +15,7 @@ from lora_bench.questions import (
     pooled,
     predicted,
     rank,
+    spread,
     subspaces,
     weight_types,
 )
@@ -40,6 +41,7 @@ QUESTIONS = {
     "pooled": Question("Pooled contrasts", pooled.sections),
     "learning_rate": Question("Learning rate", learning_rate.sections, ends_sweep=True),
     "pareto": Question("Cost", pareto.sections, ends_sweep=True),
+    "spread": Question("Spread", spread.sections, ends_sweep=True),
     "predictors": Question("Predictors", predicted.sections),
     "subspace": Question("Subspaces", subspaces.sections),
     "amplification": Question("Amplification", amplification.sections),

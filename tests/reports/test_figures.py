@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from lora_bench.reports import tables
 from lora_bench.reports.figures import compose, curves, instrument, section7, speed, style
 from lora_bench.reports.figures import verdicts as verdict_figures
+from lora_bench.reports.figures.draws import draws
 from lora_bench.verdicts import paper
 
 
@@ -171,7 +172,16 @@ def stuck_rows() -> pd.DataFrame:
     return rows
 
 
+def drawn_rows() -> pd.DataFrame:
+    grid = itertools.product(("q", "qv"), (1e-3, 3e-3), range(4), range(3))
+    rows = [
+        (f"{targets} r=4", targets, lr, seed, start, 0.5 + 0.05 * seed, start > 0) for targets, lr, seed, start in grid
+    ]
+    return pd.DataFrame(rows, columns=["cell", "targets", "lr", "seed", "start", "report", "learns"])
+
+
 ALL = {
+    "draws": lambda: draws(drawn_rows(), metric="accuracy"),
     "stuck_seeds": lambda: verdict_figures.placements(stuck_rows(), metric="matthews"),
     "placements": lambda: verdict_figures.placements(
         placement_rows(), metric="matthews", published=paper.weight_types()
