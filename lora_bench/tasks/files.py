@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
-from lora_bench.tasks.labels import LabelColumn, class_label, classes, is_missing, refuse_hidden, regression_labels
+from lora_bench.tasks.labels import (
+    LabelColumn,
+    class_label,
+    classes,
+    is_missing,
+    refuse_hidden,
+    refuse_rounded,
+    regression_labels,
+)
 from lora_bench.tasks.quotes import refuse_swallowed
 from lora_bench.tasks.readers import Columns, read_columns, require
 from lora_bench.tasks.rows import Rows, Source
@@ -68,6 +76,7 @@ def read(config: TaskConfig) -> Source:
         labels = {split: regression_labels(given.values, where=given.path) for split, given in raw.items()}
         for split, numbers in labels.items():
             refuse_hidden(numbers, where=paths[split])
+            refuse_rounded(numbers, where=paths[split])
     else:
         learnt = classes(raw)
         names, keys, labels = learnt.names, learnt.keys, learnt.labels

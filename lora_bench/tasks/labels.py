@@ -21,6 +21,8 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lora_bench.config.errors import ConfigError
 from lora_bench.tasks.readers import DOUBLE_BITS
 
@@ -134,6 +136,23 @@ def refuse_hidden(labels: Sequence[float], *, where: Path | str) -> None:
         raise ConfigError(
             f"{KEY}: every label of {str(where)!r} is -1, which marks hidden labels; "
             "give a split whose labels are known"
+        )
+
+
+def refuse_rounded(labels: Sequence[float], *, where: Path | str) -> None:
+    """Refuse numbers that differ by so little that single precision, in which they are learnt and scored, merges them.
+
+    Labels are refused where rounding moves them by more than a tenth of their standard deviation.
+
+    Raises:
+        ConfigError: with the least and the greatest label.
+    """
+    numbers = np.asarray(labels, dtype=np.float64)
+    moved = np.sqrt(np.mean((numbers - numbers.astype(np.float32)) ** 2))
+    if moved > 0.1 * numbers.std() > 0:
+        raise ConfigError(
+            f"{KEY}: the labels of {str(where)!r} go from {min(labels)!r} to {max(labels)!r}, so close for their "
+            "size that single precision cannot tell them apart; subtract one number from the labels of all splits"
         )
 
 

@@ -72,10 +72,11 @@ def test_a_pair_repeats_where_both_its_texts_do(tmp_path):
 
 
 def test_rows_that_occur_once_are_told_too_and_numbers_have_no_labels(tmp_path):
-    report = pd.DataFrame({"text": ["new"], "label": [1.5]})
-    told = list(tell_tasks.lines([own_rows(tmp_path, [0.5, 1.5] * 5, report=report, task__kind="regression")]))
-    assert told[0] == "task mine: numbers (9 train, 1 select, 1 report)"
-    assert "of 1 report rows none of train or select;" in told[1]
+    report = pd.DataFrame({"text": ["new", "newer"], "label": [1.5, 2.5]})
+    labels = [row / 2 for row in range(30)]
+    told = list(tell_tasks.lines([own_rows(tmp_path, labels, report=report, task__kind="regression")]))
+    assert told[0] == "task mine: numbers (27 train, 3 select, 2 report)"
+    assert "of 2 report rows none of train or select;" in told[1]
 
 
 def test_many_and_hostile_labels_take_one_line(tmp_path):

@@ -269,10 +269,44 @@ def test_a_number_that_is_none_is_refused_with_its_row(value, suffix, tmp_path):
         read(tmp_path, values, ["1.5"], suffixes=(suffix, "csv"), kind="regression")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": [1.5] * 40}, r"^task.name: every label of 'mine' in train \(40\) is 1.5, .* correlates; give rows"),
+        ({"select": [2, 2]}, r"^task.name: every label of 'mine' in select \(2\) is 2"),
+        ({"report": [3]}, r"^task.name: every label of 'mine' in report \(1\) is 3"),
+        (
+            {"report_rows": 1},
+            r"^task.report_rows: every label of 'mine' in report \(1\) is 1, .* by task.report_rows, or",
+        ),
+        ({"train_rows": 1}, r"^task.train_rows: every label of 'mine' in train \(1\)"),
+        ({"select": None, "select_rows": 1}, r"^task.select_rows: every label of 'mine' in select \(1\)"),
+    ],
+)
+def test_numbers_that_do_not_vary_are_refused_before_training(values, message, tmp_path):
+    """No prediction correlates with them: every run would train to its end and have no score."""
+    numbers = {"train": list(range(40)), "select": [1, 2], "report": [1, 2]}
+    read(tmp_path, **numbers, kind="regression")
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, **(numbers | values), kind="regression")
+
+
+@pytest.mark.parametrize("split", ["train", "report"])
+def test_numbers_that_single_precision_merges_are_refused(split, tmp_path):
+    """Of 1e9 to 1e9 + 39 it keeps two: a score on them would be that of other labels, and look sound."""
+    numbers = {"train": list(range(40)), "report": list(range(40))}
+    far = {name: [1e7 + label for label in labels] for name, labels in numbers.items()}
+    assert read(tmp_path, **far, kind="regression").splits["report"]["label"].tolist() == far["report"]
+    message = r"^task.label_column: the labels of .*\.csv' go from 1000000000.0 to 1000000039.0, so close .* subtract"
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, **(numbers | {split: [1e9 + label for label in range(40)]}), kind="regression")
+
+
 def test_decimals_and_bytes_are_numbers_too(tmp_path):
-    task = read(tmp_path, [Decimal("1.25"), Decimal("-2.50")], [b"1.5"], suffixes=("parquet",) * 2, kind="regression")
-    assert pd.concat([task.splits["train"], task.splits["select"]]).sort_values("idx")["label"].tolist() == [1.25, -2.5]
-    assert task.splits["report"]["label"].tolist() == [1.5]
+    labels = [Decimal("1.25"), Decimal("-2.50")] * 20
+    task = read(tmp_path, labels, [b"1.5", b"2"], suffixes=("parquet",) * 2, kind="regression")
+    assert pd.concat([task.splits["train"], task.splits["select"]]).sort_values("idx")["label"].tolist() == labels
+    assert task.splits["report"]["label"].tolist() == [1.5, 2]
 
 
 @pytest.mark.parametrize(

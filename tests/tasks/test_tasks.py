@@ -565,11 +565,12 @@ def test_labels_are_learnt_from_train_in_every_format(labels, names, tmp_path):
 
 def test_pairs_with_numbers_and_an_own_select_file(tmp_path):
     for split, n_rows in (("train", 30), ("select", 5), ("report", 8)):
-        write(tmp_path / f"{split}.csv", {"b": ["y"] * n_rows, "a": ["x"] * n_rows, "s": [n_rows / 7] * n_rows})
+        scores = [row / 7 for row in range(n_rows)]
+        write(tmp_path / f"{split}.csv", {"b": ["y"] * n_rows, "a": ["x"] * n_rows, "s": scores})
     task = load_files(tmp_path, select_file="select.csv", kind="regression", text_columns=["a", "b"], label_column="s")
     assert {split: len(table) for split, table in task.splits.items()} == {"train": 30, "select": 5, "report": 8}
     assert (task.kind, task.label_names, task.n_labels, task.metrics) == ("regression", (), 1, ("pearson", "spearman"))
-    assert task.splits["select"]["label"].tolist() == [np.float32(5 / 7)] * 5
+    assert task.splits["select"]["label"].tolist() == [np.float32(row / 7) for row in range(5)]
     assert task.splits["train"].loc[0, ["text_a", "text_b"]].tolist() == ["x", "y"]
     assert task.facts["cut"]["select"] == "own split"
 
