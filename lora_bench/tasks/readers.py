@@ -282,6 +282,7 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
         if header is None:
             raise ConfigError(f"{key}: {str(path)!r} is empty; give a header line and rows")
         _require_delimiter(header, delimiter, path, key)
+        names = [name.strip(_BLANKS) for name in header]
         begin = lines.n + 1
         for row in reader:
             if _is_blank(row, lines.last):
@@ -289,6 +290,11 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
                 continue
             if len(row) != len(header):
                 raise ConfigError(f"{key}: {_ragged(row, header, begin, lines, repr(str(path)))}")
+            if row[0].strip(_BLANKS) == names[0] and [cell.strip(_BLANKS) for cell in row] == names:
+                raise ConfigError(
+                    f"{key}: line {begin} of {str(path)!r} is the header again, as where files are put together; "
+                    "remove it: read as a row, it would be a text and a label"
+                )
             rows.append(row)
             begin = lines.n + 1
     except csv.Error as error:
