@@ -31,7 +31,8 @@ def refuse_swallowed(columns: Columns, label: str, *, where: Path, key: str) -> 
     if delimiter is None:
         return
     place = next(number for number, values in enumerate(columns.values.values()) if values is labels)
-    rows = list(zip(*columns.values.values(), strict=True))
+    unnamed = ("",) * columns.n_unnamed
+    rows = [(*cells, *unnamed) for cells in zip(*columns.values.values(), strict=True)]
     broken = {number for number, cells in enumerate(rows) if any(map(_is_broken, cells))}
     if not broken:
         return

@@ -33,6 +33,7 @@ _KINDS = (
     (b"version https://git-lfs", "a pointer of Git LFS", None, "run `git lfs pull` in its folder"),
     (b"\x1f\x8b", "a gzip file", ".gz", "name it with .gz at the end"),
     (b"PAR1", "a parquet file", ".parquet", "name it .parquet"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", None, "export the sheet as CSV in UTF-8"),
     (b"PK\x03\x04", "a zip archive or a workbook", None, "unpack it, or export the sheet as CSV in UTF-8"),
 )
 """Files by how they begin: the words for each, the ending that is right for it, and what works with another."""
@@ -52,6 +53,7 @@ class Columns:
         float_bits: of columns whose numbers were stored as floats of less than 64 bits, the bits of a whole number that
             they hold exactly.
         delimiter: what stands between a row's fields; None where rows are no lines of text.
+        n_unnamed: columns that stood behind these, without a name and empty, as spreadsheets write them.
     """
 
     values: dict[str, list[Any]]
@@ -59,6 +61,7 @@ class Columns:
     metadata: dict[str, str]
     float_bits: dict[str, int] = field(default_factory=dict)
     delimiter: str | None = None
+    n_unnamed: int = 0
 
     def of(self, name: str) -> list[Any]:
         """The values of a column, (n_rows,).
@@ -174,7 +177,8 @@ def _named(names: Sequence[str], columns: Sequence[list[Any]], path: Path, key: 
     plain = [name.strip(_BLANKS) for name in names]
     repeated = [name for name in dict.fromkeys(plain) if plain.count(name) > 1]
     if repeated:
-        raise ConfigError(f"{key}: {str(path)!r} has two columns {repeated[0]!r}; name each once")
+        what = f"{repeated[0]!r}; name each once" if repeated[0] else "without a name; name each, or take them out"
+        raise ConfigError(f"{key}: {str(path)!r} has two columns {what}")
     return dict(zip(plain, columns, strict=True))
 
 
@@ -305,7 +309,11 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
     finally:
         csv.field_size_limit(limit)
     columns = [list(values) for values in zip(*rows, strict=True)] if rows else [[] for _ in header]
-    return Columns(_named(header, columns, path, key), len(rows), {}, delimiter=delimiter)
+    n_named = len(columns)
+    while n_named > 1 and not names[n_named - 1] and not any(cell.strip(_BLANKS) for cell in columns[n_named - 1]):
+        n_named -= 1
+    kept = _named(header[:n_named], columns[:n_named], path, key)
+    return Columns(kept, len(rows), {}, delimiter=delimiter, n_unnamed=len(columns) - n_named)
 
 
 def _is_blank(row: Sequence[str], line: str) -> bool:

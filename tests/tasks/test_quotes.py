@@ -30,6 +30,7 @@ def config(folder, content: str, suffix: str, kind: str, names: list[str]) -> Ta
         (".csv", "text,label", "{text},{label}", "classification"),
         (".csv", "label,text", "{label},{text}", "classification"),
         (".csv", "id,text,label,note", "7,{text},{label},x", "classification"),
+        (".csv", "text,label,,", "{text},{label},,", "classification"),
         (".csv", "text,label", "{text},{label}.5", "regression"),
     ],
 )

@@ -63,13 +63,17 @@ def task_of(folder, train, suffix, **values):
         (lines_of().encode("utf-16"), "jsonl"),
         (delimited(header=("text ", " label\u00a0")).encode(), "csv"),
         (delimited(header=(" text", "label ")).encode(), "csv"),
+        (delimited(",,,\n").encode(), "csv"),
+        (delimited(",\n").encode(), "csv"),
+        (delimited(", , \n").encode(), "csv"),
+        (delimited("\t\t\n", "\t").encode(), "tsv"),
         (gzip.compress(delimited().encode(), mtime=0), "csv.gz"),
         (gzip.compress(delimited(mark="\t").encode("utf-16"), mtime=0), "tsv.gz"),
         (gzip.compress(lines_of().encode(), mtime=0), "jsonl.gz"),
     ],
 )
 def test_the_same_rows_are_read_from_every_form(content, suffix, tmp_path):
-    """Line ends, marks, encodings, blanks in a header and gzip are matters of a file, not of its rows."""
+    """Line ends, marks, encodings, blanks in a header, empty columns and gzip are matters of a file, not its rows."""
     plain = tmp_path / "plain"
     plain.mkdir()
     assert task_of(tmp_path, content, suffix).fingerprint == task_of(plain, delimited().encode(), "csv").fingerprint
@@ -128,6 +132,8 @@ def test_binary_text_columns_are_read_as_utf8(tmp_path):
         (delimited().encode() + delimited().encode("utf-8-sig"), "csv", "line 5 of .* is the header again"),
         (b'text,label\n"a\nb",pos\n\nText,label\n text,label \nb,neg\n', "csv", "line 6 of .* is the header again"),
         ((delimited(mark="\t") * 2).encode(), "tsv", "line 5 of .* is the header again"),
+        (b"text,label,,\na,pos,,\nb,neg,,x\n", "csv", "has two columns without a name; name each, or take them out"),
+        (b"text,label,,\na,pos\n", "csv", "line 2 of .* has 2 fields, its header 4"),
         (b"", "csv", "is empty"),
         (b"\n\n", "tsv", "is empty"),
     ],
@@ -202,6 +208,11 @@ OTHER_KINDS = {
         "name it with .gz",
     ),
     "a parquet file": (b"PAR1" + b"\0\1" * 50 + b"PAR1", ("csv", "jsonl", "tsv.gz"), "name it .parquet"),
+    r"an Excel workbook \(.xls\)": (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0\1" * 50,
+        ("csv", "tsv", "parquet"),
+        "export the sheet as CSV",
+    ),
     "a zip archive or a workbook": (b"PK\x03\x04" + b"\0\1" * 50, ("csv", "tsv", "parquet"), "unpack it, or export"),
 }
 
