@@ -292,6 +292,12 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
             if _is_blank(row, lines.last):
                 begin = lines.n + 1
                 continue
+            late = None if is_plain else _late_quote(row, lines.last, delimiter, is_ragged=len(row) != len(header))
+            if late is not None:
+                raise ConfigError(
+                    f"{key}: line {begin} of {str(path)!r} has blanks before the quote in {_short(late)!r}, so the "
+                    f"quote counts as a letter; remove blanks behind {_DELIMITERS[delimiter]} that stand before a quote"
+                )
             if len(row) != len(header):
                 raise ConfigError(f"{key}: {_ragged(row, header, begin, lines, repr(str(path)))}")
             if row[0].strip(_BLANKS) == names[0] and [cell.strip(_BLANKS) for cell in row] == names:
@@ -351,6 +357,21 @@ def _ragged(row: Sequence[str], header: Sequence[str], begin: int, lines: _Lines
     if len(row) < len(header):
         return f"{fields}: {header[len(row)].strip(_BLANKS)!r} is missing; give every row all fields, and quote texts"
     return f"{fields}; quote texts that hold the delimiter"
+
+
+def _late_quote(row: Sequence[str], line: str, delimiter: str, *, is_ragged: bool) -> str | None:
+    """A field of which blanks keep the quote from being one (`a, "b, c"`); None without one.
+
+    In a row of too many fields it may be the piece of a text, elsewhere it is a whole one. A text that begins so and is
+    quoted rightly is none: as it is read, it does not stand in the line.
+    """
+    for number, cell in enumerate(row):
+        plain = cell.strip(" \t")
+        if cell[:1] == '"' or plain[:1] != '"' or not (is_ragged or (len(plain) > 1 and plain[-1] == '"')):
+            continue
+        if line.startswith(cell) if number == 0 else delimiter + cell in line:
+            return cell
+    return None
 
 
 def _has_plain_quotes(text: str) -> bool:
