@@ -24,6 +24,7 @@ from lora_bench.tasks.labels import (
 from lora_bench.tasks.quotes import refuse_swallowed
 from lora_bench.tasks.readers import Columns, read_columns, require
 from lora_bench.tasks.rows import Rows, Source
+from lora_bench.tasks.shards import refuse_part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,6 +44,7 @@ def read(config: TaskConfig) -> Source:
         for other, taken in paths.items():
             if path.resolve() == taken.resolve():
                 raise ConfigError(f"task.{split}_file: {name!r} is task.{other}_file too; give each split its own file")
+        refuse_part(path, key=f"task.{split}_file")
         paths[split] = path
     if not 1 <= len(config.text_columns) <= 2:
         raise ConfigError(f"task.text_columns: {len(config.text_columns)} given; name one or two columns")

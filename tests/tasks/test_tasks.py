@@ -617,6 +617,20 @@ def test_broken_own_files_are_refused(labels, report, values, message, tmp_path)
         load_files(tmp_path, **values)
 
 
+@pytest.mark.parametrize("name", ["part-00001-of-00003", "part-00001-of-00003-6d3ac2f51cbab2e7", "1-of-3"])
+def test_a_shard_is_no_split(name, tmp_path):
+    """Its rows look sound: nobody sees that those of the other shards were never read."""
+    stem = name if name[0] == "p" else f"part-{name}"
+    for suffix in FORMATS:
+        write(tmp_path / f"{stem}.{suffix}", user_rows(["a", "b"] * 4))
+        write(tmp_path / f"report.{suffix}", user_rows(["a", "b"]))
+        message = rf"^task.train_file: .*{stem}.{suffix}' is shard 1 of 3, .* rows of 0, 2 would be missing; write all"
+        with pytest.raises(ConfigError, match=message):
+            load_files(tmp_path, f"{stem}.{suffix}", f"report.{suffix}")
+    write(tmp_path / "train-00000-of-00001.csv", user_rows(["a", "b"] * 4))
+    assert load_files(tmp_path, "train-00000-of-00001.csv", "report.csv").label_names == ("a", "b")
+
+
 # Embedded tasks
 
 
