@@ -20,6 +20,7 @@ from lora_bench.tasks import shards
 from lora_bench.tasks.files import text_table
 from lora_bench.tasks.hub import asked_once
 from lora_bench.tasks.labels import class_label, json_object, regression_labels
+from lora_bench.tasks.quotes import refuse_two_rules
 from lora_bench.tasks.readers import Columns, read_columns, require, suffix_of
 from lora_bench.tasks.rows import Rows, Source
 
@@ -108,11 +109,14 @@ def _from_files(name: str, given: Path) -> Source:
     folder = _task_folder(name, given)
     import pandas as pd
 
+    files = _split_files(folder, task)
+    read_in = {path: read_columns(path, key="task.data_dir") for paths in files.values() for path in paths}
+    refuse_two_rules(read_in, key="task.data_dir")
     splits = {}
-    for split, paths in _split_files(folder, task).items():
+    for split, paths in files.items():
         tables, claims = [], []
         for path in paths:
-            columns = read_columns(path, key="task.data_dir")
+            columns = read_in[path]
             claims.append(_check_metadata(columns.metadata, name, split, path))
             tables.append(_table(task, columns, where=path, key="task.data_dir"))
         table = pd.concat(tables, ignore_index=True)

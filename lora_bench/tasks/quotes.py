@@ -12,13 +12,30 @@ and a label that rows without a line break have.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.tasks.readers import Columns
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def refuse_two_rules(read_in: Mapping[Path, Columns], *, key: str) -> None:
+    """Refuse TSV files of one task in which quotes are letters here and marks around texts there.
+
+    Each file's rows say which they are. A split whose quotes happen to stand around whole texts alone is read without
+    them, and the texts of another keep theirs: the two would differ in what nobody wrote.
+
+    Raises:
+        ConfigError: with a file of each rule.
+    """
+    first = {columns.quotes: path for path, columns in reversed(read_in.items())}
+    if {"letters", "marks"} <= first.keys():
+        raise ConfigError(
+            f"{key}: in {str(first['letters'])!r} quotes are letters, since some stand within a text, and in "
+            f"{str(first['marks'])!r} they stand around texts; write both in one way: as RFC 4180 does, or as JSONL"
+        )
 
 
 def refuse_swallowed(columns: Columns, label: str, *, where: Path, key: str) -> None:

@@ -53,6 +53,7 @@ class Columns:
         float_bits: of columns whose numbers were stored as floats of less than 64 bits, the bits of a whole number that
             they hold exactly.
         delimiter: what stands between a row's fields; None where rows are no lines of text.
+        quotes: of a TSV file with quotes, whether they are `letters` or `marks` around texts, as its rows say.
         n_unnamed: columns that stood behind these, without a name and empty, as spreadsheets write them.
     """
 
@@ -61,6 +62,7 @@ class Columns:
     metadata: dict[str, str]
     float_bits: dict[str, int] = field(default_factory=dict)
     delimiter: str | None = None
+    quotes: str | None = None
     n_unnamed: int = 0
 
     def of(self, name: str) -> list[Any]:
@@ -319,7 +321,8 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
     while n_named > 1 and not names[n_named - 1] and not any(cell.strip(_BLANKS) for cell in columns[n_named - 1]):
         n_named -= 1
     kept = _named(header[:n_named], columns[:n_named], path, key)
-    return Columns(kept, len(rows), {}, delimiter=delimiter, n_unnamed=len(columns) - n_named)
+    quotes = ("letters" if is_plain else "marks") if delimiter == "\t" and '"' in text else None
+    return Columns(kept, len(rows), {}, delimiter=delimiter, quotes=quotes, n_unnamed=len(columns) - n_named)
 
 
 def _is_blank(row: Sequence[str], line: str) -> bool:
