@@ -3,8 +3,9 @@
 Labels never pass through a float. A class is a text, a whole number or true/false, and it is one class in every file
 format: 1 and 1.0 are one (a typed column writes either), and no other two spellings are. Two spellings of one number
 (01 and 1, 12e3 and 12000, +1 and 1), wherever in the splits, are refused: whether they are one class only their owner
-knows. So are two words that look alike (`words.py`). Classes are learnt from train, in the order of their numbers, else
-that of their text; where the file is parquet with a ClassLabel of the `datasets` library, its numbers have their names.
+knows. So are two words that look alike, and words that tools write where there is no label (`words.py`). Classes are
+learnt from train, in the order of their numbers, else that of their text; where the file is parquet with a ClassLabel
+of the `datasets` library, its numbers have their names.
 
 -1 is a class like any other, except where every label of a split is -1: so GLUE and others mark hidden labels.
 """
@@ -83,8 +84,9 @@ def classes(columns: Mapping[str, LabelColumn]) -> Classes:
     """The classes that train has, and every split's labels as their positions.
 
     Raises:
-        ConfigError: on an absent label or one that is no class, two spellings of one number, hidden labels, a class
-            that train lacks, fewer than two classes or more than `MOST_LABELS`.
+        ConfigError: on an absent label (also in a word for it, such as nan) or one that is no class, two spellings of
+            one number or word, hidden labels, a class that train lacks, fewer than two classes or more than
+            `MOST_LABELS`.
     """
     labels = {split: _labels_of(column) for split, column in columns.items()}
     for split, in_split in labels.items():
@@ -96,6 +98,7 @@ def classes(columns: Mapping[str, LabelColumn]) -> Classes:
     class_names = _class_names(columns)
     if class_names:
         labels = {split: _named(in_split, class_names, columns[split]) for split, in_split in labels.items()}
+    _refuse_absent(labels, columns)
     _refuse_two_spellings(labels, columns)
     if not class_names:  # a list of names says itself that they are two
         _refuse_look_alikes(labels, columns)
@@ -306,6 +309,22 @@ def _named(labels: Sequence[Label], class_names: tuple[str, ...], column: LabelC
         spelling = label.spelling if isinstance(label.value, Decimal) else str(number)
         named.append(Label(number, spelling, class_names[int(number)]))
     return named
+
+
+def _refuse_absent(labels: Mapping[str, Sequence[Label]], columns: Mapping[str, LabelColumn]) -> None:
+    """Refuse words that tools write where there is no label, as pandas and SQL do: they would be a class."""
+    others = {label.name for label in labels["train"] if isinstance(label.value, str)}
+    checked: set[str] = set()
+    for split, in_split in labels.items():
+        for row, label in enumerate(in_split, start=1):
+            if label.name in checked or isinstance(label.value, Decimal):
+                continue
+            if words.is_absent(label.name, others):
+                raise ConfigError(
+                    f"{KEY}: row {row} of {str(columns[split].path)!r} has no label ({label.name!r}, as tools write an "
+                    "absent one); give every row one or drop it, and name a class that is meant in another way"
+                )
+            checked.add(label.name)
 
 
 def _refuse_two_spellings(labels: Mapping[str, Sequence[Label]], columns: Mapping[str, LabelColumn]) -> None:

@@ -199,6 +199,54 @@ def test_what_is_no_class_is_refused_with_its_row(labels, suffix, message, tmp_p
     assert "\n" not in str(told.value) and len(str(told.value)) < 400
 
 
+ABSENT = ("nan", "NaN", "None", "none", "<NA>", "null", "NULL", "N/A", "n/a", "NA", "#N/A")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("word", ABSENT)
+@pytest.mark.parametrize("others", [["0", "1"], ["0.0", "1.0"], ["true", "False"]], ids=str)
+def test_a_word_for_no_label_among_numbers_is_refused_with_its_row(others, word, suffix, tmp_path):
+    """A column of numbers that pandas writes with its gaps: they would be a class of their own, trained and scored."""
+    with pytest.raises(
+        ConfigError, match=rf"^task.label_column: row 3 of .*train.{suffix}' has no label \('{word}', as"
+    ):
+        read(tmp_path, [*others, word, *others], others, suffixes=(suffix, suffix))
+    with pytest.raises(ConfigError, match=rf"row 2 of .*report.{suffix}' has no label \('{word}', as"):
+        read(tmp_path, others * 2, [others[0], word], suffixes=(suffix, suffix))
+
+
+@pytest.mark.parametrize("word", [word for word in ABSENT if word != "none"])
+def test_a_word_for_no_label_among_words_is_refused_where_it_is_not_written_as_they_are(word, tmp_path):
+    with pytest.raises(ConfigError, match=rf"^task.label_column: row 3 of .* has no label \('{word}', .* name a class"):
+        read(tmp_path, ["favor", "against", word] * 2, ["favor"])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("against", "favor", "none"),
+        ("Against", "Favor", "None"),
+        ("AGAINST", "FAVOR", "NONE"),
+        ("de", "en", "na"),
+        ("DE", "NA", "US"),
+        ("A", "B", "None"),
+        ("1", "favor", "none"),
+        ("no_label", "yes"),
+        ("nano", "nullify"),
+    ],
+    ids=str,
+)
+def test_a_class_none_that_is_written_as_the_others_is_a_class(names, tmp_path):
+    """Stances, countries and languages have it; only their owner could name it otherwise."""
+    assert read(tmp_path, list(names) * 2, list(names)).label_names == names
+
+
+def test_a_class_label_may_call_a_class_null(tmp_path):
+    for split in ("train", "report"):
+        class_labels(tmp_path, split, [0, 1, 0], ["null", "nan"])
+    assert read_parquet(tmp_path).label_names == ("null", "nan")
+
+
 def test_a_number_of_400_digits_is_a_class_like_any_other(tmp_path):
     long = 10**400
     assert read(tmp_path, [1, long], [long], suffixes=("jsonl", "csv")).label_names == ("1", str(long))
