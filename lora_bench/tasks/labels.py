@@ -322,7 +322,7 @@ def _refuse_absent(labels: Mapping[str, Sequence[Label]], columns: Mapping[str, 
             if words.is_absent(label.name, others):
                 raise ConfigError(
                     f"{KEY}: row {row} of {str(columns[split].path)!r} has no label ({label.name!r}, as tools write an "
-                    "absent one); give every row one or drop it, and name a class that is meant in another way"
+                    "absent one); label such rows or drop them, and give a class that is called so another name"
                 )
             checked.add(label.name)
 

@@ -50,5 +50,5 @@ def refuse_part(path: Path, *, key: str) -> None:
         shown = ", ".join(map(str, others[:5])) + (", ..." if len(others) > 5 else "")
         raise ConfigError(
             f"{key}: {str(path)!r} is shard {shard.number} of {shard.count}, and a split is read from one file, so the "
-            f"rows of {shown} would be missing; write all shards into one file, without -of- in its name"
+            f"rows of shard {shown} would be missing; write all shards into one file, without -of- in its name"
         )

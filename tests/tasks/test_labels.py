@@ -217,7 +217,7 @@ def test_a_word_for_no_label_among_numbers_is_refused_with_its_row(others, word,
 
 @pytest.mark.parametrize("word", [word for word in ABSENT if word != "none"])
 def test_a_word_for_no_label_among_words_is_refused_where_it_is_not_written_as_they_are(word, tmp_path):
-    with pytest.raises(ConfigError, match=rf"^task.label_column: row 3 of .* has no label \('{word}', .* name a class"):
+    with pytest.raises(ConfigError, match=rf"^task.label_column: row 3 of .* has no label \('{word}', .* another name"):
         read(tmp_path, ["favor", "against", word] * 2, ["favor"])
 
 
