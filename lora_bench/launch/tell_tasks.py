@@ -68,6 +68,8 @@ def _repeats(task: Task) -> str:
         rows = f"{len(task.splits[split]):,} {split.replace('_', ' ')} rows"
         repeated = [f"{n:,} of {other}" for other, n in others.items() if n]
         sayings.append(f"of {rows} {listed(repeated)} too" if repeated else f"of {rows} none of train or select")
+    if figures.n_select_repeats:
+        sayings.append(f"of {len(task.splits['select']):,} select rows {figures.n_select_repeats:,} of train too")
     if figures.n_empty:
         sayings.append(f"{counted(figures.n_empty, 'row')} with one text empty")
     is_cut = task.facts["cut"]["select"] != "own split"

@@ -21,11 +21,13 @@ class Summary:
     Attributes:
         counts: split -> rows of each label, in the labels' order; empty lists for regression.
         repeats: report split -> other split -> how many of its rows have all texts of a row there.
+        n_select_repeats: select rows that have all texts of a train row.
         n_empty: rows of all splits one of whose two texts is empty.
     """
 
     counts: dict[str, list[int]]
     repeats: dict[str, dict[str, int]]
+    n_select_repeats: int
     n_empty: int
 
     def as_facts(self, task: Task) -> dict[str, Any]:
@@ -45,10 +47,11 @@ def summarise(task: Task) -> Summary:
         for split, rows in task.splits.items()
         if split.startswith("report")
     }
+    n_select_repeats = _n_repeated(task.splits["select"], task.splits["train"])
     n_empty = sum(
         int((rows[["text_a", "text_b"]] == "").any(axis=1).sum()) for rows in task.splits.values() if "text_b" in rows
     )
-    return Summary(counts, repeats, n_empty)
+    return Summary(counts, repeats, n_select_repeats, n_empty)
 
 
 def _n_repeated(rows: pd.DataFrame, others: pd.DataFrame) -> int:

@@ -71,6 +71,32 @@ def test_a_pair_repeats_where_both_its_texts_do(tmp_path):
     assert "; 2 rows with one text empty; " in told[1]
 
 
+@pytest.mark.parametrize(("first", "n_copies"), [(0, 10), (35, 5), (40, 0)])
+def test_select_rows_that_are_train_rows_are_told(first, n_copies, tmp_path):
+    """On rows that were trained on the largest rank is best, and nothing else of the choice looks wrong."""
+    texts = [f"text {row}" for row in range(first, first + 10)]
+    pd.DataFrame({"text": texts, "label": ["a", "b"] * 5}).to_csv(tmp_path / "select.csv", index=False)
+    run = own_rows(tmp_path, ["a", "b"] * 20, task__select_file="select.csv", task__select_rows=None)
+    told = list(tell_tasks.lines([run]))[1].split("; ")
+    assert [part for part in told if "select rows" in part] == (
+        [f"of 10 select rows {n_copies} of train too"] if n_copies else []
+    )
+    assert told[-1] == "select has rows of its own"
+
+
+def test_select_rows_that_train_has_twice_are_told(tmp_path):
+    """Cut from train, select still has rows of train where the file has them twice."""
+    report = pd.DataFrame({"text": ["new"], "label": ["a"]})
+    run = own_rows(tmp_path, ["a", "b"] * 20, report=report)
+    rows = pd.read_csv(tmp_path / "train.csv")
+    pd.concat([rows] * 2).to_csv(tmp_path / "train.csv", index=False)
+    again = resolve(run.config)
+    train, select = again.task.splits["train"], again.task.splits["select"]
+    n_copies = int(select["text_a"].isin(train["text_a"]).sum())
+    assert n_copies
+    assert f"; of {len(select)} select rows {n_copies} of train too; " in list(tell_tasks.lines([again]))[1]
+
+
 def test_rows_that_occur_once_are_told_too_and_numbers_have_no_labels(tmp_path):
     report = pd.DataFrame({"text": ["new", "newer"], "label": [1.5, 2.5]})
     labels = [row / 2 for row in range(30)]
