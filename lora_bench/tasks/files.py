@@ -22,7 +22,7 @@ from lora_bench.tasks.labels import (
     regression_labels,
 )
 from lora_bench.tasks.quotes import refuse_swallowed, refuse_two_rules
-from lora_bench.tasks.readers import Columns, read_columns, require
+from lora_bench.tasks.readers import Columns, bare, read_columns, require
 from lora_bench.tasks.rows import Rows, Source
 from lora_bench.tasks.shards import refuse_part
 
@@ -37,7 +37,10 @@ def read(config: TaskConfig) -> Source:
         raise ConfigError(f"task.text_columns: {len(config.text_columns)} given; name one or two columns")
     if not config.label_column:
         raise ConfigError("task.label_column: no column given; name the column that holds the labels")
-    if config.label_column in config.text_columns:
+    texts = [bare(name) for name in config.text_columns]
+    if len(set(texts)) < len(texts):
+        raise ConfigError(f"task.text_columns: {config.text_columns[0]!r} is named twice; name one column, or two")
+    if bare(config.label_column) in texts:
         raise ConfigError(
             f"task.label_column: {config.label_column!r} is one of task.text_columns; name another column"
         )

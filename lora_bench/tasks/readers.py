@@ -71,11 +71,16 @@ class Columns:
         Raises:
             KeyError: when there is none of this name, blanks around it aside.
         """
-        return self.values[name.strip(_BLANKS)]
+        return self.values[bare(name)]
 
     def bits_of(self, name: str) -> int:
         """Bits of a whole number that a column holds exactly where it holds floats."""
-        return self.float_bits.get(name.strip(_BLANKS), DOUBLE_BITS)
+        return self.float_bits.get(bare(name), DOUBLE_BITS)
+
+
+def bare(name: str) -> str:
+    """A column's name without the blanks and marks around it, which do not count."""
+    return name.strip(_BLANKS)
 
 
 def suffix_of(path: Path) -> str:
@@ -108,7 +113,7 @@ def read_columns(path: Path, *, key: str) -> Columns:
 def require(columns: Columns, names: Sequence[str], *, where: Path | str, key: str) -> None:
     """Refuse a file that lacks a column."""
     for name in names:
-        if name.strip(_BLANKS) in columns.values:
+        if bare(name) in columns.values:
             continue
         there = [_short(other) for other in columns.values]
         hint = did_you_mean(name, there)
@@ -176,7 +181,7 @@ def _named(names: Sequence[str], columns: Sequence[list[Any]], path: Path, key: 
     Raises:
         ConfigError: when two columns have one name.
     """
-    plain = [name.strip(_BLANKS) for name in names]
+    plain = [bare(name) for name in names]
     repeated = [name for name in dict.fromkeys(plain) if plain.count(name) > 1]
     if repeated:
         what = f"{repeated[0]!r}; name each once" if repeated[0] else "without a name; name each, or take them out"
@@ -207,7 +212,7 @@ def _read_parquet(path: Path, key: str) -> Columns:
     given = (table.schema.metadata or {}).items()
     metadata = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in given}
     bits = {pyarrow.float32(): 24, pyarrow.float16(): 11}
-    types = {entry.name.strip(_BLANKS): getattr(entry.type, "value_type", entry.type) for entry in table.schema}
+    types = {bare(entry.name): getattr(entry.type, "value_type", entry.type) for entry in table.schema}
     narrow = {name: bits[kind] for name, kind in types.items() if kind in bits}
     return Columns(_named(names, values, path, key), table.num_rows, metadata, narrow)
 
@@ -288,7 +293,7 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
         if header is None:
             raise ConfigError(f"{key}: {str(path)!r} is empty; give a header line and rows")
         _require_delimiter(header, delimiter, path, key)
-        names = [name.strip(_BLANKS) for name in header]
+        names = [bare(name) for name in header]
         begin = lines.n + 1
         for row in reader:
             if _is_blank(row, lines.last):

@@ -624,7 +624,9 @@ def test_a_shard_is_no_split(name, tmp_path):
     for suffix in FORMATS:
         write(tmp_path / f"{stem}.{suffix}", user_rows(["a", "b"] * 4))
         write(tmp_path / f"report.{suffix}", user_rows(["a", "b"]))
-        message = rf"^task.train_file: .*{stem}.{suffix}' is shard 1 of 3, .* rows of shard 0, 2 would be missing; write all"
+        message = (
+            rf"^task.train_file: .*{stem}.{suffix}' is shard 1 of 3, .* rows of shard 0, 2 would be missing; write all"
+        )
         with pytest.raises(ConfigError, match=message):
             load_files(tmp_path, f"{stem}.{suffix}", f"report.{suffix}")
     write(tmp_path / "train-00000-of-00001.csv", user_rows(["a", "b"] * 4))
