@@ -1,4 +1,6 @@
-"""Rows that an open quote has swallowed: CSV reads them as one text of several lines, and nothing else tells.
+"""Quotes that spoil rows in silence: by two rules in the splits of one task, or by an open one that swallows rows.
+
+CSV reads swallowed rows as one text of several lines, and nothing else tells.
 
     text,label
     "good film,1          <- a quote that nobody closes
@@ -30,11 +32,11 @@ def refuse_two_rules(read_in: Mapping[Path, Columns], *, key: str) -> None:
     Raises:
         ConfigError: with a file of each rule.
     """
-    first = {columns.quotes: path for path, columns in reversed(read_in.items())}
-    if {"letters", "marks"} <= first.keys():
+    files = {columns.quotes: path for path, columns in read_in.items()}
+    if {"letters", "marks"} <= files.keys():
         raise ConfigError(
-            f"{key}: in {str(first['letters'])!r} quotes are letters, since some stand within a text, and in "
-            f"{str(first['marks'])!r} they stand around texts; write both in one way: as RFC 4180 does, or as JSONL"
+            f"{key}: in {str(files['letters'])!r} quotes are letters, since some stand within a text, and in "
+            f"{str(files['marks'])!r} they stand around texts; write both in one way: as RFC 4180 does, or as JSONL"
         )
 
 
