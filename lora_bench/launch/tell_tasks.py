@@ -21,10 +21,13 @@ MOST_LETTERS = 40
 FEW = 0.01
 """Share of a split's rows that fill `train.max_length`, below which nothing is said of them."""
 
+NEARLY_ALL = 0.95
+"""Share of train rows at which what holds of them is no chance."""
+
 
 def lines(runs: Iterable[Any]) -> Iterator[str]:
-    """Two lines for each task of these resolved runs, one for each length at which many rows are cut, and one for each
-    head that a backbone begins with."""
+    """Two lines for each task of these resolved runs, one for each text that holds none, one for each length at which
+    many rows are cut, and one for each head that a backbone begins with."""
     runs = list(runs)
     first: dict[tuple[str, int], Any] = {}
     for run in runs:
@@ -32,6 +35,7 @@ def lines(runs: Iterable[Any]) -> Iterator[str]:
     for run in first.values():
         yield _labels(run.config.task.name, run.task)
         yield f"  {_repeats(run.task)}"
+        yield from (f"  {line}" for line in _leaks(run.task))
         alike = [other for other in runs if _rows_of(other) == _rows_of(run)]
         by_length = {(other.blueprint.fingerprint, other.config.train.max_length): other for other in reversed(alike)}
         yield from (f"  {line}" for line in filter(None, map(_full, by_length.values())))
@@ -68,11 +72,24 @@ def _repeats(task: Task) -> str:
         rows = f"{len(task.splits[split]):,} {split.replace('_', ' ')} rows"
         repeated = [f"{n:,} of {other}" for other, n in others.items() if n]
         sayings.append(f"of {rows} {listed(repeated)} too" if repeated else f"of {rows} none of train or select")
+    if figures.n_select_repeats:
+        sayings.append(f"of {len(task.splits['select']):,} select rows {figures.n_select_repeats:,} of train too")
     if figures.n_empty:
         sayings.append(f"{counted(figures.n_empty, 'row')} with one text empty")
     is_cut = task.facts["cut"]["select"] != "own split"
     sayings.append("select is cut from train, before it" if is_cut else "select has rows of its own")
     return "; ".join(sayings)
+
+
+def _leaks(task: Task) -> Iterator[str]:
+    """What a text holds instead of a text: the label, or the other text. Both are slips in `task.text_columns`."""
+    figures = summarise(task)
+    names = ("the first text", "the second text") if len(figures.given) > 1 else ("the text",)
+    for name, share in zip(names, figures.given, strict=True):
+        if share >= NEARLY_ALL:
+            yield f"WARNING: {name} gives away the label of {share:.0%} of train rows; is its column one of the labels?"
+    if figures.same >= NEARLY_ALL:
+        yield f"WARNING: both texts are the same in {figures.same:.0%} of train rows; are their columns the two meant?"
 
 
 def _full(run: Any) -> str:

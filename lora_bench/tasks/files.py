@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
-from lora_bench.tasks.labels import LabelColumn, class_label, classes, is_missing, refuse_hidden, regression_labels
-from lora_bench.tasks.quotes import refuse_swallowed
-from lora_bench.tasks.readers import Columns, read_columns, require
+from lora_bench.tasks.labels import (
+    LabelColumn,
+    class_label,
+    classes,
+    is_missing,
+    refuse_hidden,
+    refuse_rounded,
+    regression_labels,
+)
+from lora_bench.tasks.quotes import refuse_swallowed, refuse_two_rules
+from lora_bench.tasks.readers import Columns, bare, read_columns, require
 from lora_bench.tasks.rows import Rows, Source
+from lora_bench.tasks.shards import refuse_part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,24 +32,15 @@ if TYPE_CHECKING:
 
 def read(config: TaskConfig) -> Source:
     """Rows of `task.train_file`, `task.report_file` and, where given, `task.select_file`."""
-    folder = Path(config.data_dir or ".")
-    given = {"train": config.train_file, "select": config.select_file, "report": config.report_file}
-    paths: dict[str, Path] = {}
-    for split, name in given.items():
-        if not name:
-            if split != "select":
-                raise ConfigError(f"task.{split}_file: no file given; task=files needs train_file and report_file")
-            continue
-        path = folder / name
-        for other, taken in paths.items():
-            if path.resolve() == taken.resolve():
-                raise ConfigError(f"task.{split}_file: {name!r} is task.{other}_file too; give each split its own file")
-        paths[split] = path
+    paths = _paths(config)
     if not 1 <= len(config.text_columns) <= 2:
         raise ConfigError(f"task.text_columns: {len(config.text_columns)} given; name one or two columns")
     if not config.label_column:
         raise ConfigError("task.label_column: no column given; name the column that holds the labels")
-    if config.label_column in config.text_columns:
+    texts = [bare(name) for name in config.text_columns]
+    if len(set(texts)) < len(texts):
+        raise ConfigError(f"task.text_columns: {config.text_columns[0]!r} is named twice; name one column, or two")
+    if bare(config.label_column) in texts:
         raise ConfigError(
             f"task.label_column: {config.label_column!r} is one of task.text_columns; name another column"
         )
@@ -52,6 +52,7 @@ def read(config: TaskConfig) -> Source:
         require(columns, config.text_columns, where=paths[split], key="task.text_columns")
         require(columns, [config.label_column], where=paths[split], key="task.label_column")
         refuse_swallowed(columns, config.label_column, where=paths[split], key=f"task.{split}_file")
+    refuse_two_rules({paths[split]: columns for split, columns in read_in.items()}, key="task.train_file")
 
     import pandas as pd
 
@@ -68,6 +69,7 @@ def read(config: TaskConfig) -> Source:
         labels = {split: regression_labels(given.values, where=given.path) for split, given in raw.items()}
         for split, numbers in labels.items():
             refuse_hidden(numbers, where=paths[split])
+            refuse_rounded(numbers, where=paths[split])
     else:
         learnt = classes(raw)
         names, keys, labels = learnt.names, learnt.keys, learnt.labels
@@ -79,6 +81,25 @@ def read(config: TaskConfig) -> Source:
         splits[split] = Rows(table, split, files=(paths[split].name,))
     default = ("pearson", "spearman") if config.kind == "regression" else ("accuracy",)
     return Source("files", config.kind, names, default, splits, label_keys=keys)
+
+
+def _paths(config: TaskConfig) -> dict[str, Path]:
+    """The file of each split."""
+    folder = Path(config.data_dir or ".")
+    given = {"train": config.train_file, "select": config.select_file, "report": config.report_file}
+    paths: dict[str, Path] = {}
+    for split, name in given.items():
+        if not name:
+            if split != "select":
+                raise ConfigError(f"task.{split}_file: no file given; task=files needs train_file and report_file")
+            continue
+        path = folder / name
+        for other, taken in paths.items():
+            if path.resolve() == taken.resolve():
+                raise ConfigError(f"task.{split}_file: {name!r} is task.{other}_file too; give each split its own file")
+        refuse_part(path, key=f"task.{split}_file")
+        paths[split] = path
+    return paths
 
 
 def text_table(columns: Columns, names: Sequence[str], *, where: Path | str, key: str) -> pd.DataFrame:

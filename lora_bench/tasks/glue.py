@@ -9,7 +9,6 @@ Source: Wang et al. 2019, arXiv:1804.07461 (tasks and metrics); https://huggingf
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import TaskConfig
+from lora_bench.tasks import shards
 from lora_bench.tasks.files import text_table
 from lora_bench.tasks.hub import asked_once
 from lora_bench.tasks.labels import class_label, json_object, regression_labels
-from lora_bench.tasks.readers import SUFFIXES, Columns, read_columns, require, suffix_of
+from lora_bench.tasks.quotes import refuse_two_rules
+from lora_bench.tasks.readers import Columns, read_columns, require, suffix_of
 from lora_bench.tasks.rows import Rows, Source
 
 if TYPE_CHECKING:
@@ -108,11 +109,14 @@ def _from_files(name: str, given: Path) -> Source:
     folder = _task_folder(name, given)
     import pandas as pd
 
+    files = _split_files(folder, task)
+    read_in = {path: read_columns(path, key="task.data_dir") for paths in files.values() for path in paths}
+    refuse_two_rules(read_in, key="task.data_dir")
     splits = {}
-    for split, paths in _split_files(folder, task).items():
+    for split, paths in files.items():
         tables, claims = [], []
         for path in paths:
-            columns = read_columns(path, key="task.data_dir")
+            columns = read_in[path]
             claims.append(_check_metadata(columns.metadata, name, split, path))
             tables.append(_table(task, columns, where=path, key="task.data_dir"))
         table = pd.concat(tables, ignore_index=True)
@@ -186,14 +190,10 @@ def _task_folder(name: str, given: Path) -> Path:
     return given
 
 
-def _parse_name(path: Path, task: GlueTask) -> tuple[str, int | None, int | None] | None:
-    """(split, shard, shards) of a data file; None for any other file."""
-    suffixes = "|".join(map(re.escape, SUFFIXES))
-    matched = re.fullmatch(rf"([a-z_]+)(?:-(\d+)-of-(\d+))?({suffixes})", path.name, re.IGNORECASE)
-    if not matched or matched[1] not in task.rows:
-        return None
-    shard, shards = (int(matched[2]), int(matched[3])) if matched[2] else (None, None)
-    return matched[1], shard, shards
+def _parse_name(path: Path, task: GlueTask) -> shards.Shard | None:
+    """What the name of a split's data file says; None for any other file."""
+    shard = shards.parse(path)
+    return shard if shard is not None and shard.split in task.rows else None
 
 
 def _split_files(folder: Path, task: GlueTask) -> dict[str, list[Path]]:
@@ -206,18 +206,18 @@ def _split_files(folder: Path, task: GlueTask) -> dict[str, list[Path]]:
     for path in sorted(folder.iterdir()):
         parsed = _parse_name(path, task) if path.is_file() else None
         if parsed:
-            split, shard, shards = parsed
-            by_split.setdefault(split, {}).setdefault((suffix_of(path), shards), []).append((shard or 0, path))
+            source = by_split.setdefault(parsed.split, {}).setdefault((suffix_of(path), parsed.count), [])
+            source.append((parsed.number or 0, path))
     files = {}
     for split, sources in by_split.items():
         if len(sources) > 1:
             names = ", ".join(path.name for source in sources.values() for _, path in source)
             raise ConfigError(f"task.data_dir: several sources of {split!r} in {str(folder)!r} ({names}); keep one")
-        ((_, shards), source) = next(iter(sources.items()))
-        numbers = sorted(shard for shard, _ in source)
-        if numbers != list(range(shards or 1)):
-            lacking = sorted(set(range(shards or 1)) - set(numbers))
-            problem = f"lacks shard {lacking[0]} of {shards}" if lacking else "has a shard twice or a number too high"
+        ((_, count), source) = next(iter(sources.items()))
+        numbers = sorted(number for number, _ in source)
+        if numbers != list(range(count or 1)):
+            lacking = shards.lacking(numbers, count or 1)
+            problem = f"lacks shard {lacking[0]} of {count}" if lacking else "has a shard twice or a number too high"
             names = ", ".join(path.name for _, path in source)
             raise ConfigError(f"task.data_dir: {split!r} in {str(folder)!r} {problem} ({names}); keep each shard once")
         files[split] = [path for _, path in sorted(source)]

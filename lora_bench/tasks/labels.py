@@ -3,8 +3,9 @@
 Labels never pass through a float. A class is a text, a whole number or true/false, and it is one class in every file
 format: 1 and 1.0 are one (a typed column writes either), and no other two spellings are. Two spellings of one number
 (01 and 1, 12e3 and 12000, +1 and 1), wherever in the splits, are refused: whether they are one class only their owner
-knows. So are two texts that look the same. Classes are learnt from train, in the order of their numbers, else that of
-their text; where the file is parquet with a ClassLabel of the `datasets` library, its numbers have their names.
+knows. So are two words that look alike, and words that tools write where there is no label (`words.py`). Classes are
+learnt from train, in the order of their numbers, else that of their text; where the file is parquet with a ClassLabel
+of the `datasets` library, its numbers have their names.
 
 -1 is a class like any other, except where every label of a split is -1: so GLUE and others mark hidden labels.
 """
@@ -14,14 +15,16 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from lora_bench.config.errors import ConfigError
+from lora_bench.tasks import words
 from lora_bench.tasks.readers import DOUBLE_BITS
 
 KEY = "task.label_column"
@@ -81,8 +84,9 @@ def classes(columns: Mapping[str, LabelColumn]) -> Classes:
     """The classes that train has, and every split's labels as their positions.
 
     Raises:
-        ConfigError: on an absent label or one that is no class, two spellings of one number, hidden labels, a class
-            that train lacks, fewer than two classes or more than `MOST_LABELS`.
+        ConfigError: on an absent label (also in a word for it, such as nan) or one that is no class, two spellings of
+            one number or word, hidden labels, a class that train lacks, fewer than two classes or more than
+            `MOST_LABELS`.
     """
     labels = {split: _labels_of(column) for split, column in columns.items()}
     for split, in_split in labels.items():
@@ -94,8 +98,10 @@ def classes(columns: Mapping[str, LabelColumn]) -> Classes:
     class_names = _class_names(columns)
     if class_names:
         labels = {split: _named(in_split, class_names, columns[split]) for split, in_split in labels.items()}
+    _refuse_absent(labels, columns)
     _refuse_two_spellings(labels, columns)
-    _refuse_look_alikes(labels, columns)
+    if not class_names:  # a list of names says itself that they are two
+        _refuse_look_alikes(labels, columns)
     ordered = _in_order(labels["train"], columns["train"])
     position = {label.value: number for number, label in enumerate(ordered)}
     for split, in_split in labels.items():
@@ -134,6 +140,23 @@ def refuse_hidden(labels: Sequence[float], *, where: Path | str) -> None:
         raise ConfigError(
             f"{KEY}: every label of {str(where)!r} is -1, which marks hidden labels; "
             "give a split whose labels are known"
+        )
+
+
+def refuse_rounded(labels: Sequence[float], *, where: Path | str) -> None:
+    """Refuse numbers that differ by so little that single precision, in which they are learnt and scored, merges them.
+
+    Labels are refused where rounding moves them by more than a tenth of their standard deviation.
+
+    Raises:
+        ConfigError: with the least and the greatest label.
+    """
+    numbers = np.asarray(labels, dtype=np.float64)
+    moved = np.sqrt(np.mean((numbers - numbers.astype(np.float32)) ** 2))
+    if moved > 0.1 * numbers.std() > 0:
+        raise ConfigError(
+            f"{KEY}: the labels of {str(where)!r} go from {min(labels)!r} to {max(labels)!r}, so close for their "
+            "size that single precision cannot tell them apart; subtract one number from the labels of all splits"
         )
 
 
@@ -288,6 +311,22 @@ def _named(labels: Sequence[Label], class_names: tuple[str, ...], column: LabelC
     return named
 
 
+def _refuse_absent(labels: Mapping[str, Sequence[Label]], columns: Mapping[str, LabelColumn]) -> None:
+    """Refuse words that tools write where there is no label, as pandas and SQL do: they would be a class."""
+    others = {label.name for label in labels["train"] if isinstance(label.value, str)}
+    checked: set[str] = set()
+    for split, in_split in labels.items():
+        for row, label in enumerate(in_split, start=1):
+            if label.name in checked or isinstance(label.value, Decimal):
+                continue
+            if words.is_absent(label.name, others):
+                raise ConfigError(
+                    f"{KEY}: row {row} of {str(columns[split].path)!r} has no label ({label.name!r}, as tools write an "
+                    "absent one); label such rows or drop them, and give a class that is called so another name"
+                )
+            checked.add(label.name)
+
+
 def _refuse_two_spellings(labels: Mapping[str, Sequence[Label]], columns: Mapping[str, LabelColumn]) -> None:
     first: dict[Decimal, tuple[str, str]] = {}
     for split, in_split in labels.items():
@@ -304,26 +343,21 @@ def _refuse_two_spellings(labels: Mapping[str, Sequence[Label]], columns: Mappin
 
 
 def _refuse_look_alikes(labels: Mapping[str, Sequence[Label]], columns: Mapping[str, LabelColumn]) -> None:
-    """Refuse two classes that nobody can tell apart by sight: a composed letter and a letter with its accent behind it,
-    one blank and two, a mark without width. Large and small letters are seen, and are two classes."""
+    """Refuse two classes that differ in nothing but what is easily mistyped or not seen at all."""
     names: dict[str, str] = {}
     first: dict[str, tuple[str, str]] = {}
     for split, in_split in labels.items():
         for row, label in enumerate(in_split, start=1):
             if label.name in names:
                 continue
-            looks = names[label.name] = _looks(label.name)
+            looks = names[label.name] = words.looks(label.name)
             place = f"{label.name!a} (row {row} of {str(columns[split].path)!r})"
             name, earlier = first.setdefault(looks, (label.name, place))
             if name != label.name:
-                raise ConfigError(f"{KEY}: {earlier} and {place} look the same; spell one class in one way")
-
-
-def _looks(name: str) -> str:
-    """A text as it is seen: letters composed, runs of blanks as one, no marks without width."""
-    composed = unicodedata.normalize("NFC", name)
-    visible = (letter for letter in composed if unicodedata.category(letter) != "Cf")
-    return " ".join("".join(visible).split())
+                raise ConfigError(
+                    f"{KEY}: {earlier} and {place} look alike, but for case, blanks, quotes, dashes or forms of a "
+                    "letter; spell one class in one way, and classes that differ with other letters"
+                )
 
 
 def _in_order(train: Sequence[Label], column: LabelColumn) -> list[Label]:

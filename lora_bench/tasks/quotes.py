@@ -1,4 +1,6 @@
-"""Rows that an open quote has swallowed: CSV reads them as one text of several lines, and nothing else tells.
+"""Quotes that spoil rows in silence: by two rules in the splits of one task, or by an open one that swallows rows.
+
+CSV reads swallowed rows as one text of several lines, and nothing else tells.
 
     text,label
     "good film,1          <- a quote that nobody closes
@@ -12,13 +14,30 @@ and a label that rows without a line break have.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lora_bench.config.errors import ConfigError
 from lora_bench.tasks.readers import Columns
 
 _LINE_END = re.compile(r"\r\n|\n|\r")
+
+
+def refuse_two_rules(read_in: Mapping[Path, Columns], *, key: str) -> None:
+    """Refuse TSV files of one task in which quotes are letters here and marks around texts there.
+
+    Each file's rows say which they are. A split whose quotes happen to stand around whole texts alone is read without
+    them, and the texts of another keep theirs: the two would differ in what nobody wrote.
+
+    Raises:
+        ConfigError: with a file of each rule.
+    """
+    files = {columns.quotes: path for path, columns in read_in.items()}
+    if {"letters", "marks"} <= files.keys():
+        raise ConfigError(
+            f"{key}: in {str(files['letters'])!r} quotes are letters, since some stand within a text, and in "
+            f"{str(files['marks'])!r} they stand around texts; write both in one way: as RFC 4180 does, or as JSONL"
+        )
 
 
 def refuse_swallowed(columns: Columns, label: str, *, where: Path, key: str) -> None:
@@ -31,7 +50,8 @@ def refuse_swallowed(columns: Columns, label: str, *, where: Path, key: str) -> 
     if delimiter is None:
         return
     place = next(number for number, values in enumerate(columns.values.values()) if values is labels)
-    rows = list(zip(*columns.values.values(), strict=True))
+    unnamed = ("",) * columns.n_unnamed
+    rows = [(*cells, *unnamed) for cells in zip(*columns.values.values(), strict=True)]
     broken = {number for number, cells in enumerate(rows) if any(map(_is_broken, cells))}
     if not broken:
         return

@@ -33,6 +33,7 @@ _KINDS = (
     (b"version https://git-lfs", "a pointer of Git LFS", None, "run `git lfs pull` in its folder"),
     (b"\x1f\x8b", "a gzip file", ".gz", "name it with .gz at the end"),
     (b"PAR1", "a parquet file", ".parquet", "name it .parquet"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Excel workbook (.xls)", None, "export the sheet as CSV in UTF-8"),
     (b"PK\x03\x04", "a zip archive or a workbook", None, "unpack it, or export the sheet as CSV in UTF-8"),
 )
 """Files by how they begin: the words for each, the ending that is right for it, and what works with another."""
@@ -52,6 +53,8 @@ class Columns:
         float_bits: of columns whose numbers were stored as floats of less than 64 bits, the bits of a whole number that
             they hold exactly.
         delimiter: what stands between a row's fields; None where rows are no lines of text.
+        quotes: of a TSV file with quotes, whether they are `letters` or `marks` around texts, as its rows say.
+        n_unnamed: columns that stood behind these, without a name and empty, as spreadsheets write them.
     """
 
     values: dict[str, list[Any]]
@@ -59,6 +62,8 @@ class Columns:
     metadata: dict[str, str]
     float_bits: dict[str, int] = field(default_factory=dict)
     delimiter: str | None = None
+    quotes: str | None = None
+    n_unnamed: int = 0
 
     def of(self, name: str) -> list[Any]:
         """The values of a column, (n_rows,).
@@ -66,11 +71,16 @@ class Columns:
         Raises:
             KeyError: when there is none of this name, blanks around it aside.
         """
-        return self.values[name.strip(_BLANKS)]
+        return self.values[bare(name)]
 
     def bits_of(self, name: str) -> int:
         """Bits of a whole number that a column holds exactly where it holds floats."""
-        return self.float_bits.get(name.strip(_BLANKS), DOUBLE_BITS)
+        return self.float_bits.get(bare(name), DOUBLE_BITS)
+
+
+def bare(name: str) -> str:
+    """A column's name without the blanks and marks around it, which do not count."""
+    return name.strip(_BLANKS)
 
 
 def suffix_of(path: Path) -> str:
@@ -103,7 +113,7 @@ def read_columns(path: Path, *, key: str) -> Columns:
 def require(columns: Columns, names: Sequence[str], *, where: Path | str, key: str) -> None:
     """Refuse a file that lacks a column."""
     for name in names:
-        if name.strip(_BLANKS) in columns.values:
+        if bare(name) in columns.values:
             continue
         there = [_short(other) for other in columns.values]
         hint = did_you_mean(name, there)
@@ -171,10 +181,11 @@ def _named(names: Sequence[str], columns: Sequence[list[Any]], path: Path, key: 
     Raises:
         ConfigError: when two columns have one name.
     """
-    plain = [name.strip(_BLANKS) for name in names]
+    plain = [bare(name) for name in names]
     repeated = [name for name in dict.fromkeys(plain) if plain.count(name) > 1]
     if repeated:
-        raise ConfigError(f"{key}: {str(path)!r} has two columns {repeated[0]!r}; name each once")
+        what = f"{repeated[0]!r}; name each once" if repeated[0] else "without a name; name each, or take them out"
+        raise ConfigError(f"{key}: {str(path)!r} has two columns {what}")
     return dict(zip(plain, columns, strict=True))
 
 
@@ -201,7 +212,7 @@ def _read_parquet(path: Path, key: str) -> Columns:
     given = (table.schema.metadata or {}).items()
     metadata = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in given}
     bits = {pyarrow.float32(): 24, pyarrow.float16(): 11}
-    types = {entry.name.strip(_BLANKS): getattr(entry.type, "value_type", entry.type) for entry in table.schema}
+    types = {bare(entry.name): getattr(entry.type, "value_type", entry.type) for entry in table.schema}
     narrow = {name: bits[kind] for name, kind in types.items() if kind in bits}
     return Columns(_named(names, values, path, key), table.num_rows, metadata, narrow)
 
@@ -282,13 +293,25 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
         if header is None:
             raise ConfigError(f"{key}: {str(path)!r} is empty; give a header line and rows")
         _require_delimiter(header, delimiter, path, key)
+        names = [bare(name) for name in header]
         begin = lines.n + 1
         for row in reader:
             if _is_blank(row, lines.last):
                 begin = lines.n + 1
                 continue
+            late = None if is_plain else _late_quote(row, lines.last, delimiter, is_ragged=len(row) != len(header))
+            if late is not None:
+                raise ConfigError(
+                    f"{key}: line {begin} of {str(path)!r} has blanks before the quote in {_short(late)!r}, so the "
+                    f"quote counts as a letter; remove blanks behind {_DELIMITERS[delimiter]} that stand before a quote"
+                )
             if len(row) != len(header):
                 raise ConfigError(f"{key}: {_ragged(row, header, begin, lines, repr(str(path)))}")
+            if row[0].strip(_BLANKS) == names[0] and [cell.strip(_BLANKS) for cell in row] == names:
+                raise ConfigError(
+                    f"{key}: line {begin} of {str(path)!r} is the header again, as where files are put together; "
+                    "remove it: read as a row, it would be a text and a label"
+                )
             rows.append(row)
             begin = lines.n + 1
     except csv.Error as error:
@@ -299,7 +322,12 @@ def _read_delimited(text: str, path: Path, key: str, *, delimiter: str) -> Colum
     finally:
         csv.field_size_limit(limit)
     columns = [list(values) for values in zip(*rows, strict=True)] if rows else [[] for _ in header]
-    return Columns(_named(header, columns, path, key), len(rows), {}, delimiter=delimiter)
+    n_named = len(columns)
+    while n_named > 1 and not names[n_named - 1] and not any(cell.strip(_BLANKS) for cell in columns[n_named - 1]):
+        n_named -= 1
+    kept = _named(header[:n_named], columns[:n_named], path, key)
+    quotes = ("letters" if is_plain else "marks") if delimiter == "\t" and '"' in text else None
+    return Columns(kept, len(rows), {}, delimiter=delimiter, quotes=quotes, n_unnamed=len(columns) - n_named)
 
 
 def _is_blank(row: Sequence[str], line: str) -> bool:
@@ -337,6 +365,21 @@ def _ragged(row: Sequence[str], header: Sequence[str], begin: int, lines: _Lines
     if len(row) < len(header):
         return f"{fields}: {header[len(row)].strip(_BLANKS)!r} is missing; give every row all fields, and quote texts"
     return f"{fields}; quote texts that hold the delimiter"
+
+
+def _late_quote(row: Sequence[str], line: str, delimiter: str, *, is_ragged: bool) -> str | None:
+    """A field of which blanks keep the quote from being one (`a, "b, c"`); None without one.
+
+    In a row of too many fields it may be the piece of a text, elsewhere it is a whole one. A text that begins so and is
+    quoted rightly is none: as it is read, it does not stand in the line.
+    """
+    for number, cell in enumerate(row):
+        plain = cell.strip(" \t")
+        if cell[:1] == '"' or plain[:1] != '"' or not (is_ragged or (len(plain) > 1 and plain[-1] == '"')):
+            continue
+        if line.startswith(cell) if number == 0 else delimiter + cell in line:
+            return cell
+    return None
 
 
 def _has_plain_quotes(text: str) -> bool:

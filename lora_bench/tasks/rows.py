@@ -110,7 +110,8 @@ def assemble(source: Source, config: TaskConfig) -> Task:
     """Cut a source into splits and fingerprint them.
 
     Raises:
-        ConfigError: on an empty split, too few train rows, or metrics that do not fit the labels.
+        ConfigError: on an empty split, too few train rows, metrics that do not fit the labels, or a split of a
+            regression task whose labels are all one number.
     """
     for split, rows in source.splits.items():
         if rows.table.empty:
@@ -119,6 +120,8 @@ def assemble(source: Source, config: TaskConfig) -> Task:
             )
     metrics = _metrics(source, config)
     splits = _cut(source, config)
+    if source.kind == "regression":
+        _refuse_constant(splits, source, config.name)
     return Task(
         name=config.name,
         kind=source.kind,
@@ -188,6 +191,22 @@ def _cut(source: Source, config: TaskConfig) -> dict[str, pd.DataFrame]:
             table = source.splits[split].table
             splits[split] = table if config.report_rows is None else table.iloc[: config.report_rows]
     return {split: splits[split].reset_index(drop=True) for split in SPLITS if split in splits}
+
+
+def _refuse_constant(splits: Mapping[str, pd.DataFrame], source: Source, name: str) -> None:
+    """Refuse a split whose labels are one number: nothing correlates with it, so its runs would end without a score."""
+    for split, table in splits.items():
+        if table["label"].nunique() > 1:
+            continue
+        value = f"{table['label'].iloc[0]:.9g}"
+        key, works = "task.name", "rows"
+        if source.splits.get(split, source.splits["train"]).table["label"].nunique() > 1:
+            key = f"task.{split.partition('_')[0]}_rows"
+            works = f"more rows by {key}, or rows"
+        raise ConfigError(
+            f"{key}: every label of {name!r} in {split} ({len(table):,}) is {value}, with which no prediction "
+            f"correlates; give {works} with different labels"
+        )
 
 
 def size_of_select(n_train: int, config: TaskConfig) -> int:

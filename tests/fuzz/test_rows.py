@@ -27,7 +27,7 @@ def task_config(train: Path, report: Path, names: list[str], kind: str) -> TaskC
     values = {
         "name": "mine", "source": "files", "kind": kind, "train_file": str(train), "report_file": str(report),
         "select_file": None, "text_columns": names, "label_column": "label", "train_rows": None, "report_rows": None,
-        "select_rows": 1, "data_dir": None,
+        "select_rows": 2 if kind == "regression" else 1, "data_dir": None,
     }  # fmt: skip
     return tiny_config(task=values).task
 

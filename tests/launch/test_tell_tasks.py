@@ -8,6 +8,7 @@ import torch
 from peft import AutoPeftModelForSequenceClassification, PeftConfig
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
+from lora_bench.config.errors import ConfigError
 from lora_bench.launch import tell_tasks
 from lora_bench.models.blueprint import byte_tokenizer
 from lora_bench.store.document import dumps, loads
@@ -18,13 +19,14 @@ from records import finished_record
 from tiny import VALUES, tiny_config
 
 
-def own_rows(folder, labels, *, report=None, pairs=False, n_long=0, **changed):
+def own_rows(folder, labels, *, texts=None, report=None, pairs=False, n_long=0, **changed):
     """A run on rows of the user's own: `text N` of every label in turn, and the first three of them as report.
 
     Args:
+        texts: the first texts instead.
         n_long: rows, from the last, whose text is long.
     """
-    texts = [f"text {row}" + " goes on" * 10 * (row >= len(labels) - n_long) for row in range(len(labels))]
+    texts = texts or [f"text {row}" + " goes on" * 10 * (row >= len(labels) - n_long) for row in range(len(labels))]
     rows = pd.DataFrame({"text": texts, "label": labels})
     if pairs:
         rows["other"] = [f"other {row}" if row else "" for row in range(len(labels))]
@@ -71,11 +73,78 @@ def test_a_pair_repeats_where_both_its_texts_do(tmp_path):
     assert "; 2 rows with one text empty; " in told[1]
 
 
+@pytest.mark.parametrize(("first", "n_copies"), [(0, 10), (35, 5), (40, 0)])
+def test_select_rows_that_are_train_rows_are_told(first, n_copies, tmp_path):
+    """On rows that were trained on the largest rank is best, and nothing else of the choice looks wrong."""
+    texts = [f"text {row}" for row in range(first, first + 10)]
+    pd.DataFrame({"text": texts, "label": ["a", "b"] * 5}).to_csv(tmp_path / "select.csv", index=False)
+    run = own_rows(tmp_path, ["a", "b"] * 20, task__select_file="select.csv", task__select_rows=None)
+    told = list(tell_tasks.lines([run]))[1].split("; ")
+    assert [part for part in told if "select rows" in part] == (
+        [f"of 10 select rows {n_copies} of train too"] if n_copies else []
+    )
+    assert told[-1] == "select has rows of its own"
+
+
+def test_select_rows_that_train_has_twice_are_told(tmp_path):
+    """Cut from train, select still has rows of train where the file has them twice."""
+    report = pd.DataFrame({"text": ["new"], "label": ["a"]})
+    run = own_rows(tmp_path, ["a", "b"] * 20, report=report)
+    rows = pd.read_csv(tmp_path / "train.csv")
+    pd.concat([rows] * 2).to_csv(tmp_path / "train.csv", index=False)
+    again = resolve(run.config)
+    train, select = again.task.splits["train"], again.task.splits["select"]
+    n_copies = int(select["text_a"].isin(train["text_a"]).sum())
+    assert n_copies
+    assert f"; of {len(select)} select rows {n_copies} of train too; " in list(tell_tasks.lines([again]))[1]
+
+
+LEAKS = {  # what the text is in row i, of which the label is a or b in turn, or the number i / 2
+    "name": (lambda row: "ab"[row % 2], "classification", ["100%"]),
+    "other name": (lambda row: ("positive", "negative")[row % 2], "classification", ["100%"]),
+    "nearly": (lambda row: "ab"[row % 2] if row else "text", "classification", ["97%", "100%"]),
+    "half": (lambda row: "ab"[row % 2] if row % 4 < 2 else f"text {row}", "classification", []),
+    "text": (lambda row: f"text {row}", "classification", []),
+    "one text": (lambda row: "ab", "classification", []),
+    "two texts of any label": (lambda row: "ab"[row // 2 % 2], "classification", []),
+    "number": (lambda row: f"{row / 2:.1f}", "regression", ["100%"]),
+    "other number": (lambda row: f"{row / 3:.1f}", "regression", []),
+}
+
+
+@pytest.mark.parametrize(("text_of", "kind", "shares"), LEAKS.values(), ids=LEAKS)
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_text_that_gives_the_label_away_is_told(text_of, kind, shares, pairs, tmp_path):
+    """The label's column, or a copy of it, given as a text: every score is near 1, and nothing else looks wrong."""
+    labels = ["a", "b"] * 20 if kind == "classification" else [row / 2 for row in range(40)]
+    texts = [text_of(row) for row in range(40)]
+    run = own_rows(tmp_path, labels, texts=texts, pairs=pairs, task__kind=kind, task__select_rows=4)
+    told = [line for line in tell_tasks.lines([run]) if "gives away" in line]
+    name = "the first text" if pairs else "the text"
+    line = f"  WARNING: {name} gives away the label of {{}} of train rows; is its column one of the labels?"
+    assert len(told) == bool(shares)
+    assert set(told) <= set(map(line.format, shares))
+
+
+def test_a_pair_of_one_text_is_told_or_refused(tmp_path):
+    """A pair whose texts are one has nothing to compare."""
+    run = own_rows(tmp_path, ["a", "b"] * 20, pairs=True)
+    assert not [line for line in tell_tasks.lines([run]) if "WARNING" in line]
+    rows = pd.read_csv(tmp_path / "train.csv")
+    rows.assign(other=rows["text"]).to_csv(tmp_path / "train.csv", index=False)
+    told = [line for line in tell_tasks.lines([resolve(run.config)]) if "WARNING" in line]
+    assert told == ["  WARNING: both texts are the same in 100% of train rows; are their columns the two meant?"]
+    for columns, key in ((["text", "text "], "text_columns: 'text' is named twice"), (["label "], "label_column: ")):
+        with pytest.raises(ConfigError, match=rf"^task\.{key}"):
+            own_rows(tmp_path, ["a", "b"] * 20, task__text_columns=columns)
+
+
 def test_rows_that_occur_once_are_told_too_and_numbers_have_no_labels(tmp_path):
-    report = pd.DataFrame({"text": ["new"], "label": [1.5]})
-    told = list(tell_tasks.lines([own_rows(tmp_path, [0.5, 1.5] * 5, report=report, task__kind="regression")]))
-    assert told[0] == "task mine: numbers (9 train, 1 select, 1 report)"
-    assert "of 1 report rows none of train or select;" in told[1]
+    report = pd.DataFrame({"text": ["new", "newer"], "label": [1.5, 2.5]})
+    labels = [row / 2 for row in range(30)]
+    told = list(tell_tasks.lines([own_rows(tmp_path, labels, report=report, task__kind="regression")]))
+    assert told[0] == "task mine: numbers (27 train, 3 select, 2 report)"
+    assert "of 2 report rows none of train or select;" in told[1]
 
 
 def test_many_and_hostile_labels_take_one_line(tmp_path):

@@ -81,14 +81,26 @@ LOOK_ALIKES = {
     "no-break blank": ("so so", "so\u00a0so"),
     "soft hyphen": ("out\u00adside", "outside"),
     "tab": ("so so", "so\x0bso"),
+    "case": ("pos", "Pos"),
+    "ligature": ("fine", "\ufb01ne"),
+    "wide": ("AB", "\uff21\uff22"),
+    "power": ("m\u00b2", "m2"),
+    "dots": ("so ...", "so \u2026"),
+    "apostrophe": ("don't", "don\u2019t"),
+    "dash": ("so-so", "so\u2013so"),
+    "quoted": ("pos", "'pos'"),
+    "curly": ("pos", "\u201cpos\u201d"),
+    "number in a circle": ("1", "\u2460"),
 }
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize(("first", "second"), LOOK_ALIKES.values(), ids=LOOK_ALIKES)
-def test_two_labels_that_look_the_same_are_refused_with_their_rows(first, second, suffix, tmp_path):
+def test_two_labels_that_look_alike_are_refused_with_their_rows(first, second, suffix, tmp_path):
     """Two editors spell one word in two ways; the plan shows two classes of one name, and nobody sees why."""
-    message = r"^task.label_column: '.*' \(row 1 of .*train.*'\) and '.*' \(row 3 of .*train.*'\) look the same; spell"
+    message = (
+        r"^task.label_column: ['\"].*\(row 1 of .*train.*'\) and ['\"].*\(row 3 of .*train.*'\) look alike, .*; spell"
+    )
     with pytest.raises(ConfigError, match=message) as refusal:
         read(tmp_path, [first, "other", second, "other"], ["other"], suffixes=(suffix, suffix))
     assert str(refusal.value).isascii(), "what is invisible is shown by its number"
@@ -96,7 +108,7 @@ def test_two_labels_that_look_the_same_are_refused_with_their_rows(first, second
         read(tmp_path, [first, "other"], ["other", second], suffixes=(suffix, suffix))
 
 
-@pytest.mark.parametrize(("first", "second"), [("pos", "Pos"), ("\u00e9", "e"), ("a-b", "a b"), ("m\u00b2", "m2")])
+@pytest.mark.parametrize(("first", "second"), [("\u00e9", "e"), ("a-b", "a b"), ("Ma\u00dfe", "Masse"), ("'", "-")])
 def test_labels_that_can_be_told_apart_are_two_classes(first, second, tmp_path):
     """Whoever reads the plan sees both names with their counts."""
     assert set(read(tmp_path, [first, second] * 2, [first]).label_names) == {first, second}
@@ -187,6 +199,54 @@ def test_what_is_no_class_is_refused_with_its_row(labels, suffix, message, tmp_p
     assert "\n" not in str(told.value) and len(str(told.value)) < 400
 
 
+ABSENT = ("nan", "NaN", "None", "none", "<NA>", "null", "NULL", "N/A", "n/a", "NA", "#N/A")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("word", ABSENT)
+@pytest.mark.parametrize("others", [["0", "1"], ["0.0", "1.0"], ["true", "False"]], ids=str)
+def test_a_word_for_no_label_among_numbers_is_refused_with_its_row(others, word, suffix, tmp_path):
+    """A column of numbers that pandas writes with its gaps: they would be a class of their own, trained and scored."""
+    with pytest.raises(
+        ConfigError, match=rf"^task.label_column: row 3 of .*train.{suffix}' has no label \('{word}', as"
+    ):
+        read(tmp_path, [*others, word, *others], others, suffixes=(suffix, suffix))
+    with pytest.raises(ConfigError, match=rf"row 2 of .*report.{suffix}' has no label \('{word}', as"):
+        read(tmp_path, others * 2, [others[0], word], suffixes=(suffix, suffix))
+
+
+@pytest.mark.parametrize("word", [word for word in ABSENT if word != "none"])
+def test_a_word_for_no_label_among_words_is_refused_where_it_is_not_written_as_they_are(word, tmp_path):
+    with pytest.raises(ConfigError, match=rf"^task.label_column: row 3 of .* has no label \('{word}', .* another name"):
+        read(tmp_path, ["favor", "against", word] * 2, ["favor"])
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("against", "favor", "none"),
+        ("Against", "Favor", "None"),
+        ("AGAINST", "FAVOR", "NONE"),
+        ("de", "en", "na"),
+        ("DE", "NA", "US"),
+        ("A", "B", "None"),
+        ("1", "favor", "none"),
+        ("no_label", "yes"),
+        ("nano", "nullify"),
+    ],
+    ids=str,
+)
+def test_a_class_none_that_is_written_as_the_others_is_a_class(names, tmp_path):
+    """Stances, countries and languages have it; only their owner could name it otherwise."""
+    assert read(tmp_path, list(names) * 2, list(names)).label_names == names
+
+
+def test_a_class_label_may_call_a_class_null(tmp_path):
+    for split in ("train", "report"):
+        class_labels(tmp_path, split, [0, 1, 0], ["null", "nan"])
+    assert read_parquet(tmp_path).label_names == ("null", "nan")
+
+
 def test_a_number_of_400_digits_is_a_class_like_any_other(tmp_path):
     long = 10**400
     assert read(tmp_path, [1, long], [long], suffixes=("jsonl", "csv")).label_names == ("1", str(long))
@@ -253,6 +313,13 @@ def test_class_labels_are_read_by_name_or_number_elsewhere_and_never_by_two_list
         read_parquet(tmp_path)
 
 
+def test_a_class_label_that_lists_two_letters_says_that_they_are_two_classes(tmp_path):
+    """Its labels are numbers, in which nobody can mistype a name."""
+    for split in ("train", "report"):
+        class_labels(tmp_path, split, [0, 1, 0], ["a", "A"])
+    assert read_parquet(tmp_path).label_names == ("a", "A")
+
+
 # Regression
 
 
@@ -269,10 +336,44 @@ def test_a_number_that_is_none_is_refused_with_its_row(value, suffix, tmp_path):
         read(tmp_path, values, ["1.5"], suffixes=(suffix, "csv"), kind="regression")
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": [1.5] * 40}, r"^task.name: every label of 'mine' in train \(40\) is 1.5, .* correlates; give rows"),
+        ({"select": [2, 2]}, r"^task.name: every label of 'mine' in select \(2\) is 2"),
+        ({"report": [3]}, r"^task.name: every label of 'mine' in report \(1\) is 3"),
+        (
+            {"report_rows": 1},
+            r"^task.report_rows: every label of 'mine' in report \(1\) is 1, .* by task.report_rows, or",
+        ),
+        ({"train_rows": 1}, r"^task.train_rows: every label of 'mine' in train \(1\)"),
+        ({"select": None, "select_rows": 1}, r"^task.select_rows: every label of 'mine' in select \(1\)"),
+    ],
+)
+def test_numbers_that_do_not_vary_are_refused_before_training(values, message, tmp_path):
+    """No prediction correlates with them: every run would train to its end and have no score."""
+    numbers = {"train": list(range(40)), "select": [1, 2], "report": [1, 2]}
+    read(tmp_path, **numbers, kind="regression")
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, **(numbers | values), kind="regression")
+
+
+@pytest.mark.parametrize("split", ["train", "report"])
+def test_numbers_that_single_precision_merges_are_refused(split, tmp_path):
+    """Of 1e9 to 1e9 + 39 it keeps two: a score on them would be that of other labels, and look sound."""
+    numbers = {"train": list(range(40)), "report": list(range(40))}
+    far = {name: [1e7 + label for label in labels] for name, labels in numbers.items()}
+    assert read(tmp_path, **far, kind="regression").splits["report"]["label"].tolist() == far["report"]
+    message = r"^task.label_column: the labels of .*\.csv' go from 1000000000.0 to 1000000039.0, so close .* subtract"
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, **(numbers | {split: [1e9 + label for label in range(40)]}), kind="regression")
+
+
 def test_decimals_and_bytes_are_numbers_too(tmp_path):
-    task = read(tmp_path, [Decimal("1.25"), Decimal("-2.50")], [b"1.5"], suffixes=("parquet",) * 2, kind="regression")
-    assert pd.concat([task.splits["train"], task.splits["select"]]).sort_values("idx")["label"].tolist() == [1.25, -2.5]
-    assert task.splits["report"]["label"].tolist() == [1.5]
+    labels = [Decimal("1.25"), Decimal("-2.50")] * 20
+    task = read(tmp_path, labels, [b"1.5", b"2"], suffixes=("parquet",) * 2, kind="regression")
+    assert pd.concat([task.splits["train"], task.splits["select"]]).sort_values("idx")["label"].tolist() == labels
+    assert task.splits["report"]["label"].tolist() == [1.5, 2]
 
 
 @pytest.mark.parametrize(

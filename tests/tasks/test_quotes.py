@@ -1,4 +1,4 @@
-"""Rows that an open quote has swallowed, and texts of several lines that are texts."""
+"""Rows that an open quote has swallowed, texts of several lines that are texts, and quotes by two rules."""
 
 import csv
 
@@ -30,6 +30,7 @@ def config(folder, content: str, suffix: str, kind: str, names: list[str]) -> Ta
         (".csv", "text,label", "{text},{label}", "classification"),
         (".csv", "label,text", "{label},{text}", "classification"),
         (".csv", "id,text,label,note", "7,{text},{label},x", "classification"),
+        (".csv", "text,label,,", "{text},{label},,", "classification"),
         (".csv", "text,label", "{text},{label}.5", "regression"),
     ],
 )
@@ -57,3 +58,37 @@ def test_a_text_of_several_lines_is_read_as_it_is(tmp_path, text):
     content = path.read_bytes().decode()
     task = load_task(config(tmp_path, content, ".csv", "classification", ["text"]))
     assert task.splits["report"]["text_a"].tolist() == [row[0] for row in rows]
+
+
+MARKS = 'text\tlabel\n"a good film"\t1\n"so ""so"""\t0\n'
+LETTERS = 'text\tlabel\na "good" film\t1\nso so\t0\n'
+NEITHER = "text\tlabel\na good film\t1\nso so\t0\n"
+
+
+@pytest.mark.parametrize("source", ["files", "glue"])
+@pytest.mark.parametrize(
+    ("train", "report"), [(MARKS, LETTERS), (LETTERS, MARKS)], ids=["marks_first", "letters_first"]
+)
+def test_tsv_splits_have_one_rule_for_quotes(source, train, report, tmp_path):
+    """A split without a quote inside a text was read without any, and the other kept its own: two kinds of text."""
+    given = config(tmp_path, NEITHER, ".tsv", "classification", ["text"])
+    if source == "glue":
+        given = tiny_config(task__name="cola", task__source="glue", task__data_dir=str(tmp_path)).task
+        given.train_rows = given.report_rows = None
+        given.select_rows = 1
+    splits = ("train", "report") if source == "files" else ("train", "validation")
+
+    def load(*contents):
+        for split, content in zip(splits, contents, strict=True):
+            named = content.replace("text", "sentence", 1) if source == "glue" else content
+            (tmp_path / f"{split}.tsv").write_text(named, encoding="utf-8")
+        return load_task(given)
+
+    for quoted in (train, report):
+        assert len({load(*pair).fingerprint for pair in ((quoted, NEITHER), (NEITHER, quoted), (quoted, quoted))}) == 3
+    key = "task.train_file" if source == "files" else "task.data_dir"
+    letters, marks = (r"train", splits[1]) if train == LETTERS else (splits[1], "train")
+    with pytest.raises(
+        ConfigError, match=rf"^{key}: in .*{letters}.tsv' quotes are letters, .*{marks}.tsv' they stand"
+    ):
+        load(train, report)

@@ -1,6 +1,7 @@
 """Files as people have them: read rightly, or refused in one line that names file, row, column and what works."""
 
 import codecs
+import csv
 import gzip
 import json
 
@@ -63,13 +64,17 @@ def task_of(folder, train, suffix, **values):
         (lines_of().encode("utf-16"), "jsonl"),
         (delimited(header=("text ", " label\u00a0")).encode(), "csv"),
         (delimited(header=(" text", "label ")).encode(), "csv"),
+        (delimited(",,,\n").encode(), "csv"),
+        (delimited(",\n").encode(), "csv"),
+        (delimited(", , \n").encode(), "csv"),
+        (delimited("\t\t\n", "\t").encode(), "tsv"),
         (gzip.compress(delimited().encode(), mtime=0), "csv.gz"),
         (gzip.compress(delimited(mark="\t").encode("utf-16"), mtime=0), "tsv.gz"),
         (gzip.compress(lines_of().encode(), mtime=0), "jsonl.gz"),
     ],
 )
 def test_the_same_rows_are_read_from_every_form(content, suffix, tmp_path):
-    """Line ends, marks, encodings, blanks in a header and gzip are matters of a file, not of its rows."""
+    """Line ends, marks, encodings, blanks in a header, empty columns and gzip are matters of a file, not its rows."""
     plain = tmp_path / "plain"
     plain.mkdir()
     assert task_of(tmp_path, content, suffix).fingerprint == task_of(plain, delimited().encode(), "csv").fingerprint
@@ -124,6 +129,20 @@ def test_binary_text_columns_are_read_as_utf8(tmp_path):
             "csv",
             "line 2 of .* header 1; the file's first line must name its columns",
         ),
+        ((delimited() * 2).encode(), "csv", "line 5 of .*train.csv' is the header again, .* remove it"),
+        (delimited().encode() + delimited().encode("utf-8-sig"), "csv", "line 5 of .* is the header again"),
+        (b'text,label\n"a\nb",pos\n\nText,label\n text,label \nb,neg\n', "csv", "line 6 of .* is the header again"),
+        ((delimited(mark="\t") * 2).encode(), "tsv", "line 5 of .* is the header again"),
+        (b"text,label,,\na,pos,,\nb,neg,,x\n", "csv", "has two columns without a name; name each, or take them out"),
+        (b"text,label,,\na,pos\n", "csv", "line 2 of .* has 2 fields, its header 4"),
+        (
+            b'label,text\npos,a\nneg, "b, c"\n',
+            "csv",
+            "line 3 of .* blanks before the quote in ' \"b'.* remove blanks behind",
+        ),
+        (b'label,text\npos,a\nneg,  "b"\n', "csv", "line 3 of .* blanks before the quote in '  \"b\"'"),
+        (b'text,label\n "a",pos\n', "csv", "line 2 of .* blanks before the quote in ' \"a\"'"),
+        (b'text, label\n"a, b", "pos"\n"c, d", "neg"\n', "csv", "line 2 of .* blanks before the quote in ' \"pos\"'"),
         (b"", "csv", "is empty"),
         (b"\n\n", "tsv", "is empty"),
     ],
@@ -198,6 +217,11 @@ OTHER_KINDS = {
         "name it with .gz",
     ),
     "a parquet file": (b"PAR1" + b"\0\1" * 50 + b"PAR1", ("csv", "jsonl", "tsv.gz"), "name it .parquet"),
+    r"an Excel workbook \(.xls\)": (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0\1" * 50,
+        ("csv", "tsv", "parquet"),
+        "export the sheet as CSV",
+    ),
     "a zip archive or a workbook": (b"PK\x03\x04" + b"\0\1" * 50, ("csv", "tsv", "parquet"), "unpack it, or export"),
 }
 
@@ -230,6 +254,14 @@ def test_names_in_a_parquet_file_that_are_no_utf8_do_not_end_in_a_traceback(plac
 def test_texts_with_quotes_and_line_breaks_are_one_field(tmp_path):
     (tmp_path / "a.csv").write_bytes(b'text,label\r\n"a\rb\nc ""d"", e",x\r\n')
     assert read_columns(tmp_path / "a.csv", key="k").values == {"text": ['a\rb\nc "d", e'], "label": ["x"]}
+
+
+@pytest.mark.parametrize("text", [' "b"', ' "b" she said', ' "', 'said "b"', '"b" ', 'a, "b"', '\n "b"', " b"])
+def test_texts_with_blanks_before_a_quote_are_read_where_they_are_quoted(text, tmp_path):
+    """A reader that skips blanks, or looks for them anywhere in a line, takes quotes from texts that have them."""
+    with (tmp_path / "a.csv").open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([["text", "label"], [text, "x"]])
+    assert read_columns(tmp_path / "a.csv", key="k").values == {"text": [text], "label": ["x"]}
 
 
 @pytest.mark.parametrize("name", ["te\nxt", "te\rxt", "te\u2028xt", "te\x1bxt"])

@@ -565,11 +565,12 @@ def test_labels_are_learnt_from_train_in_every_format(labels, names, tmp_path):
 
 def test_pairs_with_numbers_and_an_own_select_file(tmp_path):
     for split, n_rows in (("train", 30), ("select", 5), ("report", 8)):
-        write(tmp_path / f"{split}.csv", {"b": ["y"] * n_rows, "a": ["x"] * n_rows, "s": [n_rows / 7] * n_rows})
+        scores = [row / 7 for row in range(n_rows)]
+        write(tmp_path / f"{split}.csv", {"b": ["y"] * n_rows, "a": ["x"] * n_rows, "s": scores})
     task = load_files(tmp_path, select_file="select.csv", kind="regression", text_columns=["a", "b"], label_column="s")
     assert {split: len(table) for split, table in task.splits.items()} == {"train": 30, "select": 5, "report": 8}
     assert (task.kind, task.label_names, task.n_labels, task.metrics) == ("regression", (), 1, ("pearson", "spearman"))
-    assert task.splits["select"]["label"].tolist() == [np.float32(5 / 7)] * 5
+    assert task.splits["select"]["label"].tolist() == [np.float32(row / 7) for row in range(5)]
     assert task.splits["train"].loc[0, ["text_a", "text_b"]].tolist() == ["x", "y"]
     assert task.facts["cut"]["select"] == "own split"
 
@@ -614,6 +615,22 @@ def test_broken_own_files_are_refused(labels, report, values, message, tmp_path)
     write(tmp_path / "report.csv", user_rows(report))
     with pytest.raises(ConfigError, match=message):
         load_files(tmp_path, **values)
+
+
+@pytest.mark.parametrize("name", ["part-00001-of-00003", "part-00001-of-00003-6d3ac2f51cbab2e7", "1-of-3"])
+def test_a_shard_is_no_split(name, tmp_path):
+    """Its rows look sound: nobody sees that those of the other shards were never read."""
+    stem = name if name[0] == "p" else f"part-{name}"
+    for suffix in FORMATS:
+        write(tmp_path / f"{stem}.{suffix}", user_rows(["a", "b"] * 4))
+        write(tmp_path / f"report.{suffix}", user_rows(["a", "b"]))
+        message = (
+            rf"^task.train_file: .*{stem}.{suffix}' is shard 1 of 3, .* rows of shard 0, 2 would be missing; write all"
+        )
+        with pytest.raises(ConfigError, match=message):
+            load_files(tmp_path, f"{stem}.{suffix}", f"report.{suffix}")
+    write(tmp_path / "train-00000-of-00001.csv", user_rows(["a", "b"] * 4))
+    assert load_files(tmp_path, "train-00000-of-00001.csv", "report.csv").label_names == ("a", "b")
 
 
 # Embedded tasks
