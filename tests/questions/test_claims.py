@@ -131,8 +131,10 @@ def test_the_slope_of_saved_adapters_is_read_by_seed(monkeypatch):
     eye = {name: {"m": LowRank(np.eye(rank, 9), np.diag(np.arange(1.0, rank + 1)))} for name, rank in ranks.items()}
     monkeypatch.setattr(claim_kinds.subspace, "read_adapter", lambda folder, manifest: eye[folder])
     store = SimpleNamespace(adapter=lambda name: name, path=lambda name: name, record=lambda name: {"manifest": []})
-    slopes = claim_kinds.spectral_slopes({"targets": "qv"}, runs, store)
+    slopes, n_runs = claim_kinds.spectral_slopes({"targets": "qv"}, runs, store)
     assert slopes == {0: pytest.approx(math.log((1 + 4 + 9 + 16) / 16) / math.log(4))}
+    assert n_runs == 2  # of the one seed, and not the number of seeds
+    assert claim_kinds.judge_spectral({"targets": "qv", "low": 0, "high": 1}, runs, store)[1] == 2
     absent = SimpleNamespace(adapter=lambda name: None)
     assert "needs saved adapters" in claim_kinds.spectral_slopes({"targets": "qv"}, runs, absent)
 
