@@ -3,6 +3,8 @@
 import math
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -288,7 +290,7 @@ def turned(root, *, n_left, init="gaussian"):
     """A store of q at rank 4: `n_left` rows of each A are mixtures of its start's, and the others orthogonal to it."""
     from safetensors.numpy import save_file
 
-    from lora_bench.models.adapters import draw_A
+    from lora_bench.models.starts import draw_A
 
     store = Store(root)
     for seed in range(4):
@@ -331,6 +333,23 @@ def test_a_start_that_no_seed_draws_or_that_nobody_kept_is_not_judged(tmp_path):
     assert said == "not run" and "init=pissa begins with the weight's own directions" in words
     said, words = of_start(tmp_path / "runs", targets="v")
     assert said == "not run" and "needs saved adapters of v" in words
+
+
+def test_what_is_left_of_a_start_loads_torch_alone_and_that_only_where_adapters_are(tmp_path):
+    """Of the seconds that the claims of a store take, peft's import would be half."""
+    write_store(tmp_path / "bare", [fake_record(targets="q", rank=4, seed=seed) for seed in range(4)])
+    turned(tmp_path / "runs", n_left=3)
+    code = (
+        "import sys, pathlib\nfrom lora_bench.questions import claims\nfrom lora_bench.reports.scope import Scope\n"
+        "shipped = claims.read_claims(claims.SHIPPED)\n"
+        "asked = [claim | {'targets': 'q'} for claim in shipped if claim['kind'] == 'start']\n"
+        "for name, loaded in (('bare', set()), ('runs', {'torch'})):\n"
+        f"    scope = Scope(pathlib.Path({str(tmp_path)!r}) / name)\n"
+        "    claims.sections(scope.read(), scope, asked)\n"
+        "    assert {'torch', 'transformers', 'peft'} & set(sys.modules) == loaded, name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_starts_of_runs_that_learned_nothing_say_nothing(tmp_path):
