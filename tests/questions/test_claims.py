@@ -15,9 +15,10 @@ import scipy.stats
 import yaml
 
 from fake_store import D_MODEL, fake_record, frame_of, weight_types_records, write_store
+from lora_bench.cli import claims as claims_command
 from lora_bench.config.errors import ConfigError
 from lora_bench.questions import claim_document, claim_kinds, claim_rates, claim_sides, claim_words, claims
-from lora_bench.reports import explicit
+from lora_bench.reports import explicit, publish
 from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
@@ -262,6 +263,25 @@ def test_stores_side_by_side_keep_the_weights_of_full_fine_tuning(tmp_path):
     write_archive([Store(root)], tmp_path / "published", adapters=["all"])
     assert of_intruders(tmp_path / "joined")["lora_intrudes"] == of_intruders(root)["lora_intrudes"]
     assert of_intruders(tmp_path / "published")["lora_intrudes"][0] == "not run"
+
+
+def test_archives_side_by_side_are_joined_once(tmp_path, monkeypatch):
+    """Joining takes half of the command's time, and archives do not change. A copy that was cut is made again."""
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    stores = []
+    for task in ("cola", "sst2"):
+        root = write_store(tmp_path / task, [fake_record(targets="q", rank=1, task=task)])
+        write_archive([Store(root)], tmp_path / f"{task}_archive")
+        stores.append(open_store(tmp_path / f"{task}_archive"))
+    joined = claims_command.joined_in(tmp_path / "scratch", stores)
+    assert joined.is_relative_to(tmp_path / "cache") and len(open_store(joined).statuses()) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "write_archive", None)  # nobody calls it
+        assert claims_command.joined_in(tmp_path / "scratch", stores) == joined
+    (joined / "records.jsonl.gz").write_bytes(b"")
+    assert len(open_store(claims_command.joined_in(tmp_path / "scratch", stores)).statuses()) == 2
+    growing = claims_command.joined_in(tmp_path / "scratch", [Store(tmp_path / "cola"), stores[1]])
+    assert growing.is_relative_to(tmp_path / "scratch")
 
 
 def absent(record):
