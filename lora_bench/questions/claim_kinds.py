@@ -58,7 +58,7 @@ def trend(claim: Claim, estimates: pd.DataFrame) -> Trend | str:
             if _single(arm)
         }
         if len(by_rank) < MIN_POINTS:
-            return f"needs {claim['targets']} at three ranks or more; the store has {_counted(by_rank)}"
+            return f"needs {claim['targets']} at three ranks or more; the store has {_there(by_rank, 'rank')}"
         return _over_the_range(by_rank)
     return _pooled(claim, estimates)
 
@@ -76,7 +76,9 @@ def _over_budgets(claim: Claim, estimates: pd.DataFrame) -> Trend | str:
         for budget, names, ours, theirs in _meetings(claim["first"], claim["second"], estimates)
     }
     if len(meeting) < MIN_POINTS:
-        return f"needs {claim['first']} and {claim['second']} at three budgets; the store has {_counted(meeting)}"
+        return (
+            f"needs {claim['first']} and {claim['second']} at three budgets; the store has {_there(meeting, 'budget')}"
+        )
     return _over_the_range(meeting)
 
 
@@ -324,5 +326,6 @@ def _single(arm: arms.Arm) -> bool:
     return isinstance(arm.rank, int)
 
 
-def _counted(points: Mapping[int, Any]) -> str:
-    return ", ".join(f"{point:,}" for point in sorted(points)) or "none"
+def _there(points: Mapping[int, Any], what: str) -> str:
+    """`rank 1, 4`: a number alone would read as how many there are."""
+    return f"{what} {', '.join(f'{point:,}' for point in sorted(points))}" if points else "none"

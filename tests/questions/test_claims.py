@@ -96,7 +96,7 @@ def test_pooled_placements_are_means_at_one_budget():
 @pytest.mark.parametrize(
     ("claim", "lacks"),
     [
-        ({"kind": "rank_slope", "targets": "qv"}, "three ranks or more; the store has 1, 4"),
+        ({"kind": "rank_slope", "targets": "qv"}, "three ranks or more; the store has rank 1, 4"),
         ({"kind": "interaction", "first": "qv", "second": "q"}, "three budgets; the store has none"),
         ({"kind": "pooled", "firsts": ["v"], "seconds": ["qv"]}, "needs v, qv at one budget"),
     ],
@@ -106,6 +106,11 @@ def test_what_a_trend_lacks_is_said(claim, lacks):
     """A slope of two points is a contrast, and would be called a trend."""
     said = claim_kinds.trend(claim, cells({("qv", 1): 0.5, ("qv", 4): 0.6}))
     assert isinstance(said, str) and lacks in said
+
+
+def test_what_a_claim_on_two_ranks_lacks_names_the_known_rank_first():
+    claim = {"kind": "rank", "targets": "q", "first": "highest", "second": 1}
+    assert claims._needs_ranks(claim, "rank 10") == "needs q at rank 1 and a higher one; the store has rank 10"
 
 
 def test_placements_at_one_rank_are_those_with_most_common_seeds():
