@@ -35,7 +35,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,11 @@ def _time_to_verdict(options: argparse.Namespace) -> int:
     """Write OUT/verdict.json, OUT/tables/verdict.csv and OUT/figures/verdict.*, and print the table."""
     from speed import verdict, written  # beside this file
 
+    words = _words("verdict", verdict.QUESTIONS, options)
     if options.dry_run:
-        print("\n".join(verdict.plan(options.verdict, options.data_dir)))
+        print("\n".join(verdict.plan(words)))
         return 0
-    written.verdict(verdict.measure(options, _machine(options)), options.out)
+    written.verdict(verdict.measure(options, words, _machine(options)), options.out)
     return 0
 
 
@@ -112,11 +113,27 @@ def _whole_command(options: argparse.Namespace) -> int:
     tables."""
     from speed import whole_command, written  # beside this file
 
+    words = _words("profile", whole_command.COMMANDS, options)
     if options.dry_run:
-        print(wording.command_line(["lora-bench", *whole_command.command(options.profile, options.data_dir)]))
+        print(wording.command_line(["lora-bench", *words]))
         return 0
-    written.profile(whole_command.measure(options, _machine(options)), options.out)
+    written.profile(whole_command.measure(options, words, _machine(options)), options.out)
     return 0
+
+
+def _words(option: str, known: Mapping[str, Sequence[str]], options: argparse.Namespace) -> list[str]:
+    """The words for `lora-bench` of what an option names; what has the name of its task needs that task's files.
+
+    Raises:
+        SystemExit: when their folder was not given.
+    """
+    name = getattr(options, option)
+    words = list(known[name])
+    if f"task={name}" not in words:
+        return words
+    if not options.data_dir:
+        raise SystemExit(f"throughput: --{option} {name} needs --data-dir, the folder of the files of {name}")
+    return [*words, f"task.data_dir={Path(options.data_dir).resolve()}"]
 
 
 def measure_arm(options: argparse.Namespace) -> dict[str, Any]:

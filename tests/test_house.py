@@ -43,7 +43,7 @@ LAW = {  # room -> the rooms of lora_bench that it may import
     },
 }
 EDGES = {  # what the law forbids, and why it stands
-    ("lora_bench.questions.subspaces", "lora_bench.models.adapters"): "step zero draws A again, as training drew it",
+    ("lora_bench.questions.subspaces", "lora_bench.models.starts"): "step zero draws A again, as training drew it",
 }
 CIRCLES: dict[tuple[str, ...], str] = {}  # and why it stands
 PROGRAMS = {"embedded_tasks", "throughput"}  # whole programs in analysis/

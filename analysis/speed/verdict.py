@@ -60,15 +60,14 @@ NAMES = {
 }
 
 
-def measure(options: argparse.Namespace, machine: dict[str, Any]) -> dict[str, Any]:
-    """Measure what OUT/verdict.json does not hold yet, write it anew after each arm, and the table and figure at last.
+def measure(options: argparse.Namespace, words: list[str], machine: dict[str, Any]) -> dict[str, Any]:
+    """Measure what OUT/verdict.json does not hold yet of the question in these words, and write it anew after each arm.
 
     Raises:
         SystemExit: when an arm failed, or a store does not hold what it should.
     """
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "verdict.json"
-    words = question(options.verdict, options.data_dir)
     document: dict[str, Any] = {"machine": machine, "question": words, "measured": {}}
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -91,22 +90,8 @@ def measure(options: argparse.Namespace, machine: dict[str, Any]) -> dict[str, A
     return document
 
 
-def question(name: str, data_dir: str | None) -> list[str]:
-    """The words of a declared question, for the command line of lora-bench.
-
-    Raises:
-        SystemExit: when its task needs a folder that was not given.
-    """
-    if name != "sst2":
-        return list(QUESTIONS[name])
-    if not data_dir:
-        raise SystemExit("throughput: --verdict sst2 needs --data-dir, the folder of SST-2's files")
-    return [*QUESTIONS[name], f"task.data_dir={Path(data_dir).resolve()}"]
-
-
-def plan(name: str, data_dir: str | None) -> list[str]:
-    """What will be run, a line each."""
-    words = question(name, data_dir)
+def plan(words: Sequence[str]) -> list[str]:
+    """What will be run of the question in these words, a line each."""
     fixed = [word for word in words if not word.startswith("study.")]
     return [
         f"a  {NAMES['a']}: {len(SAMPLED)} of {len(PLACEMENTS) * N_RATES * N_SEEDS} runs",

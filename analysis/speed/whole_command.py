@@ -56,12 +56,12 @@ PARTS = (
 """In the order of the figure; `idle` are workers without a pack."""
 
 
-def measure(options: argparse.Namespace, machine: dict[str, Any]) -> dict[str, Any]:
-    """Run the command of this name, from an empty store, and put it into OUT/profile.json beside others of this
-    machine.
+def measure(options: argparse.Namespace, words: Sequence[str], machine: dict[str, Any]) -> dict[str, Any]:
+    """Run the command of this name and these words, from an empty store, and put it into OUT/profile.json beside others
+    of this machine.
 
     Raises:
-        SystemExit: when the command fails, or its task needs a folder that was not given.
+        SystemExit: when the command fails.
     """
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "profile.json"
@@ -71,7 +71,6 @@ def measure(options: argparse.Namespace, machine: dict[str, Any]) -> dict[str, A
         if before["machine"]["id"] == machine["id"]:
             document = before
     name = options.profile
-    words = command(name, options.data_dir)
     store = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=options.out)).resolve()
     has_estimate = not words[0].startswith("study=")
     document["estimates"] = [line for line in document["estimates"] if line["name"] != name]
@@ -88,19 +87,6 @@ def measure(options: argparse.Namespace, machine: dict[str, Any]) -> dict[str, A
             document["estimates"].append({**line, "taken": run["seconds"]})
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return document
-
-
-def command(name: str, data_dir: str | None) -> list[str]:
-    """The words of a command, for `lora-bench`.
-
-    Raises:
-        SystemExit: when its task needs a folder that was not given.
-    """
-    if name != "cola":
-        return list(COMMANDS[name])
-    if not data_dir:
-        raise SystemExit("throughput: --profile cola needs --data-dir, the folder of CoLA's files")
-    return [*COMMANDS[name], f"task.data_dir={Path(data_dir).resolve()}"]
 
 
 def rows(processes: Sequence[Mapping[str, Any]], seconds: float) -> list[dict[str, Any]]:

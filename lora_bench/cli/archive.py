@@ -1,7 +1,7 @@
 """Archive a finished study's store: a few files that can be published with the code, and that every script reads.
 
 Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet and, if asked, OUT/adapters (the runs at their chosen
-learning rates), and OUT/manifest.json with their checksums. `--store OUT` then reads as the folder did.
+learning rates), and OUT/manifest.json with their checksums. `store=OUT` then reads as the folder did.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="lora-bench archive",
         description=(__doc__ or "").split("\n\n")[0],
-        epilog="example: lora-bench archive store=runs out=results/my_study --adapters 'qv r=4'",
+        epilog="example: lora-bench archive store=runs out=results/my_study 'adapters=qv r=4'",
     )
     parser.add_argument(
         "--store",
@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         "--adapters",
         default="",
         metavar="CELLS",
-        help="keep the adapters of these cells at their chosen learning rates, for subspace.py: 'q r=8,qv r=4', of one "
-        "task and two seeds 'sst2/qv r=64:2', or all (default: none)",
+        help="keep the adapters of these cells, as tables name them, at their chosen learning rates: 'q r=8,qv r=4', "
+        "of one task and two seeds 'sst2/qv r=64:2', or all (default: none: subspace then has nothing to read)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an archive that differs")
     parser.add_argument(
@@ -83,13 +83,13 @@ def tell(archive: publish.Published, console: Console, *, has_adapters: bool) ->
     state = "written" if archive.is_new else "unchanged, as it was there already"
     console.print(f"{archive.root}: {wording.size(archive.n_bytes)}, {state}", style="bold", soft_wrap=True)
     lines = [
-        f"records: {manifest['runs']:,} runs, {manifest['finished']:,} of them finished; "
+        f"records: {wording.counted(manifest['runs'], 'run')}, {manifest['finished']:,} of them finished; "
         f"{wording.size(by_part['record'][1])}",
         f"predictions: {manifest['runs_with_predictions']:,} of {manifest['chosen']:,} runs at their chosen rates; "
         f"{wording.size(by_part['predictions'][1])}; {manifest['float16_rows']:,} rows at the precision of float16, "
         f"{manifest['float32_rows']:,} at that of float32, where rounding could move a score",
-        f"adapters: {manifest['runs_with_adapter']:,} runs; {wording.size(by_part['adapter'][1])}"
-        + ("" if has_adapters else "; --adapters all keeps those at the chosen rates"),
+        f"adapters: {wording.counted(manifest['runs_with_adapter'], 'run')}; {wording.size(by_part['adapter'][1])}"
+        + ("" if has_adapters else "; adapters=all keeps those at the chosen rates"),
     ]
     for line in lines:
         console.print(f"- {line}", soft_wrap=True)
@@ -97,6 +97,6 @@ def tell(archive: publish.Published, console: Console, *, has_adapters: bool) ->
         largest = max(by_part, key=lambda part: by_part[part][1])
         console.print(
             f"warning: larger than {wording.size(publish.LARGEST_BYTES)}, mostly for its {largest}s; "
-            "narrow it with --task and --adapters",
+            "narrow it with task=NAME and adapters=CELLS",
             soft_wrap=True,
         )

@@ -30,7 +30,7 @@ from lora_bench.store.errors import StoreError
 WORKSPACE = "lora_bench: placements and ranks"
 REPORT = "lora_bench: which matrices, at which rank, and how sure"
 QUESTION = "Which weight matrices should LoRA adapt, at which rank, and how sure can we be?"
-NEEDS = "dashboard: needs wandb-workspaces; install it with: pip install 'lora-bench[dashboard]'"
+NEEDS = "dashboard: needs wandb-workspaces; in the clone, pip install -e '.[dashboard]' brings it"
 
 SCORE, SELECT = "report_score", "select_score"
 SECONDS, PARAMETERS = "cost/attributed_seconds", "adapter_parameters"

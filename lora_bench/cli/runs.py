@@ -302,7 +302,7 @@ def explain(error: BaseException) -> str:
         options = absent[2].partition("Config search path")[0].split()
         if group == "hydra/launcher" and name in LAUNCHER_EXTRAS:
             extra = LAUNCHER_EXTRAS[name]
-            return f"hydra/launcher: {name!r} is not installed; pip install 'lora-bench[{extra}]' brings it"
+            return f"hydra/launcher: {name!r} is not installed; in the clone, pip install -e '.[{extra}]' brings it"
         section, _, place = absent[1].partition("/")
         if works := _instead_of_choice(section, place):
             return f"{section}: no {place!r}; {works}"
@@ -310,7 +310,7 @@ def explain(error: BaseException) -> str:
         return f"{group}: no {name!r}; choices are {', '.join(options)}{did_you_mean(name, options)}{hub}"
     if absent := re.search(r"In 'hydra/launcher/(\w+)': Could not load 'hydra/launcher/(\w+)'", text):
         extra = LAUNCHER_EXTRAS.get(absent[2], absent[2])
-        return f"hydra/launcher: {absent[1]!r} needs {absent[2]}; pip install 'lora-bench[{extra}]' brings it"
+        return f"hydra/launcher: {absent[1]!r} needs {absent[2]}; in the clone, pip install -e '.[{extra}]' brings it"
     if several := re.search(r"Ambiguous value for argument '([^=]+)=([^']*)'", text):
         key = several[1].lstrip("+")
         if key == "sweeps":

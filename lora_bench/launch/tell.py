@@ -143,7 +143,8 @@ def _environments_apart(plan: Plan, store: StoreReader, *, is_launched: bool) ->
 
 
 def _cell_table(plan: Plan) -> Grid:
-    from lora_bench.models.adapters import init_scale, scale_of
+    from lora_bench.models.adapters import scale_of
+    from lora_bench.models.starts import init_scale
 
     headings = ("cell", "lr", "ranks", "adapter", "alpha/rank", "scale of A", "runs", "finished", "to train")
     table = Grid(headings, texts=["cell"])

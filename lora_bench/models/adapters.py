@@ -23,14 +23,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from lora_bench.config.schema import AdapterConfig
-from lora_bench.models import fused, seeds
+from lora_bench.models import fused, starts
 from lora_bench.models.backbone import Backbone
 from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.quiet import quiet
 from lora_bench.models.roles import Matrix
 
 PACKED_METHODS = ("lora", "lora_plus", "head_only")
-PACKED_INITS = ("gaussian", "kaiming", "peft_gaussian")
 
 
 @dataclass
@@ -66,35 +65,6 @@ def scale_of(adapter: AdapterConfig, rank: int) -> float:
     if adapter.alpha_policy == "ratio":
         return adapter.alpha
     return adapter.alpha / (math.sqrt(rank) if adapter.alpha_policy == "rslora" else rank)
-
-
-def init_scale(init: str, d_in: int, rank: int) -> float | None:
-    """Standard deviation of A's entries at the start; None where it depends on the weights (pissa, olora)."""
-    return {"gaussian": 1 / math.sqrt(3 * d_in), "kaiming": 1 / math.sqrt(3 * d_in), "peft_gaussian": 1 / rank}.get(
-        init
-    )
-
-
-def draw_A(
-    init: str, module: str, shape: tuple[int, int], *, seed: int, replicate: int, dtype: torch.dtype = torch.float32
-) -> torch.Tensor:
-    """A of one matrix before the first step, from the stream of the run's seed, replicate, matrix and rank.
-
-    Args:
-        init: one of `PACKED_INITS`; the others derive A from the weight.
-        shape: (rank, d_in).
-        dtype: of the result; the draw itself is float32.
-    """
-    rank, d_in = shape
-    stream = seeds.generator("adapter", seed, replicate, module, rank)
-    A = torch.empty(shape)
-    if init == "kaiming":
-        nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=stream)
-    else:
-        std = init_scale(init, d_in, rank)
-        assert std is not None, f"init={init} does not draw A"
-        nn.init.normal_(A, std=std, generator=stream)
-    return A.to(dtype)
 
 
 def lora_config(adapter: AdapterConfig, matrices: Sequence[Matrix], head_modules: Sequence[str]) -> LoraConfig:
@@ -135,7 +105,7 @@ def make(
         config = lora_config(adapter, matrices, backbone.new_modules)
         scales = _peft_scales(backbone.blueprint, json.dumps(config.to_dict(), sort_keys=True, default=_plain))
         for matrix in matrices:
-            A = draw_A(
+            A = starts.draw_A(
                 adapter.init,
                 matrix.module,
                 (matrix.rank, matrix.d_in),
@@ -172,7 +142,7 @@ def save(
     pieces = {
         module: (pair.A.detach().cpu(), pair.B.detach().cpu(), pair.scale) for module, pair in state.low_rank.items()
     }
-    if backbone.is_split or adapter.init not in PACKED_INITS:
+    if backbone.is_split or adapter.init not in starts.DRAWN:
         keywords, low_rank = fused.peft_files(backbone.model, pieces)
         config = LoraConfig(
             task_type="SEQ_CLS",

@@ -164,7 +164,7 @@ def _package(path: Path) -> Any:
         import gguf
     except ImportError:
         raise ConfigError(
-            f"model.gguf: {str(path)!r} needs the package gguf; pip install 'lora-bench[lm]' brings it"
+            f"model.gguf: {str(path)!r} needs the package gguf; in the clone, pip install -e '.[lm]' brings it"
         ) from None
     return gguf
 

@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model
 from torch import nn
 
 from lora_bench.config.schema import AdapterConfig
-from lora_bench.models import adapters
+from lora_bench.models import adapters, starts
 from lora_bench.models.adapters import AdapterState, LowRank
 from lora_bench.models.backbone import Backbone, weights_hash
 from lora_bench.models.quiet import quiet
@@ -160,7 +160,7 @@ class SoloPack(Modes, contextlib.AbstractContextManager):
         config = adapters.lora_config(self.adapter, self.matrices, self.backbone.new_modules)
         with quiet():
             wrapped = get_peft_model(model, config, autocast_adapter_dtype=self.backbone.precision != "fp64")
-        if self.adapter.init in adapters.PACKED_INITS:
+        if self.adapter.init in starts.DRAWN:
             start = adapters.make(self.backbone, self.adapter, self.matrices, {}, seed).low_rank
             for path, layer in self._lora_layers(wrapped):
                 layer.lora_A["default"].weight.data.copy_(start[path].A)

@@ -8,7 +8,7 @@ the empirical Fisher information, of the low-rank matrices alone). Its abstract 
 
 import torch
 
-from lora_bench.models.adapters import draw_A
+from lora_bench.models.starts import draw_A
 from lora_bench.predictors.evidence import Evidence
 
 RANK = 8

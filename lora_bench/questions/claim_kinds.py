@@ -58,7 +58,7 @@ def trend(claim: Claim, estimates: pd.DataFrame) -> Trend | str:
             if _single(arm)
         }
         if len(by_rank) < MIN_POINTS:
-            return f"needs {claim['targets']} at three ranks or more; the store has {_counted(by_rank)}"
+            return f"needs {claim['targets']} at three ranks or more; the store has {_there(by_rank, 'rank')}"
         return _over_the_range(by_rank)
     return _pooled(claim, estimates)
 
@@ -76,7 +76,9 @@ def _over_budgets(claim: Claim, estimates: pd.DataFrame) -> Trend | str:
         for budget, names, ours, theirs in _meetings(claim["first"], claim["second"], estimates)
     }
     if len(meeting) < MIN_POINTS:
-        return f"needs {claim['first']} and {claim['second']} at three budgets; the store has {_counted(meeting)}"
+        return (
+            f"needs {claim['first']} and {claim['second']} at three budgets; the store has {_there(meeting, 'budget')}"
+        )
     return _over_the_range(meeting)
 
 
@@ -192,9 +194,9 @@ def stable_rank(pairs: Mapping[str, subspace.LowRank]) -> float:
     return float(np.exp(np.mean(np.log(values)))) if values else math.nan
 
 
-def spectral_slopes(claim: Claim, named: pd.DataFrame, store: StoreReader) -> By | str:
+def spectral_slopes(claim: Claim, named: pd.DataFrame, store: StoreReader) -> tuple[By, int] | str:
     """{seed: slope of log stable rank on log rank}, from adapters saved at the chosen rates, of a placement that has
-    two ranks or more."""
+    two ranks or more; and the runs that the slopes are of."""
     chosen = _learned(named)
     by_seed: dict[int, dict[int, float]] = {}
     placed = of_targets(claim["targets"], chosen)
@@ -212,7 +214,9 @@ def spectral_slopes(claim: Claim, named: pd.DataFrame, store: StoreReader) -> By
         for seed, by_rank in sorted(several.items())
     }
     finite = {seed: slope for seed, slope in slopes.items() if math.isfinite(slope)}
-    return finite or f"needs saved adapters of {claim['targets']} at two ranks of one seed (keep_adapters=all)"
+    if not finite:
+        return f"needs saved adapters of {claim['targets']} at two ranks of one seed (keep_adapters=all)"
+    return finite, sum(len(several[seed]) for seed in finite)
 
 
 def within(values: np.ndarray, low: float, high: float) -> tuple[str, str]:
@@ -233,12 +237,13 @@ def within(values: np.ndarray, low: float, high: float) -> tuple[str, str]:
 
 
 def judge_spectral(claim: Claim, named: pd.DataFrame, store: StoreReader | None) -> tuple[tuple[str, str], int]:
-    """Status and evidence of a claim on stable ranks, and the seeds behind it."""
-    slopes = spectral_slopes(claim, named, store) if store else "needs the adapters of a store"
-    if isinstance(slopes, str):
-        return ("not run", slopes), 0
+    """Status and evidence of a claim on stable ranks, and the runs behind it."""
+    by_seed = spectral_slopes(claim, named, store) if store else "needs the adapters of a store"
+    if isinstance(by_seed, str):
+        return ("not run", by_seed), 0
+    slopes, n_runs = by_seed
     status, words = within(np.array(list(slopes.values())), claim["low"], claim["high"])
-    return (status, f"slope of log stable rank on log rank: {words}"), len(slopes)
+    return (status, f"slope of log stable rank on log rank: {words}"), n_runs
 
 
 def starts_kept(claim: Claim, named: pd.DataFrame, store: StoreReader) -> tuple[int, By] | str:
@@ -321,5 +326,6 @@ def _single(arm: arms.Arm) -> bool:
     return isinstance(arm.rank, int)
 
 
-def _counted(points: Mapping[int, Any]) -> str:
-    return ", ".join(f"{point:,}" for point in sorted(points)) or "none"
+def _there(points: Mapping[int, Any], what: str) -> str:
+    """`rank 1, 4`: a number alone would read as how many there are."""
+    return f"{what} {', '.join(f'{point:,}' for point in sorted(points))}" if points else "none"

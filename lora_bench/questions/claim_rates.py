@@ -62,8 +62,9 @@ def by_seeds(log_ratios: np.ndarray, center: float, what: str) -> tuple[str, str
     status = OPEN if status not in (SUPPORTED, REFUTED) else status
     low, high = 10 ** (center - tuning.A_STEP), 10 ** (center + tuning.A_STEP)
     n = len(log_ratios)
+    counted = f"{round(share * n)} of {wording.counted(n, 'seed')}"
     evidence = (
-        f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds between "
+        f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {counted} between "
         f"{low:.2g} and {high:.2g}; binomial p {wording.p_value(p)}"
     )
     return status, evidence
@@ -76,7 +77,8 @@ def falling(log_ratios: np.ndarray, what: str) -> tuple[str, str]:
     share, p_falls, p_not = stats.share_inside(log_ratios, -math.inf, np.nextafter(-tuning.A_STEP, -math.inf))
     status = SUPPORTED if p_falls < 0.05 else REFUTED if p_not < 0.05 else OPEN
     n, p = len(log_ratios), min(p_falls, p_not)
+    counted = f"{round(share * n)} of {wording.counted(n, 'seed')}"
     return status, (
-        f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {round(share * n)} of {n} seeds below "
+        f"{what}: {10 ** log_ratios.mean():.2g} (geometric mean), {counted} below "
         f"{10**-tuning.A_STEP:.2g}, more than a step of a grid; binomial p {wording.p_value(p)}"
     )

@@ -336,7 +336,7 @@ def _ends(of_targets: pd.DataFrame, claim: dict) -> tuple[str, str] | str:
 
 
 def _needs_ranks(claim: dict, there: str) -> str:
-    sides = [claim["first"], claim["second"]]
+    sides = sorted([claim["first"], claim["second"]], key=lambda side: isinstance(side, str))
     wanted = (
         "at two ranks"
         if not any(isinstance(side, int) for side in sides)

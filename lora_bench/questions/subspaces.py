@@ -151,9 +151,9 @@ class Adapter:
 
     def at_start(self) -> Adapter:
         """The same run before its first step: A drawn again from the run's own stream, B zero."""
-        from lora_bench.models.adapters import PACKED_INITS, draw_A
+        from lora_bench.models.starts import DRAWN, draw_A
 
-        if self.init not in PACKED_INITS:
+        if self.init not in DRAWN:
             raise NothingToShow(
                 f"--step-zero: A of init={self.init} cannot be drawn again without the backbone's weights"
             )

@@ -13,7 +13,7 @@ from lora_bench.config.errors import ConfigError
 from lora_bench.config.grammar import parse_rank_pattern, spell_targets
 from lora_bench.config.identity import cell_id, run_id, science
 from lora_bench.config.schema import LORA_METHODS, RunConfig
-from lora_bench.models import adapters, blueprint, budget, devices, roles, seeds
+from lora_bench.models import adapters, blueprint, budget, devices, roles, seeds, starts
 from lora_bench.models.blueprint import Blueprint
 from lora_bench.models.published import published_matrices
 from lora_bench.models.roles import Matrix
@@ -217,7 +217,7 @@ def _spelled_layers(numbers: list[int], backbone: Blueprint) -> str | list[int]:
 
 def _is_stacked(config: RunConfig, matrices: Sequence[Matrix]) -> bool:
     adapter = config.adapter
-    return adapter.method in adapters.PACKED_METHODS and (not matrices or adapter.init in adapters.PACKED_INITS)
+    return adapter.method in adapters.PACKED_METHODS and (not matrices or adapter.init in starts.DRAWN)
 
 
 def _check_method(config: RunConfig, matrices: Sequence[Matrix]) -> None:

@@ -285,3 +285,10 @@ def test_the_head_alone_has_one_chosen_rate(tmp_path):
     ]
     (cell,) = findings.chosen_cells(Store(write_store(tmp_path, records)).frame())
     assert (cell["method"], cell["head_lr"]) == ("head_only", 1e-3)
+
+
+def test_what_is_not_installed_is_told_by_the_line_of_a_clone(monkeypatch, capsys):
+    """There is no release from which the name `lora-bench` could be installed."""
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
+    assert script.main(["--entity", "me", "--project", "tests"]) == 2
+    assert "in the clone, pip install -e '.[dashboard]' brings it" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 import pytest
 
 from analysis import throughput
-from analysis.speed import crossover, verdict
+from analysis.speed import crossover, verdict, whole_command
 from configs import composed
 from lora_bench.config.compose import parse
 
@@ -57,10 +57,21 @@ def test_a_grid_is_shown_with_as_many_seeds_as_the_study_took(n_seeds, seeds):
 @pytest.mark.parametrize("name", ["small", "sst2"])
 def test_the_question_of_each_way_is_the_same(name, monkeypatch):
     """A fixed design of other rows than the study's, or than the loop's, would be another question."""
-    asked = verdict.plan(name, "glue/sst2" if name == "sst2" else None)
+    options = throughput.parse(["--verdict", name, *(["--data-dir", "glue/sst2"] if name == "sst2" else [])])
+    asked = verdict.plan(throughput._words("verdict", verdict.QUESTIONS, options))
     fixed, study = (line.split()[2:] for line in asked[2:])
     assert [word for word in study if not word.strip("'").startswith("study")] == fixed[1:]
     assert {"task.train_rows", "train.epochs", "train.dropout"} <= {word.partition("=")[0] for word in fixed}
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "known"), [("verdict", "sst2", verdict.QUESTIONS), ("profile", "cola", whole_command.COMMANDS)]
+)
+def test_what_reads_a_tasks_files_asks_for_their_folder(option, name, known, tmp_path):
+    with pytest.raises(SystemExit, match=f"--{option} {name} needs --data-dir"):
+        throughput._words(option, known, throughput.parse([f"--{option}", name]))
+    given = throughput.parse([f"--{option}", name, "--data-dir", str(tmp_path)])
+    assert throughput._words(option, known, given) == [*known[name], f"task.data_dir={tmp_path}"]
 
 
 def test_a_curve_goes_on_where_it_was_stopped(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def test_a_launcher_that_is_not_installed_says_what_brings_it(command, training,
     except ImportError:
         ended = command("-m", *SMALL, f"hydra/launcher={preset}")
         assert ended.status == 2
-        assert "pip install 'lora-bench[ray]' brings it" in ended.err
+        assert "in the clone, pip install -e '.[ray]' brings it" in ended.err
         assert len(ended.err.splitlines()) == 1
     else:
         pytest.skip("it is installed")

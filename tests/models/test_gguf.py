@@ -304,7 +304,7 @@ def test_without_the_package_a_line_says_what_to_install_and_the_cache_needs_non
     files._find.cache_clear()
     monkeypatch.setitem(sys.modules, "gguf", None)
     assert read(tmp_path / "m.gguf") == made
-    assert "needs the package gguf; pip install 'lora-bench[lm]'" in refusal(tmp_path / "other.gguf")
+    assert "needs the package gguf; in the clone, pip install -e '.[lm]' brings it" in refusal(tmp_path / "other.gguf")
 
 
 @pytest.mark.parametrize("damage", ["cut", "no_note"])

@@ -15,9 +15,9 @@ import architectures
 from lora_bench.cli import predict as command
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.grammar import parse_rank_pattern
-from lora_bench.models.adapters import draw_A
 from lora_bench.models.budget import solve_ranks
 from lora_bench.models.roles import Matrix, roles_of, split_fused
+from lora_bench.models.starts import draw_A
 from lora_bench.predictors import bake_off, eva
 from lora_bench.predictors.allocate import pattern, rank_map
 from lora_bench.predictors.evidence import Evidence

@@ -3,6 +3,8 @@
 import math
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,9 +15,10 @@ import scipy.stats
 import yaml
 
 from fake_store import D_MODEL, fake_record, frame_of, weight_types_records, write_store
+from lora_bench.cli import claims as claims_command
 from lora_bench.config.errors import ConfigError
 from lora_bench.questions import claim_document, claim_kinds, claim_rates, claim_sides, claim_words, claims
-from lora_bench.reports import explicit
+from lora_bench.reports import explicit, publish
 from lora_bench.reports.publish import write_archive
 from lora_bench.reports.scope import Scope
 from lora_bench.store import open_store
@@ -93,7 +96,7 @@ def test_pooled_placements_are_means_at_one_budget():
 @pytest.mark.parametrize(
     ("claim", "lacks"),
     [
-        ({"kind": "rank_slope", "targets": "qv"}, "three ranks or more; the store has 1, 4"),
+        ({"kind": "rank_slope", "targets": "qv"}, "three ranks or more; the store has rank 1, 4"),
         ({"kind": "interaction", "first": "qv", "second": "q"}, "three budgets; the store has none"),
         ({"kind": "pooled", "firsts": ["v"], "seconds": ["qv"]}, "needs v, qv at one budget"),
     ],
@@ -103,6 +106,11 @@ def test_what_a_trend_lacks_is_said(claim, lacks):
     """A slope of two points is a contrast, and would be called a trend."""
     said = claim_kinds.trend(claim, cells({("qv", 1): 0.5, ("qv", 4): 0.6}))
     assert isinstance(said, str) and lacks in said
+
+
+def test_what_a_claim_on_two_ranks_lacks_names_the_known_rank_first():
+    claim = {"kind": "rank", "targets": "q", "first": "highest", "second": 1}
+    assert claims._needs_ranks(claim, "rank 10") == "needs q at rank 1 and a higher one; the store has rank 10"
 
 
 def test_placements_at_one_rank_are_those_with_most_common_seeds():
@@ -131,8 +139,10 @@ def test_the_slope_of_saved_adapters_is_read_by_seed(monkeypatch):
     eye = {name: {"m": LowRank(np.eye(rank, 9), np.diag(np.arange(1.0, rank + 1)))} for name, rank in ranks.items()}
     monkeypatch.setattr(claim_kinds.subspace, "read_adapter", lambda folder, manifest: eye[folder])
     store = SimpleNamespace(adapter=lambda name: name, path=lambda name: name, record=lambda name: {"manifest": []})
-    slopes = claim_kinds.spectral_slopes({"targets": "qv"}, runs, store)
+    slopes, n_runs = claim_kinds.spectral_slopes({"targets": "qv"}, runs, store)
     assert slopes == {0: pytest.approx(math.log((1 + 4 + 9 + 16) / 16) / math.log(4))}
+    assert n_runs == 2  # of the one seed, and not the number of seeds
+    assert claim_kinds.judge_spectral({"targets": "qv", "low": 0, "high": 1}, runs, store)[1] == 2
     absent = SimpleNamespace(adapter=lambda name: None)
     assert "needs saved adapters" in claim_kinds.spectral_slopes({"targets": "qv"}, runs, absent)
 
@@ -260,6 +270,25 @@ def test_stores_side_by_side_keep_the_weights_of_full_fine_tuning(tmp_path):
     assert of_intruders(tmp_path / "published")["lora_intrudes"][0] == "not run"
 
 
+def test_archives_side_by_side_are_joined_once(tmp_path, monkeypatch):
+    """Joining takes half of the command's time, and archives do not change. A copy that was cut is made again."""
+    monkeypatch.setenv("LORA_BENCH_CACHE", str(tmp_path / "cache"))
+    stores = []
+    for task in ("cola", "sst2"):
+        root = write_store(tmp_path / task, [fake_record(targets="q", rank=1, task=task)])
+        write_archive([Store(root)], tmp_path / f"{task}_archive")
+        stores.append(open_store(tmp_path / f"{task}_archive"))
+    joined = claims_command.joined_in(tmp_path / "scratch", stores)
+    assert joined.is_relative_to(tmp_path / "cache") and len(open_store(joined).statuses()) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "write_archive", None)  # nobody calls it
+        assert claims_command.joined_in(tmp_path / "scratch", stores) == joined
+    (joined / "records.jsonl.gz").write_bytes(b"")
+    assert len(open_store(claims_command.joined_in(tmp_path / "scratch", stores)).statuses()) == 2
+    growing = claims_command.joined_in(tmp_path / "scratch", [Store(tmp_path / "cola"), stores[1]])
+    assert growing.is_relative_to(tmp_path / "scratch")
+
+
 def absent(record):
     raise ConfigError("model.name: no folder 'x'")
 
@@ -286,7 +315,7 @@ def turned(root, *, n_left, init="gaussian"):
     """A store of q at rank 4: `n_left` rows of each A are mixtures of its start's, and the others orthogonal to it."""
     from safetensors.numpy import save_file
 
-    from lora_bench.models.adapters import draw_A
+    from lora_bench.models.starts import draw_A
 
     store = Store(root)
     for seed in range(4):
@@ -329,6 +358,23 @@ def test_a_start_that_no_seed_draws_or_that_nobody_kept_is_not_judged(tmp_path):
     assert said == "not run" and "init=pissa begins with the weight's own directions" in words
     said, words = of_start(tmp_path / "runs", targets="v")
     assert said == "not run" and "needs saved adapters of v" in words
+
+
+def test_what_is_left_of_a_start_loads_torch_alone_and_that_only_where_adapters_are(tmp_path):
+    """Of the seconds that the claims of a store take, peft's import would be half."""
+    write_store(tmp_path / "bare", [fake_record(targets="q", rank=4, seed=seed) for seed in range(4)])
+    turned(tmp_path / "runs", n_left=3)
+    code = (
+        "import sys, pathlib\nfrom lora_bench.questions import claims\nfrom lora_bench.reports.scope import Scope\n"
+        "shipped = claims.read_claims(claims.SHIPPED)\n"
+        "asked = [claim | {'targets': 'q'} for claim in shipped if claim['kind'] == 'start']\n"
+        "for name, loaded in (('bare', set()), ('runs', {'torch'})):\n"
+        f"    scope = Scope(pathlib.Path({str(tmp_path)!r}) / name)\n"
+        "    claims.sections(scope.read(), scope, asked)\n"
+        "    assert {'torch', 'transformers', 'peft'} & set(sys.modules) == loaded, name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 def test_starts_of_runs_that_learned_nothing_say_nothing(tmp_path):

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import pickle
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -535,3 +536,15 @@ def test_the_error_of_a_failed_run_is_published_without_folders(tmp_path):
     told = open_store(archive).record(failed["run_id"])["error"]
     assert told["message"] == "no cola"
     assert told["traceback"] == 'File "nn.py", line 3\nOSError: cola'
+
+
+def test_the_example_of_the_help_keeps_the_adapters_that_it_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_with_adapters(tmp_path / "runs", [fake_record(targets="qv", rank=4), fake_record(targets="q", rank=8)])
+    with pytest.raises(SystemExit):
+        archive_command.main(["--help"])
+    example = capsys.readouterr().out.partition("example: lora-bench archive ")[2]
+    words = shlex.split(example)
+    assert all("=" in word and not word.startswith("-") for word in words)  # as README gives options
+    assert archive_command.main(words) == 0
+    assert "adapters: 1 run;" in capsys.readouterr().out
