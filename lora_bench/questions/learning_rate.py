@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.questions.started import Started, told_seeds
 from lora_bench.reports import tables
 from lora_bench.reports.figures.curves import learning_rates
 from lora_bench.reports.scope import Scope, each_setting
 from lora_bench.reports.section import Column, SettingSection, Table
+from lora_bench.reports.started import Started, told_seeds
 from lora_bench.verdicts import arms, power, settings, tuning
 from lora_bench.verdicts.note import Note, gap
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from lora_bench.config.overrides import quote
-from lora_bench.questions.started import Started, told_seeds
+from lora_bench.reports.started import Started, told_seeds
 from lora_bench.verdicts import settings
 from lora_bench.verdicts.arms import Judgement
 from lora_bench.verdicts.note import Note

@@ -4,7 +4,7 @@ import pytest
 
 from fake_store import fake_record, write_store
 from lora_bench.config.grammar import parse_rank_pattern
-from lora_bench.questions.started import Started
+from lora_bench.reports.started import Started
 from lora_bench.store import open_store
 from lora_bench.verdicts import settings
 
