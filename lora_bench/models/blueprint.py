@@ -121,7 +121,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
     skeleton, of_head = _skeleton(config, architecture, folder)
     if folder is not None and not length.counts_from_padding(skeleton):
         tokenizers.share_padding(tokenizer, architecture)
-    tokenizer_fingerprint = tokenizers.fingerprint(tokenizer)
+    tokenizer_fingerprint = tokenizers.fingerprint(tokenizer, folder)
     facts = {key: value for key, value in architecture.to_dict().items() if key not in _VOLATILE_KEYS}
     parts = [fingerprint, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
     if config.roles:  # the same targets name other matrices
