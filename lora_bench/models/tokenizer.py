@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
 from lora_bench.models.quiet import first_line, quiet
-from lora_bench.models.tokenizer_file import require_faithful
+from lora_bench.models.tokenizer_file import merge_all, require_faithful
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 """JSON files that transformers reads a tokenizer from."""
@@ -51,6 +51,14 @@ def load(config: ModelConfig, folder: Path) -> Any:
         names = [name for name in tokenizer.vocab_files_names.values() if not (folder / name).is_file()]
         lacks = f"no {' and no '.join(names)}" if names else "files of an empty vocabulary"
         raise ConfigError(f"model.name: no usable tokenizer for {config.name!r} ({str(folder)!r} has {lacks}); {works}")
+    dropout = merge_all(getattr(tokenizer, "backend_tokenizer", None))
+    if dropout:
+        log.warning(
+            "%s: its tokenizer drops merges at random (dropout %g), as for training one; texts are read with all of "
+            "them, the same way each time",
+            config.name,
+            dropout,
+        )
     require_faithful(tokenizer, config.name, folder)
     _choose_padding(tokenizer, config.name, folder)
     return tokenizer

@@ -280,3 +280,19 @@ def test_a_python_tokenizer_that_is_all_vocabulary_keeps_its_fingerprint(tmp_pat
     tokenizer = load(ModelConfig(name=str(tmp_path), weights="pretrained"), tmp_path)
     alone = f"{json.dumps(tokenizer.get_vocab(), sort_keys=True)}\n<pad>"
     assert fingerprint(tokenizer, tmp_path) == hashlib.sha256(alone.encode()).hexdigest()
+
+
+def test_merges_that_a_file_drops_at_random_are_all_made(tmp_path, caplog):
+    """BPE dropout is for training a model: with it the same row has other tokens each time, and a run no repetition."""
+    saved(tmp_path / "plain")
+    texts, plans = ["abcabc" * 20], []
+    for name, dropout in (("plain", None), ("dropped", 0.5)):
+        document = json.loads((tmp_path / "plain" / "tokenizer.json").read_text("utf-8"))
+        vocabulary = document["model"]["vocab"] | {"ab": 260, "abc": 261}
+        document["model"] |= {"vocab": vocabulary, "merges": [["a", "b"], ["ab", "c"]], "dropout": dropout}
+        saved(tmp_path / name)
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+        plans.append(planned(tmp_path / name))
+    assert "drops merges at random" in caplog.text
+    assert plans[0].tokenizer(texts)["input_ids"] == plans[1].tokenizer(texts)["input_ids"]
+    assert plans[0].fingerprint == plans[1].fingerprint
