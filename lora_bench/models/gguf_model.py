@@ -127,14 +127,18 @@ def ordered(name: str, values: np.ndarray, config: Mapping[str, Any], path: Path
 
 
 def require_tokenizer(header: Header, path: Path) -> None:
-    """Refuse a file without a vocabulary.
+    """Refuse a file without a vocabulary, and one of SentencePiece whose texts get no blank in front: transformers puts
+    one there all the same, and the first word is then another token. Other vocabularies never get one.
 
     Raises:
-        ConfigError: naming the key that is missing.
+        ConfigError: naming the key that is missing, or not read.
     """
     for key in ("tokenizer.ggml.model", "tokenizer.ggml.tokens"):
         if not header.values.get(key):
             raise _refusal(path, f"holds no tokenizer ({key}); {_WORKS}")
+    key = "tokenizer.ggml.add_space_prefix"
+    if header.text("tokenizer.ggml.model") == "llama" and header.values.get(key, True) is not True:
+        raise _refusal(path, f"says {key}={header.values[key]!r}, which is not read; {_WORKS}")
 
 
 def split_as_said(tokenizer: Any, header: Header, path: Path) -> None:

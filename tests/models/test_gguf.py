@@ -1,11 +1,13 @@
 """A language model from a GGUF file: its numbers are the file's, and what would make another model is refused."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from configs import SMALL, composed
 from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
-from lora_bench.models import dequantised, files
+from lora_bench.models import dequantised, files, gguf_model
 from lora_bench.models.blueprint import blueprint
+from lora_bench.models.gguf_header import Header
 
 gguf = pytest.importorskip("gguf")
 
@@ -246,6 +249,18 @@ def test_a_way_to_split_that_nobody_knows_is_refused(tmp_path):
     """transformers would take GPT-2's: other tokens than the model was trained with, all of which it knows."""
     write(tmp_path / "m.gguf", splits="kanji")
     assert "splits texts as 'kanji' does" in refusal(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(("kind", "is_said"), [("llama", False), ("llama", True), ("llama", None), ("gpt2", False)])
+def test_a_text_without_a_blank_in_front_is_refused_where_transformers_puts_one(kind, is_said):
+    """`good` would be read as ` good`: a token that the model knows, and not the one that it was trained with."""
+    values = {"tokenizer.ggml.model": kind, "tokenizer.ggml.tokens": ["a"]}
+    if is_said is not None:
+        values["tokenizer.ggml.add_space_prefix"] = is_said
+    refused = kind == "llama" and is_said is False
+    context = pytest.raises(ConfigError, match=r"says tokenizer\.ggml\.add_space_prefix=False, which is not read; give")
+    with context if refused else contextlib.nullcontext():
+        gguf_model.require_tokenizer(Header(values, {}), Path("m.gguf"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0002, 0.01, 0.05, 0.5, 0.9999])
