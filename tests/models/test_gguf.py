@@ -19,7 +19,7 @@ from configs import SMALL, composed
 from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
-from lora_bench.models import dequantised, files, gguf_model
+from lora_bench.models import dequantised, files, gguf_header, gguf_model
 from lora_bench.models.blueprint import blueprint
 from lora_bench.models.gguf_header import Header
 
@@ -224,6 +224,12 @@ LOST = {  # what a folder could not keep: arguments of `write`, and the words th
     "architecture": ({"kind": "gpt2"}, "is of the architecture 'gpt2'; llama, qwen2, qwen3 are read"),
     "tokenizer": ({"without": ("tokenizer",)}, r"holds no tokenizer \(tokenizer.ggml.model\)"),
     "scaled": ({"changed": {"rope.scaling.type": "yarn"}}, "llama.rope.scaling.type='yarn', which is not read"),
+    "stretched": ({"changed": {"rope.scaling.factor": 2.0}}, "llama.rope.scaling.factor=2.0, which is not read"),
+    "sharper": (
+        {"changed": {"rope.scaling.type": "none", "rope.scaling.attn_factor": 2.0}},
+        "rope.scaling.attn_factor=2.0, which is not read",
+    ),
+    "linear": ({"changed": {"rope.scale_linear": 4.0}}, "llama.rope.scale_linear=4.0, which is not read"),
     "window": ({"changed": {"attention.sliding_window": 64}}, "llama.attention.sliding_window=64, which is not read"),
     "experts": ({"changed": {"expert_count": 8}}, "llama.expert_count=8, which is not read"),
     "frequencies": ({"tensors": {"rope_freqs.weight": (HEAD // 2,)}}, "the tensor 'rope_freqs.weight', for which"),
@@ -234,6 +240,26 @@ LOST = {  # what a folder could not keep: arguments of `write`, and the words th
     "no_embedding": ({"without": ("token_embd.weight",)}, "has no matrix 'token_embd.weight'"),
     "other_heads": ({"changed": {"attention.head_count_kv": 4}}, r"has 32 rows in 'blk.0.attn_k.weight', not 4 heads"),
 }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"type": "none", "factor": 4.0, "original_context_length": 64},
+        {"factor": 1.0},
+        {"type": "linear", "factor": 1.0},
+        {"type": "yarn", "factor": 1.0, "original_context_length": 128, "attn_factor": 1.0},
+    ],
+    ids=str,
+)
+def test_a_scaling_that_scales_nothing_is_read(tmp_path, values):
+    """Converters write these keys for models that were never stretched."""
+    write(tmp_path / "m.gguf", changed={f"rope.scaling.{key}": value for key, value in values.items()})
+    write(tmp_path / "plain.gguf")
+    config, plain = (
+        gguf_model.config_of(gguf_header.read(path), path) for path in (tmp_path / "m.gguf", tmp_path / "plain.gguf")
+    )
+    assert config == plain
 
 
 @pytest.mark.parametrize("what", LOST)
