@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_bench.config.errors import ConfigError
+from lora_bench.models import last_token
 from lora_bench.models.length import longest_input
 from lora_bench.models.quiet import quiet
 
@@ -28,8 +29,10 @@ def require_runs(skeleton: PreTrainedModel) -> None:
     """Run two rows of shapes through a skeleton; what cannot be told without data passes.
 
     Raises:
-        TypeError, ValueError, ArithmeticError, RuntimeError: as the model's own code does.
+        TypeError, ValueError, ArithmeticError, RuntimeError: as the model's own code does; ValueError also for a head
+            that reads a token which sees no other.
     """
+    _require_sight(skeleton)
     length = min(_TOKENS, longest_input(skeleton) or _TOKENS)
     ids = torch.ones(2, length, dtype=torch.long, device="meta")
     try:
@@ -44,6 +47,16 @@ def require_runs(skeleton: PreTrainedModel) -> None:
             raise
     except Exception:  # a model may ask for more than ids
         return
+
+
+def _require_sight(skeleton: PreTrainedModel) -> None:
+    """Refuse an encoder that was made a decoder: its head reads the first token, to which every text is then alike."""
+    is_causal = any(getattr(module, "is_causal", None) is True for module in skeleton.modules())
+    if getattr(skeleton.config, "is_decoder", False) and is_causal and not last_token.is_looked_for(skeleton):
+        raise ValueError(
+            "is_decoder true lets a token see only those before it, and the classifier of this architecture reads the "
+            "first; set is_decoder false for the weights of an encoder, or give a decoder such as gpt2 or llama"
+        )
 
 
 def give_named_outputs(architecture: PreTrainedConfig) -> None:

@@ -93,3 +93,17 @@ def test_an_architecture_without_a_classifier_is_refused_by_its_name(tmp_path, m
     AutoConfig.for_model(model_type).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=rf"'{model_type}', for which this version of transformers has no sequence"):
         planned(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "camembert", "electra"])
+def test_an_encoder_that_was_made_a_decoder_is_refused(name, tmp_path):
+    """Its head reads the first token, which sees no other: a run trained to its end, and a guard failed it then."""
+    configure(saved(tmp_path, name), is_decoder=True)
+    with pytest.raises(ConfigError, match=r"^model\.name: no backbone can .*is_decoder true .*; set is_decoder"):
+        planned(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["distilbert", "albert", "mpnet", "deberta", "modernbert", "gpt2", "llama", "opt"])
+def test_a_key_that_an_architecture_does_not_read_refuses_nothing(name, tmp_path):
+    configure(saved(tmp_path, name), is_decoder=True)
+    assert planned(tmp_path).matrices
