@@ -30,9 +30,10 @@ def require_runs(skeleton: PreTrainedModel) -> None:
 
     Raises:
         TypeError, ValueError, ArithmeticError, RuntimeError: as the model's own code does; ValueError also for a head
-            that reads a token which sees no other.
+            that reads a token which sees no other, and for attention that takes rows of one length alone.
     """
     _require_sight(skeleton)
+    _require_whole_attention(skeleton.config)
     length = min(_TOKENS, longest_input(skeleton) or _TOKENS)
     ids = torch.ones(2, length, dtype=torch.long, device="meta")
     try:
@@ -56,6 +57,18 @@ def _require_sight(skeleton: PreTrainedModel) -> None:
         raise ValueError(
             "is_decoder true lets a token see only those before it, and the classifier of this architecture reads the "
             "first; set is_decoder false for the weights of an encoder, or give a decoder such as gpt2 or llama"
+        )
+
+
+def _require_whole_attention(config: PreTrainedConfig) -> None:
+    """Refuse landmarks among segments, Nystromformer's: they are of one length in all, take padding for words, and are
+    scaled by the largest number of a batch, so that a row's result rests on the rows beside it."""
+    n_landmarks, length = getattr(config, "num_landmarks", None), getattr(config, "segment_means_seq_len", None)
+    if n_landmarks is not None and length is not None and n_landmarks != length:
+        raise ValueError(
+            f"segment_means_seq_len {length} beside num_landmarks {n_landmarks} takes only batches of rows of {length} "
+            f"tokens, and mixes padding into them; set segment_means_seq_len to {n_landmarks}: attention is then "
+            "computed whole, with the same weights"
         )
 
 

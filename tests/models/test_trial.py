@@ -7,7 +7,9 @@ from transformers import AutoConfig
 from architectures import ARCHITECTURES, skeleton
 from lora_bench.config.errors import ConfigError
 from lora_bench.models import backbone, blueprint, trial
+from lora_bench.training.resolve import resolve
 from model_folders import configure, planned, saved
+from tiny import tiny_config
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -107,3 +109,13 @@ def test_an_encoder_that_was_made_a_decoder_is_refused(name, tmp_path):
 def test_a_key_that_an_architecture_does_not_read_refuses_nothing(name, tmp_path):
     configure(saved(tmp_path, name), is_decoder=True)
     assert planned(tmp_path).matrices
+
+
+def test_attention_that_takes_rows_of_one_length_is_refused(tmp_path):
+    """Rows are padded to the longest of their batch, and most batches ended in an inner error."""
+    values = {"model_type": "nystromformer", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    values |= {"intermediate_size": 64, "vocab_size": 300, "max_position_embeddings": 128, "num_landmarks": 8}
+    said = r"^model\.architecture: segment_means_seq_len 64 beside num_landmarks 8 .*set segment_means_seq_len to 8"
+    with pytest.raises(ConfigError, match=said):
+        resolve(tiny_config(model__architecture=values | {"segment_means_seq_len": 64}))
+    assert resolve(tiny_config(model__architecture=values | {"segment_means_seq_len": 8})).steps
