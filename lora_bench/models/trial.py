@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import transformers.utils
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lora_bench.config.errors import ConfigError
@@ -78,6 +79,17 @@ def give_named_outputs(architecture: PreTrainedConfig) -> None:
         config.return_dict = True
         if getattr(config, "torchscript", False):
             config.torchscript = False
+
+
+def use_present_attention(architecture: PreTrainedConfig) -> str | None:
+    """Let transformers choose the implementation of attention where the one that config.json asks for is not installed
+    here; which one that was. All of them compute the same, and no fingerprint knows of them."""
+    asked = getattr(architecture, "_attn_implementation", None)
+    named = re.search(r"flash_attention_(\d)", asked) if isinstance(asked, str) else None
+    if named is None or getattr(transformers.utils, f"is_flash_attn_{named[1]}_available", bool)():
+        return None
+    architecture._attn_implementation = None
+    return asked
 
 
 def require_numbers(architecture: PreTrainedConfig, name: str) -> None:

@@ -6,7 +6,7 @@ from transformers import AutoConfig
 
 from architectures import ARCHITECTURES, skeleton
 from lora_bench.config.errors import ConfigError
-from lora_bench.models import backbone, blueprint, trial
+from lora_bench.models import backbone, blueprint, trial, weights
 from lora_bench.training.resolve import resolve
 from model_folders import configure, planned, saved
 from tiny import tiny_config
@@ -119,3 +119,16 @@ def test_attention_that_takes_rows_of_one_length_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=said):
         resolve(tiny_config(model__architecture=values | {"segment_means_seq_len": 64}))
     assert resolve(tiny_config(model__architecture=values | {"segment_means_seq_len": 8})).steps
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_attention_that_is_not_installed_is_replaced_and_told(tmp_path, caplog, name, key):
+    """It is how the weights were trained, in no way what they are: the run is that of a folder that does not say it."""
+    plain = planned(saved(tmp_path / "plain", name))
+    configure(saved(tmp_path / "flash", name), **{key: "flash_attention_2"})
+    plan = planned(tmp_path / "flash")
+    assert "asks for flash_attention_2, which is not installed here" in caplog.text
+    assert plan.fingerprint == plain.fingerprint
+    assert backbone.load(plan, precision="fp32", device=torch.device("cpu")).model.config._attn_implementation == "sdpa"
+    assert weights.head_of(tmp_path / "flash") is None
