@@ -6,6 +6,7 @@ unable to spell a folder's name. Both are detected here, before anything trains.
 
 import argparse
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -19,6 +20,12 @@ HOMES = {
     "WANDB_DATA_DIR": "wandb",
 }
 """The folder, by variable, of libraries that otherwise keep files below the home."""
+
+
+PACKAGED = "pkg://"
+"""How a path begins that lies in an installed package."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})")
 
 
 class PathError(ValueError):
@@ -37,8 +44,16 @@ def expanded(text: str) -> str:
     """A path with a leading `~` replaced.
 
     Raises:
-        PathError: when there is no such home, or the locale cannot spell the path.
+        PathError: when there is no such home, the locale cannot spell the path, or it is an address or names a variable
+            that the shell has not replaced; a folder of that name would be made in the current one.
     """
+    if _ADDRESS.match(text) and not text.startswith(PACKAGED):
+        raise PathError(f"{text!r} is an address; give the path of a folder or a file on this machine")
+    if (variable := _VARIABLE.search(text)) and not os.path.lexists(text):
+        raise PathError(
+            f"{text!r} names the variable {variable[0]}, which the shell has not replaced; write its value, or "
+            f"${{oc.env:{variable[1] or variable[2]}}}, which is read here"
+        )
     if text.startswith("~"):
         try:
             text = str(Path(text).expanduser())

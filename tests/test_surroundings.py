@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from configs import composed
 from lora_bench import paths
+from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.identity import display_name, run_id
 from lora_bench.config.schema import KEYS
@@ -207,3 +209,31 @@ def test_a_character_that_standard_output_lacks_ends_no_sweep(monkeypatch):
     spell_out()
     print("tiny · cola", flush=True)
     assert written.getvalue() == b"tiny \\xb7 cola\n"
+
+
+# What is no path of this machine
+
+
+@pytest.mark.parametrize("text", ["s3://bucket/x", "gs://bucket/x", "https://host/x", "file:///tmp/x", "hdfs://x"])
+def test_an_address_is_refused_and_makes_no_folder(command, training, tmp_path, text):
+    """It made a folder `s3:` in the current one, and the runs were where nobody looked for them."""
+    ended = command(f"store={text}", *SMALL, "tracking=none")
+    assert (ended.status, training.packs, [*tmp_path.iterdir()]) == (2, [], [])
+    assert ended.err.startswith(f"lora-bench: store: '{text}' is an address; give the path of a folder")
+
+
+@pytest.mark.parametrize(("text", "name"), [("$HOME/x", "HOME"), ("/data/${TEAM}", "TEAM"), ("runs-$USER", "USER")])
+def test_a_variable_that_no_shell_replaced_is_refused(monkeypatch, tmp_path, text, name):
+    """In quotes, or in a file of values; the folder was called `$HOME`."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, "mine")
+    with pytest.raises(paths.PathError, match=rf"names the variable .*{name}.*; write its value, or \$\{{oc\.env:"):
+        paths.expanded(text)
+    assert parse(composed(*SMALL, f"store='${{oc.env:{name}}}/x'")).store == "mine/x"
+
+
+def test_a_folder_that_is_called_so_is_used(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "$HOME").mkdir()
+    for text in ("$HOME", "cost in $", "a$1", "exp:1", "pkg://package/file.gguf"):
+        assert paths.expanded(text) == text

@@ -40,7 +40,9 @@ class SweeperConf:
 store = ConfigStore.instance()
 store.store(group="hydra/sweeper", name="lora_bench", node=SweeperConf, provider="lora_bench")
 # Every key that a run has, so that it can be set without a plus sign; values come from conf/.
-store.store(name="schema", node=OmegaConf.to_container(OmegaConf.structured(RunConfig)), provider="lora_bench")
+schema = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(RunConfig)))
+OmegaConf.set_struct(schema.model.roles, False)  # its keys are roles, which `check` knows
+store.store(name="schema", node=schema, provider="lora_bench")
 
 
 class LoraBenchSweeper(Sweeper):

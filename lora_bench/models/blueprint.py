@@ -7,6 +7,7 @@ import contextlib
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ from lora_bench.models import files, headers, last_token, length, misfit, number
 from lora_bench.models import tokenizer as tokenizers
 from lora_bench.models.quiet import first_line, quiet
 from lora_bench.models.tokenizer import byte_tokenizer
+
+log = logging.getLogger(__name__)
 
 _VOLATILE_KEYS = {
     "transformers_version",
@@ -121,7 +124,7 @@ def _blueprint(config_json: str, n_labels: int) -> Blueprint:
     skeleton, of_head = _skeleton(config, architecture, folder)
     if folder is not None and not length.counts_from_padding(skeleton):
         tokenizers.share_padding(tokenizer, architecture)
-    tokenizer_fingerprint = tokenizers.fingerprint(tokenizer)
+    tokenizer_fingerprint = tokenizers.fingerprint(tokenizer, folder)
     facts = {key: value for key, value in architecture.to_dict().items() if key not in _VOLATILE_KEYS}
     parts = [fingerprint, json.dumps(facts, sort_keys=True, default=str), tokenizer_fingerprint]
     if config.roles:  # the same targets name other matrices
@@ -210,6 +213,13 @@ def _load_architecture(config: ModelConfig, folder: Path, n_labels: int) -> PreT
     with _one_line(f"model.name: no readable config.json for {config.name!r} (", ")"), quiet():
         architecture = AutoConfig.from_pretrained(
             folder, num_labels=n_labels, trust_remote_code=config.trust_remote_code
+        )
+    if asked := trial.use_present_attention(architecture):
+        log.warning(
+            "%s: its config.json asks for %s, which is not installed here; transformers' default is taken, which "
+            "computes the same",
+            config.name,
+            asked,
         )
     # Checked again: a class may set what its config.json leaves out.
     files.check_kind({"is_encoder_decoder": architecture.is_encoder_decoder}, config.name)

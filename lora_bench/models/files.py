@@ -16,9 +16,8 @@ from typing import Any
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
 from lora_bench.models import dequantised, headers
+from lora_bench.paths import PACKAGED
 
-PACKAGED = "pkg://"
-"""How `model.gguf` begins where the file lies in an installed package."""
 ADAPTER_CONFIG = "adapter_config.json"
 """A file that peft writes beside an adapter, and that makes transformers attach it."""
 

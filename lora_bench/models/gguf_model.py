@@ -33,7 +33,17 @@ _READ = {
     *("attention.head_count_kv", "attention.key_length", "attention.value_length", "vocab_size"),
     *("attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base"),
 }
-_WITHOUT_EFFECT = {"expert_count": 0, "expert_used_count": 0, "rope.scaling.type": "none"}
+_WITHOUT_EFFECT = {
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "rope.scaling.type": "none",
+    "rope.scaling.factor": 1,
+    "rope.scaling.attn_factor": 1,
+    "rope.scale_linear": 1,
+}
+"""Keys at the value that changes nothing."""
+_OF_SCALING = ("type", "factor", "original_context_length", "finetuned", "yarn_log_multiplier")
+"""Keys of `rope.scaling` that say how positions are scaled: none of them does anything where nothing is scaled."""
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _IN_LAYER = {
     "attn_norm": "input_layernorm",
@@ -59,7 +69,7 @@ def config_of(header: Header, path: Path) -> dict[str, Any]:
         raise _refusal(path, "is one of several parts; join them with `llama-gguf-split --merge` and give the whole")
     own = {key.removeprefix(f"{kind}."): value for key, value in header.values.items() if key.startswith(f"{kind}.")}
     for key, value in own.items():
-        if key not in _READ and (key not in _WITHOUT_EFFECT or _WITHOUT_EFFECT[key] != value):
+        if key not in _READ and not _changes_nothing(own, key):
             raise _refusal(path, f"says {kind}.{key}={value!r}, which is not read; {_WORKS}")
     values: dict[str, Any] = {name: _whole(own, key, kind, path) for name, key in _WHOLE.items()}
     heads = values["num_attention_heads"]
@@ -127,14 +137,18 @@ def ordered(name: str, values: np.ndarray, config: Mapping[str, Any], path: Path
 
 
 def require_tokenizer(header: Header, path: Path) -> None:
-    """Refuse a file without a vocabulary.
+    """Refuse a file without a vocabulary, and one of SentencePiece whose texts get no blank in front: transformers puts
+    one there all the same, and the first word is then another token. Other vocabularies never get one.
 
     Raises:
-        ConfigError: naming the key that is missing.
+        ConfigError: naming the key that is missing, or not read.
     """
     for key in ("tokenizer.ggml.model", "tokenizer.ggml.tokens"):
         if not header.values.get(key):
             raise _refusal(path, f"holds no tokenizer ({key}); {_WORKS}")
+    key = "tokenizer.ggml.add_space_prefix"
+    if header.text("tokenizer.ggml.model") == "llama" and header.values.get(key, True) is not True:
+        raise _refusal(path, f"says {key}={header.values[key]!r}, which is not read; {_WORKS}")
 
 
 def split_as_said(tokenizer: Any, header: Header, path: Path) -> None:
@@ -156,6 +170,16 @@ def split_as_said(tokenizer: Any, header: Header, path: Path) -> None:
         )
     elif "Split(" not in str(tokenizer.backend_tokenizer.pre_tokenizer):
         raise _refusal(path, f"splits texts as {said!r} does, which the installed transformers does not know; {_WORKS}")
+
+
+def _changes_nothing(own: Mapping[str, Any], key: str) -> bool:
+    """Whether the model is the same without this key."""
+    kind, factor = own.get("rope.scaling.type", "none"), own.get("rope.scaling.factor")
+    is_scaled = kind != "none" and not (kind in ("linear", "yarn") and factor == 1)
+    if key.startswith("rope.scaling.") and key.removeprefix("rope.scaling.") in _OF_SCALING and not is_scaled:
+        # Without a type, llama.cpp scales by the factor.
+        return "rope.scaling.type" in own or factor in (None, 1)
+    return key in _WITHOUT_EFFECT and own[key] == _WITHOUT_EFFECT[key]
 
 
 def _whole(own: Mapping[str, Any], key: str, kind: str, path: Path) -> int:

@@ -14,18 +14,21 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lora_bench.config.errors import ConfigError
+from lora_bench.models.fused import is_linear
 from lora_bench.models.headers import FLOATING, Stored
-from lora_bench.models.weights import Fit, plain_name
+from lora_bench.models.weights import Fit, head_parameters, plain_name
 
 LARGEST = 1e8
 """Far beyond any weight: a network of larger ones overflows, and bytes in the wrong order are read as such numbers."""
 
 
 def require_sound(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored]) -> None:
-    """Refuse weights with a number that no weight is, token embeddings that are all alike, and a norm that is dead.
+    """Refuse weights with a number that no weight is, token embeddings that are all alike, a matrix of the base model
+    that is zero, a file that ends in zeros within one, and a norm that is dead.
 
-    A dead norm gives the same numbers for every input: a LayerNorm whose weight is zero everywhere does. Norms that add
-    1 to their weight (Gemma's) begin with that, and are alive.
+    Biases, tables of positions and types, rows of unused tokens and matrices of a head may be zero in sound weights;
+    what multiplies every token's vector may not. A dead norm gives the same numbers for every input: a LayerNorm whose
+    weight is zero everywhere does. Norms that add 1 to their weight (Gemma's) begin with that, and are alive.
 
     Args:
         model: the skeleton, before its fused projections are split.
@@ -38,8 +41,9 @@ def require_sound(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored]
     parameters = {plain_name(model, name) for name, _ in model.named_parameters()}
     norms = {path: module for path, module in model.named_modules() if _is_norm(module)}
     words = _token_embedding(model)
+    dense = _dense(model)
     vectors: dict[str, torch.Tensor] = {}
-    for name, tensor in _in_file_order(stored):
+    for name, tensor, is_last in _in_file_order(stored):
         plain = plain_name(model, name)
         is_read = plain in parameters or plain.endswith((".weight", ".bias"))  # or read under a name of another version
         if not is_read or plain in unused or not tensor.numel():
@@ -50,6 +54,10 @@ def require_sound(model: PreTrainedModel, fit: Fit, stored: Mapping[str, Stored]
             raise _refusal(name, stored, f"holds {number:g}, and no trained weight is NaN or beyond {LARGEST:g}")
         if plain == words and smallest == largest:
             raise _refusal(name, stored, f"is {smallest:g} everywhere, so every token is read alike")
+        if plain in dense and smallest == largest == 0:
+            raise _refusal(name, stored, "is 0 everywhere, so nothing of a text passes it")
+        if is_last and plain in dense and not tensor[-1].any():
+            raise _refusal(name, stored, "is the last in its file, and ends in zeros, as a copy that broke off does")
         if tensor.ndim == 1:
             vectors[plain] = tensor
     names = {plain_name(model, name): name for name in stored}
@@ -82,13 +90,21 @@ def _is_dead(norm: nn.Module, prefix: str, vectors: Mapping[str, torch.Tensor]) 
     return torch.equal(outputs[0], outputs[1])
 
 
-def _in_file_order(stored: Mapping[str, Stored]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every floating-point tensor with its name, one file open at a time."""
+def _in_file_order(stored: Mapping[str, Stored]) -> Iterator[tuple[str, torch.Tensor, bool]]:
+    """Every floating-point tensor with its name, and whether its file ends with it; one file open at a time."""
     for path in dict.fromkeys(tensor.path for tensor in stored.values()):
         with safe_open(path, framework="pt") as file:
-            for name, tensor in stored.items():
-                if tensor.path == path and tensor.dtype in FLOATING:
-                    yield name, file.get_tensor(name)
+            names = file.offset_keys()
+            for name in names:
+                if stored[name].dtype in FLOATING:
+                    yield name, file.get_tensor(name), name == names[-1]
+
+
+def _dense(model: PreTrainedModel) -> frozenset[str]:
+    """The plain names of the matrices by which the base model multiplies."""
+    head = set(head_parameters(model))
+    paths = (f"{path}.weight" for path, module in model.named_modules() if is_linear(module))
+    return frozenset(plain_name(model, path) for path in paths if path not in head)
 
 
 def _token_embedding(model: PreTrainedModel) -> str | None:

@@ -6,6 +6,7 @@ what only rows show, in lora_bench/tasks/tokens.py.
 
 import functools
 import hashlib
+import inspect
 import json
 import logging
 from pathlib import Path
@@ -16,10 +17,12 @@ from transformers import AutoTokenizer, PreTrainedConfig
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
 from lora_bench.models.quiet import first_line, quiet
-from lora_bench.models.tokenizer_file import require_faithful
+from lora_bench.models.tokenizer_file import merge_all, require_faithful
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
 """JSON files that transformers reads a tokenizer from."""
+_LISTS = ("vocab.txt", "vocab.json")
+"""Files that hold tokens and nothing else, all of which `get_vocab` gives back."""
 ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "bos_token", "eos_token", "mask_token")
 """Special tokens by role; others enter a row only where its text spells them."""
 
@@ -48,6 +51,14 @@ def load(config: ModelConfig, folder: Path) -> Any:
         names = [name for name in tokenizer.vocab_files_names.values() if not (folder / name).is_file()]
         lacks = f"no {' and no '.join(names)}" if names else "files of an empty vocabulary"
         raise ConfigError(f"model.name: no usable tokenizer for {config.name!r} ({str(folder)!r} has {lacks}); {works}")
+    dropout = merge_all(getattr(tokenizer, "backend_tokenizer", None))
+    if dropout:
+        log.warning(
+            "%s: its tokenizer drops merges at random (dropout %g), as for training one; texts are read with all of "
+            "them, the same way each time",
+            config.name,
+            dropout,
+        )
     require_faithful(tokenizer, config.name, folder)
     _choose_padding(tokenizer, config.name, folder)
     return tokenizer
@@ -145,15 +156,31 @@ def _reason(error: Exception, folder: Path) -> str:
     return "; ".join(reasons)
 
 
-def fingerprint(tokenizer: Any) -> str:
-    """sha256 over what decides the tokens of a text, and the pad token."""
+def fingerprint(tokenizer: Any, folder: Path | None) -> str:
+    """sha256 over what decides the tokens of a text, and the pad token; `folder` holds the files of a tokenizer that is
+    written in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        text = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+        text = "\n".join([json.dumps(tokenizer.get_vocab(), sort_keys=True), *_beyond_vocabulary(tokenizer, folder)])
     else:
         # The tokenizer remembers how its last call cut and padded; each call of ours sets both.
         text = json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}, sort_keys=True)
     return hashlib.sha256(f"{text}\n{tokenizer.pad_token}".encode()).hexdigest()
+
+
+def _beyond_vocabulary(tokenizer: Any, folder: Path | None) -> list[str]:
+    """What else decides the tokens of a tokenizer written in Python: files that hold more than a list of tokens, as
+    merges do, and what its class was told that is not its own default. Most have neither."""
+    files = tokenizer.vocab_files_names
+    others = [folder / name for name in sorted(set(files.values()) - set(_LISTS))] if folder else []
+    parts = [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in others if path.is_file()]
+    defaults = inspect.signature(type(tokenizer).__init__).parameters
+    settings = {
+        key: str(value)
+        for key, value in tokenizer.init_kwargs.items()
+        if key in defaults and key not in files and str(value) != str(defaults[key].default)
+    }
+    return [*parts, *([json.dumps(settings, sort_keys=True)] if settings else [])]
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
-from lora_bench.models import headers
+from lora_bench.models import headers, trial
 from lora_bench.models.headers import FLOATING, Stored
 from lora_bench.models.quiet import quiet
 
@@ -70,6 +70,7 @@ def head_of(folder: Path) -> Head | None:
     """
     with quiet():
         architecture: Any = AutoConfig.from_pretrained(folder)
+    trial.use_present_attention(architecture)
     tensors = headers.stored(folder)
     skeleton = _skeleton(architecture)
     inside = head_parameters(skeleton)

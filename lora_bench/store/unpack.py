@@ -58,14 +58,16 @@ def table(path: Path) -> pd.DataFrame:
     import pandas as pd
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        facts, names = file.metadata, file.schema_arrow
-    n_texts = sum(str(field.type) in ("string", "large_string", "binary", "large_binary") for field in names)
-    cells = facts.num_rows * (8 * (len(names) - n_texts) + _TEXT_BYTES * n_texts)
-    pages = sum(facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
-    if max(cells, pages) > most_bytes(path):
-        raise _too_large(path)
-    return pd.read_parquet(path)
+    with path.open("rb") as stream:  # Arrow takes a path such as `exp:1/...` for an address
+        with pq.ParquetFile(stream) as file:
+            facts, names = file.metadata, file.schema_arrow
+        n_texts = sum(str(field.type) in ("string", "large_string", "binary", "large_binary") for field in names)
+        cells = facts.num_rows * (8 * (len(names) - n_texts) + _TEXT_BYTES * n_texts)
+        pages = sum(facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
+        if max(cells, pages) > most_bytes(path):
+            raise _too_large(path)
+        stream.seek(0)
+        return pd.read_parquet(stream)
 
 
 def _too_large(path: Path) -> StoreError:

@@ -194,7 +194,8 @@ def _read_parquet(path: Path, key: str) -> Columns:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.ParquetFile(path).read()
+        with path.open("rb") as stream:  # Arrow takes a path such as `exp:1/...` for an address
+            table = pyarrow.parquet.ParquetFile(stream).read()
         names = [name for name in table.column_names if name != "__index_level_0__"]
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: a name that is no UTF-8
         reason = str(error).strip().splitlines()[0]

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lora_bench.store import unpack
 from lora_bench.store.secrets import scrub
 from lora_bench.wording import visible
 
@@ -47,12 +48,10 @@ def predictions(folder: Path, report: Any) -> Any:
     Args:
         report: DataFrame of the report rows with idx, text_a and perhaps text_b; None shows no texts.
     """
-    import pandas as pd
-
     file = folder / "predictions.parquet"
     if not file.is_file():
         return None
-    kept: Any = pd.read_parquet(file)
+    kept: Any = unpack.table(file)
     kept = kept[kept["split"] == "report"].head(MOST_ROWS)
     logits = kept.filter(regex=r"^logit_\d+$")
     labels = (json.loads((folder / "record.json").read_text(encoding="utf-8")).get("task") or {}).get("labels") or []

@@ -440,3 +440,15 @@ def test_check_is_what_parse_ends_with(base):
     config.train.lr = -1.0
     with pytest.raises(ConfigError, match=r"train\.lr"):
         check(config)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["model.roles={q: query}"], ["model.roles.q=query"], ["+model.roles={q: query}"]],
+    ids=lambda words: words[0],
+)
+def test_roles_are_given_with_a_plus_or_without(words):
+    """Every other key is; that this one is a mapping, which begins empty, is nothing that who gives it can know."""
+    assert parse(composed("model=tiny", *words)).model.roles == {"q": "query"}
+    with pytest.raises(ConfigError, match=r"model\.roles: no role 'query'; roles are q, k"):
+        parse(composed("model=tiny", "model.roles={query: q}"))

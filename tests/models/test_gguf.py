@@ -1,11 +1,13 @@
 """A language model from a GGUF file: its numbers are the file's, and what would make another model is refused."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +19,9 @@ from configs import SMALL, composed
 from lora_bench.config.compose import parse
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.schema import ModelConfig
-from lora_bench.models import dequantised, files
+from lora_bench.models import dequantised, files, gguf_header, gguf_model
 from lora_bench.models.blueprint import blueprint
+from lora_bench.models.gguf_header import Header
 
 gguf = pytest.importorskip("gguf")
 
@@ -221,6 +224,12 @@ LOST = {  # what a folder could not keep: arguments of `write`, and the words th
     "architecture": ({"kind": "gpt2"}, "is of the architecture 'gpt2'; llama, qwen2, qwen3 are read"),
     "tokenizer": ({"without": ("tokenizer",)}, r"holds no tokenizer \(tokenizer.ggml.model\)"),
     "scaled": ({"changed": {"rope.scaling.type": "yarn"}}, "llama.rope.scaling.type='yarn', which is not read"),
+    "stretched": ({"changed": {"rope.scaling.factor": 2.0}}, "llama.rope.scaling.factor=2.0, which is not read"),
+    "sharper": (
+        {"changed": {"rope.scaling.type": "none", "rope.scaling.attn_factor": 2.0}},
+        "rope.scaling.attn_factor=2.0, which is not read",
+    ),
+    "linear": ({"changed": {"rope.scale_linear": 4.0}}, "llama.rope.scale_linear=4.0, which is not read"),
     "window": ({"changed": {"attention.sliding_window": 64}}, "llama.attention.sliding_window=64, which is not read"),
     "experts": ({"changed": {"expert_count": 8}}, "llama.expert_count=8, which is not read"),
     "frequencies": ({"tensors": {"rope_freqs.weight": (HEAD // 2,)}}, "the tensor 'rope_freqs.weight', for which"),
@@ -231,6 +240,26 @@ LOST = {  # what a folder could not keep: arguments of `write`, and the words th
     "no_embedding": ({"without": ("token_embd.weight",)}, "has no matrix 'token_embd.weight'"),
     "other_heads": ({"changed": {"attention.head_count_kv": 4}}, r"has 32 rows in 'blk.0.attn_k.weight', not 4 heads"),
 }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"type": "none", "factor": 4.0, "original_context_length": 64},
+        {"factor": 1.0},
+        {"type": "linear", "factor": 1.0},
+        {"type": "yarn", "factor": 1.0, "original_context_length": 128, "attn_factor": 1.0},
+    ],
+    ids=str,
+)
+def test_a_scaling_that_scales_nothing_is_read(tmp_path, values):
+    """Converters write these keys for models that were never stretched."""
+    write(tmp_path / "m.gguf", changed={f"rope.scaling.{key}": value for key, value in values.items()})
+    write(tmp_path / "plain.gguf")
+    config, plain = (
+        gguf_model.config_of(gguf_header.read(path), path) for path in (tmp_path / "m.gguf", tmp_path / "plain.gguf")
+    )
+    assert config == plain
 
 
 @pytest.mark.parametrize("what", LOST)
@@ -246,6 +275,18 @@ def test_a_way_to_split_that_nobody_knows_is_refused(tmp_path):
     """transformers would take GPT-2's: other tokens than the model was trained with, all of which it knows."""
     write(tmp_path / "m.gguf", splits="kanji")
     assert "splits texts as 'kanji' does" in refusal(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(("kind", "is_said"), [("llama", False), ("llama", True), ("llama", None), ("gpt2", False)])
+def test_a_text_without_a_blank_in_front_is_refused_where_transformers_puts_one(kind, is_said):
+    """`good` would be read as ` good`: a token that the model knows, and not the one that it was trained with."""
+    values = {"tokenizer.ggml.model": kind, "tokenizer.ggml.tokens": ["a"]}
+    if is_said is not None:
+        values["tokenizer.ggml.add_space_prefix"] = is_said
+    refused = kind == "llama" and is_said is False
+    context = pytest.raises(ConfigError, match=r"says tokenizer\.ggml\.add_space_prefix=False, which is not read; give")
+    with context if refused else contextlib.nullcontext():
+        gguf_model.require_tokenizer(Header(values, {}), Path("m.gguf"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0002, 0.01, 0.05, 0.5, 0.9999])

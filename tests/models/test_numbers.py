@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_bench.config.errors import ConfigError
-from model_folders import change, planned, saved
+from model_folders import change, fine_tuned, planned, saved
 
 Tensors = dict[str, torch.Tensor]
 FAMILIES = {
@@ -99,4 +99,55 @@ def test_numbers_that_no_run_reads_may_be_anything(name, tmp_path):
     """An unused head of another task is left out whatever it holds."""
     saved(tmp_path)
     change(tmp_path, lambda tensors: tensors | {name: torch.full((8,), float("nan"))})
+    assert planned(tmp_path).matrices
+
+
+MATRICES = {
+    "bert": "encoder.layer.1.attention.self.key.weight",
+    "distilbert": "transformer.layer.0.ffn.lin2.weight",
+    "gpt2": "h.1.attn.c_attn.weight",
+    "gpt_neox": "layers.1.mlp.dense_4h_to_h.weight",
+    "llama": "layers.0.self_attn.o_proj.weight",
+}
+
+
+@pytest.mark.parametrize("family", MATRICES)
+def test_a_matrix_that_is_zero_is_refused(family, tmp_path):
+    """A part that was never fetched into a file made beforehand: the model still computes, and is another."""
+    name = MATRICES[family]
+    saved(tmp_path, family)
+    change(tmp_path, filled(name, 0.0))
+    with pytest.raises(ConfigError, match=rf"^model\.name: '{re.escape(name)}' in .* is 0 everywhere, so nothing"):
+        planned(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3])
+def test_a_file_that_ends_in_zeros_is_refused(share, tmp_path):
+    """It has the size that its header says, and its last matrices, or a part of the last one, are not there."""
+    content = (saved(tmp_path) / "model.safetensors").read_bytes()
+    n_zeros = int(share * len(content))
+    (tmp_path / "model.safetensors").write_bytes(content[:-n_zeros] + bytes(n_zeros))
+    with pytest.raises(ConfigError, match=r"^model\.name: '.*' in .* (ends in zeros|is 0 everywhere)"):
+        planned(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "gpt2", "opt", "deberta-v2"])
+def test_what_may_be_zero_passes(family, tmp_path):
+    """Biases that training left where they began, RoBERTa's one type of token, tables of positions, rows of tokens that
+    no text has, and a head."""
+    fine_tuned(tmp_path, family)
+
+    def edit(tensors: Tensors) -> Tensors:
+        edited = {}
+        for name, tensor in tensors.items():
+            is_table = any(part in name for part in ("token_type", "position", "wpe"))
+            is_head = name.startswith(("classifier", "score"))
+            if is_table or is_head or name.endswith("bias"):
+                tensor = torch.zeros_like(tensor)
+            elif "word_embeddings" in name or "embed_tokens" in name or "wte" in name:
+                tensor[200:] = 0
+            edited[name] = tensor
+        return edited
+
+    change(tmp_path, edit)
     assert planned(tmp_path).matrices

@@ -1,5 +1,6 @@
 """Folders whose tokenizer is absent, broken or another model's: refused while runs are planned, in one line."""
 
+import hashlib
 import json
 import logging
 import re
@@ -9,8 +10,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from lora_bench.config.errors import ConfigError
-from lora_bench.models.tokenizer import byte_tokenizer
+from lora_bench.config.schema import ModelConfig
+from lora_bench.models.tokenizer import byte_tokenizer, fingerprint, load
 from lora_bench.training.resolve import resolve
+from model_folders import planned, saved
 from tiny import VALUES, tiny_config
 
 KINDS = {"bert": {}, "llama": {"num_key_value_heads": 2}, "roberta": {"pad_token_id": 1}, "qwen2": {}, "albert": {}}
@@ -236,3 +239,60 @@ def test_a_tokenizer_that_does_not_know_most_of_the_rows_is_refused(folder):
         path.unlink()
     words(["bonjour"]).save_pretrained(folder)
     assert re.search(r"does not know 100% of the tokens of the train rows \(\[UNK\]\)", refused(folder))
+
+
+def python_tokenizer(folder, *, codes=("a b", "b c"), **settings):
+    """A folder as BERTweet's: a list of tokens and one of merges, which a class in Python reads."""
+    saved(folder, "roberta", pad_token_id=1)
+    for path in (folder / "tokenizer.json", folder / "tokenizer_config.json"):
+        path.unlink()
+    letters = [*"abcdefghijklmnopqrstuvwxyz,19"]
+    tokens = [*letters, *(f"{letter}@@" for letter in letters), "ab@@", "bc@@", "ab", "bc"]
+    (folder / "vocab.txt").write_text("".join(f"{token} {n}\n" for n, token in enumerate(tokens)), encoding="utf-8")
+    (folder / "bpe.codes").write_text("".join(f"{code} 1\n" for code in codes), encoding="utf-8")
+    values = {"tokenizer_class": "BertweetTokenizer", **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(values), encoding="utf-8")
+    return planned(folder)
+
+
+def test_python_tokenizers_that_split_differently_have_two_fingerprints(tmp_path):
+    """The same tokens, merged in another order or after another normalisation: two ways to read every row, and one run
+    id for both would let a store return the scores of the other."""
+    plain = python_tokenizer(tmp_path / "plain")
+    others = [
+        python_tokenizer(tmp_path / "merges", codes=("b c", "a b")),
+        python_tokenizer(tmp_path / "normalised", normalization=True),
+    ]
+    assert plain.tokenizer.tokenize("abcd") != others[0].tokenizer.tokenize("abcd")
+    assert len({plan.tokenizer_fingerprint for plan in (plain, *others)}) == 3
+    again = python_tokenizer(tmp_path / "elsewhere", normalization=False)
+    assert again.tokenizer_fingerprint == plain.tokenizer_fingerprint
+
+
+def test_a_python_tokenizer_that_is_all_vocabulary_keeps_its_fingerprint(tmp_path):
+    """ESM's is a list of tokens; its runs have their ids from it alone."""
+    saved(tmp_path)
+    for path in tmp_path.glob("tokenizer*"):
+        path.unlink()
+    tokens = ["<cls>", "<pad>", "<eos>", "<unk>", *"abcdefgh", "<mask>"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens), encoding="utf-8")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "EsmTokenizer"}', encoding="utf-8")
+    tokenizer = load(ModelConfig(name=str(tmp_path), weights="pretrained"), tmp_path)
+    alone = f"{json.dumps(tokenizer.get_vocab(), sort_keys=True)}\n<pad>"
+    assert fingerprint(tokenizer, tmp_path) == hashlib.sha256(alone.encode()).hexdigest()
+
+
+def test_merges_that_a_file_drops_at_random_are_all_made(tmp_path, caplog):
+    """BPE dropout is for training a model: with it the same row has other tokens each time, and a run no repetition."""
+    saved(tmp_path / "plain")
+    texts, plans = ["abcabc" * 20], []
+    for name, dropout in (("plain", None), ("dropped", 0.5)):
+        document = json.loads((tmp_path / "plain" / "tokenizer.json").read_text("utf-8"))
+        vocabulary = document["model"]["vocab"] | {"ab": 260, "abc": 261}
+        document["model"] |= {"vocab": vocabulary, "merges": [["a", "b"], ["ab", "c"]], "dropout": dropout}
+        saved(tmp_path / name)
+        (tmp_path / name / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+        plans.append(planned(tmp_path / name))
+    assert "drops merges at random" in caplog.text
+    assert plans[0].tokenizer(texts)["input_ids"] == plans[1].tokenizer(texts)["input_ids"]
+    assert plans[0].fingerprint == plans[1].fingerprint

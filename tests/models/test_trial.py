@@ -6,8 +6,10 @@ from transformers import AutoConfig
 
 from architectures import ARCHITECTURES, skeleton
 from lora_bench.config.errors import ConfigError
-from lora_bench.models import backbone, blueprint, trial
+from lora_bench.models import backbone, blueprint, trial, weights
+from lora_bench.training.resolve import resolve
 from model_folders import configure, planned, saved
+from tiny import tiny_config
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -93,3 +95,40 @@ def test_an_architecture_without_a_classifier_is_refused_by_its_name(tmp_path, m
     AutoConfig.for_model(model_type).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=rf"'{model_type}', for which this version of transformers has no sequence"):
         planned(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "xlm-roberta", "camembert", "electra"])
+def test_an_encoder_that_was_made_a_decoder_is_refused(name, tmp_path):
+    """Its head reads the first token, which sees no other: a run trained to its end, and a guard failed it then."""
+    configure(saved(tmp_path, name), is_decoder=True)
+    with pytest.raises(ConfigError, match=r"^model\.name: no backbone can .*is_decoder true .*; set is_decoder"):
+        planned(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["distilbert", "albert", "mpnet", "deberta", "modernbert", "gpt2", "llama", "opt"])
+def test_a_key_that_an_architecture_does_not_read_refuses_nothing(name, tmp_path):
+    configure(saved(tmp_path, name), is_decoder=True)
+    assert planned(tmp_path).matrices
+
+
+def test_attention_that_takes_rows_of_one_length_is_refused(tmp_path):
+    """Rows are padded to the longest of their batch, and most batches ended in an inner error."""
+    values = {"model_type": "nystromformer", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    values |= {"intermediate_size": 64, "vocab_size": 300, "max_position_embeddings": 128, "num_landmarks": 8}
+    said = r"^model\.architecture: segment_means_seq_len 64 beside num_landmarks 8 .*set segment_means_seq_len to 8"
+    with pytest.raises(ConfigError, match=said):
+        resolve(tiny_config(model__architecture=values | {"segment_means_seq_len": 64}))
+    assert resolve(tiny_config(model__architecture=values | {"segment_means_seq_len": 8})).steps
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation"])
+@pytest.mark.parametrize("name", ["bert", "llama"])
+def test_attention_that_is_not_installed_is_replaced_and_told(tmp_path, caplog, name, key):
+    """It is how the weights were trained, in no way what they are: the run is that of a folder that does not say it."""
+    plain = planned(saved(tmp_path / "plain", name))
+    configure(saved(tmp_path / "flash", name), **{key: "flash_attention_2"})
+    plan = planned(tmp_path / "flash")
+    assert "asks for flash_attention_2, which is not installed here" in caplog.text
+    assert plan.fingerprint == plain.fingerprint
+    assert backbone.load(plan, precision="fp32", device=torch.device("cpu")).model.config._attn_implementation == "sdpa"
+    assert weights.head_of(tmp_path / "flash") is None

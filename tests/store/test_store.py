@@ -77,6 +77,15 @@ def test_a_run_is_written_whole(store):
     assert names_in(store.root) == {record["run_id"]}
 
 
+@pytest.mark.parametrize("name", ["exp:1", "s3:x", "seed=1"])
+def test_a_relative_folder_that_looks_like_an_address_is_read(name, monkeypatch, tmp_path):
+    """Arrow wrote there, and read it as the address of a file system: a store that took runs and gave none back."""
+    monkeypatch.chdir(tmp_path)
+    predictions = pd.DataFrame({"split": "report", "idx": [0], "label": [1], "logit_0": np.float32([0.1])})
+    Store(name).write(finished(), predictions=predictions)
+    pd.testing.assert_frame_equal(Store(name).predictions(finished()["run_id"]), predictions)
+
+
 def test_an_absent_store_is_empty_and_stays_absent(store):
     assert not store.has("0" * 16)
     assert store.frame().empty

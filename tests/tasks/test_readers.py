@@ -4,6 +4,7 @@ import codecs
 import csv
 import gzip
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -272,3 +273,13 @@ def test_a_column_name_of_several_lines_is_told_in_one(name, tmp_path):
     with pytest.raises(ConfigError) as error:
         require(columns, ["text"], where=tmp_path / "a.csv", key="task.text_columns")
     assert str(error.value).isprintable()
+
+
+def test_a_parquet_file_in_a_folder_that_looks_like_an_address_is_read(monkeypatch, tmp_path):
+    """Arrow takes `data:1/train.parquet` for the address of a file system that it does not know."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("data:1")
+    folder.mkdir()
+    with (folder / "train.parquet").open("wb") as stream:
+        pa.parquet.write_table(pa.table({"text": ["a"], "label": ["pos"]}), stream)
+    assert read_columns(folder / "train.parquet", key="task.train_file").values == {"text": ["a"], "label": ["pos"]}
