@@ -1,7 +1,8 @@
 """Archive a finished study's store: a few files that can be published with the code, and that every script reads.
 
-Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet and, if asked, OUT/adapters (the runs at their chosen
-learning rates), and OUT/manifest.json with their checksums. `store=OUT` then reads as the folder did.
+Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet (the two best learning rates of each
+cell, of which is read whether they learn), if asked OUT/adapters (the chosen rates), and OUT/manifest.json with their
+checksums. `store=OUT` then reads as the folder did.
 """
 
 from __future__ import annotations
@@ -85,9 +86,9 @@ def tell(archive: publish.Published, console: Console, *, has_adapters: bool) ->
     lines = [
         f"records: {wording.counted(manifest['runs'], 'run')}, {manifest['finished']:,} of them finished; "
         f"{wording.size(by_part['record'][1])}",
-        f"predictions: {manifest['runs_with_predictions']:,} of {manifest['chosen']:,} runs at their chosen rates; "
-        f"{wording.size(by_part['predictions'][1])}; {manifest['float16_rows']:,} rows at the precision of float16, "
-        f"{manifest['float32_rows']:,} at that of float32, where rounding could move a score",
+        f"predictions: {wording.counted(manifest['runs_with_predictions'], 'run')}, those at the two best rates of "
+        f"each cell; {wording.size(by_part['predictions'][1])}; {manifest['float16_rows']:,} rows at the "
+        f"precision of float16, {manifest['float32_rows']:,} at that of float32, where rounding could move a score",
         f"adapters: {wording.counted(manifest['runs_with_adapter'], 'run')}; {wording.size(by_part['adapter'][1])}"
         + ("" if has_adapters else "; adapters=all keeps those at the chosen rates"),
     ]
@@ -96,7 +97,7 @@ def tell(archive: publish.Published, console: Console, *, has_adapters: bool) ->
     if archive.n_bytes > publish.LARGEST_BYTES:
         largest = max(by_part, key=lambda part: by_part[part][1])
         console.print(
-            f"warning: larger than {wording.size(publish.LARGEST_BYTES)}, mostly for its {largest}s; "
+            f"warning: larger than {wording.size(publish.LARGEST_BYTES)}, mostly for its {largest.removesuffix('s')}s; "
             "narrow it with task=NAME and adapters=CELLS",
             soft_wrap=True,
         )

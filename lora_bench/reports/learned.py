@@ -25,9 +25,7 @@ def with_learning(runs: pd.DataFrame, store: Path) -> pd.DataFrame:
     for group in settings.comparable(runs):
         named = name_arms(group[group["scored"] & (group["method"] != settings.FLOOR)])
         if len(named):
-            leading = tuning.choose_rates(named)[["lr", "second"]]
-            rates = leading.loc[named["arm"]].to_numpy()
-            read = read.append(named.index[(rates == named[["lr"]].to_numpy()).any(axis=1)])
+            read = read.append(tuning.at_leading_rates(named).index)
     asked = (
         runs.loc[read, ["run_id", "finished"]] if "finished" in runs else runs.loc[read, ["run_id"]].assign(finished="")
     )

@@ -41,7 +41,7 @@ from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, Sto
 from lora_bench.store.record import CURVES
 from lora_bench.store.secrets import scrub_override, without_folders
 from lora_bench.verdicts import settings
-from lora_bench.verdicts.arms import chosen_runs
+from lora_bench.verdicts.arms import chosen_runs, leading_runs
 from lora_bench.wording import counted, listed
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,7 @@ def write_archive(
         with scratch(out) as folder:
             lines, homes, frame = _gather(stores, task, keep_first=keep_first)
             best = chosen_runs(frame)
+            read = sorted(leading_runs(frame)["run_id"])
             _write_records(folder / RECORDS, [lines[run_id] for run_id in sorted(frame["run_id"])])
             wanted = best["run_id"] if adapters is None else _of_cells(best, adapters)["run_id"]
             n_adapters = sum(_copy_adapter(homes[run_id], run_id, folder) for run_id in wanted)
@@ -109,9 +110,7 @@ def write_archive(
                 "runs": len(frame),
                 "finished": int((frame["status"] == "finished").sum()),
                 "chosen": len(best),
-                **_write_predictions(
-                    folder / PREDICTIONS, {run_id: homes[run_id] for run_id in sorted(best["run_id"])}
-                ),
+                **_write_predictions(folder / PREDICTIONS, {run_id: homes[run_id] for run_id in read}),
                 "runs_with_adapter": n_adapters,
                 "studies": _copy_journals(stores, folder, set(frame["run_id"])),
                 "files": checksums(folder),

@@ -1,7 +1,7 @@
 """The archive: a finished study's store in a few small files, which are published with the code.
 
     ARCHIVE/records.jsonl.gz             every record, one a line, by run id
-    ARCHIVE/predictions.parquet          run_id and the predictions of every run at its arm's chosen rate, in one table
+    ARCHIVE/predictions.parquet          run_id and the predictions of each arm's two best rates, in one table
     ARCHIVE/adapters/<run_id>/adapter/   the adapters that were asked for, in PEFT format
     ARCHIVE/studies/<family>.json        the journals of its studies
     ARCHIVE/manifest.json                format version, counts, and the size and SHA-256 of every file above
@@ -107,7 +107,7 @@ class Archive:
         return frame_of({run_id: row for run_id, (_, row) in self._content.records.items()})
 
     def predictions(self, run_id: str) -> pd.DataFrame | None:
-        """The predictions of a run at its arm's chosen rate; None when the archive kept none.
+        """The predictions of a run; None when the archive kept none, as of rates that lost.
 
         Raises:
             StoreError: if there is no such run, or the table cannot be read.

@@ -305,3 +305,9 @@ def chosen_runs(frame: pd.DataFrame) -> pd.DataFrame:
     """
     groups = settings.comparable(settings.prepare(frame))
     return pd.concat([tuning.at_chosen_rates(name_arms(group)) for group in groups])
+
+
+def leading_runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """The scored runs of every arm at its two best rates (`tuning.at_leading_rates`), and of the head alone."""
+    groups = settings.comparable(settings.prepare(frame))
+    return pd.concat([tuning.at_leading_rates(name_arms(group)) for group in groups])

@@ -74,6 +74,13 @@ def at_chosen_rates(runs: pd.DataFrame) -> pd.DataFrame:
     return runs[runs["scored"] & (runs["lr"] == runs["arm"].map(rates))]
 
 
+def at_leading_rates(runs: pd.DataFrame) -> pd.DataFrame:
+    """The scored runs of every arm at its two best rates: those of which is read whether they learn."""
+    rates = choose_rates(runs)[["lr", "second"]]
+    is_leading = (rates.loc[runs["arm"]].to_numpy() == runs[["lr"]].to_numpy()).any(axis=1)
+    return runs[runs["scored"] & is_leading]
+
+
 def best_rates_by_seed(runs: pd.DataFrame) -> pd.DataFrame:
     """Each seed's own best rate on `select`: arm by seed; nan where the seed lacks a rate that the arm was run at."""
     scored = runs.loc[runs["scored"], ["arm", "seed", "lr", "select"]]

@@ -37,11 +37,11 @@ from lora_bench.tasks.metrics import score
 from lora_bench.verdicts.settings import NothingToShow
 
 KINDS = {"cola": ("matthews", 2), "mnli": ("accuracy", 3), "stsb": ("pearson", 1)}
-RATES = (1e-3, 3e-3)  # the second is the better one on select
+RATES = (3e-4, 1e-3, 3e-3)  # the last is the best one on select
 
 
 def write_scored(root: Path, *, tasks: tuple[str, ...] = tuple(KINDS), n_seeds: int = 2) -> Path:
-    """Runs of two rates with predictions that give their scores, logits as close as float16 cannot tell among them."""
+    """Runs of three rates with predictions that give their scores, and logits closer than float16 can tell."""
     store, rng = Store(root), np.random.default_rng(0)
     for task in tasks:
         metric, n_labels = KINDS[task]
@@ -54,7 +54,7 @@ def write_scored(root: Path, *, tasks: tuple[str, ...] = tuple(KINDS), n_seeds: 
                     if n_labels > 1:
                         logits[:4] = 1 + np.float32(1e-5) * np.arange(n_labels)  # equal in float16
                         logits[4, :] = [-1e5, 1e5, 0.0][:n_labels]  # beyond float16
-                    is_better = rate == RATES[1]
+                    is_better = rate == RATES[-1]
                     labels = logits.argmax(axis=1) if n_labels > 1 else logits[:, 0]
                     labels = labels.copy() if is_better else rng.permutation(labels)
                     labels[5:10] = labels[[6, 7, 8, 9, 5]]  # no score is whole
@@ -119,20 +119,22 @@ def test_an_archive_reads_as_the_folder_does(scored, scored_archive):
         assert (archive.status(run_id), archive.has(run_id)) == (status, status == "finished")
     assert archive.quarantined == []
     parts = archive.bytes_by_part()
-    assert parts["record"] == (15, (scored_archive / RECORDS).stat().st_size)
-    assert parts["predictions"] == (6, (scored_archive / PREDICTIONS).stat().st_size)
+    assert parts["record"] == (21, (scored_archive / RECORDS).stat().st_size)
+    assert parts["predictions"] == (12, (scored_archive / PREDICTIONS).stat().st_size)
     assert parts["adapter"] == (0, 0)
     assert sorted(bytes_of(scored_archive)) == [MANIFEST, PREDICTIONS, RECORDS]
-    with pytest.raises(StoreError, match=r"no run '0+'; it holds 15 runs"):
+    with pytest.raises(StoreError, match=r"no run '0+'; it holds 21 runs"):
         archive.predictions("0" * 16)
 
 
-def test_predictions_are_those_of_the_chosen_rates_and_keep_rows_and_labels(scored, scored_archive):
+def test_predictions_are_those_of_the_two_best_rates_and_keep_rows_and_labels(scored, scored_archive):
     folder, archive = open_store(scored), open_store(scored_archive)
     held = {run_id for run_id in folder.statuses() if archive.predictions(run_id) is not None}
     frame = folder.frame()
-    assert held == set(frame.loc[(frame["lr"] == RATES[1]) & (frame["status"] == "finished"), "run_id"])
-    assert held
+    finished = frame[frame["status"] == "finished"]
+    by_rate = finished.groupby(["task", "lr"])["select"].mean().unstack("lr")
+    worst = finished["task"].map(by_rate.idxmin(axis=1))
+    assert held == set(finished.loc[finished["lr"] != worst, "run_id"]) and len(held) == 2 * 2 * len(KINDS)
     for run_id in held:
         ours, theirs = archive.predictions(run_id), folder.predictions(run_id)
         assert ours is not None and theirs is not None
@@ -150,7 +152,7 @@ def test_rescoring_an_archive_gives_the_records_numbers(scored, scored_archive, 
     for store, name in ((scored, "folder"), (scored_archive, "archive")):
         assert rescore_script.main(["--store", str(store), "--out", str(tmp_path / name), *added]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "12 of 12 scored splits of 6 runs are equal to the record, byte for byte" in out
+    assert "24 of 24 scored splits of 12 runs are equal to the record, byte for byte" in out
     assert "6 not checked: the archive holds no predictions of the run" in out
     folder, archive = (pd.read_csv(tmp_path / name / "tables" / "rescored.csv") for name in ("folder", "archive"))
     checked = archive[archive["state"] != "unchecked"].reset_index(drop=True)
@@ -160,9 +162,9 @@ def test_rescoring_an_archive_gives_the_records_numbers(scored, scored_archive, 
 
 def test_rows_keep_float32_where_rounding_could_move_a_score(scored_archive):
     manifest = json.loads((scored_archive / MANIFEST).read_text(encoding="utf-8"))
-    regression, close = 2 * 80, 4 * 2 * (4 + 1)  # runs x rows; runs x splits x rows that float16 cannot hold
+    regression, close = 4 * 80, 8 * 2 * (4 + 1)  # runs x rows; runs x splits x rows that float16 cannot hold
     assert manifest["float32_rows"] == regression + close
-    assert manifest["float16_rows"] == 6 * 80 - regression - close
+    assert manifest["float16_rows"] == 12 * 80 - regression - close
 
 
 CLOSE = st.floats(1, np.float32(1.001).item(), width=32)  # as far apart as float16's steps are there
@@ -236,7 +238,7 @@ def change_manifest(archive: Path, change: Callable[[dict], object]) -> None:
     ids=["flipped", "longer", "truncated", "absent"],
 )
 def test_a_file_that_was_touched_is_refused_by_name(archive, name, change, said, tmp_path, capsys):
-    assert len(open_store(archive).frame()) == 15  # so that an archive once found sound is looked at again
+    assert len(open_store(archive).frame()) == 21  # so that an archive once found sound is looked at again
     content = (archive / name).read_bytes()
     (archive / name).unlink()
     if change:
@@ -263,7 +265,7 @@ def test_a_changed_adapter_is_refused_by_name(adapted, tmp_path):
         (lambda manifest: manifest.pop("files"), f"{MANIFEST} is no manifest"),
         (lambda manifest: manifest["files"].pop(RECORDS), f"{MANIFEST} is no manifest"),
         (lambda manifest: manifest.update(runs="many"), f"{MANIFEST} is no manifest"),
-        (lambda manifest: manifest.update(runs=3), f"{RECORDS} has 15 records of 15 runs; {MANIFEST} says 3"),
+        (lambda manifest: manifest.update(runs=3), f"{RECORDS} has 21 records of 21 runs; {MANIFEST} says 3"),
     ],
 )
 def test_a_manifest_that_cannot_be_followed_is_refused(archive, change, said):
@@ -471,7 +473,7 @@ def test_an_archive_that_is_too_large_is_told(scored, tmp_path, monkeypatch, cap
     monkeypatch.setattr(publish, "LARGEST_BYTES", 1000)
     assert archive_command.main(["--store", str(scored), "--out", str(tmp_path / "archive"), "--task", "cola"]) == 0
     out = capsys.readouterr().out
-    assert "predictions: 2 of 2 runs at their chosen rates" in out
+    assert "predictions: 4 runs, those at the two best rates of each cell" in out
     assert "warning: larger than 1 kB" in out
 
 
