@@ -11,7 +11,7 @@ import pytest
 
 from analysis import rescore
 from lora_bench import wording
-from lora_bench.questions import amplification, claims, rank, studies, weight_types
+from lora_bench.questions import amplification, claims, rank, spread, studies, weight_types
 from lora_bench.questions.across import across
 from lora_bench.reports.scope import Scope
 from lora_bench.reports.section import Section
@@ -280,7 +280,7 @@ def test_the_pages_tables_of_the_language_model_are_those_of_its_journal():
         row = re.search(rf"^\| {one['second']} \| (\S+) \| (\w+) \(([^;)]*)", text, flags=re.M)
         assert row and row.groups() == (difference, one["word"], interval), one["second"]
         shown[one["second"]] = difference
-    (rows,) = tables_of("On a language model")
+    rows = tables_of("On a language model")[0]
     of = {row["what of the paper"].partition(": ")[2]: row["SmolLM2, last 6 layers"] for row in rows}
     assert of["qv above q, k and qk"] == f"better: {', '.join(shown[name] for name in ('q', 'k', 'qk'))}"
     assert of["qv above v and o"] == f"open: {shown['v']}, {shown['o']}"
@@ -371,3 +371,56 @@ def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
     ranges = [table["seeds_needed"].dropna() for table in tables]
     least, most = (int(pick(pick(column) for column in ranges)) for pick in (min, max))
     assert f"the {least} to {most} seeds that would settle" in " ".join(text.split())
+
+
+def test_the_pages_table_of_attention_and_the_mlp_on_the_decoder_is_that_of_its_journal():
+    root = ROOT / "results" / "smollm2_budget_sst2_1000"
+    rows = tables_of("On a language model")[1]
+    (journal,) = (json.loads(path.read_text()) for path in (root / "studies").glob("*.json"))
+    (look,) = journal["looks"]
+    shown = {row["contrast on SmolLM2"]: row for row in rows}
+    assert len(look["findings"]) == len(shown) == 6
+    for one in look["findings"]:
+        row = shown[f"{one['first']} − {one['second']}"]
+        told = f"{wording.signed(one['difference'])} ({wording.interval(one['low'], one['high'], wording.signed)})"
+        assert (row["difference (over six contrasts)"], row["word"]) == (told, one["word"])
+        assert row["sd over seeds"] == f"{100 * one['sd']:.1f}"
+    frame = open_store(root).frame()
+    floor, frame = frame[frame["method"] == "head_only"], frame[frame["run_id"].isin(look["runs"])]
+    targets = {"attention": "qkvo", "all": "qkvo+up+gate+down", "qv": "qv", "mlp": "up+gate+down"}
+    means = {
+        name: frame.loc[(frame["targets"] == targets[name]) & (frame["lr"] == rate), "report"].mean()
+        for name, rate in look["chosen"].items()
+    }
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert (
+        f"attention has {wording.points(means['attention'])}, all {wording.points(means['all'])}, "
+        f"qv {wording.points(means['qv'])}, the MLP {wording.points(means['mlp'])} and the head alone "
+        f"{wording.points(floor['report'].mean())}"
+    ) in text
+
+
+def test_the_pages_table_of_spreads_is_that_of_its_archive():
+    scope = Scope(ROOT / "results" / "spread_sst2_1000")
+    (section,) = spread.sections(scope.read(), scope)
+    (rows,) = tables_of("Where the spread comes from")
+    table = section.tables[0]
+    names = [column.name for column in table.columns]
+    found = [dict(zip(names, cells, strict=True)) for cells in table.shown()]
+    assert len(rows) == len(found) == 6
+    for row, one in zip(rows, found, strict=True):
+        asked = [one[name] for name in ("cell", "rate", "n_runs", "mean", "starts", "seeds", "part")]
+        assert list(row.values()) == asked
+    frame = table.frame.set_index(["cell", "lr"])
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    lower = frame.loc[("qv r=4", 0.001)]
+    gain = [wording.points(-lower[name]) for name in ("change", "change_high", "change_low")]
+    assert f"gains {gain[0]} points ({gain[1]} to {gain[2]})" in text
+    assert frame.loc[("qkvo r=2", 0.003), "n_failed"] == 7
+    runs = scope.read()
+    of_q = runs[(runs["targets"] == "q") & (runs["lr"] == 0.003)].groupby("seed")["report"].mean().nlargest(2)
+    assert f"({wording.points(of_q.iloc[1])} and {wording.points(of_q.iloc[0])} on average)" in text
+    gentle = runs.loc[(runs["targets"] == "qkvo") & (runs["lr"] == 0.001), "report"]
+    assert gentle.between(0.735, 0.815).all()
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{wording.points(frame.loc[('qv r=4', 0.003), 'start_sd'])} points for qv at its best rate" in readme

@@ -239,14 +239,19 @@ def test_what_is_lacking_is_said_in_a_line(tmp_path, written, message):
     assert "\n" not in str(told.value)
 
 
-def test_the_published_bake_off_is_that_of_its_records():
+@pytest.mark.parametrize(
+    ("archive", "head"),
+    [("predictors_sst2_500", "regret, points"), ("predictors_sentiment_800", "regret on sentiment")],
+)
+def test_the_published_bake_offs_are_those_of_their_records(archive, head):
     """No regret from prose: the page's table is what the archive's scores and predictions give."""
     root = Path(__file__).resolve().parents[2]
-    scope = Scope(root / "results" / "predictors_sst2_500")
+    scope = Scope(root / "results" / archive)
     (section,) = predicted.sections(scope.read(), scope)
     page = (root / "docs" / "predictors.md").read_text(encoding="utf-8")
     lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in page.partition("| map of |")[2].splitlines()[2:9]
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page.partition(f"| map of | {head}")[2].splitlines()[2:9]
     ]
     by_name = section.tables[0].frame.set_index("predictor")
     assert len(lines) == len(by_name) - 1  # qv's own is zero
@@ -254,7 +259,7 @@ def test_the_published_bake_off_is_that_of_its_records():
         row = by_name.loc[line[0].split("`")[1]]
         assert line[1] == wording.plus_minus(row["regret"], row["regret_high"], wording.signed)
         assert line[2:4] == [row["reference_word"], row["random_word"] or ""]
-        assert line[4] == ("–" if np.isnan(row["tau"]) else f"{row['tau']:.2f}")
+        assert line[4] == ("–" if np.isnan(row["tau"]) else f"{row['tau']:.2f}".replace("-", "−"))
     assert "none shown better than qv, none shown better than the random map" in section.sentence
 
 

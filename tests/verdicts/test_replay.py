@@ -208,6 +208,13 @@ class Published:
         (found,) = (one for one in written if (one["title"], set(one["declaration"]["placements"])) == asked)
         return found
 
+    def pairs(self, journal):
+        """The contrasts: of a reference with each other placement, or of all with each other."""
+        reference = journal["declaration"]["reference"]
+        if reference is None:
+            return list(itertools.combinations(self.placements, 2))
+        return [(reference, name) for name in self.placements if name != reference]
+
     @property
     def root(self):
         return resource_root() / "results" / self.archive
@@ -215,13 +222,18 @@ class Published:
 
 MINILM = "all-MiniLM-L6-v2 · sst2"
 ALL_ROWS = (428, 444)
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf · sst2"
+TARGETS = {"qkvo": "attention", "up+gate+down": "mlp", "qkvo+up+gate+down": "all"}
 STUDIES = {
     "encoder": Published(
         "study_sst2_1000", MINILM, PLACEMENTS, ALL_ROWS, 6 + 3 + 3, dict.fromkeys(("q", "k", "qk", "v", "o"), "better")
     ),
     "decoder": Published(
-        "study_sst2_1000", "SmolLM2-135M-Instruct.Q4_1.gguf · sst2", PLACEMENTS, (192, 208), 6,
+        "study_sst2_1000", SMOLLM2, PLACEMENTS, (192, 208), 6,
         dict.fromkeys(("q", "k", "qk"), "better"),
+    ),
+    "attention_mlp": Published(
+        "smollm2_budget_sst2_1000", SMOLLM2, ("qv", "attention", "mlp", "all"), (192, 208), 6, {}
     ),
     "rows_by_seed": Published("further_sst2_1000", MINILM, ("q", "v", "qv"), ALL_ROWS, 2, {}),
     "alpha": Published(
@@ -236,7 +248,12 @@ STUDIES = {
 
 def called(run, placements):
     """What a study calls a run's placement."""
-    names = (run["targets"], f"r={run['rank']:g}", f"r={run['rank']:g} alpha_policy={run['alpha_policy']}")
+    names = (
+        run["targets"],
+        TARGETS.get(run["targets"]),
+        f"r={run['rank']:g}",
+        f"r={run['rank']:g} alpha_policy={run['alpha_policy']}",
+    )
     return next(name for name in names if name in placements)
 
 
@@ -287,19 +304,19 @@ def claimed(p_values, n_taken, level, n_contrasts):
 
 def study_by_the_book(study, journal, cells):
     """After each look, the p of the contrasts that were open and the words so far."""
-    words, reference = {}, journal["declaration"]["reference"]
-    seconds = [name for name in study.placements if name != reference]
+    words, pairs = {}, study.pairs(journal)
     for look, level in zip(journal["looks"], levels(journal), strict=True):
-        names = [name for name in seconds if name not in words]
-        arms_of = {name: of_look(cells, look, name) for name in (reference, *names)}
-        rows = by_the_book([(arms_of[reference], arms_of[name]) for name in names], 0.01, level, len(seconds))
+        names = [pair for pair in pairs if pair not in words]
+        arms_of = {name: of_look(cells, look, name) for name in dict.fromkeys(itertools.chain(*names))}
+        rows = by_the_book([(arms_of[first], arms_of[second]) for first, second in names], 0.01, level, len(pairs))
         different, tied = [min(p, share) for p, _, share in rows], [p for _, p, _ in rows]
         n_tied = sum(word == "tied" for word in words.values())
-        for place in claimed(different, len(words) - n_tied, level, len(seconds)):
-            ahead = arms_of[reference][0].report.mean() > arms_of[names[place]][0].report.mean()
+        for place in claimed(different, len(words) - n_tied, level, len(pairs)):
+            first, second = (arms_of[name][0].report.mean() for name in names[place])
+            ahead = first > second
             words[names[place]] = "better" if ahead else "worse"
         left = [place for place, name in enumerate(names) if name not in words]
-        for place in claimed([tied[place] for place in left], n_tied, level, len(seconds)):
+        for place in claimed([tied[place] for place in left], n_tied, level, len(pairs)):
             words[names[left[place]]] = "tied"
         yield look, dict(zip(names, zip(different, tied, strict=True), strict=True)), dict(words)
 
@@ -309,13 +326,14 @@ def test_the_words_of_a_whole_study_are_those_of_textbook_functions(whole):
     n_compared, words = 0, {}
     for look, p_values, words in study_by_the_book(*whole):
         for finding in look["findings"]:
-            assert finding["word"] == words.get(finding["second"], "open")
-            if finding["second"] in p_values:
-                expected = p_values[finding["second"]]
+            pair = (finding["first"], finding["second"])
+            assert finding["word"] == words.get(pair, "open")
+            if pair in p_values:
+                expected = p_values[pair]
                 assert (finding["p_different"], finding["p_tied"]) == pytest.approx(expected, rel=1e-6)
                 n_compared += 1
     assert n_compared == whole[0].n_compared
-    assert words == whole[0].words
+    assert {second: word for (_, second), word in words.items()} == whole[0].words
 
 
 def test_the_intervals_of_a_whole_study_hold_over_contrasts_and_looks(whole):
@@ -331,7 +349,7 @@ def test_the_intervals_of_a_whole_study_hold_over_contrasts_and_looks(whole):
             part = 1 if all(arm.learns.all() for arm in arms_of) else 2
             first, second = (cells[name, look["chosen"][name]][0][: look["n_seeds"]] for name in names)
             error = stats.sem(first - second)
-            level_of_one = level / (len(study.placements) - 1) / part
+            level_of_one = level / len(study.pairs(journal)) / part
             interval = stats.t.interval(1 - level_of_one, look["n_seeds"] - 1, (first - second).mean(), error)
             assert (finding["low"], finding["high"]) == pytest.approx(interval, rel=1e-9)
             n_compared += 1
