@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_bench import wording
+from lora_bench.config import overrides
 from lora_bench.config.overrides import override
 from lora_bench.reports import explicit
 from lora_bench.store import StoreReader
@@ -20,8 +21,15 @@ from lora_bench.verdicts.settings import Setting
 OPPOSITE = {looks.BETTER: looks.WORSE, looks.WORSE: looks.BETTER}
 USUAL_STORE = Path("runs")
 """The folder that a command writes to by itself."""
-OF_LAYERS = "study=depth"
-"""The study that varies the layers itself."""
+BUDGETED = ("adapter.rank", "adapter.rank_pattern", "adapter.budget", "adapter.targets")
+"""What a placement is, which every sweep says itself."""
+VARIED = {
+    "depth": ("adapter.layers",),
+    "alpha": ("adapter", "adapter.alpha_policy"),
+    "methods": ("adapter", "adapter.init", "adapter.alpha_policy", "adapter.b_lr_ratio"),
+    "intruders": ("adapter", "adapter.init", "adapter.alpha_policy"),
+}
+"""What a sweep varies of the adapter beside targets and rank: its line does not hold it at the setting's own."""
 FAMILIES = ("placement", "same_rank")
 """Kinds of claims whose contrast a study compares by the names of placements."""
 
@@ -132,7 +140,10 @@ def command(study: str, setting: Setting, store: StoreReader | None, home: Path 
     else:
         record, root = store.record(str(run["run_id"])), home or store.root
         words = explicit.shared_words(run, record, given=given)
-        layers = record["config"]["adapter"].get("layers", "all")
-        words += [] if layers == "all" or study == OF_LAYERS else [f"adapter.layers={explicit.text_of(layers)}"]
+        adapted = explicit.placement_words(run, record, given=given)
+        asked = set(map(overrides.key_of, given))
+        free = {*BUDGETED, *VARIED.get(given[0].partition("=")[2], ()), *asked}
+        free |= {"adapter"} if "adapter.alpha_policy" in asked else set()  # of which a policy is a preset
+        words += [f"{key}={text}" for key, text in adapted.items() if key not in free]
         words += [] if is_archive(root) or root == USUAL_STORE else [override("store", str(root))]
     return wording.command_line(["lora-bench", *given, *words])

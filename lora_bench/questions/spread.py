@@ -23,6 +23,7 @@ from lora_bench.verdicts.components import cells
 from lora_bench.verdicts.note import Note
 
 DRAW = "replicate"
+_COUNTED = ("cell", "lr", "n_failed", "n_runs")
 ABSENT = "no seed has two starts of the adapter; lora-bench +sweeps=variance makes them"
 
 
@@ -83,10 +84,8 @@ def _notes(setting: settings.Setting, frame: pd.DataFrame) -> list[Note]:
     notes = list(setting.notes)
     failed = frame[frame["n_failed"] > 0]
     notes += [
-        Note(
-            f"{row.cell} at {row.lr:g}: {row.n_failed} of {row.n_failed + row.n_runs} runs failed or predict one class"
-        )
-        for row in failed.itertuples()
+        Note(f"{cell} at {lr:g}: {lost} of {lost + learned} runs failed or predict one class")
+        for cell, lr, lost, learned in zip(*(failed[name].tolist() for name in _COUNTED), strict=True)
     ]
     few = int(frame["n_seeds"].max())
     return [

@@ -555,6 +555,26 @@ def test_the_line_of_a_claim_has_layers_draws_and_the_store_of_its_runs(tmp_path
 
 
 @pytest.mark.parametrize(
+    ("study", "policy", "held"),
+    [
+        ("study=weight_types", "ratio", {"adapter.alpha_policy=ratio", "adapter.dropout=0.1"}),
+        ("study=weight_types", "rslora", {"adapter=rslora", "adapter.dropout=0.1"}),
+        ("study=alpha", "ratio", {"adapter.dropout=0.1"}),
+        ("+sweeps=rank adapter.alpha_policy=ratio", "rslora", {"adapter.alpha_policy=ratio", "adapter.dropout=0.1"}),
+    ],
+)
+def test_the_line_of_a_claim_has_the_adapter_of_its_setting(study, policy, held, tmp_path):
+    """Runs of another policy of alpha are another setting, in which the claim stayed unjudged; what the sweep varies it
+    says itself."""
+    record = fake_record(task="acceptability", adapter={"alpha_policy": policy, "dropout": 0.1})
+    scope = Scope(write_store(tmp_path / "mine", [record]))
+    claim = next(claim for claim in SHIPPED if claim["study"] == study)
+    (card,) = claims.sections(scope.read(), scope, [claim | {"contradicts": []}])
+    (line,) = (re.search(r"; run (lora-bench .*)", evidence)[1] for evidence in card.rows["evidence"])
+    assert {word for word in shlex.split(line) if word.startswith("adapter")} - {"adapter.targets=qv"} == held
+
+
+@pytest.mark.parametrize(
     ("changed", "told"),
     [
         ({"low": 0.0}, None),
