@@ -36,7 +36,7 @@ def _section(group: Sequence[StudySection], number: int) -> Section:
     return Section(
         title,
         f"{len(group)} studies give {int((is_same & is_settled).sum())} of {wording.counted(len(words), 'contrast')} "
-        f"the same word{_apart(words[~is_same])}.",
+        f"the same word{_apart(words[~is_same])}{_unsettled(words.index[is_same & ~is_settled])}.",
         tables=[Table(name, f"{title}: difference, interval over contrasts and looks, word", table, columns)],
         figures={
             name: verdicts.contrasts_beside(
@@ -58,6 +58,12 @@ def _in_words(row: pd.Series) -> str:
     """`+16.3 (+3.0 to +29.7), better`."""
     known = f"{wording.signed(row['difference'])} ({row['interval_shown']}), " if pd.notna(row["difference"]) else ""
     return f"{known}{row['word']}"
+
+
+def _unsettled(contrasts: pd.Index) -> str:
+    """`; qv − qkvo is settled by none`, of contrasts that are open everywhere."""
+    names = [str(name) for name in contrasts]
+    return f"; {wording.listed(names)} {'is' if len(names) == 1 else 'are'} settled by none" if names else ""
 
 
 def _apart(words: pd.DataFrame) -> str:

@@ -345,11 +345,11 @@ def _lacking(
 
 
 def _tau(tau: float, low: float, high: float) -> str:
-    return "–" if math.isnan(tau) else f"{tau:.2f}" if math.isnan(low) else f"{tau:.2f} ({low:.2f} to {high:.2f})"
+    return _two(tau) if math.isnan(tau) or math.isnan(low) else f"{_two(tau)} ({_two(low)} to {_two(high)})"
 
 
 def _two(value: object) -> str:
-    return "–" if not np.isfinite(float(value)) else f"{float(value):.2f}"  # type: ignore[arg-type]
+    return "–" if not np.isfinite(float(value)) else f"{float(value):.2f}".replace("-", "−")  # type: ignore[arg-type]
 
 
 def _short(value: object) -> str:

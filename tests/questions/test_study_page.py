@@ -138,6 +138,9 @@ def test_studies_of_one_question_stand_side_by_side(lab, undrawn):
     (beside,) = families.side_by_side([section, other])
     assert beside.sentence.startswith("2 studies give 1 of 2 contrasts the same word; qv − v is ")
     assert beside.sentence.endswith("tied on tiny · acceptability, open on small · cola.")
+    both = [replace(section, about=name, words=section.words.assign(word=["better", "open"])) for name in "ab"]
+    (open_twice,) = families.side_by_side(both)
+    assert open_twice.sentence == "2 studies give 1 of 2 contrasts the same word; qv − v is settled by none."
     shown = beside.tables[0].shown()
     assert [row[0] for row in shown] == ["qv − q", "qv − v"]
     for row, words in zip(shown, section.words.to_dict("records"), strict=True):
