@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis import rescore
 from lora_bench import wording
@@ -424,3 +425,25 @@ def test_the_pages_table_of_spreads_is_that_of_its_archive():
     assert gentle.between(0.735, 0.815).all()
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"{wording.points(frame.loc[('qv r=4', 0.003), 'start_sd'])} points for qv at its best rate" in readme
+
+
+def test_what_the_page_says_of_single_starts_is_in_the_records():
+    """Each start's difference by a textbook t test, and that of the seeds' means."""
+    runs = open_store(ROOT / "results" / "spread_sst2_1000").frame()
+    report = {
+        (targets, lr): 100 * of.pivot_table(index="seed", columns="replicate", values="report")
+        for (targets, lr), of in runs.groupby(["targets", "lr"])
+    }
+    apart = report["qv", 0.003] - report["qkvo", 0.001]
+    means = apart.mean(axis=1)
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    by_start = [f"{value:+.1f}" for value in apart.mean()]
+    assert f"is {', '.join(by_start[:-1])} and {by_start[-1]} points by start" in text
+    p = [stats.ttest_1samp(apart[start], 0).pvalue for start in apart]
+    assert f"(p {wording.p_value(p[0])} and {wording.p_value(p[1])})" in text and min(p[2:]) > 0.05
+    low, high = stats.t.interval(0.95, 7, means.mean(), stats.sem(means))
+    p_all = wording.p_value(stats.ttest_1samp(means, 0).pvalue)
+    assert f"it is {means.mean():+.1f} ({low:+.1f} to {high:+.1f}, p {p_all})" in text
+    gentle = (report["qv", 0.001] - report["qkvo", 0.001]).mean(axis=1).mean()
+    assert f"and −{-gentle:.1f} with both at 1e-3" in text
+    assert f"falls from {apart.std().mean():.1f} points to {means.std():.1f}" in text
