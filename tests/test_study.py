@@ -399,6 +399,17 @@ def test_the_pages_table_of_attention_and_the_mlp_on_the_decoder_is_that_of_its_
         f"qv {wording.points(means['qv'])}, the MLP {wording.points(means['mlp'])} and the head alone "
         f"{wording.points(floor['report'].mean())}"
     ) in text
+    p = {(one["first"], one["second"]): one["p_different"] for one in look["findings"]}
+    worst = [wording.p_value(p[pair]) for pair in (("mlp", "all"), ("attention", "mlp"))]
+    assert f"(p {worst[0]} and {worst[1]}, where Holm asks .008 of the first)" in text and round(0.05 / 6, 3) == 0.008
+    store = open_store(root)
+    ends = {}
+    for name in ("mlp", "attention"):
+        runs = frame.loc[(frame["targets"] == targets[name]) & (frame["lr"] == look["chosen"][name]), "run_id"]
+        losses = [np.array_split(store.record(run_id)["history"]["loss"], 8)[-2:] for run_id in runs]
+        ends[name] = [f"{mean:.3f}".lstrip("0") for mean in np.mean([[part.mean() for part in of] for of in losses], 0)]
+    told = "its last two eighths are {0[0]} and {0[1]}, those of attention {1[0]} and {1[1]}."
+    assert told.format(ends["mlp"], ends["attention"]) in text
 
 
 def test_the_pages_table_of_spreads_is_that_of_its_archive():

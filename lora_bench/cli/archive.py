@@ -1,8 +1,8 @@
 """Archive a finished study's store: a few files that can be published with the code, and that every script reads.
 
-Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet (the two best learning rates of each
-cell, of which is read whether they learn), if asked OUT/adapters (the chosen rates), and OUT/manifest.json with their
-checksums. `store=OUT` then reads as the folder did.
+Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet (the two best learning rates of each cell, of which is
+read whether they learn), if asked OUT/adapters (the chosen rates), and OUT/manifest.json with their checksums.
+`store=OUT` then reads as the folder did.
 """
 
 from __future__ import annotations

@@ -19,10 +19,9 @@ from lora_bench.reports.scope import Scope, gather
 from lora_bench.reports.section import Column, SettingSection, Table
 from lora_bench.verdicts import settings
 from lora_bench.verdicts.arms import name_arms
-from lora_bench.verdicts.components import cells
+from lora_bench.verdicts.components import START, cells
 from lora_bench.verdicts.note import Note
 
-DRAW = "replicate"
 _COUNTED = ("cell", "lr", "n_failed", "n_runs")
 ABSENT = "no seed has two starts of the adapter; lora-bench +sweeps=variance makes them"
 
@@ -33,9 +32,9 @@ def sections(runs: pd.DataFrame, scope: Scope) -> list[SettingSection]:
     Raises:
         NothingToShow: when there is none.
     """
-    if DRAW not in runs:
+    if START not in runs:
         raise settings.NothingToShow(ABSENT)
-    made, refused = gather(scope.settings(scope.within(runs), free=(DRAW,)), lambda setting: [section(setting)])
+    made, refused = gather(scope.settings(scope.within(runs), free=(START,)), lambda setting: [section(setting)])
     made[-1].refused.extend(refused)
     return made
 
@@ -47,7 +46,7 @@ def section(setting: settings.Setting) -> SettingSection:
         NothingToShow: when no seed of it has two starts.
     """
     runs = name_arms(setting.runs[setting.runs["targets"] != ""])
-    frame = cells(runs, DRAW)
+    frame = cells(runs)
     if frame.empty:
         raise settings.NothingToShow(f"{setting.title}: {ABSENT}")
     name = f"spread_{setting.slug}"
@@ -56,7 +55,7 @@ def section(setting: settings.Setting) -> SettingSection:
         title=f"Spread: {setting.title}",
         sentence=sentence(setting, frame),
         tables=[_table(name, setting, frame)],
-        figures={name: draws(drawn.rename(columns={DRAW: "start"}), metric=setting.metric)},
+        figures={name: draws(drawn.rename(columns={START: "start"}), metric=setting.metric)},
         captions={
             name: "Score on report of every run: a column a seed, a dot a start of the adapter, hollow where the model "
             "predicts one class; dashes are the means of a seed's runs that learn. Starts spread the dots of a column, "

@@ -18,6 +18,9 @@ from scipy.stats import chi2, f
 
 from lora_bench.verdicts import stats
 
+START = "replicate"
+"""The column that tells starts of the adapter apart within a seed."""
+
 
 class Component(NamedTuple):
     """A standard deviation with its interval, in the unit of the scores."""
@@ -69,12 +72,11 @@ def components(groups: Sequence[np.ndarray], *, level: float = stats.LEVEL) -> C
     )
 
 
-def cells(runs: pd.DataFrame, draw: str) -> pd.DataFrame:
+def cells(runs: pd.DataFrame) -> pd.DataFrame:
     """Where the spread of each cell at each rate comes from.
 
     Args:
-        runs: prepared, with arms and whether each learns.
-        draw: the column of the inner draw; cells of which no seed has two are left out.
+        runs: prepared, with arms and whether each learns; cells of which no seed has two starts are left out.
 
     Returns:
         cell, targets, lr, is_best (the highest mean on select of the cell's rates), n_seeds and n_runs (that learn),
@@ -84,10 +86,10 @@ def cells(runs: pd.DataFrame, draw: str) -> pd.DataFrame:
     fine = runs["scored"] & runs["learns"] if "learns" in runs else runs["scored"]
     rows = []
     for (cell, lr), at in runs.groupby(["arm", "lr"], sort=False):
+        if at.groupby("seed")[START].nunique().max() < 2:
+            continue
         learned = at[fine[at.index]]
         groups = [group.to_numpy(float) for _, group in learned.groupby("seed")["report"]]
-        if at.groupby("seed")[draw].nunique().max() < 2:
-            continue
         row = {"cell": cell, "targets": at["targets"].iloc[0], "lr": lr, "n_seeds": len(groups), "n_runs": len(learned)}
         row |= {
             "n_failed": len(at) - len(learned),
@@ -105,7 +107,7 @@ def cells(runs: pd.DataFrame, draw: str) -> pd.DataFrame:
     frame["is_best"] = frame["select"] == frame.groupby("cell")["select"].transform("max")
     best = frame[frame["is_best"]].drop_duplicates("cell").set_index("cell")["lr"]
     changes = [
-        _change(runs[fine & (runs["arm"] == cell)], best.get(cell), lr, draw)
+        _change(runs[fine & (runs["arm"] == cell)], best.get(cell), lr)
         for cell, lr in zip(frame["cell"], frame["lr"], strict=True)
     ]
     return frame.join(pd.DataFrame(changes, index=frame.index)).drop(columns="select")
@@ -118,12 +120,12 @@ def _named(name: str, component: tuple[float, float, float]) -> dict[str, float]
     return dict(zip((name, f"{name}_low", f"{name}_high"), component, strict=True))
 
 
-def _change(runs: pd.DataFrame, best: float | None, lr: float, draw: str) -> dict[str, float]:
+def _change(runs: pd.DataFrame, best: float | None, lr: float) -> dict[str, float]:
     """A rate's mean minus that of the best, of the runs that differ in it alone; the interval is over seeds."""
     change: dict[str, float] = dict.fromkeys(("change", "change_low", "change_high"), math.nan)
     if best is None or lr == best:
         return change
-    table = runs.pivot_table(index=["seed", draw], columns="lr", values="report")
+    table = runs.pivot_table(index=["seed", START], columns="lr", values="report")
     if lr not in table or best not in table:
         return change
     by_seed = (table[lr] - table[best]).dropna().groupby("seed").mean().to_numpy(float)

@@ -263,6 +263,28 @@ def test_the_published_bake_offs_are_those_of_their_records(archive, head):
     assert "none shown better than qv, none shown better than the random map" in section.sentence
 
 
+def test_the_scores_beside_the_second_bake_off_are_those_of_its_records():
+    root = Path(__file__).resolve().parents[2]
+    store = root / "results" / "predictors_sentiment_800"
+    frame = Scope(store).read()
+    (journal,) = journals(store)
+    content = journal.read()
+    assert content is not None
+    look = content["looks"][-1]
+    looked = frame[frame["run_id"].isin(look["runs"])]
+    cells = {name: looked[(looked["targets"] == name) & (looked["lr"] == look["chosen"][name])] for name in PLACEMENTS}
+    report = {name: wording.points(cell["report"].mean()) for name, cell in cells.items()}
+    select = {name: wording.points(cell["select"].mean()) for name, cell in cells.items()}
+    page = " ".join((root / "docs" / "predictors.md").read_text(encoding="utf-8").split())
+    head = wording.points(frame.loc[frame["method"] == "head_only", "report"].mean())
+    assert {len(cell) for cell in cells.values()} == {8} and select["qv"] == select["qk"]
+    assert f"({select['k']} there, as qv and qk have {select['qv']})" in page
+    scores = ", ".join(f"{name}{' has' * (name == 'q')} {report[name]}" for name in ("q", "k", "v", "o", "qk"))
+    assert f"on report {scores}, qv {report['qv']} and qkvo {report['qkvo']}, and the head alone {head}" in page
+    spreads = [100 * finding["sd"] for finding in look["findings"]]
+    assert f"sd of a difference is {min(spreads):.1f} to {max(spreads):.1f} points" in page and len(spreads) == 13
+
+
 def test_the_page_says_over_what_words_are_corrected(store):
     """A study's family holds the placements, so its words are not corrected over the maps alone."""
     root = Path(__file__).resolve().parents[2]

@@ -261,8 +261,8 @@ def called(run, placements):
 def whole(request):
     """A study, its journal, and its records' scores by placement and rate, in the order of the seeds.
 
-    An archive keeps the predictions of the chosen rates alone, so a run fails here where its accuracy is the share of
-    one of the two classes, within a hundredth of the rows.
+    An archive keeps the predictions of a cell's best rates alone, so a run fails here where its accuracy is the share
+    of one of the two classes, within a hundredth of the rows.
     """
     study = STUDIES[request.param]
     journal = study.journal()
