@@ -17,7 +17,7 @@ from lora_bench import wording
 from lora_bench.cli import runs
 from lora_bench.config.compose import parse, schema_override, with_rank_yielding
 from lora_bench.config.errors import ConfigError
-from lora_bench.config.overrides import key_of, override
+from lora_bench.config.overrides import key_of, override, value
 from lora_bench.config.schema import RunConfig
 from lora_bench.paths import output_file, resource_root
 
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     for path in filter(None, (options.out, beside)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    _print(predictions, about, options.overrides)
+    _print(predictions, about, options.overrides, config.adapter.layers)
     if options.sweep:
         kept = _beside_the_map(options.overrides)
         print(wording.command_line(["lora-bench", f"study={options.sweep.stem}", *kept, "dry_run=true"]))
@@ -109,7 +109,6 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     Raises:
         ConfigError: for a configuration, a predictor or rows that cannot be.
     """
-    from lora_bench.models.roles import select_layers
     from lora_bench.predictors import bake_off
     from lora_bench.predictors.predict import PREDICTORS, predict
     from lora_bench.predictors.stability import stability
@@ -122,17 +121,13 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     run = resolve(config)
     if not run.matrices:
         raise ConfigError(f"adapter.method: {config.adapter.method} has no matrices to place; give lora")
-    matrices = run.blueprint.matrices
-    if len(select_layers(matrices, config.adapter.layers)) < len(select_layers(matrices, "all")):
-        raise ConfigError(
-            f"adapter.layers: {config.adapter.layers} is some of the layers, and predictors' maps go over all layers; "
-            f"give all, and to keep the budget adapter.budget={run.adapter_parameters}"
-        )
+    layers = _layers(run)
+    matrices = [matrix for matrix in run.blueprint.matrices if layers == "all" or matrix.layer in layers]
     draws: dict[str, list[Any]] = {name: [] for name in names}
     left_out: dict[str, str] = {}
     tokens = run.tokens()["train"]
     n_rows = min(options.rows, len(tokens))
-    for evidence in _draws(run, tokens, n_rows, options):
+    for evidence in _draws(run, matrices, tokens, n_rows, options):
         for name in names:
             if name in left_out:
                 continue
@@ -152,17 +147,34 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
         "batch": options.batch,
         "head_steps": options.head_steps,
         "budget": run.adapter_parameters,
+        "layers": layers,
         "left_out": left_out,
         "draws": options.draws,
         "stability": {name: stability(said, matrices) for name, said in kept.items() if options.draws > 1},
     }
     if options.sweep:
         options.sweep.parent.mkdir(parents=True, exist_ok=True)
-        bake_off.write(options.sweep, predictions, matrices, about)
+        bake_off.write(options.sweep, predictions, matrices, about, layers=_value_of(config.adapter.layers))
     return predictions, about
 
 
-def _draws(run: Any, tokens: Any, n_rows: int, options: argparse.Namespace) -> Iterator[Evidence]:
+def _layers(run: Any) -> str | list[int]:
+    """The layers that maps may choose from: `all`, or the numbers of those that were asked for."""
+    from lora_bench.models.roles import select_layers
+
+    known = run.blueprint.matrices
+    numbers = select_layers(known, run.config.adapter.layers)
+    return "all" if len(numbers) == len(select_layers(known, "all")) else numbers
+
+
+def _value_of(layers: Any) -> str:
+    """`adapter.layers` as an override has it: one value, which a sweep does not split."""
+    return value(layers) if isinstance(layers, str) else f"[{','.join(map(str, layers))}]"
+
+
+def _draws(
+    run: Any, matrices: Sequence[Any], tokens: Any, n_rows: int, options: argparse.Namespace
+) -> Iterator[Evidence]:
     """The evidence of each draw: the next n_rows of train, from the start again where there are no more, with the head
     of the next seed."""
     from lora_bench.models import backbone, devices
@@ -177,10 +189,10 @@ def _draws(run: Any, tokens: Any, n_rows: int, options: argparse.Namespace) -> I
         rows = [(draw * n_rows + place) % len(tokens) for place in range(n_rows)]
         parts = [rows[start : start + options.batch] for start in range(0, n_rows, options.batch)]
         batches = [to_tensors(batch(tokens, part, pad_id), device) for part in parts]
-        yield gather(loaded, batches, seed=run.config.seed + draw, head_steps=options.head_steps)
+        yield gather(loaded, matrices, batches, seed=run.config.seed + draw, head_steps=options.head_steps)
 
 
-def _print(predictions: Sequence[Any], about: dict[str, Any], overrides: Sequence[str]) -> None:
+def _print(predictions: Sequence[Any], about: dict[str, Any], overrides: Sequence[str], layers: Any) -> None:
     from rich.table import Table
 
     from lora_bench.launch.tell import console
@@ -203,6 +215,8 @@ def _print(predictions: Sequence[Any], about: dict[str, Any], overrides: Sequenc
     for name, why in about["left_out"].items():
         out.print(f"{name}: left out: {why}", markup=False)
     kept = _beside_the_map(overrides)
+    if about["layers"] != "all":
+        kept.append(f"adapter.layers={_value_of(layers)}")
     for said in predictions:
         given = (("adapter.targets", said.targets), ("adapter.rank_pattern", said.rank_pattern))
         words = [override(key, value) for key, value in given]

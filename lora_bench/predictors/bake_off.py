@@ -33,6 +33,7 @@ hydra:
       rates: [1.0e-3, 3.0e-3, 1.0e-2]
     grids:
       - adapter.targets: {placements}
+        adapter.layers: {layers}
         train.lr: 1e-3,3e-3,1e-2
         seed: range(8)
       - adapter.like: {likes}
@@ -42,12 +43,20 @@ hydra:
 """
 
 
-def write(file: Path, predictions: Sequence[Prediction], matrices: Sequence[Matrix], about: Mapping[str, Any]) -> None:
+def write(
+    file: Path,
+    predictions: Sequence[Prediction],
+    matrices: Sequence[Matrix],
+    about: Mapping[str, Any],
+    *,
+    layers: str = "all",
+) -> None:
     """Write the study's file and the folder of the same name beside it.
 
     Args:
-        matrices: of the backbone.
+        matrices: of the backbone, in those layers.
         about: what the predictions rest on, with `budget`, `model`, `task` and `rows`.
+        layers: those of the placements, as an override has them.
 
     Raises:
         ConfigError: for a backbone whose roles share matrices, since one rank of peft's is theirs together.
@@ -69,6 +78,7 @@ def write(file: Path, predictions: Sequence[Prediction], matrices: Sequence[Matr
             n_maps=len(predictions),
             about=f"{about['model']}, {about['task']}, {about['rows']} train rows".replace("\n", " "),
             placements=PLACEMENTS,
+            layers=json.dumps(layers),
             budget=about["budget"],
             likes=json.dumps(",".join(value(str(folder / said.predictor)) for said in predictions)),
         ),

@@ -27,7 +27,7 @@ class Evidence:
 
     Attributes:
         model: the split classifier, in evaluation mode; no parameter requires a gradient.
-        matrices: every matrix of every role.
+        matrices: those that may be adapted: of every role, in some of the layers or all.
         batches: input_ids, attention_mask, [token_type_ids], each (B, T), and labels (B,).
         inputs: names of the tensors that the model reads.
         seed: of the head and of whatever a predictor draws.
@@ -97,15 +97,18 @@ class Evidence:
                 hook.remove()
 
 
-def gather(backbone: Backbone, batches: Sequence[Batch], *, seed: int, head_steps: int) -> Evidence:
-    """The evidence of a backbone whose head was trained alone for `head_steps` batches (AdamW, rate 1e-3)."""
+def gather(
+    backbone: Backbone, matrices: Sequence[Matrix], batches: Sequence[Batch], *, seed: int, head_steps: int
+) -> Evidence:
+    """The evidence of some of a backbone's matrices, its head trained alone for `head_steps` batches (AdamW, rate
+    1e-3)."""
     model = copy.deepcopy(backbone.model).eval().requires_grad_(False)
     start = head_state(backbone, seed)
     named = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in start.items():
             named[name].copy_(tensor)
-    evidence = Evidence(model, backbone.blueprint.matrices, tuple(batches), backbone.inputs, seed)
+    evidence = Evidence(model, tuple(matrices), tuple(batches), backbone.inputs, seed)
     head = [named[name].requires_grad_(True) for name in start]
     optimizer = torch.optim.AdamW(head, lr=1e-3)
     for step in range(head_steps):

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from lora_bench import wording
-from lora_bench.config.grammar import parse_targets
+from lora_bench.config.grammar import layers_in_words, parse_targets
 from lora_bench.questions import claim_words
 from lora_bench.reports.figures import predictors as figures
 from lora_bench.reports.figures import style
@@ -51,6 +51,7 @@ class Predicted:
     peak_bytes: float  # nan where it was not measured
     top: float  # nan where it was drawn once, as is overlap
     overlap: float
+    layers: str  # that its map could choose from, as a store's frame has them: `all`, or `24,25`
 
 
 def sections(runs: pd.DataFrame, scope: Scope, *, predictions: Path | None = None) -> list[SettingSection]:
@@ -90,15 +91,18 @@ def read(path: Path) -> dict[str, Predicted]:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         stability = document.get("stability") or {}
+        layers = document.get("layers", "all")
+        spelled = layers if isinstance(layers, str) else ",".join(map(str, layers))
         return {
-            said["predictor"]: _predicted(said, stability.get(said["predictor"])) for said in document["predictions"]
+            said["predictor"]: _predicted(said, stability.get(said["predictor"]), spelled)
+            for said in document["predictions"]
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise NothingToShow(f"--predictions: {str(path)!r} is no file of lora-bench predict ({why})") from None
 
 
-def _predicted(said: Mapping[str, Any], stable: Mapping[str, float] | None) -> Predicted:
+def _predicted(said: Mapping[str, Any], stable: Mapping[str, float] | None, layers: str) -> Predicted:
     return Predicted(
         name=str(said["predictor"]),
         ranks={str(module): int(rank) for module, rank in said["ranks"].items()},
@@ -107,6 +111,7 @@ def _predicted(said: Mapping[str, Any], stable: Mapping[str, float] | None) -> P
         peak_bytes=math.nan if said["peak_bytes"] is None else float(said["peak_bytes"]),
         top=float((stable or {}).get("top", math.nan)),
         overlap=float((stable or {}).get("overlap", math.nan)),
+        layers=layers,
     )
 
 
@@ -128,7 +133,16 @@ def _bake_offs(
             key = frozenset(zip(maps["arm"], maps["cell_id"], strict=True))
             of_maps.setdefault(key, (int(maps["adapter_parameters"].max()), named, predicted))
     which = " · bake-off {}, {:,} parameters" if len(of_maps) > 1 else ""
-    return [(which.format(n, spent), named, said) for n, (spent, named, said) in enumerate(of_maps.values(), 1)]
+    return [
+        (_on_layers(said) + which.format(n, spent), named, said)
+        for n, (spent, named, said) in enumerate(of_maps.values(), 1)
+    ]
+
+
+def _on_layers(predicted: Mapping[str, Predicted]) -> str:
+    """What a title says of the layers, where maps could choose from some alone."""
+    some = {said.layers for said in predicted.values()} - {"all"}
+    return "".join(f" · layers {layers_in_words([*map(int, layers.split(','))])}" for layers in some)
 
 
 def name_maps(runs: pd.DataFrame, predicted: Mapping[str, Predicted], store: StoreReader) -> pd.DataFrame:
@@ -150,8 +164,9 @@ def name_maps(runs: pd.DataFrame, predicted: Mapping[str, Predicted], store: Sto
     is_map = adapted["cell_id"].isin(of_cell)
     budget = adapted.loc[is_map, "adapter_parameters"].max()
     near = (adapted["adapter_parameters"] / budget - 1).abs() <= settings.SAME_BUDGET
-    is_whole = adapted["layers"] == "all" if "layers" in adapted else True
-    is_plain = near & adapted["targets"].isin(PLACEMENTS) & (adapted["map"] == "") & ~is_map & is_whole
+    allowed = {said.layers for said in predicted.values()}
+    is_there = adapted["layers"].isin(allowed) if "layers" in adapted else True
+    is_plain = near & adapted["targets"].isin(PLACEMENTS) & (adapted["map"] == "") & ~is_map & is_there
     kept = adapted[is_map | is_plain]
     return kept.assign(
         arm=[of_cell.get(str(cell), str(word)) for cell, word in zip(kept["cell_id"], kept["targets"], strict=True)]

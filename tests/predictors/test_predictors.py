@@ -256,13 +256,27 @@ def test_the_printed_lines_train_the_maps_as_was_asked(tmp_path, monkeypatch, ca
     assert [word for word in words_of(of_study) if "adapter" in word] == asked
 
 
-@pytest.mark.parametrize("layers", ["[0]", "first\\:1"])
-def test_maps_of_some_layers_are_refused_before_they_pass_for_maps_of_all(layers, capsys):
-    """They gave the budget of a few layers to maps that go over all."""
-    assert command.main([*WORDS, "by=norm", "adapter.budget=qv@4", f"adapter.layers={layers}"]) == 2
-    said = capsys.readouterr().err
-    assert "adapter.layers: " in said and "over all layers" in said and said.count("\n") == 1
-    assert command.main([*WORDS, "by=norm", "adapter.budget=qv@4", "adapter.layers=last\\:2"]) == 0, "which are all"
+@pytest.mark.parametrize("layers", ["[1]", "last\\:1"])
+def test_maps_within_some_layers_are_all_that_is_scored_printed_and_studied(layers, tmp_path, monkeypatch, capsys):
+    """They gave the budget of a few layers to maps that went over all: lines, maps and placements stay within."""
+    monkeypatch.chdir(tmp_path)
+    given = [*WORDS, f"adapter.layers={layers}"]
+    assert command.main([*given, "by=norm,random", "adapter.budget=qv@4", "sweep=sweeps/chosen.yaml"]) == 0
+    *lines, of_study = [line for line in capsys.readouterr().out.splitlines() if "lora-bench " in line]
+    document = json.loads((tmp_path / "sweeps/chosen/predictions.json").read_text(encoding="utf-8"))
+    assert document["layers"] == [1] and document["budget"] == 2 * 4 * 64
+    for line, said in zip(lines, document["predictions"], strict=True):
+        assert said["scores"].keys() >= said["ranks"].keys() and all(".1." in module for module in said["scores"])
+        run = resolve(command._configured(words_of(line.partition("lora-bench ")[2])))
+        assert {matrix.module: matrix.rank for matrix in run.matrices} == said["ranks"]
+    assert "adapter.layers" not in of_study, "its file says it, since a map's file is all that is said of a map"
+    sweeper = yaml.safe_load((tmp_path / "sweeps/chosen.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]
+    placements, maps = sweeper["grids"]
+    assert placements["adapter.layers"] == layers.replace("last\\:1", "'last:1'") and "adapter.layers" not in maps
+
+
+def test_all_layers_by_number_are_all(capsys):
+    assert command.main([*WORDS, "by=norm", "adapter.budget=qv@4", "adapter.layers=last\\:2"]) == 0
     assert "adapter.layers" not in capsys.readouterr().out
 
 

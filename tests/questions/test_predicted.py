@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -133,6 +134,23 @@ def runs_of(name):
 def whose_words(section):
     (note,) = (str(note) for note in section.notes if str(note).startswith("words against qv"))
     return note
+
+
+def test_maps_of_some_layers_are_held_against_placements_of_those_layers(store, tmp_path):
+    """Placements of all layers, at the same budget, are another question, and so are those of the rest."""
+    layers = [2, 3, 4, 5]
+    plain = []
+    for (targets, mean), seed in itertools.product(EFFECTS.items(), range(N_SEEDS)):
+        score = mean - 0.1 + 0.001 * seed
+        given = {"targets": targets, "rank": RANKS[targets], "seed": seed, "metric": "accuracy", "report": score}
+        plain.append(fake_record(**given, adapter={"layers": layers}))
+    root = write_store(tmp_path / "some", [*records(), *plain])
+    (root / predicted.FILE).write_text(json.dumps(document() | {"layers": layers}), encoding="utf-8")
+    section = section_of(root)
+    assert section.title == "Predictors: minilm · cola · layers 2-5"
+    frame = section.tables[0].frame.set_index("predictor")
+    assert frame.loc["qv", "score"] == pytest.approx(EFFECTS["qv"] - 0.1 + 0.0035)
+    assert section_of(store).title == "Predictors: minilm · cola"
 
 
 @pytest.mark.parametrize("is_of_these_runs", [True, False])
