@@ -17,7 +17,8 @@ from lora_bench import wording
 from lora_bench.cli import runs
 from lora_bench.config.compose import parse, schema_override, with_rank_yielding
 from lora_bench.config.errors import ConfigError
-from lora_bench.config.overrides import key_of, override, value
+from lora_bench.config.grammar import layers_in_words
+from lora_bench.config.overrides import key_of, override
 from lora_bench.config.schema import RunConfig
 from lora_bench.paths import output_file, resource_root
 
@@ -110,7 +111,7 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
         ConfigError: for a configuration, a predictor or rows that cannot be.
     """
     from lora_bench.predictors import bake_off
-    from lora_bench.predictors.predict import PREDICTORS, predict
+    from lora_bench.predictors.predict import PREDICTORS
     from lora_bench.predictors.stability import stability
     from lora_bench.training.resolve import resolve
 
@@ -123,20 +124,10 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
         raise ConfigError(f"adapter.method: {config.adapter.method} has no matrices to place; give lora")
     layers = _layers(run)
     matrices = [matrix for matrix in run.blueprint.matrices if layers == "all" or matrix.layer in layers]
-    draws: dict[str, list[Any]] = {name: [] for name in names}
-    left_out: dict[str, str] = {}
     tokens = run.tokens()["train"]
     n_rows = min(options.rows, len(tokens))
-    for evidence in _draws(run, matrices, tokens, n_rows, options):
-        for name in names:
-            if name in left_out:
-                continue
-            try:
-                draws[name].append(predict(name, evidence, run.adapter_parameters))
-            except ValueError as error:
-                if options.by != "all":
-                    raise ConfigError(str(error)) from None
-                left_out[name] = str(error)
+    evidences = _draws(run, matrices, tokens, n_rows, options)
+    draws, left_out = _asked(names, evidences, run.adapter_parameters, options)
     kept = {name: said for name, said in draws.items() if name not in left_out}
     predictions = [said[0] for said in kept.values()]
     about = {
@@ -154,8 +145,44 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     }
     if options.sweep:
         options.sweep.parent.mkdir(parents=True, exist_ok=True)
-        bake_off.write(options.sweep, predictions, matrices, about, layers=_value_of(config.adapter.layers))
+        bake_off.write(options.sweep, predictions, matrices, about, layers=config.adapter.layers)
     return predictions, about
+
+
+def _asked(
+    names: Sequence[str], evidences: Iterator[Evidence], budget: int, options: argparse.Namespace
+) -> tuple[dict[str, list[Any]], dict[str, str]]:
+    """What each predictor says of each draw, and why one says nothing; how far it is is shown meanwhile.
+
+    Raises:
+        ConfigError: where one that was named says nothing.
+    """
+    from lora_bench.launch.progress import Meter
+    from lora_bench.launch.tell import console
+    from lora_bench.predictors.predict import predict
+
+    said: dict[str, list[Any]] = {name: [] for name in names}
+    left_out: dict[str, str] = {}
+    n_asked, meter = 0, Meter(console=console())
+    meter.start()
+    try:
+        for draw, evidence in enumerate(evidences, 1):
+            for name in names:
+                share = n_asked / (options.draws * len(names))
+                head = name if options.draws == 1 else f"draw {draw} of {options.draws}: {name}"
+                meter.show(head, share, "  ".join(meter.times(share)), about=head)
+                n_asked += 1
+                if name in left_out:
+                    continue
+                try:
+                    said[name].append(predict(name, evidence, budget))
+                except ValueError as error:
+                    if options.by != "all":
+                        raise ConfigError(str(error)) from None
+                    left_out[name] = str(error)
+    finally:
+        meter.stop()
+    return said, left_out
 
 
 def _layers(run: Any) -> str | list[int]:
@@ -168,8 +195,8 @@ def _layers(run: Any) -> str | list[int]:
 
 
 def _value_of(layers: Any) -> str:
-    """`adapter.layers` as an override has it: one value, which a sweep does not split."""
-    return value(layers) if isinstance(layers, str) else f"[{','.join(map(str, layers))}]"
+    """`adapter.layers` as people write it: one value, which a sweep does not split."""
+    return layers if isinstance(layers, str) else f"[{','.join(map(str, layers))}]"
 
 
 def _draws(
@@ -198,9 +225,9 @@ def _print(predictions: Sequence[Any], about: dict[str, Any], overrides: Sequenc
     from lora_bench.launch.tell import console
 
     out = console()
-    out.print(
-        f"{about['model']}, {about['task']}: {about['rows']} train rows, budget {about['budget']:,} adapter parameters"
-    )
+    within = "" if about["layers"] == "all" else f" in layers {layers_in_words(about['layers'])}"
+    budget = f"budget {about['budget']:,} adapter parameters{within}"
+    out.print(f"{about['model']}, {about['task']}: {about['rows']} train rows, {budget}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     measured = ("parameters", "seconds", "memory", *(("same top", "same map") if about["stability"] else ()))
     for name in ("predictor", "roles, best first", "adapted", *measured):

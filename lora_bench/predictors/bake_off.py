@@ -23,6 +23,7 @@ TEXT = """# @package _global_
 adapter:
   rank: null
   budget: {budget}
+  layers: {layers}
 train:
   head_lr: 1.0e-3              # fixed, so that tuning lr does not tune the head
 hydra:
@@ -33,11 +34,11 @@ hydra:
       rates: [1.0e-3, 3.0e-3, 1.0e-2]
     grids:
       - adapter.targets: {placements}
-        adapter.layers: {layers}
         train.lr: 1e-3,3e-3,1e-2
         seed: range(8)
       - adapter.like: {likes}
         adapter.budget: null
+        adapter.layers: all
         train.lr: 1e-3,3e-3,1e-2
         seed: range(8)
 """
@@ -49,14 +50,14 @@ def write(
     matrices: Sequence[Matrix],
     about: Mapping[str, Any],
     *,
-    layers: str = "all",
+    layers: str | Sequence[int] = "all",
 ) -> None:
     """Write the study's file and the folder of the same name beside it.
 
     Args:
         matrices: of the backbone, in those layers.
         about: what the predictions rest on, with `budget`, `model`, `task` and `rows`.
-        layers: those of the placements, as an override has them.
+        layers: those of the placements, as `adapter.layers` has them.
 
     Raises:
         ConfigError: for a backbone whose roles share matrices, since one rank of peft's is theirs together.
@@ -78,7 +79,7 @@ def write(
             n_maps=len(predictions),
             about=f"{about['model']}, {about['task']}, {about['rows']} train rows".replace("\n", " "),
             placements=PLACEMENTS,
-            layers=json.dumps(layers),
+            layers=json.dumps(layers if isinstance(layers, str) else list(layers)),
             budget=about["budget"],
             likes=json.dumps(",".join(value(str(folder / said.predictor)) for said in predictions)),
         ),

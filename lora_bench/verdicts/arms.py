@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
@@ -299,15 +299,16 @@ def _failures_by_seed(failed: pd.DataFrame) -> dict[int, str]:
 
 
 def chosen_runs(frame: pd.DataFrame) -> pd.DataFrame:
-    """The scored runs of every arm at the rate that `select` chose for it: those that tables and section 7 read.
-
-    Arms compete within what may be compared (`settings.comparable`).
-    """
-    groups = settings.comparable(settings.prepare(frame))
-    return pd.concat([tuning.at_chosen_rates(name_arms(group)) for group in groups])
+    """The scored runs of every arm at the rate that `select` chose for it: those that tables and section 7 read."""
+    return _of_arms(frame, tuning.at_chosen_rates)
 
 
 def leading_runs(frame: pd.DataFrame) -> pd.DataFrame:
     """The scored runs of every arm at its two best rates (`tuning.at_leading_rates`), and of the head alone."""
+    return _of_arms(frame, tuning.at_leading_rates)
+
+
+def _of_arms(frame: pd.DataFrame, pick: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """What is picked of the arms that compete: those within what may be compared (`settings.comparable`)."""
     groups = settings.comparable(settings.prepare(frame))
-    return pd.concat([tuning.at_leading_rates(name_arms(group)) for group in groups])
+    return pd.concat([pick(name_arms(group)) for group in groups])

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import architectures
-from lora_bench.cli import predict as command
+from lora_bench.cli import predict as predict_command
 from lora_bench.config.errors import ConfigError
 from lora_bench.config.grammar import parse_rank_pattern
 from lora_bench.models.budget import solve_ranks
@@ -232,7 +232,7 @@ WORDS = ("model=tiny", "tracking=none", "task.train_rows=40", "task.report_rows=
 def test_the_command_says_what_a_run_can_be_given(tmp_path, capsys):
     """Its maps are configurations of runs at the budget that was asked for, in a table and as JSON."""
     out = tmp_path / "said.json"
-    assert command.main([*WORDS, "by=fisher,random", "adapter.budget=qv@4", f"out={out}"]) == 0
+    assert predict_command.main([*WORDS, "by=fisher,random", "adapter.budget=qv@4", f"out={out}"]) == 0
     document = json.loads(out.read_text(encoding="utf-8"))
     assert (document["budget"], document["rows"], len(document["predictions"])) == (2 * 2 * 4 * 64, 20, 2)
     printed = capsys.readouterr().out
@@ -246,10 +246,13 @@ def test_the_printed_lines_train_the_maps_as_was_asked(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     asked = ["adapter=rslora", "adapter.alpha=32", "++adapter.init=kaiming", "adapter.dropout=0.1"]
     placed = ["adapter.targets=q", "adapter.rank=null", "+adapter.rank_pattern=q@2"]
-    assert command.main([*WORDS, "by=norm,random", *asked, *placed, "out=said.json", "sweep=sweeps/chosen.yaml"]) == 0
+    assert (
+        predict_command.main([*WORDS, "by=norm,random", *asked, *placed, "out=said.json", "sweep=sweeps/chosen.yaml"])
+        == 0
+    )
     *lines, of_study = [line for line in capsys.readouterr().out.splitlines() if "lora-bench " in line]
     for line, said in zip(lines, predictions_of("said.json"), strict=True):
-        run = resolve(command._configured(words_of(line.partition("lora-bench ")[2])))
+        run = resolve(predict_command._configured(words_of(line.partition("lora-bench ")[2])))
         assert {matrix.module: matrix.rank for matrix in run.matrices} == said["ranks"]
         adapter = run.config.adapter
         assert (adapter.alpha_policy, adapter.alpha, adapter.init, adapter.dropout) == ("rslora", 32, "kaiming", 0.1)
@@ -257,26 +260,38 @@ def test_the_printed_lines_train_the_maps_as_was_asked(tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("layers", ["[1]", "last\\:1"])
-def test_maps_within_some_layers_are_all_that_is_scored_printed_and_studied(layers, tmp_path, monkeypatch, capsys):
+def test_maps_within_some_layers_are_all_that_is_scored_printed_and_studied(layers, tmp_path, command, capsys):
     """They gave the budget of a few layers to maps that went over all: lines, maps and placements stay within."""
-    monkeypatch.chdir(tmp_path)
     given = [*WORDS, f"adapter.layers={layers}"]
-    assert command.main([*given, "by=norm,random", "adapter.budget=qv@4", "sweep=sweeps/chosen.yaml"]) == 0
+    assert predict_command.main([*given, "by=norm,random", "adapter.budget=qv@4", "sweep=sweeps/chosen.yaml"]) == 0
     *lines, of_study = [line for line in capsys.readouterr().out.splitlines() if "lora-bench " in line]
     document = json.loads((tmp_path / "sweeps/chosen/predictions.json").read_text(encoding="utf-8"))
     assert document["layers"] == [1] and document["budget"] == 2 * 4 * 64
     for line, said in zip(lines, document["predictions"], strict=True):
         assert said["scores"].keys() >= said["ranks"].keys() and all(".1." in module for module in said["scores"])
-        run = resolve(command._configured(words_of(line.partition("lora-bench ")[2])))
+        run = resolve(predict_command._configured(words_of(line.partition("lora-bench ")[2])))
         assert {matrix.module: matrix.rank for matrix in run.matrices} == said["ranks"]
     assert "adapter.layers" not in of_study, "its file says it, since a map's file is all that is said of a map"
-    sweeper = yaml.safe_load((tmp_path / "sweeps/chosen.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]
-    placements, maps = sweeper["grids"]
-    assert placements["adapter.layers"] == layers.replace("last\\:1", "'last:1'") and "adapter.layers" not in maps
+    written = yaml.safe_load((tmp_path / "sweeps/chosen.yaml").read_text(encoding="utf-8"))
+    assert str(written["adapter"]["layers"]).replace(" ", "") == layers.replace("\\", "")
+    planned = command(*words_of(of_study.partition("lora-bench ")[2]))
+    assert planned.status == 0, planned.err
+    assert "qv against q, k, v, o, qk, qkvo, norm, random" in planned.out
+
+
+def test_long_predictions_say_how_far_they_are(monkeypatch, capsys):
+    """On a decoder they take minutes, which passed without a word."""
+    for pause in ("QUIET_SECONDS", "QUIET_SHARE"):
+        monkeypatch.setattr(f"lora_bench.launch.progress.{pause}", 0.0)
+    assert predict_command.main([*WORDS, "by=norm,random", "adapter.budget=qv@4", "draws=2", "adapter.layers=[1]"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    steps = [line.partition("  ")[0] for line in said if line.startswith("draw ")]
+    assert steps == [f"draw {draw} of 2: {name}" for draw in (1, 2) for name in ("norm", "random")]
+    assert any("adapter parameters in layers 1" in line for line in said)
 
 
 def test_all_layers_by_number_are_all(capsys):
-    assert command.main([*WORDS, "by=norm", "adapter.budget=qv@4", "adapter.layers=last\\:2"]) == 0
+    assert predict_command.main([*WORDS, "by=norm", "adapter.budget=qv@4", "adapter.layers=last\\:2"]) == 0
     assert "adapter.layers" not in capsys.readouterr().out
 
 
@@ -284,14 +299,14 @@ def test_what_predictors_chose_is_a_study_beside_the_placements(tmp_path, monkey
     """A ranking is believed once its own map was trained: each of them is an adapter of its ranks at the budget."""
     monkeypatch.chdir(tmp_path)
     words = ["by=fisher,random", "adapter.budget=qv@4", "out=said.json", "sweep=sweeps/chosen.yaml"]
-    assert command.main([*WORDS, *words]) == 0
+    assert predict_command.main([*WORDS, *words]) == 0
     assert "lora-bench study=chosen " in capsys.readouterr().out.splitlines()[-1]
     sweeper = yaml.safe_load((tmp_path / "sweeps/chosen.yaml").read_text(encoding="utf-8"))["hydra"]["sweeper"]
     placements, maps = sweeper["grids"]
     assert placements["adapter.targets"].split(",") == ["q", "k", "v", "o", "qk", "qv", "qkvo"]
     for like, said in zip(maps["adapter.like"].split(","), predictions_of("said.json"), strict=True):
-        words = [word for word in WORDS if word.partition("=")[0] not in command.OPTIONS]
-        run = resolve(command._configured([*words, f"adapter.like={like}"]))
+        words = [word for word in WORDS if word.partition("=")[0] not in predict_command.OPTIONS]
+        run = resolve(predict_command._configured([*words, f"adapter.like={like}"]))
         assert like.endswith(said["predictor"])
         assert {matrix.module: matrix.rank for matrix in run.matrices} == said["ranks"]
         assert run.adapter_parameters == said["parameters"] <= 2 * 2 * 4 * 64
@@ -302,7 +317,7 @@ def test_more_draws_say_how_stable_a_choice_is_and_change_none(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for out, draws in (("first.json", 1), ("said.json", 3)):
         words = ["by=fisher,norm,random", "adapter.budget=qv@4", f"draws={draws}", f"out={out}", "sweep=sweeps/x.yaml"]
-        assert command.main([*WORDS, "rows=10", "batch=5", *words]) == 0
+        assert predict_command.main([*WORDS, "rows=10", "batch=5", *words]) == 0
     first, said = (
         [{key: value for key, value in entry.items() if key not in ("seconds", "peak_bytes")} for entry in entries]
         for entries in map(predictions_of, ("first.json", "said.json"))
@@ -345,7 +360,7 @@ def test_a_backbone_that_shares_matrices_between_roles_has_no_such_study(tmp_pat
     ],
 )
 def test_what_cannot_be_predicted_is_refused_in_one_line(word, message, capsys):
-    assert command.main([*WORDS, *word.split()]) == 2
+    assert predict_command.main([*WORDS, *word.split()]) == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
 
@@ -353,7 +368,7 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(word, message, capsys):
 def test_a_predictor_that_cannot_read_the_evidence_does_not_take_the_others_along(monkeypatch, tmp_path, capsys):
     """Of all that were asked, those that can answer do, and the output says which could not and why."""
     monkeypatch.setattr(eva, "MOST_PASSES", 3)
-    assert command.main([*WORDS, "batch=20", f"out={tmp_path / 'said.json'}"]) == 0
+    assert predict_command.main([*WORDS, "batch=20", f"out={tmp_path / 'said.json'}"]) == 0
     document = json.loads((tmp_path / "said.json").read_text(encoding="utf-8"))
     assert {said["predictor"] for said in document["predictions"]} | set(document["left_out"]) == set(PREDICTORS)
     assert "fisher" in document["left_out"] and "plop" not in document["left_out"]
