@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,16 +133,17 @@ def _bake_offs(
             key = frozenset(zip(maps["arm"], maps["cell_id"], strict=True))
             of_maps.setdefault(key, (int(maps["adapter_parameters"].max()), named, predicted))
     which = " · bake-off {}, {:,} parameters" if len(of_maps) > 1 else ""
-    return [
-        (_on_layers(said) + which.format(n, spent), named, said)
-        for n, (spent, named, said) in enumerate(of_maps.values(), 1)
-    ]
+    return [(which.format(n, spent), named, said) for n, (spent, named, said) in enumerate(of_maps.values(), 1)]
 
 
-def _on_layers(predicted: Mapping[str, Predicted]) -> str:
-    """What a title says of the layers, where maps could choose from some alone."""
-    some = {said.layers for said in predicted.values()} - {"all"}
-    return "".join(f" · layers {layers_in_words([*map(int, layers.split(','))])}" for layers in some)
+def _on_layers(setting: Setting, predicted: Mapping[str, Predicted]) -> Setting:
+    """The setting by the name that it has in other sections, where maps could choose from some layers alone."""
+    for layers in {said.layers for said in predicted.values()} - {"all"}:
+        words = layers_in_words([*map(int, layers.split(","))])
+        setting = replace(
+            setting, title=f"{setting.title} · layers {words}", slug=f"{setting.slug}_layers-{slug_of(words)}"
+        )
+    return setting
 
 
 def name_maps(runs: pd.DataFrame, predicted: Mapping[str, Predicted], store: StoreReader) -> pd.DataFrame:
@@ -181,6 +182,7 @@ def section(
     Raises:
         NothingToShow: when no plain placement was trained at the maps' budget.
     """
+    setting = _on_layers(setting, predicted)
     title, name = f"{setting.title}{which}", f"predictors_{setting.slug}{slug_of(which) if which else ''}"
     runs = arms.sort_arms(runs)
     settings.refuse_duplicates(setting, runs)

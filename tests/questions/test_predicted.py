@@ -148,6 +148,9 @@ def test_maps_of_some_layers_are_held_against_placements_of_those_layers(store, 
     (root / predicted.FILE).write_text(json.dumps(document() | {"layers": layers}), encoding="utf-8")
     section = section_of(root)
     assert section.title == "Predictors: minilm · cola · layers 2-5"
+    assert section.figure_title == "minilm · cola · layers 2-5" and [*section.figures] == [
+        "predictors_minilm_cola_layers-2-5"
+    ]
     frame = section.tables[0].frame.set_index("predictor")
     assert frame.loc["qv", "score"] == pytest.approx(EFFECTS["qv"] - 0.1 + 0.0035)
     assert section_of(store).title == "Predictors: minilm · cola"
@@ -259,7 +262,11 @@ def test_what_is_lacking_is_said_in_a_line(tmp_path, written, message):
 
 @pytest.mark.parametrize(
     ("archive", "head"),
-    [("predictors_sst2_500", "regret, points"), ("predictors_sentiment_800", "regret on sentiment")],
+    [
+        ("predictors_sst2_500", "regret, points"),
+        ("predictors_sentiment_800", "regret on sentiment"),
+        ("predictors_smollm2_sst2_500", "regret on SmolLM2"),
+    ],
 )
 def test_the_published_bake_offs_are_those_of_their_records(archive, head):
     """No regret from prose: the page's table is what the archive's scores and predictions give."""
@@ -301,6 +308,33 @@ def test_the_scores_beside_the_second_bake_off_are_those_of_its_records():
     assert f"on report {scores}, qv {report['qv']} and qkvo {report['qkvo']}, and the head alone {head}" in page
     spreads = [100 * finding["sd"] for finding in look["findings"]]
     assert f"sd of a difference is {min(spreads):.1f} to {max(spreads):.1f} points" in page and len(spreads) == 13
+
+
+def test_the_scores_beside_the_bake_off_on_the_decoder_are_those_of_its_records():
+    root = Path(__file__).resolve().parents[2]
+    store = root / "results" / "predictors_smollm2_sst2_500"
+    frame = Scope(store).read()
+    (journal,) = journals(store)
+    content = journal.read()
+    assert content is not None
+    look = content["looks"][-1]
+    looked = frame[frame["run_id"].isin(look["runs"])]
+    cells = {name: looked[(looked["targets"] == name) & (looked["lr"] == look["chosen"][name])] for name in PLACEMENTS}
+    assert {len(cell) for cell in cells.values()} == {8}
+    report = {name: wording.points(cell["report"].mean()) for name, cell in cells.items()}
+    page = " ".join((root / "docs" / "predictors.md").read_text(encoding="utf-8").split())
+    head = wording.points(frame.loc[frame["method"] == "head_only", "report"].mean())
+    scores = ", ".join(f"{name}{' has' * (name == 'qkvo')} {report[name]}" for name in ("qkvo", "v", "qv", "o"))
+    rest = f"qk {report['qk']}, q {report['q']} and k {report['k']}, the head alone {head}"
+    assert f"{scores}, {rest}" in page
+    findings = {finding["second"]: finding for finding in look["findings"]}
+    assert {name for name, one in findings.items() if one["word"] == "better"} == {"q", "qk"}
+    maps = [findings[name] for name in findings if name not in PLACEMENTS]
+    assert {one["word"] for one in maps} == {"open"} and len(maps) == 7
+    spreads = [100 * one["sd"] for one in maps]
+    assert f"sd of a difference between qv and a map is {min(spreads):.1f} to {max(spreads):.1f} points" in page
+    differences = [100 * one["difference"] for one in maps]
+    assert f"qv is {min(differences):.1f} to {max(differences):.1f} points ahead of each map" in page
 
 
 def test_the_page_says_over_what_words_are_corrected(store):
