@@ -291,7 +291,7 @@ def test_the_pages_tables_of_the_language_model_are_those_of_its_journal():
 def test_the_pages_tables_of_the_further_studies_are_those_of_their_journals():
     """Difference, interval, word and spread of each contrast; and the scores that the text names."""
     root = ROOT / "results" / "further_sst2_1000"
-    (rows,) = tables_of("Other rows, ranks and scales")
+    rows, _ = tables_of("Other rows, ranks and scales")
     shown = {row["contrast"]: row for row in rows}
     journals = [json.loads(path.read_text()) for path in (root / "studies").glob("*.json")]
     found = {
@@ -312,6 +312,35 @@ def test_the_pages_tables_of_the_further_studies_are_those_of_their_journals():
     assert f"q has {scores['q'].mean():.0f} ± {scores['q'].std():.0f}, from {scores['q'].min():.0f} to" in text
     assert f"qv has {scores['qv'].mean():.1f} ± {scores['qv'].std():.1f} over samples" in text
     assert f", v {scores['v'].mean():.1f} ± {scores['v'].std():.1f} and" in text
+
+
+def test_the_pages_table_of_the_budgets_is_that_of_their_journals():
+    """Each budget is a family of its own; and the scores, whole or of the seeds that learn, that the text names."""
+    root = ROOT / "results" / "budgets_sst2_1000"
+    _, rows = tables_of("Other rows, ranks and scales")
+    shown = {(row["parameters"], row["contrast at this budget"]): row for row in rows}
+    frame, found, means = open_store(root).frame(), {}, {}
+    for path in (root / "studies").glob("*.json"):
+        (look,) = json.loads(path.read_text())["looks"]
+        looked = frame[frame["run_id"].isin(look["runs"])]
+        (budget,) = looked["adapter_parameters"].unique()
+        found |= {(f"{budget:,.0f}", f"{one['first']} − {one['second']}"): one for one in look["findings"]}
+        for name, rate in look["chosen"].items():
+            targets = {"attention": "qkvo", "mlp": "up+down"}.get(name, name)
+            cell = looked.loc[(looked["targets"] == targets) & (looked["lr"] == rate), "report"]
+            assert len(cell) == 8
+            means[name, int(budget)] = wording.points(cell.mean())
+    assert shown.keys() == found.keys() and len(found) == 7
+    for key, one in found.items():
+        told = f"{wording.signed(one['difference'])} ({wording.interval(one['low'], one['high'], wording.signed)})"
+        assert shown[key]["difference (over its budget's contrasts)"] == told, key
+        assert (shown[key]["word"], shown[key]["sd over seeds"]) == (one["word"], f"{100 * one['sd']:.1f}"), key
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"qv goes from {means['qv', 9_216]} to {means['qv', 92_160]} over a tenfold budget" in text
+    least = wording.signed(found["9,216", "qv − q"]["difference"])
+    assert f"too** ({least}, 9,216 parameters)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    attention, mlp = ([means[name, budget] for budget in (23_040, 92_160)] for name in ("attention", "mlp"))
+    assert f"attention from {attention[0]} to {attention[1]} and the MLP from {mlp[0]} to {mlp[1]} over" in text
 
 
 def test_what_the_page_says_beside_the_further_studies_is_in_the_records():
