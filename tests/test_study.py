@@ -336,11 +336,17 @@ def test_the_pages_table_of_the_budgets_is_that_of_their_journals():
         assert shown[key]["difference (over its budget's contrasts)"] == told, key
         assert (shown[key]["word"], shown[key]["sd over seeds"]) == (one["word"], f"{100 * one['sd']:.1f}"), key
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
-    assert f"qv goes from {means['qv', 9_216]} to {means['qv', 92_160]} over a tenfold budget" in text
+    assert f"qv goes from {means['qv', 23_040]} to {means['qv', 92_160]}, attention" in text
+    assert f"at 9,216 qv has {means['qv', 9_216]}" in text
+    failing = [key for key, one in found.items() if any(one["n_failed"])]
+    assert failing == [("46,080", "qv − attention")] and found[failing[0]]["n_failed"] == [0, 1]
+    assert "At 46,080 one of attention's eight seeds predicts one class" in text
+    behind = [found[f"{budget:,}", "qv − mlp"]["difference"] for budget in (23_040, 46_080, 92_160)]
+    assert 0 < behind[0] < behind[1] < behind[2] and "by more the larger it is" in text
     least = wording.signed(found["9,216", "qv − q"]["difference"])
     assert f"too** ({least}, 9,216 parameters)" in (ROOT / "README.md").read_text(encoding="utf-8")
     attention, mlp = ([means[name, budget] for budget in (23_040, 92_160)] for name in ("attention", "mlp"))
-    assert f"attention from {attention[0]} to {attention[1]} and the MLP from {mlp[0]} to {mlp[1]} over" in text
+    assert f"attention from {attention[0]} to {attention[1]} and the MLP from {mlp[0]} to {mlp[1]};" in text
 
 
 def test_what_the_page_says_beside_the_further_studies_is_in_the_records():

@@ -166,6 +166,7 @@ def _asked(
     n_asked, meter = 0, Meter(console=console())
     meter.start()
     try:
+        meter.show("loading, and training the head alone", 0.0, "", about="")
         for draw, evidence in enumerate(evidences, 1):
             for name in names:
                 share = n_asked / (options.draws * len(names))

@@ -92,7 +92,7 @@ def read(path: Path) -> dict[str, Predicted]:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
         stability = document.get("stability") or {}
         layers = document.get("layers", "all")
-        spelled = layers if isinstance(layers, str) else ",".join(map(str, layers))
+        spelled = layers if layers == "all" else ",".join(str(int(layer)) for layer in layers)
         return {
             said["predictor"]: _predicted(said, stability.get(said["predictor"]), spelled)
             for said in document["predictions"]

@@ -144,6 +144,7 @@ def test_maps_of_some_layers_are_held_against_placements_of_those_layers(store, 
         score = mean - 0.1 + 0.001 * seed
         given = {"targets": targets, "rank": RANKS[targets], "seed": seed, "metric": "accuracy", "report": score}
         plain.append(fake_record(**given, adapter={"layers": layers}))
+        plain.append(fake_record(**given | {"report": 0.9}, adapter={"layers": [0, 1]}))
     root = write_store(tmp_path / "some", [*records(), *plain])
     (root / predicted.FILE).write_text(json.dumps(document() | {"layers": layers}), encoding="utf-8")
     section = section_of(root)
@@ -247,8 +248,9 @@ def test_the_command_writes_a_table_and_a_figure(store, tmp_path, capsys):
         ("[]", "is no file of lora-bench predict"),
         ('{"predictions": [{"predictor": "wise"}]}', "is no file of lora-bench predict"),
         ('{"predictions": []}', "no run trained a map"),
+        ('{"predictions": [], "layers": "last:6"}', "is no file of lora-bench predict"),
     ],
-    ids=["absent", "cut", "a_list", "without_ranks", "of_other_maps"],
+    ids=["absent", "cut", "a_list", "without_ranks", "of_other_maps", "layers_in_words"],
 )
 def test_what_is_lacking_is_said_in_a_line(tmp_path, written, message):
     """A report of any other store has that line in place of the section."""
@@ -329,12 +331,22 @@ def test_the_scores_beside_the_bake_off_on_the_decoder_are_those_of_its_records(
     assert f"{scores}, {rest}" in page
     findings = {finding["second"]: finding for finding in look["findings"]}
     assert {name for name, one in findings.items() if one["word"] == "better"} == {"q", "qk"}
-    maps = [findings[name] for name in findings if name not in PLACEMENTS]
-    assert {one["word"] for one in maps} == {"open"} and len(maps) == 7
-    spreads = [100 * one["sd"] for one in maps]
-    assert f"sd of a difference between qv and a map is {min(spreads):.1f} to {max(spreads):.1f} points" in page
-    differences = [100 * one["difference"] for one in maps]
-    assert f"qv is {min(differences):.1f} to {max(differences):.1f} points ahead of each map" in page
+    maps = {name: one for name, one in findings.items() if name not in PLACEMENTS}
+    assert {one["word"] for one in maps.values()} == {"open"} and len(maps) == 7 and "none of the seven is told" in page
+    assert {name for name, one in maps.items() if one["n_failed"] != [0, 0]} == {"stable_rank"}
+    failing = maps.pop("stable_rank")
+    assert failing["n_failed"] == [0, 3] and failing["n_pairs"] == 5 and "at which three of its eight seeds" in page
+    assert f"qv is {100 * failing['difference']:.1f} ahead over the five others" in page
+    spreads, differences = ([100 * one[key] for one in maps.values()] for key in ("sd", "difference"))
+    assert f"the sd of such a difference is {min(spreads):.1f} to {max(spreads):.1f} points" in page
+    assert f"qv is {min(differences):.1f} to {max(differences):.1f} points ahead of six of the maps" in page
+    plain = max(100 * one["sd"] for name, one in findings.items() if name in PLACEMENTS)
+    assert f"that between qv and a placement at most {plain:.1f}" in page
+    k = frame[frame["targets"] == "k"].groupby("lr")["select"].mean().max()
+    floor = frame.loc[frame["method"] == "head_only", "select"].mean()
+    assert f"({wording.points(k)} at best, the head {wording.points(floor)})" in page
+    assert f"{wording.signed(findings['k']['difference'])} over it is no word" in page
+    assert findings["k"]["word"] not in ("better", "open")
 
 
 def test_the_page_says_over_what_words_are_corrected(store):
