@@ -110,6 +110,7 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     Raises:
         ConfigError: for a configuration, a predictor or rows that cannot be.
     """
+    from lora_bench.models.roles import select_layers
     from lora_bench.predictors import bake_off
     from lora_bench.predictors.predict import PREDICTORS
     from lora_bench.predictors.stability import stability
@@ -122,8 +123,9 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
     run = resolve(config)
     if not run.matrices:
         raise ConfigError(f"adapter.method: {config.adapter.method} has no matrices to place; give lora")
-    layers = _layers(run)
-    matrices = [matrix for matrix in run.blueprint.matrices if layers == "all" or matrix.layer in layers]
+    known = run.blueprint.matrices
+    layers = select_layers(known, config.adapter.layers)
+    matrices = [matrix for matrix in known if matrix.layer in layers]
     tokens = run.tokens()["train"]
     n_rows = min(options.rows, len(tokens))
     evidences = _draws(run, matrices, tokens, n_rows, options)
@@ -138,7 +140,7 @@ def _predictions(config: RunConfig, options: argparse.Namespace) -> tuple[list[A
         "batch": options.batch,
         "head_steps": options.head_steps,
         "budget": run.adapter_parameters,
-        "layers": layers,
+        "layers": "all" if len(matrices) == len(known) else layers,
         "left_out": left_out,
         "draws": options.draws,
         "stability": {name: stability(said, matrices) for name, said in kept.items() if options.draws > 1},
@@ -184,15 +186,6 @@ def _asked(
     finally:
         meter.stop()
     return said, left_out
-
-
-def _layers(run: Any) -> str | list[int]:
-    """The layers that maps may choose from: `all`, or the numbers of those that were asked for."""
-    from lora_bench.models.roles import select_layers
-
-    known = run.blueprint.matrices
-    numbers = select_layers(known, run.config.adapter.layers)
-    return "all" if len(numbers) == len(select_layers(known, "all")) else numbers
 
 
 def _value_of(layers: Any) -> str:
