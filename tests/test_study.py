@@ -345,6 +345,9 @@ def test_the_pages_table_of_the_budgets_is_that_of_their_journals():
     assert 0 < behind[0] < behind[1] < behind[2] and "by more the larger it is" in text
     least = wording.signed(found["9,216", "qv − q"]["difference"])
     assert f"too** ({least}, 9,216 parameters)" in (ROOT / "README.md").read_text(encoding="utf-8")
+    whole = next(one for one in studies.sections(ROOT / "results" / "study_sst2_1000") if "MiniLM" in one.title)
+    of_q = whole.words.set_index("second").loc["q", "difference"]
+    assert f"as much as at 36,864 ({wording.signed(of_q)})" in text
     attention, mlp = ([means[name, budget] for budget in (23_040, 92_160)] for name in ("attention", "mlp"))
     assert f"attention from {attention[0]} to {attention[1]} and the MLP from {mlp[0]} to {mlp[1]};" in text
 

@@ -18,6 +18,7 @@ from lora_bench.reports.scope import Scope
 from lora_bench.store.journal import Journal, journals
 from lora_bench.verdicts.settings import PLACEMENTS, NothingToShow
 
+ROOT = Path(__file__).resolve().parents[2]
 EFFECTS = {"q": 0.60, "k": 0.62, "v": 0.70, "o": 0.66, "qk": 0.61, "qv": 0.72, "qkvo": 0.71}
 MAPS = {"wise": ("vo", 0.715), "wrong": ("qk", 0.60), "random": ("qkvo", 0.65)}
 N_SEEDS = 8
@@ -272,10 +273,9 @@ def test_what_is_lacking_is_said_in_a_line(tmp_path, written, message):
 )
 def test_the_published_bake_offs_are_those_of_their_records(archive, head):
     """No regret from prose: the page's table is what the archive's scores and predictions give."""
-    root = Path(__file__).resolve().parents[2]
-    scope = Scope(root / "results" / archive)
+    scope = Scope(ROOT / "results" / archive)
     (section,) = predicted.sections(scope.read(), scope)
-    page = (root / "docs" / "predictors.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "predictors.md").read_text(encoding="utf-8")
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
         for line in page.partition(f"| map of | {head}")[2].splitlines()[2:9]
@@ -290,31 +290,13 @@ def test_the_published_bake_offs_are_those_of_their_records(archive, head):
     assert "none shown better than qv, none shown better than the random map" in section.sentence
 
 
-def test_the_scores_beside_the_second_bake_off_are_those_of_its_records():
-    root = Path(__file__).resolve().parents[2]
-    store = root / "results" / "predictors_sentiment_800"
-    frame = Scope(store).read()
-    (journal,) = journals(store)
-    content = journal.read()
-    assert content is not None
-    look = content["looks"][-1]
-    looked = frame[frame["run_id"].isin(look["runs"])]
-    cells = {name: looked[(looked["targets"] == name) & (looked["lr"] == look["chosen"][name])] for name in PLACEMENTS}
-    report = {name: wording.points(cell["report"].mean()) for name, cell in cells.items()}
-    select = {name: wording.points(cell["select"].mean()) for name, cell in cells.items()}
-    page = " ".join((root / "docs" / "predictors.md").read_text(encoding="utf-8").split())
-    head = wording.points(frame.loc[frame["method"] == "head_only", "report"].mean())
-    assert {len(cell) for cell in cells.values()} == {8} and select["qv"] == select["qk"]
-    assert f"({select['k']} there, as qv and qk have {select['qv']})" in page
-    scores = ", ".join(f"{name}{' has' * (name == 'q')} {report[name]}" for name in ("q", "k", "v", "o", "qk"))
-    assert f"on report {scores}, qv {report['qv']} and qkvo {report['qkvo']}, and the head alone {head}" in page
-    spreads = [100 * finding["sd"] for finding in look["findings"]]
-    assert f"sd of a difference is {min(spreads):.1f} to {max(spreads):.1f} points" in page and len(spreads) == 13
+def text_of_the_page():
+    return " ".join((ROOT / "docs" / "predictors.md").read_text(encoding="utf-8").split())
 
 
-def test_the_scores_beside_the_bake_off_on_the_decoder_are_those_of_its_records():
-    root = Path(__file__).resolve().parents[2]
-    store = root / "results" / "predictors_smollm2_sst2_500"
+def last_look(archive):
+    """An archived study's runs, its last look, and there each placement's runs and score at its chosen rate."""
+    store = ROOT / "results" / archive
     frame = Scope(store).read()
     (journal,) = journals(store)
     content = journal.read()
@@ -323,8 +305,25 @@ def test_the_scores_beside_the_bake_off_on_the_decoder_are_those_of_its_records(
     looked = frame[frame["run_id"].isin(look["runs"])]
     cells = {name: looked[(looked["targets"] == name) & (looked["lr"] == look["chosen"][name])] for name in PLACEMENTS}
     assert {len(cell) for cell in cells.values()} == {8}
-    report = {name: wording.points(cell["report"].mean()) for name, cell in cells.items()}
-    page = " ".join((root / "docs" / "predictors.md").read_text(encoding="utf-8").split())
+    return frame, look, cells, {name: wording.points(cell["report"].mean()) for name, cell in cells.items()}
+
+
+def test_the_scores_beside_the_second_bake_off_are_those_of_its_records():
+    frame, look, cells, report = last_look("predictors_sentiment_800")
+    select = {name: wording.points(cell["select"].mean()) for name, cell in cells.items()}
+    page = text_of_the_page()
+    head = wording.points(frame.loc[frame["method"] == "head_only", "report"].mean())
+    assert select["qv"] == select["qk"]
+    assert f"({select['k']} there, as qv and qk have {select['qv']})" in page
+    scores = ", ".join(f"{name}{' has' * (name == 'q')} {report[name]}" for name in ("q", "k", "v", "o", "qk"))
+    assert f"on report {scores}, qv {report['qv']} and qkvo {report['qkvo']}, and the head alone {head}" in page
+    spreads = [100 * finding["sd"] for finding in look["findings"]]
+    assert f"sd of a difference is {min(spreads):.1f} to {max(spreads):.1f} points" in page and len(spreads) == 13
+
+
+def test_the_scores_beside_the_bake_off_on_the_decoder_are_those_of_its_records():
+    frame, look, _, report = last_look("predictors_smollm2_sst2_500")
+    page = text_of_the_page()
     head = wording.points(frame.loc[frame["method"] == "head_only", "report"].mean())
     scores = ", ".join(f"{name}{' has' * (name == 'qkvo')} {report[name]}" for name in ("qkvo", "v", "qv", "o"))
     rest = f"qk {report['qk']}, q {report['q']} and k {report['k']}, the head alone {head}"
@@ -349,11 +348,32 @@ def test_the_scores_beside_the_bake_off_on_the_decoder_are_those_of_its_records(
     assert findings["k"]["word"] not in ("better", "open")
 
 
+def test_what_the_page_says_of_the_maps_on_the_decoder_is_in_its_predictions():
+    """The roles that come first, the share of one map that the MLP has, and a map's other rate."""
+    root = ROOT / "results" / "predictors_smollm2_sst2_500"
+    written = json.loads((root / predicted.FILE).read_text(encoding="utf-8"))["predictions"]
+    said = {one["predictor"]: one for one in written if one["predictor"] not in predicted.NULLS}
+    page = text_of_the_page()
+    firsts = {next(role for role in one["roles"] if role in "qkvo") for one in said.values()}
+    assert firsts == {"v"} and len(said) == 5 and "All five predictors put v first of the four roles" in page
+    ranks = said["stable_rank"]["ranks"]
+    costs = {"q_proj": 1152, "k_proj": 768, "v_proj": 768, "o_proj": 1152}  # of the MLP's three, 576 + 1536
+    parts = {module: rank * costs.get(module.rpartition(".")[2], 2112) for module, rank in ranks.items()}
+    assert sum(parts.values()) == said["stable_rank"]["parameters"]
+    share = sum(part for module, part in parts.items() if ".mlp." in module) / sum(parts.values())
+    assert f"its map spends {100 * share:.0f} % there" in page
+    (section,) = predicted.sections((scope := Scope(root)).read(), scope)
+    table = section.tables[0].frame.set_index("predictor")
+    behind = table.loc["stable_rank", "regret"] - table.loc["qv", "regret"]
+    assert f"where all learn and qv is {100 * behind:.1f} ahead" in page
+    assert table.index[table["regret_low"] > 0].drop("qv", errors="ignore").tolist() == ["gradient_energy"]
+    assert "The interval of `gradient_energy` excludes zero, by itself" in page
+
+
 def test_the_page_says_over_what_words_are_corrected(store):
     """A study's family holds the placements, so its words are not corrected over the maps alone."""
-    root = Path(__file__).resolve().parents[2]
-    page = " ".join((root / "docs" / "predictors.md").read_text(encoding="utf-8").split())
-    (journal,) = journals(root / "results" / "predictors_sst2_500")
+    page = text_of_the_page()
+    (journal,) = journals(ROOT / "results" / "predictors_sst2_500")
     content = journal.read()
     assert content is not None
     others = {finding["second"] for finding in content["looks"][-1]["findings"]}
