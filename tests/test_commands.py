@@ -71,6 +71,7 @@ def test_stores_to_be_joined_are_given_in_either_spelling(command, store, tmp_pa
         (["weight-type"], "(did you mean 'weight_types'?)"),
         (["adapter.rank"], "a run is described by key=value"),
         (["report", "stroe=runs"], "stroe: no such option; options are help, store, out"),
+        (["report", "store=a", "store=b"], "store: given as 'a' and as 'b'; it takes one value: folder of records"),
         (["report", "mix_environments=1"], "mix_environments: '1' is no switch; give true or false"),
         (["show"], "show: targets, store or config; give one"),
         (["show", "nothing"], "show: no 'nothing'; choices are targets, store, config"),

@@ -13,7 +13,8 @@ from lora_bench.config.errors import did_you_mean
 def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """The options, each in either spelling: `store=runs` is `--store runs`, and `overwrite=true` is `--overwrite`.
 
-    An option that takes several values may be given several times: `store=here store=there`.
+    An option that takes several values may be given several times: `store=here store=there`. One that takes a single
+    value and is given two is refused, since the first would be left out in silence.
 
     Args:
         argv: None takes those of the process.
@@ -26,6 +27,7 @@ def _dashed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
     names = [name[2:].replace("-", "_") for name in actions if name.startswith("--")]
     words: list[str] = []
     several: dict[str, list[str]] = {}
+    single: dict[str, str] = {}
     is_value = False  # of the option before it, whatever it looks like
     for word in argv:
         matched = re.fullmatch(r"([A-Za-z][\w-]*)=(.*)", word, flags=re.DOTALL)
@@ -44,6 +46,8 @@ def _dashed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
             words += [option] if value.lower() == "true" else []
         elif action.nargs == "+":
             several.setdefault(option, []).append(value)
+        elif single.setdefault(option, value) != value:
+            parser.error(f"{key}: given as {single[option]!r} and as {value!r}; it takes one value: {action.help}")
         else:
             words.append(f"{option}={value}")
     return [*words, *(part for option, values in several.items() for part in (option, *values))]

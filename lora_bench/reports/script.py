@@ -68,7 +68,7 @@ def add_folders(parser: argparse.ArgumentParser, *, written: str) -> None:
         type=argument,
         default=Path("runs"),
         metavar="DIR",
-        help="folder of records, or an archive (default: runs)",
+        help="folder of records, or an archive (default: runs); lora-bench archive joins several",
     )
     parser.add_argument(
         "--out", type=output_folder, default="report", metavar="DIR", help=f"where {written} (default: report)"
