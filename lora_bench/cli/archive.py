@@ -1,7 +1,8 @@
 """Archive a finished study's store: a few files that can be published with the code, and that every script reads.
 
-Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet (the two best learning rates of each cell, of which is
-read whether they learn), if asked OUT/adapters (the chosen rates), and OUT/manifest.json with their checksums.
+Writes OUT/records.jsonl.gz (every run), OUT/predictions.parquet (the two best learning rates of each cell and the runs
+that a study looked at, of which is read whether they learn), if asked OUT/adapters (the chosen rates), OUT/studies (the
+journals) and OUT/manifest.json with their checksums.
 `store=OUT` then reads as the folder did.
 """
 
@@ -81,13 +82,14 @@ def main(argv: list[str] | None = None) -> int:
 def tell(archive: publish.Published, console: Console, *, has_adapters: bool) -> None:
     """What was kept, and how large it is."""
     manifest, by_part = archive.manifest, open_store(archive.root).bytes_by_part()
+    looked = " and those that a study looked at" if manifest["studies"] else ""
     state = "written" if archive.is_new else "unchanged, as it was there already"
     console.print(f"{archive.root}: {wording.size(archive.n_bytes)}, {state}", style="bold", soft_wrap=True)
     lines = [
         f"records: {wording.counted(manifest['runs'], 'run')}, {manifest['finished']:,} of them finished; "
         f"{wording.size(by_part['record'][1])}",
         f"predictions: {wording.counted(manifest['runs_with_predictions'], 'run')}, those at the two best rates of "
-        f"each cell; {wording.size(by_part['predictions'][1])}; {manifest['float16_rows']:,} rows at the "
+        f"each cell{looked}; {wording.size(by_part['predictions'][1])}; {manifest['float16_rows']:,} rows at the "
         f"precision of float16, {manifest['float32_rows']:,} at that of float32, where rounding could move a score",
         f"adapters: {wording.counted(manifest['runs_with_adapter'], 'run')}; {wording.size(by_part['adapter'][1])}"
         + ("" if has_adapters else "; adapters=all keeps those at the chosen rates"),

@@ -35,7 +35,7 @@ from lora_bench.store.disk import to_disk
 from lora_bench.store.errors import StoreError, explained
 from lora_bench.store.files import checksums
 from lora_bench.store.frame import frame_of, row_of
-from lora_bench.store.journal import journals
+from lora_bench.store.journal import Journal, journals
 from lora_bench.store.predictions import logit_names
 from lora_bench.store.reader import ADAPTER, MANIFEST, PREDICTIONS, RECORDS, StoreReader, is_archive
 from lora_bench.store.record import CURVES
@@ -99,7 +99,8 @@ def write_archive(
         with scratch(out) as folder:
             lines, homes, frame = _gather(stores, task, keep_first=keep_first)
             best = chosen_runs(frame)
-            read = sorted(leading_runs(frame)["run_id"])
+            studies = _whole_studies(stores, set(frame["run_id"]))
+            read = sorted({*leading_runs(frame)["run_id"], *(run_id for study in studies for run_id in study.looked)})
             _write_records(folder / RECORDS, [lines[run_id] for run_id in sorted(frame["run_id"])])
             wanted = best["run_id"] if adapters is None else _of_cells(best, adapters)["run_id"]
             n_adapters = sum(_copy_adapter(homes[run_id], run_id, folder) for run_id in wanted)
@@ -112,7 +113,7 @@ def write_archive(
                 "chosen": len(best),
                 **_write_predictions(folder / PREDICTIONS, {run_id: homes[run_id] for run_id in read}),
                 "runs_with_adapter": n_adapters,
-                "studies": _copy_journals(stores, folder, set(frame["run_id"])),
+                "studies": _copy_journals(studies, folder),
                 "files": checksums(folder),
             }
             check_names(manifest["files"], out)
@@ -247,18 +248,31 @@ def _of_cells(best: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(kept).drop_duplicates("run_id")
 
 
-def _copy_journals(stores: Sequence[StoreReader], folder: Path, run_ids: Collection[str]) -> int:
-    """The journals of studies whose looks rest on runs of the archive alone; how many there are."""
-    n_copied = 0
+@dataclass(frozen=True)
+class _Study:
+    """A study whose looks rest on runs of the archive alone, and those runs."""
+
+    journal: Journal
+    looked: frozenset[str]
+
+
+def _whole_studies(stores: Sequence[StoreReader], run_ids: Collection[str]) -> list[_Study]:
+    """Those that were looked at, each once: the first store's where several hold one."""
+    whole: dict[str, _Study] = {}
     for journal in (journal for store in stores for journal in journals(store.root)):
-        target = folder / journal.archived_as
-        looks = (journal.read() or {"looks": []})["looks"]
-        is_whole = all(run_id in run_ids for look in looks for run_id in look["runs"])
-        if looks and is_whole and not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(journal.path, target)
-            n_copied += 1
-    return n_copied
+        looked = frozenset(run_id for look in (journal.read() or {"looks": []})["looks"] for run_id in look["runs"])
+        if looked and looked <= set(run_ids):
+            whole.setdefault(journal.archived_as, _Study(journal, looked))
+    return list(whole.values())
+
+
+def _copy_journals(studies: Sequence[_Study], folder: Path) -> int:
+    """Put them into the archive; how many there are."""
+    for study in studies:
+        target = folder / study.journal.archived_as
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(study.journal.path, target)
+    return len(studies)
 
 
 def _copy_adapter(store: StoreReader, run_id: str, folder: Path) -> bool:

@@ -1,7 +1,8 @@
 """The archive: a finished study's store in a few small files, which are published with the code.
 
     ARCHIVE/records.jsonl.gz             every record, one a line, by run id
-    ARCHIVE/predictions.parquet          run_id and the predictions of each arm's two best rates, in one table
+    ARCHIVE/predictions.parquet          run_id and predictions, in one table: of each arm's two best rates, and
+                                         of what a study looked at
     ARCHIVE/adapters/<run_id>/adapter/   the adapters that were asked for, in PEFT format
     ARCHIVE/studies/<family>.json        the journals of its studies
     ARCHIVE/manifest.json                format version, counts, and the size and SHA-256 of every file above

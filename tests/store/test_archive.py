@@ -32,6 +32,7 @@ from lora_bench.store import StoreReader, open_store
 from lora_bench.store.archive import Archive
 from lora_bench.store.errors import StoreError
 from lora_bench.store.folder import Store
+from lora_bench.store.journal import Journal
 from lora_bench.store.reader import MANIFEST, PREDICTIONS, RECORDS
 from lora_bench.tasks.metrics import score
 from lora_bench.verdicts.settings import NothingToShow
@@ -467,6 +468,25 @@ def test_an_adapter_that_is_a_pickle_or_a_link_is_not_archived(tmp_path):
     with pytest.raises(StoreError, match="holds a link"):
         archived(root, tmp_path / "archive", adapters=["all"])
     assert not (tmp_path / "archive").exists()
+
+
+def test_what_a_study_looked_at_keeps_its_predictions(tmp_path):
+    """A look may hold three live rates, and at each its word needs whether seeds learn. Other runs' study adds none."""
+    root = write_scored(tmp_path / "runs", tasks=("cola",))
+    run_ids = [row["run_id"] for row in open_store(root).frame().query("status == 'finished'").to_dict("records")]
+    look = {"number": 0, "n_seeds": 2, "level": 0.05, "spent": 0.05, "alive": {}, "chosen": {}, "learning": {},
+            "findings": []}  # fmt: skip
+    content = {"title": "t", "metric": "matthews", "declared": "", "declaration": {}, "setting": {}}
+    for name, runs in {"whole": run_ids, "partial": [*run_ids, "0123456789abcdef"]}.items():
+        Journal.of(root, name, {}).write({**content, "looks": [look | {"runs": runs}]})
+    archive = open_store(archived(root, tmp_path / "archive"))
+    assert len(run_ids) == 2 * len(RATES)
+    assert all(archive.predictions(run_id) is not None for run_id in run_ids)
+    (kept,) = (tmp_path / "archive" / "studies").glob("*.json")
+    assert kept.name.startswith("whole-")
+    shutil.rmtree(root / ".studies")
+    archive = open_store(archived(root, tmp_path / "without"))
+    assert sum(archive.predictions(run_id) is not None for run_id in run_ids) == 4
 
 
 def test_an_archive_that_is_too_large_is_told(scored, tmp_path, monkeypatch, capsys):
