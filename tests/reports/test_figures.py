@@ -388,6 +388,17 @@ def test_pairs_are_told_where_seeds_were_set_aside(n_pairs, says):
     assert tables.fewer_pairs(n_pairs, 8) == says
 
 
+def test_words_beside_a_row_leave_the_panel_its_room():
+    """The longest word of a study took half of the figure."""
+    rows = (
+        contrast_rows()
+        .iloc[:2]
+        .assign(verdict=["not told from the head alone", "open"], extra=[", 8 seeds\n2 pairs", ", 8 seeds\n7 pairs"])
+    )
+    beside = [text.get_text() for text in verdict_figures.contrasts(rows, margin=0.02).axes[0].texts]
+    assert beside == ["not told from the head\nalone, 8 seeds, 2 pairs", "open, 8 seeds\n7 pairs"]
+
+
 def test_an_interval_that_is_unknown_is_not_drawn():
     rows = placement_rows().assign(low=np.nan, high=np.nan)
     axis = verdict_figures.placements(rows, metric="accuracy").axes[0]

@@ -35,6 +35,9 @@ from lora_bench.reports.figures.style import (
     tidy,
 )
 
+LETTERS_BESIDE = 28
+"""The longest line of words beside a row: `learns more often, 16 seeds`, and no longer."""
+
 
 @styled
 def placements(estimates: pd.DataFrame, *, metric: str, published: pd.DataFrame | None = None) -> Figure:
@@ -164,10 +167,16 @@ def _draw_contrasts(axis: Axes, table: pd.DataFrame, *, margin: float) -> None:
             hollow=contrast["verdict"] == "unresolved",
         )
         words = f"{contrast['verdict']}{contrast['extra']}"
-        axis.annotate(words, (1.02, row), xycoords=("axes fraction", "data"), va="center",
+        axis.annotate(_in_lines(words), (1.02, row), xycoords=("axes fraction", "data"), va="center",
                       fontsize=compose.SIZE, color=darker(colour), annotation_clip=False)  # fmt: skip
     axis.set_yticks(range(len(table)), [textwrap.fill(label, 18) for label in table["label"]])
     axis.set_ylim(len(table) - 0.4, -0.6)
+
+
+def _in_lines(words: str) -> str:
+    """Words beside a row as they stand, or where one of their lines would take the panel's room, in even ones."""
+    is_long = max(map(len, words.split("\n"))) > LETTERS_BESIDE
+    return textwrap.fill(words.replace("\n", ", "), LETTERS_BESIDE) if is_long else words
 
 
 @styled
