@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn import metrics
 
 from analysis import rescore
 from lora_bench import wording
@@ -288,6 +289,11 @@ def test_the_pages_tables_of_the_language_model_are_those_of_its_journal():
     assert of["qv as good as qkvo"] == f"open: {shown['qkvo']}"
 
 
+def with_interval(one: dict) -> str:
+    """A finding of a journal as the page tells it: +9.4 (−0.5 to +19.3)."""
+    return f"{wording.signed(one['difference'])} ({wording.interval(one['low'], one['high'], wording.signed)})"
+
+
 def test_the_pages_tables_of_the_further_studies_are_those_of_their_journals():
     """Difference, interval, word and spread of each contrast; and the scores that the text names."""
     root = ROOT / "results" / "further_sst2_1000"
@@ -299,8 +305,7 @@ def test_the_pages_tables_of_the_further_studies_are_those_of_their_journals():
     }
     assert shown.keys() == found.keys() and len(found) == 9
     for name, one in found.items():
-        told = f"{wording.signed(one['difference'])} ({wording.interval(one['low'], one['high'], wording.signed)})"
-        assert shown[name]["difference (over its study's contrasts)"] == told, name
+        assert shown[name]["difference (over its study's contrasts)"] == with_interval(one), name
         assert (shown[name]["word"], shown[name]["sd over seeds"]) == (one["word"], f"{100 * one['sd']:.1f}"), name
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
     (drawn,) = (journal for journal in journals if journal["setting"]["task"].get("train_draw") == "seed")
@@ -332,8 +337,7 @@ def test_the_pages_table_of_the_budgets_is_that_of_their_journals():
             means[name, int(budget)] = wording.points(cell.mean())
     assert shown.keys() == found.keys() and len(found) == 7
     for key, one in found.items():
-        told = f"{wording.signed(one['difference'])} ({wording.interval(one['low'], one['high'], wording.signed)})"
-        assert shown[key]["difference (over its budget's contrasts)"] == told, key
+        assert shown[key]["difference (over its budget's contrasts)"] == with_interval(one), key
         assert (shown[key]["word"], shown[key]["sd over seeds"]) == (one["word"], f"{100 * one['sd']:.1f}"), key
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"qv goes from {means['qv', 23_040]} to {means['qv', 92_160]}, attention" in text
@@ -350,6 +354,114 @@ def test_the_pages_table_of_the_budgets_is_that_of_their_journals():
     assert f"as much as at 36,864 ({wording.signed(of_q)})" in text
     attention, mlp = ([means[name, budget] for budget in (23_040, 92_160)] for name in ("attention", "mlp"))
     assert f"attention from {attention[0]} to {attention[1]} and the MLP from {mlp[0]} to {mlp[1]};" in text
+
+
+PAIRS = {"QNLI": ROOT / "results" / "qnli_2000", "QQP": ROOT / "results" / "qqp_2000"}
+
+
+def test_the_pages_tables_of_pairs_of_sentences_are_those_of_their_journals():
+    """Difference, interval and word of each contrast, where both sides learn; and the score of each placement."""
+    contrasts, placements = tables_of("Pairs of sentences: QNLI and QQP")
+    for task, root in PAIRS.items():
+        look, runs_of = looked_at(root)
+        for row, one in zip(contrasts, look["findings"], strict=True):
+            assert row["contrast"] == f"{one['first']} − {one['second']}"
+            is_compared = one["word"] in ("better", "worse", "tied", "open")
+            assert row[f"{task} (over its six contrasts)"] == (with_interval(one) if is_compared else "–")
+            assert row[f"word on {task}"] == one["word"]
+        assert [row["placement"] for row in placements] == [*look["chosen"], "head only"]
+        for row in placements:
+            runs = runs_of[row["placement"]]
+            assert (len(runs), row["rank"]) == (
+                8,
+                "–" if row["placement"] == "head only" else f"{runs['rank'].max():g}",
+            )
+            assert row[f"{task}: rate"] == f"{look['chosen'].get(row['placement'], 1e-3):g}"
+            told = f"{wording.points(runs['report'].mean())} ({100 * runs['report'].std():.1f})"
+            assert row[f"{task}: accuracy (sd over seeds)"] == told
+
+
+def test_what_the_page_says_of_cola_on_the_language_model_is_in_the_records():
+    """No adapter is told from the head alone, by `select` or by the loss."""
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    look, runs_of = looked_at(ROOT / "results" / "smollm2_cola_2000")
+    assert {one["second"]: one["word"] for one in look["findings"]} == {
+        "q": "not told from the head alone", "v": "did not learn"
+    }  # fmt: skip
+    means = {
+        name: [wording.points(runs[split].mean()) for split in ("select", "report")] for name, runs in runs_of.items()
+    }
+    qv, q, v, head = (" and ".join(means[name]) for name in ("qv", "q", "v", "head only"))
+    assert f"qv has {qv.replace(' and', ' on `select` and')} on report, q {q}, v {v}, the head {head}" in text
+
+
+def looked_at(root: Path) -> tuple[dict, dict[str, pd.DataFrame]]:
+    """The only look of the only study in an archive, and its runs at the chosen rates by placement, with the head's."""
+    (path,) = (root / "studies").glob("*.json")
+    (look,) = json.loads(path.read_text())["looks"]
+    frame = open_store(root).frame().sort_values("seed")
+    looked = frame[frame["run_id"].isin(look["runs"])]
+    runs = {name: looked[(looked["targets"] == name) & (looked["lr"] == rate)] for name, rate in look["chosen"].items()}
+    return look, runs | {"head only": frame[frame["method"] == "head_only"]}
+
+
+def test_what_the_page_says_of_placements_that_predict_one_class_is_in_the_records():
+    """Of QQP how they rank the rows, and what they score with the threshold that is best on `select`."""
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    _, placements = tables_of("Pairs of sentences: QNLI and QQP")
+    store = open_store(PAIRS["QQP"])
+    look, runs_of = looked_at(PAIRS["QQP"])
+    areas, tuned = {}, {}
+    for name in look["chosen"]:
+        kept = [store.predictions(run_id) for run_id in runs_of[name]["run_id"]]
+        areas[name] = [100 * metrics.roc_auc_score(*of_split(of_run, "report")) for of_run in kept]
+        tuned[name] = 100 * np.mean([at_the_best_threshold(of_run) for of_run in kept])
+    shown = {row["placement"]: row["QQP: area under the curve"] for row in placements[:-1]}
+    assert shown == {name: f"{np.mean(of_name):.1f}" for name, of_name in areas.items()}
+    behind = sorted(np.mean(areas["qv"]) - np.mean(areas[name]) for name in ("q", "k", "qk"))
+    assert f"they lie {behind[0]:.1f} to {behind[-1]:.1f} points behind qv" in text
+    last, *others = sorted(areas["v"])
+    assert f"by that seed's {last:.1f}; its others have {min(others):.0f} to {max(others):.0f}" in text
+    low, _, high = sorted(tuned[name] for name in ("q", "k", "qk"))
+    assert f"accuracy is {low:.0f} to {high:.0f}, where qv has {tuned['qv']:.1f}." in text
+    failed = {one["second"]: one["n_failed"] for one in look["findings"]}
+    assert sum(failed[name][1] for name in ("q", "k", "qk")) == 18 and "with 18 of their 24 seeds" in text
+    assert [failed[name] for name in ("v", "o", "qkvo")] == [[0, 1], [0, 0], [0, 0]]
+    for page in (PAGE, ROOT / "README.md"):
+        assert "18 of" in page.read_text(encoding="utf-8")
+
+
+def of_split(predictions: pd.DataFrame, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and how far the logit of class 1 lies above that of class 0."""
+    rows = predictions[predictions["split"] == split]
+    return rows["label"].to_numpy(), (rows["logit_1"] - rows["logit_0"]).to_numpy()
+
+
+def at_the_best_threshold(predictions: pd.DataFrame) -> float:
+    labels, margins = of_split(predictions, "select")
+    best = max(np.unique(margins), key=lambda threshold: np.mean((margins >= threshold) == labels))
+    labels, margins = of_split(predictions, "report")
+    return float(np.mean((margins >= best) == labels))
+
+
+def test_what_the_page_says_of_qnli_beside_its_words_is_in_the_records():
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    store = open_store(PAIRS["QNLI"])
+    look, _ = looked_at(PAIRS["QNLI"])
+    for root, told in (
+        (PAIRS["QNLI"], "(qv's last two eighths: {} and {})"),
+        (PAIRS["QQP"], "that of qv ends at {} and {}"),
+    ):
+        _, of_task = looked_at(root)
+        kept = open_store(root)
+        losses = [np.array_split(kept.record(run_id)["history"]["loss"], 8)[-2:] for run_id in of_task["qv"]["run_id"]]
+        assert told.format(*(f"{part:.3f}".lstrip("0") for part in np.mean(losses, axis=(0, 2)))) in text
+    failed = {one["second"]: one["n_failed"][1] for one in look["findings"]}
+    assert failed == {"q": 0, "k": 0, "v": 0, "o": 3, "qk": 0, "qkvo": 0} and look["chosen"]["o"] == 3e-3
+    frame = store.frame().query("targets == 'o' and lr == 0.002")
+    assert frame["report"].min() > 0.7 and f"where o has {wording.points(frame['report'].mean())}" in text
+    behind = [one["difference"] for one in look["findings"] if one["word"] == "better"]
+    assert f"{100 * min(behind):.0f} to {100 * max(behind):.0f} points behind" in text
 
 
 def test_what_the_page_says_beside_the_further_studies_is_in_the_records():
@@ -390,22 +502,28 @@ def test_what_the_page_says_beside_the_further_studies_is_in_the_records():
         assert f"{told} points, 8 seeds, p {p}" in decided[name]["evidence"] and told.lstrip("−") in text
 
 
+def in_a_cell(words: pd.Series) -> str:
+    """A study's word of README's table, with its difference where scores are compared, and the seeds that learn."""
+    is_compared = words["word"] in ("better", "worse", "tied", "open")
+    pairs = f" (8, {words['n_pairs']} of 8)" if words["n_pairs"] < words["n_seeds"] == 8 else ""
+    difference = f": {wording.signed(words['difference'])}" if is_compared else ""
+    return f"{words['word']}{difference}{pairs}"
+
+
 def test_the_headline_of_the_readme_is_that_of_the_records(by_budget, cola):
-    """Words first; an interval stands beside a word that it belongs to."""
+    """Words first, and the figures' intervals elsewhere."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     of_studies = studies.sections(ROOT / "results" / "study_sst2_1000")
     decoder, encoder = (study.words.set_index("second") for study in sorted(of_studies, key=lambda one: one.title))
+    qnli, qqp = (studies.sections(PAIRS[task])[0].words.set_index("second") for task in ("QNLI", "QQP"))
     tables = [judged.contrasts.set_index("second") for judged in (by_budget[36_864], cola.judged)]
     for arm in encoder.index:
-        of_encoder, of_decoder = (
-            f"{one['word']}: {wording.signed(one['difference'])} ({one['interval_shown']})"
-            for one in (words.loc[arm] for words in (encoder, decoder))
-        )
-        row = [of_encoder]
+        fixed = []
         for contrast in (table.loc[arm] for table in tables):
             told = learn(contrast) or f": {wording.signed(contrast['difference'])}"
-            row.append(f"{contrast['verdict']}{told}")
-        row.append(of_decoder)
+            fixed.append(f"{contrast['verdict']}{told}")
+        of_encoder, of_qnli, of_qqp, of_decoder = (in_a_cell(words.loc[arm]) for words in (encoder, qnli, qqp, decoder))
+        row = [of_encoder, *fixed, of_qnli, of_qqp, of_decoder]
         assert f"\n| {arm} | {' | '.join(row)} |\n" in text, arm
     ranges = [table["seeds_needed"].dropna() for table in tables]
     least, most = (int(pick(pick(column) for column in ranges)) for pick in (min, max))
@@ -421,8 +539,7 @@ def test_the_pages_table_of_attention_and_the_mlp_on_the_decoder_is_that_of_its_
     assert len(look["findings"]) == len(shown) == 6
     for one in look["findings"]:
         row = shown[f"{one['first']} − {one['second']}"]
-        told = f"{wording.signed(one['difference'])} ({wording.interval(one['low'], one['high'], wording.signed)})"
-        assert (row["difference (over six contrasts)"], row["word"]) == (told, one["word"])
+        assert (row["difference (over six contrasts)"], row["word"]) == (with_interval(one), one["word"])
         assert row["sd over seeds"] == f"{100 * one['sd']:.1f}"
     frame = open_store(root).frame()
     floor, frame = frame[frame["method"] == "head_only"], frame[frame["run_id"].isin(look["runs"])]
