@@ -60,6 +60,8 @@ def test_stores_to_be_joined_are_given_in_either_spelling(command, store, tmp_pa
     ended = command("archive", f"store={store}", f"store={other}", "out=kept", "overwrite=true", "keep_first=false")
     assert ended.status == 0, ended.text
     assert "5 runs" in ended.out
+    mixed = command("archive", "--store", str(store), f"store={other}", "out=kept", "--overwrite")
+    assert "5 runs" in mixed.out, mixed.text
     ended = command("archive", "--store", str(store), str(other), "--out", "kept", "--overwrite")
     assert "unchanged" in ended.out or ended.status == 0
 
@@ -72,6 +74,11 @@ def test_stores_to_be_joined_are_given_in_either_spelling(command, store, tmp_pa
         (["adapter.rank"], "a run is described by key=value"),
         (["report", "stroe=runs"], "stroe: no such option; options are help, store, out"),
         (["report", "store=a", "store=b"], "store: given as 'a' and as 'b'; it takes one value: folder of records"),
+        (["report", "store=a", "--store", "b"], "store: given as 'a' and as 'b'; it takes one value"),
+        (["report", "--store=a", "--store", "b"], "store: given as 'a' and as 'b'; it takes one value"),
+        (["archive", "out=c", "overwrite=true", "overwrite=false"], "overwrite: given as 'true' and as 'false'"),
+        (["report", "store=a", "--out"], "argument --out: expected one argument"),
+        (["report", "--stroe=a"], "unrecognized arguments: --stroe=a"),
         (["report", "mix_environments=1"], "mix_environments: '1' is no switch; give true or false"),
         (["show"], "show: targets, store or config; give one"),
         (["show", "nothing"], "show: no 'nothing'; choices are targets, store, config"),
