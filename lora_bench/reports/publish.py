@@ -87,11 +87,12 @@ def write_archive(
             weights of full fine-tuning too.
         command: what the manifest says of how it was made.
         overwrite: replace an archive that differs; files that belong to no archive stay.
-        keep_first: of runs that stores hold with different results, keep that of the first store.
+        keep_first: of runs and studies that stores hold with different results, keep those of the first store.
 
     Raises:
         NothingToShow: if no run is left, or there is no such cell.
-        StoreError: if `out` holds something else, stores hold different finished records of a run, or the disk refuses.
+        StoreError: if `out` holds something else, stores hold different finished records of a run or different looks of
+            a study, or the disk refuses.
     """
     with explained("write the archive", out, key="out"):
         if out.exists() and not out.is_dir():
@@ -99,7 +100,7 @@ def write_archive(
         with scratch(out) as folder:
             lines, homes, frame = _gather(stores, task, keep_first=keep_first)
             best = chosen_runs(frame)
-            studies = _whole_studies(stores, set(frame["run_id"]))
+            studies = _whole_studies(stores, set(frame["run_id"]), keep_first=keep_first)
             read = sorted({*leading_runs(frame)["run_id"], *(run_id for study in studies for run_id in study.looked)})
             _write_records(folder / RECORDS, [lines[run_id] for run_id in sorted(frame["run_id"])])
             wanted = best["run_id"] if adapters is None else _of_cells(best, adapters)["run_id"]
@@ -256,14 +257,32 @@ class _Study:
     looked: frozenset[str]
 
 
-def _whole_studies(stores: Sequence[StoreReader], run_ids: Collection[str]) -> list[_Study]:
-    """Those that were looked at, each once: the first store's where several hold one."""
-    whole: dict[str, _Study] = {}
+def _whole_studies(stores: Sequence[StoreReader], run_ids: Collection[str], *, keep_first: bool) -> list[_Study]:
+    """Those that were looked at, each once: where several stores hold one, as far as the one that went on took it.
+
+    Raises:
+        StoreError: where stores hold different looks of a study; with `keep_first` those of the first store stand.
+    """
+    whole: dict[str, tuple[list[Any], _Study]] = {}
     for journal in (journal for store in stores for journal in journals(store.root)):
-        looked = frozenset(run_id for look in (journal.read() or {"looks": []})["looks"] for run_id in look["runs"])
-        if looked and looked <= set(run_ids):
-            whole.setdefault(journal.archived_as, _Study(journal, looked))
-    return list(whole.values())
+        looks = (journal.read() or {"looks": []})["looks"]
+        looked = frozenset(run_id for look in looks for run_id in look["runs"])
+        if not looked or not looked <= set(run_ids):
+            continue
+        before, _ = whole.get(journal.archived_as, ([], None))
+        shorter, longer = sorted((before, looks), key=len)
+        is_one = all(_without_time(one) == _without_time(other) for one, other in zip(shorter, longer, strict=False))
+        if not is_one and keep_first:
+            continue
+        if not is_one:
+            raise StoreError(f"results: stores hold different looks of the study {Path(journal.archived_as).stem}")
+        if len(looks) > len(before):
+            whole[journal.archived_as] = looks, _Study(journal, looked)
+    return [study for _, study in whole.values()]
+
+
+def _without_time(look: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in look.items() if key != "held"}
 
 
 def _copy_journals(studies: Sequence[_Study], folder: Path) -> int:

@@ -489,6 +489,27 @@ def test_what_a_study_looked_at_keeps_its_predictions(tmp_path):
     assert sum(archive.predictions(run_id) is not None for run_id in run_ids) == 4
 
 
+def test_of_a_study_in_two_stores_the_one_that_went_on_is_archived(tmp_path):
+    """A copy of a store may have been left behind after its first look; two that looked differently are no copies."""
+    root = write_scored(tmp_path / "here", tasks=("cola",))
+    other = shutil.copytree(root, tmp_path / "there")
+    look = {"number": 0, "n_seeds": 2, "level": 0.05, "spent": 0.05, "alive": {}, "chosen": {}, "learning": {},
+            "findings": [], "runs": open_store(root).frame()["run_id"].tolist()}  # fmt: skip
+    content = {"title": "t", "metric": "matthews", "declared": "", "declaration": {}, "setting": {}}
+    Journal.of(root, "a", {}).write({**content, "looks": [look]})
+    Journal.of(other, "a", {}).write({**content, "looks": [look, look | {"number": 1}]})
+    for i, stores in enumerate(([root, other], [other, root])):
+        archive = publish.write_archive([open_store(store) for store in stores], tmp_path / f"both-{i}").root
+        (kept,) = (archive / "studies").glob("*.json")
+        assert [look["number"] for look in Journal(kept).read()["looks"]] == [0, 1]
+    Journal.of(root, "a", {}).write({**content, "looks": [look | {"spent": 0.04}]})
+    with pytest.raises(StoreError, match="stores hold different looks of the study a-"):
+        publish.write_archive([open_store(store) for store in (root, other)], tmp_path / "neither")
+    archive = publish.write_archive([open_store(store) for store in (root, other)], tmp_path / "first", keep_first=True)
+    (kept,) = (archive.root / "studies").glob("*.json")
+    assert [look["spent"] for look in Journal(kept).read()["looks"]] == [0.04]
+
+
 def test_an_archive_that_is_too_large_is_told(scored, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(publish, "LARGEST_BYTES", 1000)
     assert archive_command.main(["--store", str(scored), "--out", str(tmp_path / "archive"), "--task", "cola"]) == 0
