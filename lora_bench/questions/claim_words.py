@@ -103,9 +103,11 @@ def _in_words(finding: Mapping[str, Any], first: str, second: str, word: str, si
     ends = looks.ends(finding)
     low, high = (sign * end for end in (ends if sign > 0 else ends[::-1]))
     difference = math.nan if finding["difference"] is None else sign * finding["difference"]
+    n_pairs, n_seeds = finding["n_pairs"], finding["n_seeds"]
+    seeds = f"{n_seeds} seeds" if n_pairs == n_seeds else f"{n_pairs} of {n_seeds} seeds"
     return (
         f"study, look {finding['at']} of {finding['n_looks']}: {first} − {second} {wording.signed(difference)} points "
-        f"({wording.interval(low, high, wording.signed)}), {finding['n_seeds']} seeds: {word}"
+        f"({wording.interval(low, high, wording.signed)}), {seeds}: {word}"
     )
 
 

@@ -24,6 +24,11 @@ DEFAULTS = {"model": "minilm", "task": "acceptability", "train": "default"}
 """What conf/config.yaml chooses by itself."""
 TOLD_APART = ("method", "targets", "rank")
 """Settings of an adapter that are its placement."""
+OWN_FILES = (
+    *("task", "task.name", "task.kind", "task.data_dir", "task.train_file", "task.report_file", "task.select_file"),
+    *("task.text_columns", "task.label_column"),
+)
+"""Keys that say which files a task is of, and how they are read."""
 
 
 def has_file(sweep: str) -> bool:
@@ -53,7 +58,13 @@ def task_words(task: str, record: Mapping[str, Any], *, given: Sequence[str]) ->
     rows = [f"{key}={n_rows}" for key, n_rows in _cut_rows(record).items()]
     draw = record["config"]["task"].get("train_draw", "fixed")
     rows += [] if draw == "fixed" else [f"task.train_draw={draw}"]
-    return _further([*preset_words("task", task, given), *rows], given)
+    return _further([*(_own_files(record) or preset_words("task", task, given)), *rows], given)
+
+
+def _own_files(record: Mapping[str, Any]) -> list[str]:
+    """What the run's command said of the user's own files, whose task may have the name of a shipped one."""
+    typed = [str(word) for word in (record.get("invocation") or {}).get("overrides") or []]
+    return [word for word in typed if overrides.key_of(word) in OWN_FILES] if "task=files" in typed else []
 
 
 def placement_words(run: pd.Series, record: Mapping[str, Any], *, given: Sequence[str]) -> dict[str, str]:

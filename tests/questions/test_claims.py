@@ -512,6 +512,22 @@ def test_a_printed_line_names_the_backbone_that_was_trained(name, words):
     assert explicit.preset_words("model", name, []) == words
 
 
+def test_a_printed_line_reads_the_files_that_were_trained_on():
+    """A task of own files that was named as one of GLUE's: the line trained on the Hub's rows."""
+    typed = [
+        "task=files",
+        "task.name=cola",
+        "task.train_file=a.csv",
+        "task.report_file=b.csv",
+        "task.text_columns=[x,y]",
+    ]
+    record = fake_record(task="cola") | {
+        "invocation": {"overrides": ["+sweeps=weight_types", *typed, "train.epochs=1"]}
+    }
+    assert explicit.task_words("cola", record, given=[]) == typed
+    assert explicit.task_words("cola", fake_record(task="cola"), given=[]) == ["task=cola"]
+
+
 def test_a_final_word_counts_before_an_open_one():
     said = claim_words.word_on(
         {"kind": "placement", "first": "qv", "second": "qkvo"}, [finding(), finding("open", None)], LOOKED_AT
