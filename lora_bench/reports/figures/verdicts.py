@@ -36,7 +36,7 @@ from lora_bench.reports.figures.style import (
 )
 
 LETTERS_BESIDE = 28
-"""The longest line of words beside a row: `learns more often, 16 seeds`, and no longer."""
+"""The longest line of words beside a row, which `learns more often, 16 seeds` still is."""
 
 
 @styled
@@ -174,7 +174,7 @@ def _draw_contrasts(axis: Axes, table: pd.DataFrame, *, margin: float) -> None:
 
 
 def _in_lines(words: str) -> str:
-    """Words beside a row as they stand, or where one of their lines would take the panel's room, in even ones."""
+    """Words beside a row as they stand, or where one of their lines would take the panel's room, in shorter ones."""
     is_long = max(map(len, words.split("\n"))) > LETTERS_BESIDE
     return textwrap.fill(words.replace("\n", ", "), LETTERS_BESIDE) if is_long else words
 
