@@ -271,10 +271,10 @@ def _whole_studies(stores: Sequence[StoreReader], run_ids: Collection[str], *, k
             continue
         before, _ = whole.get(journal.archived_as, ([], None))
         shorter, longer = sorted((before, looks), key=len)
-        is_one = all(_without_time(one) == _without_time(other) for one, other in zip(shorter, longer, strict=False))
-        if not is_one and keep_first:
+        goes_on = [_without_time(look) for look in longer[: len(shorter)]] == [_without_time(look) for look in shorter]
+        if not goes_on and keep_first:
             continue
-        if not is_one:
+        if not goes_on:
             raise StoreError(f"results: stores hold different looks of the study {Path(journal.archived_as).stem}")
         if len(looks) > len(before):
             whole[journal.archived_as] = looks, _Study(journal, looked)

@@ -39,9 +39,8 @@ def write(tmp_path):
     (tmp_path / "pair.yaml").write_text(text, encoding="utf-8")
 
     def run(store: Path, out: Path, *more: str) -> int:
-        return next_stage.main(
-            ["--store", str(store), "--sweep", str(tmp_path / "pair.yaml"), "--out", str(out), *more]
-        )
+        sweep = () if "--sweep" in more else ("--sweep", str(tmp_path / "pair.yaml"))
+        return next_stage.main(["--store", str(store), *sweep, "--out", str(out), *more])
 
     return run
 
