@@ -34,10 +34,11 @@ def _dashed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
         if waiting:
             given.setdefault(waiting, []).append(word)
             several, waiting = waiting if actions[waiting].nargs == "+" else "", ""
+        elif word in actions and actions[word].nargs == 0:
+            given.setdefault(word, []).append("true")
+            several = ""
         elif word in actions:
-            several, waiting = "", "" if actions[word].nargs == 0 else word
-            if actions[word].nargs == 0:
-                given.setdefault(word, []).append("true")
+            several, waiting = "", word
         elif matched and (option := _option(parser, actions, matched[1])):
             given.setdefault(option, []).append(matched[2])
             several = ""

@@ -251,34 +251,42 @@ def _of_cells(best: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class _Study:
-    """A study whose looks rest on runs of the archive alone, and those runs."""
+    """A study's journal, and its looks."""
 
     journal: Journal
-    looked: frozenset[str]
+    looks: Sequence[Mapping[str, Any]]
+
+    @property
+    def looked(self) -> set[str]:
+        """The runs that the looks rest on."""
+        return {run_id for look in self.looks for run_id in look["runs"]}
+
+    def goes_on_from(self, other: _Study) -> bool:
+        """Whether its first looks are all that the other had, whenever they were held."""
+        before = self.looks[: len(other.looks)]
+        return [_without_time(look) for look in before] == [_without_time(look) for look in other.looks]
 
 
 def _whole_studies(stores: Sequence[StoreReader], run_ids: Collection[str], *, keep_first: bool) -> list[_Study]:
-    """Those that were looked at, each once: where several stores hold one, as far as the one that went on took it.
+    """Those whose looks rest on runs of the archive alone, each once: where several stores hold one, as far as the one
+    that went on took it.
 
     Raises:
         StoreError: where stores hold different looks of a study; with `keep_first` those of the first store stand.
     """
-    whole: dict[str, tuple[list[Any], _Study]] = {}
+    whole: dict[str, _Study] = {}
     for journal in (journal for store in stores for journal in journals(store.root)):
-        looks = (journal.read() or {"looks": []})["looks"]
-        looked = frozenset(run_id for look in looks for run_id in look["runs"])
-        if not looked or not looked <= set(run_ids):
+        study = _Study(journal, (journal.read() or {"looks": []})["looks"])
+        if not study.looks or not study.looked <= set(run_ids):
             continue
-        before, _ = whole.get(journal.archived_as, ([], None))
-        shorter, longer = sorted((before, looks), key=len)
-        goes_on = [_without_time(look) for look in longer[: len(shorter)]] == [_without_time(look) for look in shorter]
-        if not goes_on and keep_first:
+        before = whole.setdefault(journal.archived_as, study)
+        if before.goes_on_from(study):
             continue
-        if not goes_on:
+        if study.goes_on_from(before):
+            whole[journal.archived_as] = study
+        elif not keep_first:
             raise StoreError(f"results: stores hold different looks of the study {Path(journal.archived_as).stem}")
-        if len(looks) > len(before):
-            whole[journal.archived_as] = looks, _Study(journal, looked)
-    return [study for _, study in whole.values()]
+    return list(whole.values())
 
 
 def _without_time(look: Mapping[str, Any]) -> dict[str, Any]:
