@@ -67,9 +67,14 @@ def _unsettled(contrasts: pd.Index) -> str:
 
 
 def _apart(words: pd.DataFrame) -> str:
-    """`; qv − v is better on one, tied on the other`, of contrasts whose words differ."""
+    """`; qv − v is better on one, tied on the other`, of contrasts whose words differ; `open on 3` of three studies."""
     parts = [
-        f"{contrast} is {', '.join(f'{word} on {title}' for title, word in row.items())}"
+        f"{contrast} is {', '.join(_where(word, row.index[row == word]) for word in row.unique())}"
         for contrast, row in words.iterrows()
     ]
     return f"; {'; '.join(parts)}" if parts else ""
+
+
+def _where(word: str, titles: pd.Index) -> str:
+    """The only study that gives a word by its title, several by their number: the table beside has their names."""
+    return f"{word} on {titles[0] if len(titles) == 1 else len(titles)}"

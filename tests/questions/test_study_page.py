@@ -131,6 +131,15 @@ def test_failed_seeds_have_a_column_where_some_failed(lab):
     assert set(shown) == {True, False}
 
 
+def test_many_studies_side_by_side_are_told_in_few_words(undrawn):
+    """Every title beside every word was a wall of twelve lines."""
+    archives = ("study_sst2_1000", "qnli_2000", "qqp_2000")
+    several = [study for name in archives for study in studies.sections(resource_root() / "results" / name)]
+    (section,) = families.side_by_side(several)
+    assert section.sentence.startswith("4 studies give 0 of 6 contrasts the same word; qv − q is better on 3, ")
+    assert "; qv − v is open on 3, better on all-MiniLM-L6-v2 · sst2; " in section.sentence
+
+
 def test_studies_of_one_question_stand_side_by_side(lab, undrawn):
     """Whether a finding holds on another backbone is what a second study is for; two pages hide it."""
     (section,) = studies.sections(lab.root)
